@@ -1,0 +1,323 @@
+"""Reading sound: one segment of any file libsndfile decodes, as mono 16 kHz float32 in [-1, 1).
+
+The only place that opens an audio file: features, training and evaluation hear the same samples::
+
+    waveform = read_audio("speech.flac", start=0.5, end=2.0)  # (24000,) float32
+
+What cannot be read faithfully is refused with an `AudioError` whose ``reason`` is a short code
+(``missing``, ``truncated``, ``html``, ``segment``, ...); nothing is repaired or cut silently.
+
+Letters: T samples at 16 kHz, F frames at the file's own rate, C channels.
+"""
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+SAMPLING_RATE = 16_000
+"""Rate of every waveform that leaves this file [Hz]."""
+RATE_LIMITS = (4_000, 192_000)
+"""Lowest and highest accepted rate of a file [Hz]; outside, headers are usually damaged."""
+MAX_CHANNELS = 32
+MAX_SECONDS = 600.0
+"""Longest stretch that is decoded in one go [s]; openSMILE needs about 35 MB for each minute."""
+MAX_PEAK = 8.0
+"""Largest plausible absolute sample; beyond it, a float file holds integers never scaled."""
+END_TOLERANCE = 0.05
+"""A segment may end this much after the file does [s], because annotations are rounded."""
+SAMPLE_LIMITS = (-1.0, 32767 / 32768)
+"""Range of a 16-bit sample; openSMILE wraps anything above to a negative value."""
+CONDITIONING = "mean of the channels, soxr HQ to 16000 Hz, clipped to [-1, 32767/32768]"
+
+RIFF_SLACK = 64
+"""Bytes a RIFF data chunk may claim beyond the file; some writers count the header in."""
+RIFF_UNKNOWN = 0x7FFF_F000
+"""Data sizes from here on mean `unknown`, as written by tools that stream to a pipe."""
+
+Position = float | timedelta | None
+"""A place in a file: seconds, a timedelta (also of pandas), or None and NaT for the default."""
+
+FOREIGN_KINDS = (
+    # offset, first bytes, reason, what the file is
+    (0, b"<!doctype html", "html", "an HTML page, probably saved from a failed download"),
+    (0, b"<html", "html", "an HTML page, probably saved from a failed download"),
+    (0, b"version https://git-lfs", "lfs_pointer", "a Git LFS pointer; run `git lfs pull`"),
+    (4, b"ftyp", "needs_ffmpeg", "MPEG-4 audio (m4a, mp4), which needs ffmpeg to convert it"),
+    (0, b"\x1a\x45\xdf\xa3", "needs_ffmpeg", "WebM or Matroska, which needs ffmpeg to convert it"),
+    (0, b"\x30\x26\xb2\x75", "needs_ffmpeg", "Windows Media, which needs ffmpeg to convert it"),
+    (0, b"\xff\xf1", "needs_ffmpeg", "AAC, which needs ffmpeg to convert it"),
+    (0, b"\xff\xf9", "needs_ffmpeg", "AAC, which needs ffmpeg to convert it"),
+    (0, b"#!amr", "needs_ffmpeg", "AMR, which needs ffmpeg to convert it"),
+    (0, b"pk\x03\x04", "archive", "a ZIP archive"),
+    (0, b"\x1f\x8b", "archive", "a gzip archive"),
+)
+"""Files often met under the name of a sound; the case of letters does not count."""
+
+SYSTEM_REASONS = {
+    errno.ENOENT: ("missing", "does not exist"),
+    errno.ENOTDIR: ("missing", "does not exist"),
+    errno.EACCES: ("unreadable", "may not be read by this user"),
+    errno.EPERM: ("unreadable", "may not be read by this user"),
+    errno.ELOOP: ("looping_link", "is a link that leads back to itself"),
+    errno.ENAMETOOLONG: ("name", "is longer than a file name can be"),
+}
+
+
+class AudioError(ValueError):
+    """An audio file, or a segment of it, that cannot be read faithfully.
+
+    Attributes:
+        reason: short code for tables and counts, e.g. ``truncated``
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Keep the code beside the sentence; both survive pickling between processes."""
+        super().__init__(reason, message)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """The sentence alone."""
+        return self.args[1]
+
+
+def read_audio(
+    path: str | Path,
+    start: Position = 0.0,
+    end: Position = None,
+    *,
+    max_seconds: float = MAX_SECONDS,
+) -> np.ndarray:
+    """Return a segment as mono float32 waveform (T,) at 16 kHz within [-1, 32767/32768].
+
+    Only the segment is decoded. Channels are averaged, other rates are resampled by soxr (HQ).
+
+    Args:
+        path: file of any format that libsndfile reads; its content counts, not its suffix
+        start: begin of the segment [s], or a timedelta; None and NaT mean 0
+        end: end of the segment [s], or a timedelta; None and NaT mean the end of the file
+        max_seconds: longest segment that is accepted [s], checked before decoding
+
+    Raises:
+        AudioError: if the file is no readable sound, is truncated or implausible, or does not
+            contain the segment
+    """
+    with _open_sound(path) as sound:
+        first, last = _frame_range(sound, path, start, end)
+        if last - first > max_seconds * sound.samplerate:
+            seconds = (last - first) / sound.samplerate
+            raise AudioError(
+                "too_long", f"{path}: {seconds:.1f} s to read, expected at most {max_seconds:g} s"
+            )
+        samples = _decode(sound, path, first, last)
+        rate = sound.samplerate
+    _check_samples(samples, path)
+    return _condition(samples, rate)
+
+
+def read_duration(path: str | Path) -> float:
+    """Return the duration of a file [s] as its header tells, without decoding it.
+
+    Raises:
+        AudioError: if the file is no readable sound or its header is implausible
+    """
+    with _open_sound(path) as sound:
+        return sound.frames / sound.samplerate
+
+
+def resolve_inside(root: str | Path, file: str) -> Path:
+    """Return the absolute path of a table's relative ``file``, which must lie inside ``root``.
+
+    Raises:
+        AudioError: if the name is empty or holds a NUL, or if it leaves ``root`` by ``..``, as an
+            absolute path or through a symbolic link (``outside_root``)
+    """
+    if not file or "\0" in file:
+        raise AudioError("name", f"{file!r} is no file name")
+    root = Path(root).resolve()
+    try:
+        path = (root / file).resolve()
+    except OSError as error:
+        raise AudioError(*_system_reason(root / file, error)) from error
+    except RuntimeError as error:  # Python < 3.13 tells of links that never end this way
+        raise AudioError("looping_link", f"{file} cannot be resolved: {error}") from error
+    if not path.is_relative_to(root):
+        raise AudioError("outside_root", f"{file!r} leads to {path}, outside of {root}")
+    return path
+
+
+@contextmanager
+def _open_sound(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """Open a regular file whose header is plausible; everything else raises `AudioError`."""
+    _check_regular(path)
+    try:
+        # By descriptor: works for names that are not UTF-8, and no suffix is ever trusted.
+        with open(path, "rb", buffering=0) as handle:
+            _check_riff_size(handle, path)
+            handle.seek(0)
+            with soundfile.SoundFile(handle.fileno(), closefd=False) as sound:
+                _check_header(sound, path)
+                yield sound
+    except soundfile.LibsndfileError as error:
+        raise AudioError(*_foreign_kind(path, error)) from error
+    except OSError as error:
+        raise AudioError(*_system_reason(path, error)) from error
+
+
+def _check_regular(path: str | Path) -> None:
+    """Refuse what is not a regular file before opening it: opening a FIFO waits for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise AudioError(*_system_reason(path, error)) from error
+    if stat.S_ISDIR(mode):
+        raise AudioError("directory", f"{path} is a folder, expected an audio file")
+    if not stat.S_ISREG(mode):
+        raise AudioError("not_regular", f"{path} is a pipe, socket or device, expected a file")
+
+
+def _system_reason(path: str | Path, error: OSError | ValueError) -> tuple[str, str]:
+    """Return the code and the sentence for a failure of the operating system."""
+    if isinstance(error, ValueError):
+        return "name", f"{str(path)!r} is no file name: {error}"
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
+        return "dangling_link", f"{path} is a link to {os.readlink(path)}, which does not exist"
+    default = ("system", f"cannot be opened: {error.strerror}")
+    reason, text = SYSTEM_REASONS.get(error.errno, default)
+    return reason, f"{path} {text}"
+
+
+def _foreign_kind(path: str | Path, error: soundfile.LibsndfileError) -> tuple[str, str]:
+    """Return the code and the sentence for content that libsndfile refuses."""
+    with open(path, "rb") as handle:
+        head = handle.read(512)
+    if not head:
+        return "empty", f"{path} has 0 bytes"
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for offset, first_bytes, reason, kind in FOREIGN_KINDS:
+        if start[offset:].startswith(first_bytes.lower()):
+            return reason, f"{path} is {kind}"
+    if not any(byte < 9 or 13 < byte < 32 for byte in head):
+        return "text", f"{path} is a text file, expected audio"
+    return "not_audio", f"{path} is not decoded by libsndfile: {error.error_string}"
+
+
+def _check_riff_size(handle: BinaryIO, path: str | Path) -> None:
+    """Refuse a WAV whose data chunk claims more bytes than there are; libsndfile shortens it."""
+    size = os.fstat(handle.fileno()).st_size
+    head = handle.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return
+    position = 12
+    while position + 8 <= size:
+        handle.seek(position)
+        name, claimed = struct.unpack("<4sI", handle.read(8))
+        position += 8
+        if name == b"data":
+            missing = position + claimed - size
+            if claimed < RIFF_UNKNOWN and missing > RIFF_SLACK:
+                raise AudioError(
+                    "truncated",
+                    f"{path}: header announces {claimed} bytes of sound, found {claimed - missing}",
+                )
+            return
+        position += claimed + claimed % 2
+
+
+def _check_header(sound: soundfile.SoundFile, path: str | Path) -> None:
+    """Refuse rates and channel counts that no speech recording has, and files without sound."""
+    low, high = RATE_LIMITS
+    if not low <= sound.samplerate <= high:
+        raise AudioError(
+            "sample_rate",
+            f"{path} is sampled at {sound.samplerate} Hz, expected {low} to {high} Hz",
+        )
+    if not 1 <= sound.channels <= MAX_CHANNELS:
+        raise AudioError(
+            "channels", f"{path} has {sound.channels} channels, expected 1 to {MAX_CHANNELS}"
+        )
+    if sound.frames <= 0:
+        raise AudioError("empty", f"{path} holds no samples")
+
+
+def _seconds(position: Position, default: float) -> float:
+    """Return a position [s] given as number or timedelta; None and NaT give the default."""
+    if position is None or position != position:
+        return default
+    if hasattr(position, "total_seconds"):
+        return position.total_seconds()
+    return float(position)
+
+
+def _frame_range(
+    sound: soundfile.SoundFile,
+    path: str | Path,
+    start: Position,
+    end: Position,
+) -> tuple[int, int]:
+    """Return the first and the one-past-last frame of a segment; it must lie in the file."""
+    duration = sound.frames / sound.samplerate
+    begin, stop = _seconds(start, 0.0), _seconds(end, duration)
+    problems = {
+        "it starts before 0": begin < 0,
+        "it is empty or reversed": stop <= begin,
+        "it starts after the end of the file": begin >= duration,
+        "it ends after the end of the file": stop > duration + END_TOLERANCE,
+    }
+    for problem, found in problems.items():
+        if found:
+            raise AudioError(
+                "segment",
+                f"{path} lasts {duration:.3f} s; segment {begin:.3f} to {stop:.3f} s: {problem}",
+            )
+    first = round(begin * sound.samplerate)
+    last = min(round(stop * sound.samplerate), sound.frames)
+    if last <= first:
+        raise AudioError("segment", f"{path}: no sample between {begin:.6f} and {stop:.6f} s")
+    return first, last
+
+
+def _decode(sound: soundfile.SoundFile, path: str | Path, first: int, last: int) -> np.ndarray:
+    """Return the frames from first to last, (F, C) float32; all of them must be there."""
+    try:
+        sound.seek(first)
+        samples = sound.read(last - first, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError("decoding", f"{path} is damaged: {error.error_string}") from error
+    missing = last - first - len(samples)
+    if missing > END_TOLERANCE * sound.samplerate or not len(samples):
+        raise AudioError(
+            "truncated", f"{path}: {last - first} frames asked for, only {len(samples)} decoded"
+        )
+    return samples
+
+
+def _check_samples(samples: np.ndarray, path: str | Path) -> None:
+    """Refuse samples (F, C) that are not finite or far outside of [-1, 1]."""
+    broken = np.count_nonzero(~np.isfinite(samples))
+    if broken:
+        raise AudioError("non_finite", f"{path} holds {broken} samples that are NaN or infinite")
+    peak = float(np.abs(samples).max())
+    if peak > MAX_PEAK:
+        raise AudioError(
+            "range", f"{path} peaks at {peak:g}, expected float samples between -1 and 1"
+        )
+
+
+def _condition(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Return frames (F, C) at ``rate`` Hz as mono waveform (T,) at 16 kHz in range."""
+    waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    if rate != SAMPLING_RATE:
+        waveform = soxr.resample(waveform, rate, SAMPLING_RATE, quality="HQ")
+    if not len(waveform):
+        raise AudioError("segment", f"{len(samples)} frames at {rate} Hz are too few to resample")
+    return np.clip(waveform, *np.float32(SAMPLE_LIMITS))

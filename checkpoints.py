@@ -1,0 +1,113 @@
+"""Checkpoints of a run: complete or absent, checked by hash, the newest good one wins.
+
+A checkpoint is a folder `checkpoints/step_00000100` with `state.pt` and its SHA-256. It is written
+beside its place and renamed when whole, so a kill or a full disk leaves the previous one as it was.
+"""
+
+import hashlib
+import os
+import pickle
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+STATE = "state.pt"
+HASH = "state.pt.sha256"
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint can be used, although there are some."""
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of `path` when the block ends without error."""
+    temporary, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _flush(file)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and path.exists():
+            shutil.rmtree(old)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
+    """Write the state after `step` steps, then remove all but the newest `keep` checkpoints.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        step: number of steps done.
+        state: tensors, numbers, text and containers of them.
+        keep: number of checkpoints to keep, at least 1.
+    """
+    with whole_folder(folder / f"step_{step:08d}") as temporary:
+        torch.save(state, temporary / STATE)
+        (temporary / HASH).write_text(_sha256(temporary / STATE))
+    for old in list_checkpoints(folder)[: -max(keep, 1)]:
+        shutil.rmtree(old)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    return sorted(folder.glob("step_*"))
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """State of the newest checkpoint that is whole; None if there are no checkpoints.
+
+    Warns of every checkpoint that had to be passed over.
+
+    Raises:
+        CheckpointError: if there are checkpoints and none is good; a run must not start from
+            zero unasked.
+    """
+    faults = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            warnings.warn(str(error), stacklevel=2)
+            faults.append(str(error))
+    if faults:
+        raise CheckpointError("no checkpoint is usable: " + "; ".join(faults))
+    return None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """State of one checkpoint folder, on the CPU.
+
+    Raises:
+        CheckpointError: if the folder is incomplete, its content was changed or would run code.
+    """
+    state, hashed = path / STATE, path / HASH
+    if not state.is_file() or not hashed.is_file():
+        raise CheckpointError(f"{path} is incomplete, expected {STATE} and {HASH}")
+    if _sha256(state) != hashed.read_text().strip():
+        raise CheckpointError(f"{state} does not have the hash of {HASH}: damaged")
+    try:
+        return torch.load(state, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{state} holds more than tensors and numbers: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

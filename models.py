@@ -1,0 +1,596 @@
+"""ParaCLAP: a speech encoder and a text encoder that meet in one embedding space.
+
+    model, processor = load_model("runs/demo/best")
+    inputs = processor(text=["an angry voice"], audio=[waveform], sampling_rate=16_000,
+                       padding=True, return_tensors="pt")
+    outputs = model(**inputs)                     # outputs.logits_per_audio: (B, K)
+
+Model of Jing, Triantafyllopoulos and Schuller, "ParaCLAP - Towards a general language-audio model
+for computational paralinguistic tasks", Interspeech 2024. Every class follows the conventions of
+Hugging Face transformers: `save_pretrained`, `from_pretrained`, `AutoModel`, `AutoProcessor`.
+
+Shapes: B clips, K texts, T samples at 16 kHz, N frames, L tokens, H hidden size, D embedding size.
+"""
+
+import math
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    BatchFeature,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    SequenceFeatureExtractor,
+)
+from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clap.modeling_clap import ClapOutput
+
+SAMPLING_RATE = 16_000  # Hz
+MAX_LOGIT_SCALE = math.log(100)  # the scale is kept as a logarithm, as in CLIP
+
+# Parts of the model that can be frozen, and the module each name stands for.
+FREEZABLE = {
+    "audio": "audio_branch",
+    "audio_convolutions": "audio_branch.base.feature_extractor",
+    "text": "text_branch",
+    "audio_projection": "audio_projection",
+    "text_projection": "text_projection",
+}
+
+# Weights that a published encoder may lack without harm: none of them takes part in an embedding.
+UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed")
+
+SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+ALPHABET = string.ascii_lowercase + string.digits + string.punctuation
+
+
+@dataclass
+class TowerSettings:
+    """Where one encoder comes from.
+
+    Attributes:
+        name: Hub name or folder of pretrained weights; None starts from random weights.
+        config: with a name, overrides of the pretrained configuration; without one, the whole
+            Hugging Face configuration, `model_type` included.
+    """
+
+    name: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelSettings:
+    """What is built before training.
+
+    Attributes:
+        audio: speech encoder of the wav2vec2 family, reading raw waveforms.
+        text: text encoder whose first token stands for the sentence.
+        projection_dim: D, size of the shared space.
+        projection_dropout: dropout probability inside the projections.
+        input_gain: constant factor on the waveform. Pretrained encoders read it as it is (1);
+            encoders that start from random weights learn faster when speech is near unit level.
+        vocabulary_size: WordPiece entries when the text encoder starts from random weights.
+        freeze: parts that keep their weights, names of `FREEZABLE`.
+    """
+
+    audio: TowerSettings = field(default_factory=TowerSettings)
+    text: TowerSettings = field(default_factory=TowerSettings)
+    projection_dim: int = 768
+    projection_dropout: float = 0.5
+    input_gain: float = 1.0
+    vocabulary_size: int = 2000
+    freeze: list[str] = field(default_factory=list)
+
+
+class ParaCLAPConfig(PreTrainedConfig):
+    """Configuration of `ParaCLAPModel`: two encoder configurations and the shared space.
+
+    Attributes:
+        audio_config: configuration of the speech encoder.
+        text_config: configuration of the text encoder.
+        projection_dim: D, size of the shared space.
+        projection_dropout: dropout probability inside the projections.
+        logit_scale_init_value: logarithm of the factor on the cosines, ln(1 / 0.07) as in CLIP.
+    """
+
+    model_type = "paraclap"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
+
+    audio_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    projection_dim: int = 768
+    projection_dropout: float = 0.5
+    logit_scale_init_value: float = math.log(1 / 0.07)
+
+
+class AudioBranch(nn.Module):
+    """Speech encoder, averaged over the frames that hold speech."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.base = AutoModel.from_config(config)
+        if not hasattr(self.base, "_get_feat_extract_output_lengths"):
+            raise ValueError(
+                f"audio encoder {config.model_type!r} does not tell how many frames a waveform "
+                "gives; expected one of the wav2vec2 family (wav2vec2, hubert, wavlm, ...)"
+            )
+
+    @property
+    def supports_padding(self) -> bool:
+        """Whether padding with a mask leaves embeddings as they are.
+
+        Group normalisation averages over time, padding included, so encoders that use it
+        (wav2vec2-base) take clips of one length only.
+        """
+        return self.base.config.feat_extract_norm == "layer"
+
+    def forward(self, input_values: torch.Tensor, padding_mask: torch.Tensor | None) -> tuple:
+        """Encode waveforms (B, T); returns frames (B, N, H) and their mean (B, H).
+
+        Raises:
+            ValueError: if clips are padded and the encoder cannot leave padding out.
+        """
+        padded = padding_mask is not None and not bool(padding_mask.all())
+        if padded and not self.supports_padding:
+            raise ValueError(
+                "this speech encoder normalises over time (feat_extract_norm='group'), so padding "
+                "would change its embeddings; pass clips of equal length"
+            )
+        mask = padding_mask.long() if padded else None
+        frames = self.base(input_values, attention_mask=mask).last_hidden_state
+        if mask is None:
+            return frames, frames.mean(dim=1)
+        lengths = self.base._get_feat_extract_output_lengths(mask.sum(dim=1))
+        valid = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+        summed = (frames * valid[..., None]).sum(dim=1)
+        return frames, summed / lengths[:, None]
+
+
+class TextBranch(nn.Module):
+    """Text encoder; the last hidden state of its first token stands for the text."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.base = AutoModel.from_config(config)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple:
+        """Encode tokens (K, L); returns states (K, L, H) and that of the first token (K, H)."""
+        states = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return states, states[:, 0]
+
+
+class Projection(nn.Module):
+    """Two linear layers with a residual connection into the shared space."""
+
+    def __init__(self, input_dim: int, output_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(input_dim, output_dim, bias=False)
+        self.linear2 = nn.Linear(output_dim, output_dim, bias=False)
+        self.layer_norm = nn.LayerNorm(output_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Map (B, H) to (B, D), not yet normalised."""
+        first = self.linear1(pooled)
+        return self.layer_norm(first + self.dropout(self.linear2(F.gelu(first))))
+
+
+class ParaCLAPModel(PreTrainedModel):
+    """Two encoders, two projections and a learned scale on the cosines of their outputs."""
+
+    config: ParaCLAPConfig
+    config_class = ParaCLAPConfig
+    base_model_prefix = "paraclap"
+    main_input_name = "input_values"
+    input_modalities = ("audio", "text")
+    _supports_sdpa = True
+
+    def __init__(self, config: ParaCLAPConfig) -> None:
+        super().__init__(config)
+        self.audio_branch = AudioBranch(config.audio_config)
+        self.text_branch = TextBranch(config.text_config)
+        self.audio_projection = Projection(
+            config.audio_config.hidden_size, config.projection_dim, config.projection_dropout
+        )
+        self.text_projection = Projection(
+            config.text_config.hidden_size, config.projection_dim, config.projection_dropout
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self._frozen: tuple[str, ...] = ()
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise what the encoders have not initialised themselves."""
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, ParaCLAPModel):
+            nn.init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+    def freeze(self, parts: Iterable[str]) -> "ParaCLAPModel":
+        """Keep the weights of `parts` (names of `FREEZABLE`) and run them in evaluation mode.
+
+        Raises:
+            ValueError: for a name that is not in `FREEZABLE`.
+        """
+        unknown = sorted(set(parts) - set(FREEZABLE))
+        if unknown:
+            raise ValueError(f"cannot freeze {unknown}, expected some of {sorted(FREEZABLE)}")
+        self._frozen = tuple(parts)
+        for part in self._frozen:
+            self.get_submodule(FREEZABLE[part]).requires_grad_(False)
+        if "audio_convolutions" in self._frozen:
+            # In training mode the encoder marks its input as needing a gradient unless told so.
+            self.audio_branch.base.freeze_feature_encoder()
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ParaCLAPModel":
+        """Switch to training mode, except for frozen parts: no dropout, no masking there."""
+        super().train(mode)
+        for part in getattr(self, "_frozen", ()):
+            self.get_submodule(FREEZABLE[part]).eval()
+        return self
+
+    def clamp_logit_scale(self) -> None:
+        """Keep the logarithmic scale in [0, ln 100]; called after every optimiser step."""
+        with torch.no_grad():
+            self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    def get_audio_features(
+        self, input_values: torch.Tensor, padding_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Embed clips.
+
+        Args:
+            input_values: waveforms (B, T) at 16 kHz, as the processor returns them.
+            padding_mask: (B, T), 1 where there is signal; None = no clip is padded.
+
+        Returns:
+            `pooler_output` (B, D) of unit length, `last_hidden_state` (B, N, H).
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "audio" not in self._frozen):
+            frames, pooled = self.audio_branch(input_values, padding_mask)
+        return _features(frames, self.audio_projection(pooled))
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Embed texts: tokens (K, L) to `pooler_output` (K, D) of unit length."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "text" not in self._frozen):
+            states, pooled = self.text_branch(input_ids, attention_mask)
+        return _features(states, self.text_projection(pooled))
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        targets: torch.Tensor | None = None,
+        return_loss: bool = False,
+        **unused: Any,
+    ) -> ClapOutput:
+        """Compare clips with texts.
+
+        Args:
+            input_values: waveforms (B, T).
+            input_ids: tokens (K, L).
+            padding_mask: (B, T), 1 where there is signal.
+            attention_mask: (K, L), 1 where there is a token.
+            targets: (B, K) weights of matching pairs for the loss; None = the diagonal.
+            return_loss: whether to compute `clip_loss`.
+            unused: entries that tokenizers add (`token_type_ids`) and nothing reads.
+
+        Returns:
+            `logits_per_audio` (B, K) and the fields of transformers' `ClapOutput`.
+
+        Raises:
+            TypeError: for an input nobody knows.
+        """
+        unknown = set(unused) - {"token_type_ids", "return_dict"}
+        if unknown:
+            raise TypeError(f"unexpected inputs {sorted(unknown)}")
+        audio = self.get_audio_features(input_values, padding_mask)
+        text = self.get_text_features(input_ids, attention_mask)
+        logits = scaled_cosines(audio.pooler_output, text.pooler_output, self.logit_scale)
+        return ClapOutput(
+            loss=clip_loss(logits, targets) if return_loss else None,
+            logits_per_audio=logits,
+            logits_per_text=logits.T,
+            text_embeds=text.pooler_output,
+            audio_embeds=audio.pooler_output,
+            text_model_output=text,
+            audio_model_output=audio,
+        )
+
+
+def _features(states: torch.Tensor, projected: torch.Tensor) -> BaseModelOutputWithPooling:
+    """Normalise in float32: in half precision the epsilon of `normalize` is zero."""
+    return BaseModelOutputWithPooling(
+        last_hidden_state=states, pooler_output=F.normalize(_at_least_float32(projected), dim=-1)
+    )
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def scaled_cosines(
+    audio: torch.Tensor, text: torch.Tensor, logit_scale: torch.Tensor
+) -> torch.Tensor:
+    """Logits (B, K) of unit embeddings (B, D) and (K, D), never below float32.
+
+    bfloat16 logits at scale 100 are off by 0.3, so autocast is left here.
+    """
+    with torch.autocast(audio.device.type, enabled=False):
+        audio, text = _at_least_float32(audio), _at_least_float32(text)
+        return logit_scale.exp() * audio @ text.T
+
+
+def clip_loss(logits: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+    """Symmetric cross entropy of matching clips and texts (Radford et al. 2021, section 2.3).
+
+    Args:
+        logits: (B, K), scaled cosines of clips and texts.
+        targets: (B, K) non-negative weights of the pairs that match; each row and each column
+            is normalised to a distribution. None = clip i matches text i alone.
+
+    Returns:
+        Scalar, mean of the clip-to-text and the text-to-clip cross entropy in nats.
+
+    Raises:
+        ValueError: if shapes disagree, or a clip or a text has no match.
+    """
+    logits = _at_least_float32(logits)
+    if targets is None:
+        targets = torch.eye(len(logits), device=logits.device)
+    if targets.shape != logits.shape:
+        raise ValueError(f"targets are {tuple(targets.shape)}, logits {tuple(logits.shape)}")
+    targets = targets.to(logits.dtype)
+    return (_soft_cross_entropy(logits, targets) + _soft_cross_entropy(logits.T, targets.T)) / 2
+
+
+def _soft_cross_entropy(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    totals = weights.sum(dim=1, keepdim=True)
+    if not bool((totals > 0).all()):
+        raise ValueError("every clip and every text needs at least one match in targets")
+    return F.cross_entropy(logits, weights / totals)
+
+
+class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
+    """Waveforms to a padded batch; the level of the recording is kept.
+
+    Attributes:
+        sampling_rate: Hz.
+        gain: constant factor on every sample, see `ModelSettings.input_gain`.
+        min_samples: shortest input the encoder reads; shorter clips count as silence-extended.
+    """
+
+    model_input_names = ["input_values", "padding_mask"]  # noqa: RUF012 (Hugging Face protocol)
+
+    def __init__(
+        self,
+        sampling_rate: int = SAMPLING_RATE,
+        gain: float = 1.0,
+        min_samples: int = 400,
+        **kwargs: Any,
+    ) -> None:
+
+        self.gain = gain
+        self.min_samples = min_samples
+        defaults = {"feature_size": 1, "padding_value": 0.0}
+        super().__init__(sampling_rate=sampling_rate, **(defaults | kwargs))
+
+    def __call__(
+        self,
+        audio: np.ndarray | Sequence[np.ndarray],
+        sampling_rate: int | None = None,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        **unused: Any,
+    ) -> BatchFeature:
+        """Pad waveforms to the longest of them.
+
+        Args:
+            audio: one waveform (T,) or several; mono.
+            sampling_rate: Hz; has to be given, so that a wrong rate cannot pass unseen.
+            max_length: pad to this number of samples instead of the longest clip.
+            return_tensors: "pt" or "np" (default).
+            unused: padding options of the Hugging Face protocol; padding is always done.
+
+        Returns:
+            `input_values` (B, T) float32 and `padding_mask` (B, T), 1 where there is signal.
+
+        Raises:
+            ValueError: for another rate, stereo, empty or non-finite input.
+        """
+        if sampling_rate != self.sampling_rate:
+            given = "no sampling_rate" if sampling_rate is None else f"{sampling_rate} Hz"
+            raise ValueError(f"{given} given, expected {self.sampling_rate} Hz")
+        waveforms = [
+            _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
+        ]
+        lengths = [max(len(waveform), self.min_samples) for waveform in waveforms]
+        width = max(lengths) if max_length is None else max_length
+        if max(lengths) > width:
+            raise ValueError(f"clip of {max(lengths)} samples is longer than max_length {width}")
+        input_values = np.zeros((len(waveforms), width), dtype=np.float32)
+        padding_mask = np.zeros((len(waveforms), width), dtype=np.int64)
+        for row, (waveform, length) in enumerate(zip(waveforms, lengths, strict=True)):
+            input_values[row, : len(waveform)] = waveform * np.float32(self.gain)
+            padding_mask[row, :length] = 1
+        data = {"input_values": input_values, "padding_mask": padding_mask}
+        return BatchFeature(data, tensor_type=return_tensors or "np")
+
+
+def _checked_waveform(waveform: np.ndarray) -> np.ndarray:
+    waveform = np.asarray(waveform, dtype=np.float32)
+    if waveform.ndim != 1:
+        raise ValueError(f"waveform has shape {waveform.shape}, expected mono (T,)")
+    if not len(waveform):
+        raise ValueError("waveform has no samples")
+    if not np.isfinite(waveform).all():
+        raise ValueError("waveform has non-finite samples")
+    return waveform
+
+
+class ParaCLAPProcessor(ProcessorMixin):
+    """Feature extractor and tokenizer behind one call: `processor(text=..., audio=...)`."""
+
+    def __init__(
+        self, feature_extractor: ParaCLAPFeatureExtractor, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        super().__init__(feature_extractor, tokenizer)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """Fit an uncased WordPiece tokenizer to `texts`, for text encoders without pretrained weights.
+
+    Single letters and digits are in the vocabulary, so any later query in them can be read. The
+    same texts give the same vocabulary in any order.
+    """
+    tokenizer = _wordpiece(None)
+    special = list(SPECIAL_TOKENS.values())
+    # The trainer numbers unknown characters in the order of a randomly seeded hash table, and
+    # breaks ties by these numbers. It numbers "special" tokens in the order given.
+    pieces = [f"{prefix}{letter}" for prefix in ("", "##") for letter in ALPHABET]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary_size, special_tokens=special + pieces, show_progress=False
+    )
+    tokenizer.train_from_iterator(sorted(set(texts)), trainer)
+    tokenizer = _wordpiece(tokenizer.get_vocab())
+    cls, sep = (
+        (SPECIAL_TOKENS[name], tokenizer.token_to_id(SPECIAL_TOKENS[name]))
+        for name in ("cls", "sep")
+    )
+    tokenizer.post_processor = processors.BertProcessing(sep, cls)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "attention_mask"],
+        **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
+    )
+
+
+def _wordpiece(vocabulary: dict[str, int] | None) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL_TOKENS["unk"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def build_model(
+    settings: ModelSettings, texts: Iterable[str]
+) -> tuple[ParaCLAPModel, ParaCLAPProcessor]:
+    """Build what `settings` describe, with pretrained weights where they are named.
+
+    Args:
+        settings: the model part of a configuration.
+        texts: captions of the training part; a tokenizer is fitted to them when the text
+            encoder has no name.
+
+    Raises:
+        ValueError: if a pretrained encoder lacks weights, or a tower has neither name nor config.
+    """
+    tokenizer = (
+        AutoTokenizer.from_pretrained(settings.text.name)
+        if settings.text.name
+        else train_tokenizer(texts, settings.vocabulary_size)
+    )
+    audio = _encoder("audio", settings.audio)
+    text = _encoder("text", settings.text, vocab_size=len(tokenizer))
+    config = ParaCLAPConfig(
+        audio_config=audio.config.to_dict(),
+        text_config=text.config.to_dict(),
+        projection_dim=settings.projection_dim,
+        projection_dropout=settings.projection_dropout,
+    )
+    model = ParaCLAPModel(config)
+    model.audio_branch.base.load_state_dict(audio.state_dict())
+    model.text_branch.base.load_state_dict(text.state_dict())
+    extractor = ParaCLAPFeatureExtractor(
+        gain=settings.input_gain, min_samples=receptive_field(audio.config)
+    )
+    return model.freeze(settings.freeze), ParaCLAPProcessor(extractor, tokenizer)
+
+
+def receptive_field(audio_config: PreTrainedConfig) -> int:
+    """Samples that the convolutions of a wav2vec2-like encoder need for one frame."""
+    samples = 1
+    layers = zip(audio_config.conv_kernel, audio_config.conv_stride, strict=True)
+    for kernel, stride in reversed(list(layers)):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def _encoder(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrainedModel:
+    if tower.name:
+        encoder, report = AutoModel.from_pretrained(
+            tower.name, output_loading_info=True, **tower.config
+        )
+        _refuse_missing(tower.name, report["missing_keys"])
+        return encoder
+    if "model_type" not in tower.config:
+        raise ValueError(
+            f"model.{branch} needs the name of pretrained weights or a config with a model_type"
+        )
+    return AutoModel.from_config(AutoConfig.for_model(**(defaults | tower.config)))
+
+
+def _refuse_missing(source: str | Path, keys: Iterable[str]) -> None:
+    """Weights that are not in the file would stay random, and nobody would notice."""
+    missing = sorted(key for key in keys if not any(name in key for name in UNUSED_WEIGHTS))
+    if missing:
+        raise ValueError(f"{source} lacks {len(missing)} weights, the first is {missing[0]!r}")
+
+
+def load_model(
+    source: str | Path, device: torch.device | str = "cpu"
+) -> tuple[ParaCLAPModel, ParaCLAPProcessor]:
+    """Load a trained model and its processor from a folder or a Hub name.
+
+    A run folder stands for its `best/`.
+
+    Raises:
+        FileNotFoundError: if the folder holds no model.
+        OSError: if there is neither such a folder nor such a name.
+        ValueError: if weights are missing or have other shapes.
+    """
+    folder = Path(source)
+    if (folder / "best" / "config.json").is_file():
+        folder = folder / "best"
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no model: neither config.json nor best/config.json"
+        )
+    source = folder if folder.exists() else source
+    model, report = ParaCLAPModel.from_pretrained(source, output_loading_info=True)
+    _refuse_missing(source, report["missing_keys"])
+    return model.to(device).eval(), ParaCLAPProcessor.from_pretrained(source)
+
+
+AutoConfig.register(ParaCLAPConfig.model_type, ParaCLAPConfig)
+AutoModel.register(ParaCLAPConfig, ParaCLAPModel)
+AutoFeatureExtractor.register(ParaCLAPConfig, ParaCLAPFeatureExtractor)
+AutoProcessor.register(ParaCLAPConfig, ParaCLAPProcessor)

@@ -1,0 +1,129 @@
+"""The house: imports point one way, every configuration loads, scripts run where they are put."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import train
+
+REPOSITORY = Path(train.__file__).resolve().parent
+ROOMS = {path.stem: path for path in REPOSITORY.glob("*.py")}
+ALLOWED = {
+    "audio": set(),
+    "corpora": set(),
+    "models": set(),
+    "checkpoints": set(),
+    "features": {"audio", "corpora"},
+    "datasets": {"audio", "corpora"},
+    "evaluate": {"audio", "corpora", "datasets", "models"},
+    "train": {"audio", "corpora", "datasets", "models", "checkpoints", "evaluate"},
+}
+PREPROCESSING = sorted((REPOSITORY / "preprocessing").glob("*.py"))
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+SCRIPTS = [
+    "train.py",
+    "features.py",
+    "evaluate.py",
+    *(f"preprocessing/{p.name}" for p in PREPROCESSING),
+]
+
+
+def imported(path):
+    """Top-level names of every import of a file, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_every_room_is_known():
+    assert set(ROOMS) == set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_imports_point_one_way(room):
+    assert imported(ROOMS[room]) & set(ROOMS) <= ALLOWED[room]
+
+
+@pytest.mark.parametrize("room", ["audio", "corpora", "features"])
+def test_measuring_needs_no_torch(room):
+    assert not imported(ROOMS[room]) & {"torch", "transformers"}
+
+
+@pytest.mark.parametrize("path", PREPROCESSING, ids=lambda path: path.stem)
+def test_preprocessing_files_stand_alone(path):
+    assert not imported(path) & (set(ROOMS) | {"preprocessing"} | {p.stem for p in PREPROCESSING})
+
+
+@pytest.mark.parametrize("path", list(ROOMS.values()) + PREPROCESSING, ids=lambda path: path.stem)
+def test_nothing_unsafe_or_forbidden_is_used(path):
+    forbidden = {"audtorch", "torchaudio", "torchvision", "torchcodec", "accelerate", "lightning"}
+    assert not imported(path) & forbidden
+    text = path.read_text()
+    unsafe = (
+        "weights_only=False",
+        "strict=False",
+        "trust_remote_code=True",
+        "except:",
+        "yaml.load(",
+    )
+    assert not [word for word in unsafe if word in text]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configuration_loads(path):
+    settings = train.read_settings([str(path), "data.root=."])
+    stored = train.flatten(yaml.safe_load(path.read_text()))
+    flat = train.flatten(train.dataclasses.asdict(settings))
+    assert stored and set(stored) <= set(flat)
+
+
+def run(arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_tells_the_commands(script):
+    result = run([script, "--help"])
+    assert result.returncode == 0, result.stderr
+    assert f"python {script}" in result.stdout
+
+
+def test_scripts_find_our_datasets_where_another_package_has_that_name(tmp_path):
+    other = tmp_path / "datasets"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise ImportError('the other datasets')")
+    elsewhere = run(["-c", "import datasets"], PYTHONPATH=str(tmp_path), PYTHONSAFEPATH="1")
+    assert "the other datasets" in elsewhere.stderr  # it is importable
+    for script in ("train.py", "evaluate.py"):
+        result = run([script, "--help"], PYTHONPATH=str(tmp_path))
+        assert result.returncode == 0, result.stderr
+
+
+def test_importing_changes_no_file(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import {', '.join(sorted(ROOMS))}"
+    result = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,255 @@
+"""datasets.py: captions drawn, crops, batch order; the same for any number of workers."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch.utils.data
+
+from datasets import (
+    Caption,
+    CaptionDataset,
+    CaptionSettings,
+    ClipDataset,
+    Collate,
+    TrainingBatches,
+    draw_caption,
+    group_phrases,
+    length_sorted_batches,
+    true_captions,
+)
+
+PHRASES = {
+    "pitch": ["pitch is high", "the voice is high-pitched"],
+    "intensity": ["intensity is low", "the voice is quiet"],
+    "gender": ["gender is female"],
+    "emotion": ["emotion is anger", "the speaker sounds angry"],
+}
+SECONDS = [0.02, 0.5, 1.0, 1.7, 3.0]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Five clips, each of a constant level that tells which one it is."""
+    rng = np.random.default_rng(0)
+    files = [f"clip{row}.wav" for row in range(len(SECONDS))]
+    for row, (file, seconds) in enumerate(zip(files, SECONDS, strict=True)):
+        ramp = np.linspace(0, 0.5, round(16_000 * seconds))
+        noise = 0.01 * rng.standard_normal(len(ramp))
+        soundfile.write(tmp_path / file, ramp + noise + 0.05 * row, 16_000)
+    index = pd.MultiIndex.from_arrays(
+        [files, [pd.Timedelta(0)] * 5, [pd.NaT] * 5], names=["file", "start", "end"]
+    )
+    flat = [(phrase, name) for name, wordings in PHRASES.items() for phrase in wordings]
+    captions, descriptors = zip(*flat, strict=True)
+    frame = pd.DataFrame(
+        {"captions": [list(captions)] * 5, "caption_descriptors": [list(descriptors)] * 5}, index
+    )
+    frame.attrs["root"] = str(tmp_path)
+    return frame
+
+
+def dataset(table, **options):
+    defaults = {"settings": CaptionSettings(), "crop_seconds": 1.0, "seed": 3}
+    return CaptionDataset(table, table.attrs["root"], **(defaults | options))
+
+
+def draws(count, **settings):
+    rng = np.random.default_rng(0)
+    options = CaptionSettings(**settings)
+    return [draw_caption(PHRASES, options, rng).text for _ in range(count)]
+
+
+# --- Captions ------------------------------------------------------------------------------------
+
+
+def test_published_caption_joins_first_wordings():
+    expected = "speaker pitch is high and intensity is low and gender is female and "
+    assert set(draws(20, style="published")) == {expected + "emotion is anger"}
+
+
+def test_emotion_caption_is_that_phrase_alone():
+    assert set(draws(50, style="emotion")) == set(PHRASES["emotion"])
+    assert set(draws(50, style="emotion", paraphrases=False)) == {"emotion is anger"}
+
+
+def test_sampled_captions_follow_the_counts_and_keep_the_emotion():
+    counts = [0.2, 0.5, 0.3]
+    captions = draws(4000, counts=counts)
+    seen = Counter(len(caption.split(" and ")) - 1 for caption in captions)
+    for count, probability in enumerate(counts):
+        assert seen[count] / 4000 == pytest.approx(probability, abs=0.03)
+    for caption in captions[:200]:
+        *others, emotion = caption.split(" and ")
+        assert emotion in PHRASES["emotion"]
+        kinds = [name for name, w in PHRASES.items() for phrase in others if phrase in w]
+        assert len(kinds) == len(set(kinds)) == len(others)
+
+
+def test_every_wording_is_reachable_and_first_wordings_alone_on_request():
+    words = {phrase for caption in draws(500) for phrase in caption.split(" and ")}
+    assert words == {phrase for wordings in PHRASES.values() for phrase in wordings}
+    words = {phrase for c in draws(500, paraphrases=False) for phrase in c.split(" and ")}
+    assert words == {wordings[0] for wordings in PHRASES.values()}
+
+
+def test_clip_without_emotion_still_has_a_caption():
+    rng = np.random.default_rng(0)
+    phrases = {"pitch": ["pitch is low"]}
+    settings = CaptionSettings(counts=[1.0])
+    assert draw_caption(phrases, settings, rng) == Caption("pitch is low", ("pitch",))
+    with pytest.raises(ValueError, match="no emotion"):
+        draw_caption(phrases, CaptionSettings(style="emotion"), rng)
+
+
+def test_emotion_share_is_the_share_of_captions_that_tell_it():
+    captions = draws(2000, counts=[0.5, 0.5], emotion_share=0.7)
+    told = [caption for caption in captions if caption.split(" and ")[-1] in PHRASES["emotion"]]
+    assert len(told) / 2000 == pytest.approx(0.7, abs=0.03)
+    assert all(captions)
+
+
+def test_captions_are_true_of_every_clip_with_their_phrases():
+    clips = [
+        {"pitch": ["high"], "emotion": ["anger"]},
+        {"pitch": ["low"], "emotion": ["anger"]},
+        {"pitch": ["high"], "emotion": ["fear"]},
+        {"emotion": ["fear"]},  # its pitch is not known
+    ]
+    spoken = [("emotion",), ("pitch", "emotion"), ("pitch",), ("emotion",)]
+    captions = [Caption("", names) for names in spoken]
+    expected = [[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]]
+    assert true_captions(clips, captions).tolist() == expected
+
+
+@pytest.mark.parametrize("phrases, style", [({}, "sampled"), (PHRASES, "poem")])
+def test_impossible_captions_are_refused(phrases, style):
+    with pytest.raises(ValueError, match=r"no caption|expected one of"):
+        draw_caption(phrases, CaptionSettings(style=style), np.random.default_rng(0))
+
+
+def test_phrases_are_grouped_by_descriptor():
+    grouped = group_phrases(["a", "b", "c"], ["x", "y", "x"])
+    assert grouped == {"x": ["a", "c"], "y": ["b"]}
+    with pytest.raises(ValueError):
+        group_phrases(["a"], [])
+
+
+# --- Clips ---------------------------------------------------------------------------------------
+
+
+def test_crop_is_a_part_of_its_clip_and_varies_by_epoch(table):
+    clips, items = ClipDataset(table, table.attrs["root"]), dataset(table)
+    whole = clips[4]["waveform"]
+    starts = set()
+    for epoch in range(20):
+        crop = items[epoch, 4]["waveform"]
+        assert len(crop) == 16_000
+        matches = np.flatnonzero(whole[: len(whole) - 15_999] == crop[0])
+        starts |= {s for s in matches if np.array_equal(whole[s : s + 16_000], crop)}
+    assert len(starts) == 20
+
+
+def test_short_clips_stay_whole_or_are_repeated(table):
+    whole = ClipDataset(table, table.attrs["root"])[1]["waveform"]
+    assert np.array_equal(dataset(table)[0, 1]["waveform"], whole)
+    repeated = dataset(table, repeat_short=True)[0, 1]["waveform"]
+    assert np.array_equal(repeated, np.concatenate([whole, whole]))
+
+
+def test_segments_limit_the_crop(table):
+    start, end = pd.Timedelta("1s"), pd.Timedelta("2.5s")
+    table.index = pd.MultiIndex.from_arrays(
+        [["clip4.wav"] * 5, [start] * 5, [end] * 5], names=["file", "start", "end"]
+    )
+    clips = ClipDataset(table, table.attrs["root"])
+    assert clips.durations() == pytest.approx(1.5)
+    segment = clips[0]["waveform"]
+    assert len(segment) == 24_000
+    crop = dataset(table)[0, 0]["waveform"]
+    windows = np.lib.stride_tricks.sliding_window_view(segment, len(crop))
+    assert (windows == crop).all(axis=1).any()
+
+
+def test_table_without_captions_is_refused(table):
+    with pytest.raises(ValueError, match="caption_descriptors"):
+        dataset(table.drop(columns="caption_descriptors"))
+
+
+def test_file_outside_the_root_is_refused(table, tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    table.index = table.index.set_levels(["../" + f for f in table.index.levels[0]], level=0)
+    with pytest.raises(ValueError, match="outside|leaves"):
+        CaptionDataset(table, inner, CaptionSettings(), 1.0, 0)[0, 1]
+
+
+# --- Batches -------------------------------------------------------------------------------------
+
+
+def read_batches(table, processor, workers, start=0):
+    items = dataset(table)
+    loader = torch.utils.data.DataLoader(
+        items,
+        batch_sampler=TrainingBatches(len(items), 2, 6, seed=5, start=start),
+        num_workers=workers,
+        collate_fn=Collate(processor, seconds=1.0),
+        generator=torch.Generator(),
+    )
+    return list(loader)
+
+
+def test_batches_are_the_same_for_any_number_of_workers_and_after_a_restart(table, tiny):
+    _, processor = tiny
+    plain = read_batches(table, processor, workers=0)
+    assert len(plain) == 6
+    others = read_batches(table, processor, workers=2)
+    resumed = [None] * 3 + read_batches(table, processor, workers=1, start=3)
+    for batch, other, late in zip(plain, others, resumed, strict=True):
+        assert batch["captions"] == other["captions"] and batch["row"] == other["row"]
+        assert torch.equal(batch["input_values"], other["input_values"])
+        if late is not None:
+            assert batch["captions"] == late["captions"]
+            assert torch.equal(batch["input_values"], late["input_values"])
+
+
+def test_collate_pads_with_masks(table, tiny):
+    _, processor = tiny
+    items = dataset(table)
+    batch = Collate(processor, seconds=1.0)([items[0, 1], items[0, 4]])
+    assert batch["input_values"].shape == batch["padding_mask"].shape == (2, 16_000)
+    assert batch["padding_mask"].sum(dim=1).tolist() == [8_000, 16_000]
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert batch["row"] == [1, 4]
+
+
+def test_an_epoch_takes_each_row_once():
+    batches = TrainingBatches(rows=10, batch_size=5, steps=6, seed=0)
+    assert batches.batches_per_epoch == 2
+    order = [[row for _, row in batch] for batch in batches]
+    epochs = [order[0] + order[1], order[2] + order[3], order[4] + order[5]]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [{epoch for epoch, _ in batch} for batch in batches] == [{0}, {0}, {1}, {1}, {2}, {2}]
+    assert list(TrainingBatches(10, 5, 6, seed=1)) != list(batches)
+
+
+@pytest.mark.parametrize("rows, size", [(10, 1), (3, 4)])
+def test_batches_that_cannot_be_contrasted_are_refused(rows, size):
+    with pytest.raises(ValueError, match=r"at least 2|do not fill"):
+        TrainingBatches(rows, size, 1, 0)
+
+
+def test_length_sorted_batches_are_bounded_and_complete():
+    durations = np.random.default_rng(0).uniform(0.5, 9, 200)
+    durations[17] = 50.0
+    batches = length_sorted_batches(durations, 30.0)
+    assert sorted(row for batch in batches for row in batch) == list(range(200))
+    assert batches[0] == [17]
+    for batch in batches[1:]:
+        assert durations[batch].max() * len(batch) <= 30.0
+    padded = sum(durations[batch].max() * len(batch) for batch in batches)
+    assert padded < 1.15 * durations.sum()
+    assert all(len(batch) == 1 for batch in length_sorted_batches(durations, 0.0))

@@ -1,0 +1,462 @@
+"""Captions: what they may say, from which evidence, and whether files come back as written."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import opensmile
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from preprocessing import template_creation as creation
+from preprocessing.template_creation import DESCRIPTORS, LEVELS, VOICING_COLUMN, InputError
+
+ROOT = Path(__file__).parents[1]
+BY_NAME = {descriptor.name: descriptor for descriptor in DESCRIPTORS}
+MEASURED = [descriptor for descriptor in DESCRIPTORS if descriptor.kind == "level"]
+LABELS = [descriptor for descriptor in DESCRIPTORS if descriptor.kind == "label"]
+PITCH, JITTER, INTENSITY = BY_NAME["pitch"], BY_NAME["jitter"], BY_NAME["intensity"]
+
+
+def make_table(**columns: list) -> pd.DataFrame:
+    table = pd.DataFrame(columns)
+    files = [f"a/{row:05d}.wav" for row in range(len(table))]
+    start = pd.to_timedelta([0] * len(table), unit="s")
+    end = pd.to_timedelta([pd.NaT] * len(table)).astype(start.dtype)
+    table.index = pd.MultiIndex.from_arrays([files, start, end], names=creation.INDEX)
+    return table
+
+
+def make_corpus(rows: int = 60, seed: int = 0) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    table = make_table(
+        speaker=[f"{row % 6 + 1:02d}" for row in range(rows)],
+        emotion=[["anger", "sad", "no agreement", "neutral"][row % 4] for row in range(rows)],
+        gender=[["female", "male"][row % 2] for row in range(rows)],
+        note=[["001", "NA", "nan", "1e5"][row % 4] for row in range(rows)],
+    )
+    for descriptor in MEASURED:
+        table[descriptor.column] = generator.uniform(1, 2, rows).astype(np.float32)
+    return table
+
+
+def write(table: pd.DataFrame, path: Path) -> Path:
+    table.to_parquet(path)
+    return path
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> Path:
+    return write(make_corpus(), tmp_path / "features.parquet")
+
+
+def run(*arguments: object) -> int:
+    return creation.main([str(argument) for argument in arguments])
+
+
+def levels_of(table: pd.DataFrame, descriptor: creation.Descriptor) -> list:
+    edges = creation.fit_edges(table, [descriptor])
+    levels = creation.to_levels(table, edges, [descriptor])[descriptor.output_column]
+    return [None if pd.isna(level) else level for level in levels]
+
+
+def captions_of(table: pd.DataFrame, descriptors: list) -> list:
+    edges = creation.fit_edges(table, descriptors)
+    return list(creation.caption_table(table, edges, descriptors)["captions"])
+
+
+def test_edges_equal_hand_computed_quantiles():
+    # 1..11: positions 3 and 7; 0..9: positions 2.25 and 4.5, between two values
+    for values, quantiles, expected in (
+        (range(1, 12), (0.3, 0.7), (4.0, 8.0, 11)), (range(10), (0.25, 0.5), (2.25, 4.5, 10))
+    ):  # fmt: skip
+        table = make_table(equivalentSoundLevel_dBp=list(values))
+        fitted = creation.fit_edges(table, [INTENSITY], quantiles)["intensity"]
+        assert (fitted.low, fitted.high, fitted.n) == pytest.approx(expected)
+
+
+def test_levels_include_their_edges():
+    edges = {"intensity": creation.Edges(INTENSITY.column, 2.0, 4.0, 10)}
+    values = [np.nextafter(2, 0), 2.0, np.nextafter(2, 3), 3.0, np.nextafter(4, 3), 4.0, 5.0]
+    levels = creation.to_levels(make_table(equivalentSoundLevel_dBp=values), edges)
+    assert list(levels["intensity_level"]) == ["low"] * 2 + ["normal"] * 3 + ["high"] * 2
+
+
+@pytest.mark.parametrize("descriptor", [d for d in MEASURED if d.voiced], ids=lambda d: d.name)
+def test_unvoiced_clips_neither_move_edges_nor_get_levels(descriptor):
+    voiced = make_corpus(60)
+    silent = voiced.sample(140, replace=True, random_state=0)
+    silent[VOICING_COLUMN] = np.repeat([0.0, np.nan], 70)
+    both = pd.concat([silent, voiced])
+    assert creation.fit_edges(both, [descriptor]) == creation.fit_edges(voiced, [descriptor])
+    levels = levels_of(both, descriptor)
+    assert levels[:140] == [None] * 140 and None not in levels[140:]
+    assert None not in levels_of(both, INTENSITY)
+    zeros = voiced[[descriptor.column]].where(np.arange(60)[:, None] >= 20, 0.0)
+    assert levels_of(zeros, descriptor)[:20] == [None] * 20  # even without a column for pitch
+
+
+def test_zero_and_whole_numbers_are_values_of_a_measure():
+    table = make_table(equivalentSoundLevel_dBp=list(range(-10, 11)))
+    assert levels_of(table, INTENSITY)[10] == "normal"
+    assert levels_of(table, INTENSITY) == levels_of(table.astype(float), INTENSITY)
+
+
+@pytest.mark.parametrize("undefined", [np.nan, np.inf, -np.inf])
+def test_undefined_values_get_no_phrase_and_do_not_move_edges(undefined):
+    table = make_corpus(30)
+    broken = pd.concat([table, table.assign(equivalentSoundLevel_dBp=undefined)])
+    assert creation.fit_edges(broken, [INTENSITY]) == creation.fit_edges(table, [INTENSITY])
+    captions = captions_of(broken, [INTENSITY])
+    assert all(captions[:30]) and not any(captions[30:])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [1.0] * 30, [np.nan] * 30, [1.0, 2.0, 3.0], list(range(9)), [0.0] + [1.0] * 28 + [2.0]],
+    ids=["empty", "constant", "nan", "three", "nine", "tied"],
+)
+def test_without_evidence_there_is_a_warning_and_no_phrase(values):
+    table = make_table(equivalentSoundLevel_dBp=np.asarray(values, dtype=float))
+    with pytest.warns(UserWarning, match="intensity gets no phrase.*equivalentSoundLevel_dBp"):
+        captions = captions_of(table, [INTENSITY])
+    assert captions == [[]] * len(values)
+
+
+def test_rows_of_other_splits_do_not_move_edges():
+    table = make_corpus(90).assign(split=np.repeat(["train", "dev", "test"], 30))
+    changed = table.copy()
+    changed.loc[changed["split"] != "train", INTENSITY.column] = 1000.0
+    alone = table[table["split"] == "train"].drop(columns="split")
+    expected = creation.fit_edges(alone)
+    assert creation.fit_edges(table) == creation.fit_edges(changed) == expected
+    changed.loc[changed["split"] == "train", INTENSITY.column] += 1
+    assert creation.fit_edges(changed) != expected
+    with pytest.raises(InputError, match="'train'.*'test'.*--edges"):
+        creation.fit_edges(table.assign(split="test"))
+
+
+def test_row_order_changes_neither_edges_nor_captions():
+    table = make_corpus(500)
+    shuffled = table.sample(frac=1, random_state=1)
+    edges = creation.fit_edges(table)
+    assert creation.fit_edges(shuffled) == edges
+    again = creation.caption_table(shuffled, edges).loc[table.index]
+    pd.testing.assert_frame_equal(creation.caption_table(table, edges), again)
+
+
+def test_levels_that_a_corpus_gives_itself_are_kept():
+    table = make_table(arousal=["low", "high", None, "normal"] * 5)
+    assert levels_of(table, BY_NAME["arousal"]) == ["low", "high", None, "normal"] * 5
+    assert levels_of(table.astype("category"), BY_NAME["arousal"])[:2] == ["low", "high"]
+    with pytest.raises(InputError, match="'arousal' holds 'activated'"):
+        creation.fit_edges(make_table(arousal=["activated", "low"] * 10))
+
+
+@pytest.mark.parametrize("descriptor", DESCRIPTORS, ids=lambda d: d.name)
+def test_every_phrase_is_reachable(descriptor):
+    values = np.linspace(1, 2, 100)
+    if descriptor.kind == "label":
+        values = [*descriptor.forms, *(descriptor.phrases.keys() - {"*", "?"}), "zest"]
+    captions = captions_of(make_table(**{descriptor.column: values}), [descriptor])
+    spoken = {phrase for caption in captions for phrase in caption}
+    for wording in (wording for words in descriptor.phrases.values() for wording in words):
+        pattern = re.sub(r"\\{\w+\\}", ".+", re.escape(wording))
+        assert any(re.fullmatch(pattern, phrase) for phrase in spoken), wording
+
+
+def test_wordings_are_distinct_clauses_with_paraphrases():
+    wordings = [words for d in DESCRIPTORS for words in d.phrases.values()]
+    phrases = [phrase for words in wordings for phrase in words]
+    assert min(map(len, wordings)) >= 3 and len(set(phrases)) == len(phrases)
+    filled = [p for d in LABELS for label in d.forms for p in creation.phrases_of(d, label)]
+    measured = [phrase for d in MEASURED for words in d.phrases.values() for phrase in words]
+    for phrase in [*measured, *filled]:
+        assert phrase == phrase.strip().strip(".")
+        assert phrase[0].islower() and " and " not in phrase and "{" not in phrase
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "first", "second"),
+    [
+        ("emotion", "anger", "emotion is anger", "the speaker sounds angry"),
+        ("emotion", "Angry", "emotion is anger", "the speaker sounds angry"),
+        ("emotion", "happy", "emotion is happiness", "the speaker feels happy"),
+        ("emotion", "afraid", "emotion is fear", "the speaker feels fearful"),
+        ("emotion", "pleasant_surprise", "emotion is pleasant surprise",
+         "the speaker feels pleasantly surprised"),
+        ("emotion", "neutral", "emotion is neutral", "the voice expresses no particular emotion"),
+        ("emotion", "boredom", "emotion is boredom", "the voice expresses boredom"),
+        ("emotion", "motherese", "emotion is motherese", "the speaker talks in motherese"),
+        ("gender", "f", "gender is female", "the speaker is a woman"),
+    ],
+)  # fmt: skip
+def test_nouns_and_adjectives_stand_where_they_belong(name, label, first, second):
+    phrases = creation.phrases_of(BY_NAME[name], label)
+    assert phrases[0] == first and second in phrases
+
+
+@pytest.mark.parametrize("label", ["zest", "hot and cold", "*", "?", "{noun}", "überrascht", "7"])
+def test_unknown_labels_are_quoted_as_they_are(label):
+    phrases = creation.phrases_of(BY_NAME["emotion"], label)
+    assert phrases[0] == f'emotion is labelled "{label}"'
+    assert len(phrases) >= 3 and all(f'"{label}"' in phrase for phrase in phrases)
+
+
+def test_labels_that_say_nothing_get_no_phrase():
+    labels = ["sad", "no agreement", "No_Agreement", "X", "other", None, np.nan, ""]
+    sad, *others = captions_of(make_table(emotion=labels), [BY_NAME["emotion"]])
+    assert sad and not any(others)
+
+
+def test_all_and_only_true_phrases_are_spoken_beside_their_descriptors():
+    table = creation.example_table(DESCRIPTORS, 200)
+    edges = creation.fit_edges(table)
+    captions = creation.caption_table(table, edges)
+    for row, spoken in zip(table.to_dict("records"), captions.to_dict("records"), strict=True):
+        expected = []
+        for descriptor in DESCRIPTORS:
+            value, fitted = row[descriptor.column], edges.get(descriptor.name)
+            if fitted:
+                value = (
+                    "low" if value <= fitted.low else "normal" if value < fitted.high else "high"
+                )
+            phrases = (
+                descriptor.phrases[value] if fitted else creation.phrases_of(descriptor, value)
+            )
+            expected += [(phrase, descriptor.name) for phrase in phrases]
+        pairs = zip(spoken["captions"], spoken["caption_descriptors"], strict=True)
+        assert list(pairs) == expected
+
+
+def test_all_88_functionals_are_features_and_labels_are_kept():
+    smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
+    labels = ["emotion", "speaker", "gender", "arousal", "split", "language", "fold"]
+    table = make_table(**{name: ["low"] for name in [*labels, *smile.feature_names, "Duration"]})
+    kept = creation.caption_table(table, {}, [])
+    assert len(smile.feature_names) == 88
+    assert list(kept) == [*labels, "captions", "caption_descriptors"]
+    assert all(d.column in [*table, "valence", "dominance"] for d in DESCRIPTORS)
+
+
+def test_speakers_are_compared_as_text():
+    split = creation.assign_split(make_corpus(), ["02"], ["01", "03"])
+    found = dict(zip(split["speaker"], split["split"], strict=True))
+    expected = dict.fromkeys(["04", "05", "06"], "train")
+    assert found == {"01": "test", "02": "dev", "03": "test", **expected}
+
+
+def test_impossible_splits_are_refused():
+    for change, test, message in (
+        ({}, ["1"], "no speaker '1', found 01, 02"),
+        ({}, ["03", "02"], "02 are both"),
+        ({"speaker": None}, ["01"], "column 'speaker' without missing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            creation.assign_split(make_corpus().assign(**change), ["02"], test)
+
+
+def test_filtered_emotions_are_gone_and_others_stay():
+    table = make_corpus()
+    table.iloc[0, table.columns.get_loc("emotion")] = None
+    with pytest.warns(UserWarning, match="'joy'"):
+        left = creation.filter_emotions(table, ["No_agreement", "joy"])
+    assert left["emotion"].value_counts(dropna=False)["neutral"] == 15
+    assert len(left) == 45 and left["emotion"].isna().sum() == 1
+
+
+def test_descriptors_are_chosen_by_name_or_by_default():
+    table = make_corpus().drop(columns="valence")
+    default = [d.name for d in creation.select_descriptors(table, None, DESCRIPTORS)]
+    assert default == [d.name for d in DESCRIPTORS if d.name not in ("loudness", "valence")]
+    chosen = creation.select_descriptors(table, ["loudness", "pitch"], DESCRIPTORS)
+    assert chosen == (BY_NAME["loudness"], PITCH)
+    wrong = {"pich": "unknown descriptor 'pich'", "pitch": "twice", "valence": "column 'valence'"}
+    for name, message in wrong.items():
+        with pytest.raises(InputError, match=message):
+            creation.select_descriptors(table, ["pitch", name], DESCRIPTORS)
+
+
+def test_files_repeat_to_the_byte_and_nothing_else_is_left(features, tmp_path):
+    names, contents = ["captions.edges.json", "captions.parquet"], []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        assert run(features, "-o", folder / "captions.parquet") == 0
+        assert sorted(path.name for path in folder.iterdir()) == names
+        contents.append([(folder / name).read_bytes() for name in names])
+    assert contents[0] == contents[1]
+
+
+def test_files_carry_index_labels_levels_and_metadata(features, tmp_path):
+    table, output = make_corpus(), tmp_path / "captions.parquet"
+    columns = write(table.reset_index(), tmp_path / "columns.parquet")
+    pd.testing.assert_frame_equal(creation.read_features(columns)[0], table)
+    stored = pq.read_table(features)
+    metadata = {**stored.schema.metadata, b"opensmile": b'{"version": "2.6.0"}'}
+    pq.write_table(stored.replace_schema_metadata(metadata), features)
+    assert run(features, "-o", output, "--test-speakers", "05,06") == 0
+    captions = pd.read_parquet(output)
+    assert captions.index.equals(table.index) and captions.index.names == list(creation.INDEX)
+    pd.testing.assert_frame_equal(captions[["note", "speaker"]], table[["note", "speaker"]])
+    assert set(captions["split"]) == {"train", "test"}
+    assert list(captions["pitch_level"].cat.categories) == list(LEVELS)
+    metadata = pq.read_schema(output).metadata
+    assert metadata[b"opensmile"] == b'{"version": "2.6.0"}'
+    beside = json.loads((tmp_path / "captions.edges.json").read_text())
+    assert json.loads(metadata[b"edges"]) == beside
+    assert "emotion" in json.loads(metadata[b"templates"])
+
+
+def test_edges_come_back_bit_for_bit_and_are_reused(features, tmp_path):
+    table, edges = make_corpus(), tmp_path / "captions.edges.json"
+    assert run(features, "-o", tmp_path / "captions.parquet") == 0
+    fitted = creation.fit_edges(table, [d for d in DESCRIPTORS if d.default])
+    assert creation.parse_edges(edges.read_text()) == fitted
+    shifted = table.assign(equivalentSoundLevel_dBp=table["equivalentSoundLevel_dBp"] + 10)
+    assert run(write(shifted, features), "-o", tmp_path / "b.parquet", "--edges", edges) == 0
+    assert set(pd.read_parquet(tmp_path / "b.parquet")["intensity_level"]) == {"high"}
+    assert (tmp_path / "b.edges.json").read_bytes() == edges.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"column": "loudness_sma3_amean"}, "'intensity' are .*loudness.*expected column"),
+        ({"low": "5.0", "high": "4.0"}, "low below high"),
+        ({"low": "nan"}, "finite"),
+        ({"low": "x"}, "no edges of this program"),
+        ({"colour": "red"}, "no edges of this program"),
+    ],
+)
+def test_edges_that_do_not_fit_are_refused(change, message):
+    edges = {"intensity": creation.Edges(INTENSITY.column, 2.0, 4.0, 10)}
+    content = creation.edges_to_dict(edges)
+    assert creation.parse_edges(json.dumps(content)) == edges
+    with pytest.raises(InputError, match="unknown descriptor 'intensity'"):
+        creation.parse_edges(json.dumps(content), [PITCH])
+    content["descriptors"]["intensity"].update(change)
+    with pytest.raises(InputError, match=message):
+        creation.parse_edges(json.dumps(content))
+
+
+def test_templates_come_back_as_dumped_and_replace_the_table(tmp_path):
+    assert creation.parse_templates(creation.dump_templates()) == DESCRIPTORS
+    words = {"tone": PITCH.column, "tilt": "alphaRatioV_sma3nz_amean"}
+    own = [
+        creation.Descriptor(
+            word, column, "level", {level: (f"{word} {level}",) for level in LEVELS}
+        )
+        for word, column in words.items()
+    ]
+    templates, output = tmp_path / "my.yaml", tmp_path / "captions.parquet"
+    templates.write_text(creation.dump_templates(own))
+    table = make_corpus().assign(alphaRatioV_sma3nz_amean=np.linspace(0, 1, 60))
+    features = write(table, tmp_path / "f.parquet")
+    assert run(features, "-o", output, "--templates", templates) == 0
+    spoken = set(pd.read_parquet(output)["captions"].explode())
+    assert spoken == {f"{word} {level}" for word in words for level in LEVELS}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("pitch", {"phrases": {"low": [], "hi": []}}, "pitch.*'hi'.*expected.*'high'"),
+        ("pitch", {"phrases": {"low": "a"}}, "pitch: low: 'a', expected a list of texts"),
+        ("pitch", {"colour": "red"}, "pitch: 'colour' unknown or lacking"),
+        ("pitch", {"kind": "word"}, "pitch: kind is 'word'"),
+        ("pitch", {"voiced": "yes"}, "pitch: 'yes', expected true or false"),
+        ("emotion", {"phrases": {"*": ["{noun.__class__}"]}}, "emotion: .*noun.__class__"),
+        ("emotion", {"phrases": {"*": ["{noun:>999999999}"]}}, "emotion: .*noun"),
+        ("emotion", {"phrases": {"?": ["is {adjective}"]}}, "emotion: .*adjective"),
+        ("emotion", {"phrases": {False: ["is no"]}}, "emotion: False, expected a text .in quotes"),
+        ("emotion", {"forms": {"zest": {"noun": "zest"}}}, "emotion: .*zest.*adjective"),
+    ],
+)
+def test_templates_that_do_not_fit_are_refused(name, change, message):
+    entries = yaml.safe_load(creation.dump_templates())
+    entries[name] |= change
+    with pytest.raises(InputError, match=message):
+        creation.parse_templates(yaml.safe_dump(entries))
+
+
+def test_templates_of_another_form_are_refused_and_execute_nothing(tmp_path):
+    command = f"pitch: !!python/object/apply:os.mkdir [{tmp_path / 'x'}]"
+    others = {"[pitch]": "mapping", "pitch: {kind: level}": "pitch: 'column', 'phrases' .*lacking"}
+    for text, message in {command: "YAML", "pitch: 1": "pitch: 1, expected", **others}.items():
+        with pytest.raises(InputError, match=message):
+            creation.parse_templates(text)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("program", ["preprocessing/template_creation.py", "-m"])
+def test_preview_runs_without_any_input(program):
+    name = ["preprocessing.template_creation"] if program == "-m" else []
+    command = [sys.executable, program, *name, "--preview", "5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "example" in done.stdout and done.stdout.count("first wordings:") == 5
+
+
+def test_summary_and_preview_are_printed_without_writing(features, tmp_path, capsys):
+    assert run(features, "--preview", 3, "--descriptors", "pitch,emotion") == 0
+    printed = capsys.readouterr().out
+    assert "60 rows, 0 without any phrase" in printed and printed.count("paraphrased:") == 3
+    assert re.search(r"^pitch +low 18, normal 24, high 18; normal: .* semitones", printed, re.M)
+    assert re.search(r"^emotion +anger 15, neutral 15, no agreement 15, sad 15$", printed, re.M)
+    assert list(tmp_path.iterdir()) == [features]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "absent.parquet -o out.parquet",
+        "features.parquet",
+        "features.parquet -o features.parquet",
+        "features.parquet -o out.parquet --quantiles 0.7 0.3",
+        "features.parquet -o out.parquet --test-speakers 99",
+        "features.parquet -o out.parquet --filter-emotions sad,anger,neutral,no_agreement",
+        "features.parquet -o out.parquet --edges broken.txt",
+        "features.parquet -o out.parquet --templates broken.txt",
+        "broken.txt -o out.parquet",
+        "captions.parquet -o out.parquet",
+    ],
+)
+def test_mistakes_end_with_one_sentence_and_no_output(features, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(features.parent)
+    run("features.parquet", "-o", "captions.parquet")
+    Path("broken.txt").write_text("not: [closed")
+    before = features.read_bytes()
+    capsys.readouterr()
+    assert run(*arguments.split()) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if not line.startswith("warning: ")] == lines[-1:]
+    assert lines[-1].startswith("error: ")
+    assert not Path("out.parquet").exists() and features.read_bytes() == before
+
+
+def test_failed_write_leaves_the_previous_file_whole(features, tmp_path, monkeypatch):
+    output = tmp_path / "captions.parquet"
+    assert run(features, "-o", output) == 0
+    before = output.read_bytes()
+
+    def fail(table, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("disk is full")
+
+    monkeypatch.setattr(creation.pq, "write_table", fail)
+    assert run(features, "-o", output, "--descriptors", "pitch") == 1
+    assert output.read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_table_without_rows_still_becomes_a_file(features, tmp_path):
+    output = tmp_path / "captions.parquet"
+    with pytest.warns(UserWarning):
+        creation.fit_edges(make_corpus().iloc[:0])
+    assert run(write(make_corpus().iloc[:0], features), "-o", output, "--preview", 2) == 0
+    assert str(pq.read_schema(output).field("captions").type) == "list<element: string>"
