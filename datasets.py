@@ -7,7 +7,7 @@ This file shadows the package `datasets` of Hugging Face on purpose (the scripts
 torch's classes are named in full here: T samples at 16 kHz, B clips.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,10 @@ def group_phrases(captions: Sequence[str], descriptors: Sequence[str]) -> dict[s
 
 @dataclass(frozen=True)
 class Caption:
-    """A text about a clip, and the descriptors that it speaks of."""
+    """A text about a clip, and what it says: (descriptor, first wording) of each phrase."""
 
     text: str
-    descriptors: tuple[str, ...]
+    claims: tuple[tuple[str, str], ...]
 
 
 def draw_caption(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
@@ -89,42 +89,41 @@ def _sampled(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generat
     chosen = [others[i] for i in rng.permutation(len(others))[:count]]
     names = [*chosen, EMOTION] if tells_emotion else chosen
     text = JOINT.join(_wording(phrases[name], settings, rng) for name in names)
-    return Caption(text, tuple(names))
+    return Caption(text, _claims(phrases, names))
 
 
 def _published(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
     text = "speaker " + JOINT.join(wordings[0] for wordings in phrases.values())
-    return Caption(text, tuple(phrases))
+    return Caption(text, _claims(phrases, phrases))
 
 
 def _emotion(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
     if EMOTION not in phrases:
         raise ValueError("captions.style is 'emotion', but a clip has no emotion label")
-    return Caption(_wording(phrases[EMOTION], settings, rng), (EMOTION,))
+    text = _wording(phrases[EMOTION], settings, rng)
+    return Caption(text, _claims(phrases, [EMOTION]))
 
 
 def _wording(wordings: Sequence[str], settings: CaptionSettings, rng: np.random.Generator) -> str:
     return wordings[rng.integers(len(wordings))] if settings.paraphrases else wordings[0]
 
 
+def _claims(phrases: Phrases, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, phrases[name][0]) for name in sorted(names))
+
+
 def true_captions(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> torch.Tensor:
-    """Which captions are true of which clips: (B, K), 1 where every phrase of a caption holds.
+    """Which captions are true of which clips: (B, K), 1 where every claim of a caption holds.
 
-    Args:
-        phrases: of B clips.
-        captions: K, the k-th drawn from the phrases of clip k.
-
-    Returns:
-        Targets for `clip_loss`. The diagonal is 1. A descriptor that a clip lacks is not known
-        to hold for it.
+    A descriptor that a clip lacks is not known to hold for it.
     """
-    matches = torch.eye(len(phrases))
-    for column, caption in enumerate(captions):
-        claims = [(name, phrases[column][name]) for name in caption.descriptors]
-        for row, known in enumerate(phrases):
-            if all(known.get(name) == wordings for name, wordings in claims):
-                matches[row, column] = 1
-    return matches
+    known = [set(_claims(p, p)) for p in phrases]
+    return torch.tensor([[float(clip >= set(c.claims)) for c in captions] for clip in known])
+
+
+def equal_captions(captions: Sequence[Caption]) -> torch.Tensor:
+    """Which captions say the same in any wording and order: (K, K), 1 where they do."""
+    return torch.tensor([[float(a.claims == b.claims) for b in captions] for a in captions])
 
 
 STYLES: dict[str, Callable[[Phrases, CaptionSettings, np.random.Generator], Caption]] = {
@@ -252,7 +251,10 @@ class Collate:
         self.samples = None if seconds is None else round(seconds * SAMPLING_RATE)
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return tensors, `row` as a list, and for captioned clips `captions` and `matches`."""
+        """Return tensors, `row` as a list, and for captioned clips `captions` and which match.
+
+        `matches` (B, B) are those of `true_captions`, `equals` (B, B) those of `equal_captions`.
+        """
         batch = dict(
             self.processor.feature_extractor(
                 [item["waveform"] for item in items],
@@ -266,6 +268,7 @@ class Collate:
             captions = [item["caption"] for item in items]
             batch["captions"] = [caption.text for caption in captions]
             batch["matches"] = true_captions([item["phrases"] for item in items], captions)
+            batch["equals"] = equal_captions(captions)
             tokens = self.processor.tokenizer(
                 batch["captions"], padding=True, truncation=True, return_tensors="pt"
             )

@@ -30,10 +30,12 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.utils.data
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+from transformers.models.clap.modeling_clap import ClapOutput
 
 from audio import AudioError
 from checkpoints import (
@@ -46,7 +48,13 @@ from checkpoints import (
 from corpora import CorpusError, queries_for, scored_classes
 from datasets import PHRASE_COLUMNS, CaptionDataset, CaptionSettings, Collate, TrainingBatches
 from evaluate import answer, score
-from models import ModelSettings, ParaCLAPModel, build_model
+from models import (
+    ModelSettings,
+    ParaCLAPModel,
+    build_model,
+    clip_loss,
+    scaled_cosines,
+)
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "paraclap.yaml"
 LOADER_TIMEOUT = 300  # s; without one a dead worker is waited for without end
@@ -81,11 +89,15 @@ class LossSettings:
     """What is learned.
 
     Attributes:
-        positives: captions of the batch that match a clip: "true" (every one that holds for it)
+        positives: captions of the batch that match a clip: "matching" (every one that holds for it)
             or "own" (the one that was drawn for it; the others count as wrong, true or not).
+        text_steps: during the first steps captions that say different things are also pushed
+            apart, with a weight that falls from 1 to 0. For text encoders from random weights,
+            which give all captions nearly one embedding: nothing is learned until these differ.
     """
 
-    positives: str = "true"
+    positives: str = "matching"
+    text_steps: int = 0
 
 
 @dataclass
@@ -165,7 +177,7 @@ FREE_KEYS = {"output", "data.root", "data.captions", "data.workers"} | {
 }
 
 CHOICES: dict[str, Sequence[str]] = {
-    "loss.positives": ("true", "own"),
+    "loss.positives": ("matching", "own"),
     "optim.name": ("adamw", "adam"),
     "optim.schedule": ("cosine", "constant"),
     "captions.style": ("sampled", "published", "emotion"),
@@ -204,6 +216,8 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise SettingsError(_explain(error)) from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
     flat = flatten(dataclasses.asdict(settings))
     for key, offered in CHOICES.items():
         if flat[key] not in offered:
@@ -263,7 +277,7 @@ def split_table(table: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, 
     train, validation = (
         table[splits == name] for name in (data.train_split, data.validation_split)
     )
-    if train.empty:
+    if not len(train):
         raise SettingsError(
             f"no row has split {data.train_split!r}, only {sorted(splits.unique())}"
         )
@@ -421,6 +435,20 @@ class Run:
             generator=torch.Generator(),
         )
 
+    def loss(
+        self, outputs: ClapOutput, matches: torch.Tensor, equals: torch.Tensor
+    ) -> torch.Tensor:
+        """Contrastive loss of the batch, with the text term of the first steps."""
+        settings = self.settings.loss
+        targets = matches if settings.positives == "matching" else None
+        loss = clip_loss(outputs.logits_per_audio, targets)
+        weight = 1 - self.step / settings.text_steps if settings.text_steps else 0.0
+        if weight > 0:
+            texts = outputs.text_embeds
+            scale = self.model.logit_scale.detach()
+            loss = loss + weight * clip_loss(scaled_cosines(texts, texts, scale), equals)
+        return loss
+
     def training_step(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """Forward, backward, clip, step; returns what is logged.
 
@@ -437,10 +465,10 @@ class Run:
             for name, value in batch.items()
             if torch.is_tensor(value)
         }
-        matches = inputs.pop("matches")
-        targets = matches if self.settings.loss.positives == "true" else None
+        matches, equals = inputs.pop("matches"), inputs.pop("equals")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            loss = self.model(**inputs, targets=targets, return_loss=True).loss
+            outputs = self.model(**inputs)
+        loss = self.loss(outputs, matches, equals)
         self.optimizer.zero_grad()
         loss.backward()
         limit = optim.clip_norm or math.inf

@@ -16,6 +16,7 @@ from datasets import (
     Collate,
     TrainingBatches,
     draw_caption,
+    equal_captions,
     group_phrases,
     length_sorted_batches,
     true_captions,
@@ -99,7 +100,9 @@ def test_clip_without_emotion_still_has_a_caption():
     rng = np.random.default_rng(0)
     phrases = {"pitch": ["pitch is low"]}
     settings = CaptionSettings(counts=[1.0])
-    assert draw_caption(phrases, settings, rng) == Caption("pitch is low", ("pitch",))
+    assert draw_caption(phrases, settings, rng) == Caption(
+        "pitch is low", (("pitch", "pitch is low"),)
+    )
     with pytest.raises(ValueError, match="no emotion"):
         draw_caption(phrases, CaptionSettings(style="emotion"), rng)
 
@@ -111,6 +114,10 @@ def test_emotion_share_is_the_share_of_captions_that_tell_it():
     assert all(captions)
 
 
+HIGH, LOW = ("pitch", "high"), ("pitch", "low")
+ANGER, FEAR = ("emotion", "anger"), ("emotion", "fear")
+
+
 def test_captions_are_true_of_every_clip_with_their_phrases():
     clips = [
         {"pitch": ["high"], "emotion": ["anger"]},
@@ -118,10 +125,24 @@ def test_captions_are_true_of_every_clip_with_their_phrases():
         {"pitch": ["high"], "emotion": ["fear"]},
         {"emotion": ["fear"]},  # its pitch is not known
     ]
-    spoken = [("emotion",), ("pitch", "emotion"), ("pitch",), ("emotion",)]
-    captions = [Caption("", names) for names in spoken]
+    captions = [Caption("", claims) for claims in ((ANGER,), (ANGER, LOW), (HIGH,), (FEAR,))]
     expected = [[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]]
     assert true_captions(clips, captions).tolist() == expected
+
+
+def test_captions_are_equal_if_they_say_the_same():
+    captions = [Caption("a", (ANGER, LOW)), Caption("b", (ANGER, LOW)), Caption("c", (ANGER,))]
+    assert equal_captions(captions).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_drawn_captions_of_one_clip_differ_in_words_and_not_in_claims():
+    rng = np.random.default_rng(0)
+    settings = CaptionSettings(counts=[0.0, 0.0, 0.0, 1.0])
+    captions = [draw_caption(PHRASES, settings, rng) for _ in range(20)]
+    assert len({caption.text for caption in captions}) > 10
+    assert len({caption.claims for caption in captions}) == 1
+    assert equal_captions(captions).all()
+    assert true_captions([PHRASES] * 20, captions).all()
 
 
 @pytest.mark.parametrize("phrases, style", [({}, "sampled"), (PHRASES, "poem")])

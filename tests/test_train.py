@@ -1,0 +1,393 @@
+"""train.py: settings, splits, a run that learns, resumes exactly and stops with a reason."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import TINY_AUDIO, TINY_TEXT
+from safetensors.torch import load_file
+
+import evaluate
+import train
+from checkpoints import list_checkpoints
+from models import load_model
+
+REPOSITORY = Path(train.__file__).resolve().parent
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def config(captions, corpus, tmp_path):
+    """Arguments of a short run: 24 clips to train on, 8 steps."""
+    audio = {**TINY_AUDIO, "hidden_dropout": 0.2, "mask_time_prob": 0.2}
+    settings = {
+        "output": str(tmp_path / "run"),
+        "model": {
+            "audio": {"config": audio},
+            "text": {"config": TINY_TEXT},
+            "projection_dim": 24,
+            "input_gain": 10.0,
+        },
+        "data": {"root": str(corpus), "captions": str(captions), "crop_seconds": 1.0},
+        "optim": {"lr": 0.01, "audio_lr": 0.001, "text_lr": 0.001, "warmup_steps": 2},
+        "train": {
+            "epochs": 2,
+            "batch_size": 5,
+            "validate_every": 4,
+            "save_every": 3,
+            "log_every": 1,
+            "precision": "fp32",
+            "device": "cpu",
+        },
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
+
+
+def weights(run, name="last"):
+    return load_file(Path(run) / name / WEIGHTS)
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def rows(run):
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- Settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("optim.lrr=1", "optim.lr"),
+        ("optm.lr=1", "optim.lr"),
+        ("train.epochs=many", "train.epochs"),
+        ("loss.positives=some", "own"),
+        ("train.precision=fp8", "bf16"),
+    ],
+)
+def test_wrong_settings_are_named_with_what_is_expected(config, argument, message):
+    with pytest.raises(train.SettingsError, match=message):
+        train.read_settings([config, argument])
+
+
+def test_arguments_go_over_the_file_and_the_file_over_defaults(config):
+    settings = train.read_settings([config, "optim.lr=1e-4", "model.freeze=[text]"])
+    assert settings.optim.lr == 1e-4 and settings.model.freeze == ["text"]
+    assert settings.train.epochs == 2
+    assert settings.optim.weight_decay == train.OptimSettings().weight_decay
+
+
+def test_python_objects_in_a_configuration_are_refused(tmp_path):
+    marker = tmp_path / "executed"
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"output: !!python/object/apply:os.mkdir ['{marker}']\n")
+    with pytest.raises(train.SettingsError, match="bad.yaml"):
+        train.read_settings([str(path)])
+    assert not marker.exists()
+
+
+def test_missing_configuration_is_named():
+    with pytest.raises(train.SettingsError, match=r"nowhere\.yaml"):
+        train.read_settings(["nowhere.yaml"])
+
+
+def test_training_without_a_data_root_stops_with_one_sentence():
+    result = subprocess.run(
+        [sys.executable, "train.py"], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().startswith("train.py: data.root is not set")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+# --- Splits --------------------------------------------------------------------------------------
+
+
+def table_of(speakers, splits=None):
+    columns = {"speaker": speakers} | ({"split": splits} if splits else {})
+    return pd.DataFrame(columns, index=range(len(speakers)))
+
+
+def settings_with(**data):
+    return train.Settings(data=train.DataSettings(**data))
+
+
+def test_validation_takes_the_split_that_the_table_names():
+    table = table_of(list("aabbcc"), ["train", "train", "dev", "dev", "test", "test"])
+    training, validation = train.split_table(table, settings_with())
+    assert training.index.tolist() == [0, 1] and validation.index.tolist() == [2, 3]
+
+
+def test_validation_holds_out_speakers_where_no_split_does():
+    table = table_of(list("aabbccdd"))
+    training, validation = train.split_table(table, settings_with(validation_speakers=2))
+    assert len(training) == len(validation) == 4
+    assert not set(training["speaker"]) & set(validation["speaker"])
+    again = train.split_table(table, settings_with(validation_speakers=2))[1]
+    assert again.index.equals(validation.index)
+
+
+@pytest.mark.parametrize(
+    "table, data, message",
+    [
+        (table_of(list("aab"), ["train", "dev", "dev"]), {}, "'a'"),
+        (table_of(list("aab"), ["x", "x", "x"]), {}, "no row has split 'train'"),
+        (table_of(list("aab")), {}, "of 2 speakers"),
+        (table_of(list("aab")).drop(columns="speaker"), {}, "no speaker column"),
+    ],
+)
+def test_impossible_splits_are_refused(table, data, message):
+    with pytest.raises(train.SettingsError, match=message):
+        train.split_table(table, settings_with(**data))
+
+
+# --- Optimisation --------------------------------------------------------------------------------
+
+
+def test_learning_rate_warms_up_and_falls_along_a_cosine():
+    optim = train.OptimSettings(warmup_steps=10, schedule="cosine")
+    factors = [train.learning_rate_factor(step, 110, optim) for step in range(111)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == factors[10] == pytest.approx(1.0)
+    assert factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0.0, abs=1e-9)
+    constant = train.OptimSettings(warmup_steps=0, schedule="constant")
+    assert {train.learning_rate_factor(step, 9, constant) for step in range(9)} == {1.0}
+
+
+def test_parameter_groups_hold_each_trainable_weight_once(tiny):
+    model, _ = tiny
+    model.freeze(["audio_convolutions"])
+    groups = train.parameter_groups(
+        model, train.OptimSettings(lr=3.0, audio_lr=2.0, text_lr=1.0, weight_decay=0.5)
+    )
+    found = {id(p): group for group in groups for p in group["params"]}
+    assert len(found) == sum(len(group["params"]) for group in groups)
+    rates = {"audio_branch": 2.0, "text_branch": 1.0}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert id(parameter) not in found
+            continue
+        group = found[id(parameter)]
+        assert group["base_lr"] == rates.get(name.split(".")[0], 3.0), name
+        assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0.0), name
+
+
+def test_a_step_is_seeded_by_its_number_alone():
+    def draw():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist()
+
+    train.seed_step(1, 7)
+    first = draw()
+    draw()
+    train.seed_step(1, 7)
+    assert draw() == first
+    train.seed_step(1, 8)
+    assert draw() != first
+
+
+# --- Runs ----------------------------------------------------------------------------------------
+
+
+def test_run_leaves_what_evaluation_and_a_reader_need(config, corpus, tmp_path):
+    run = train.train(train.read_settings([config]))
+    output = tmp_path / "run"
+    assert run.step == run.steps == 2 * (len(run.train_table) // 5)
+    names = {path.name for path in output.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "best", "last", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert yaml.safe_load((output / "config.yaml").read_text())["optim"]["lr"] == 0.01
+    training = [row for row in rows(output) if "loss" in row]
+    assert [row["step"] for row in training] == list(range(1, run.steps + 1))
+    assert all(
+        {"lr", "logit_scale", "clips_per_second"} <= set(row) and math.isfinite(row["loss"])
+        for row in training
+    )
+    assert [row["step"] for row in rows(output) if "UAR" in row][-1] == run.steps
+    assert len(list_checkpoints(output / "checkpoints")) == 2
+    load_model(output / "last")
+    arguments = [str(output), str(corpus), "-o", str(tmp_path / "results"), "--split", "test"]
+    assert evaluate.main(arguments) == 0
+
+
+def test_validation_gives_the_scores_of_evaluate(config, corpus, tmp_path):
+    run = train.train(train.read_settings([config, "train.queries=sentence"]))
+    logged = [row for row in rows(tmp_path / "run") if "UAR" in row][-1]
+    results = tmp_path / "results"
+    arguments = [str(tmp_path / "run" / "last"), str(corpus), "-o", str(results)]
+    evaluate.main([*arguments, "--split", "dev", "--queries", "sentence"])
+    scored = yaml.safe_load((results / "scores.yaml").read_text())["corpora"]
+    figures = next(iter(scored.values()))
+    assert run.step == logged["step"]
+    assert {key: figures[key] for key in ("UAR", "ACC", "F1")} == pytest.approx(
+        {key: logged[key] for key in ("UAR", "ACC", "F1")}
+    )
+
+
+def test_frozen_towers_keep_their_weights_through_a_run(config, tmp_path):
+    first = [config, "model.freeze=[audio,text]", "train.epochs=1"]
+    settings = train.read_settings(first)
+    before = {k: v.clone() for k, v in train.Run(settings).model.state_dict().items()}
+    train.train(settings)
+    after = weights(tmp_path / "run")
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed and not [name for name in changed if "_branch." in name]
+
+
+def test_a_model_learns_its_training_clips(config, tmp_path):
+    fast = ["train.epochs=25", "train.validate_every=1000", "captions.style=emotion"]
+    train.train(train.read_settings([config, *fast, "captions.paraphrases=false"]))
+    losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(config, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        output = f"output={tmp_path / name}"
+        train.train(train.read_settings([config, output, f"train.seed={seed}", "train.epochs=1"]))
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(monkeypatch, step):
+    """Let a run die after `step` steps, as a kill would."""
+    original = train.Run.training_step
+
+    def training_step(self, batch):
+        if self.step == step:
+            raise StoppedError
+        return original(self, batch)
+
+    monkeypatch.setattr(train.Run, "training_step", training_step)
+
+
+@pytest.mark.parametrize("step, workers", [(4, 0), (7, 0), (5, 2)])
+def test_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, step, workers):
+    whole, parts = (f"output={tmp_path / name}" for name in ("whole", "parts"))
+    train.train(train.read_settings([config, whole]))
+    with monkeypatch.context() as patch:
+        stop_after(patch, step)
+        with pytest.raises(StoppedError):
+            train.train(train.read_settings([config, parts, f"data.workers={workers}"]))
+    resumed = train.train(train.read_settings([config, parts, f"data.workers={workers}"]))
+    assert resumed.step == resumed.steps
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "parts", "best"))
+    kept = ("step", "loss", "UAR", "lr")
+    histories = [
+        [{key: row[key] for key in kept if key in row} for row in rows(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_resuming_weights_without_the_optimiser_would_differ(config, tmp_path, monkeypatch):
+    """Control of the test above: it can tell an inexact resume."""
+    whole, parts = (f"output={tmp_path / name}" for name in ("whole", "parts"))
+    train.train(train.read_settings([config, whole]))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(StoppedError):
+            train.train(train.read_settings([config, parts]))
+    original = train.Run.restore
+
+    def restore(self, state):
+        fresh = self.optimizer.state_dict()
+        original(self, state)
+        self.optimizer.load_state_dict(fresh)
+
+    monkeypatch.setattr(train.Run, "restore", restore)
+    train.train(train.read_settings([config, parts]))
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_killed_process_resumes_to_the_same_weights(config, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.train(train.read_settings([config, f"output={whole}"]))
+    command = [sys.executable, "train.py", config, f"output={parts}", "train.save_every=1"]
+    options = {"cwd": REPOSITORY, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "2"}, **options)
+    deadline = time.monotonic() + 300
+    while not list_checkpoints(parts / "checkpoints"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (parts / "last").exists()  # it was killed before the end
+    train.train(train.read_settings([config, f"output={parts}"]))
+    assert same(weights(whole), weights(parts))
+
+
+@pytest.mark.parametrize("change", ["optim.lr=0.02", "captions.style=published", "train.epochs=3"])
+def test_resuming_with_other_settings_is_refused_and_named(config, change):
+    train.train(train.read_settings([config]))
+    with pytest.raises(train.SettingsError, match=change.split("=")[0]):
+        train.train(train.read_settings([config, change]))
+
+
+def test_resuming_with_other_captions_is_refused(config, captions, tmp_path):
+    train.train(train.read_settings([config]))
+    other = tmp_path / "other.parquet"
+    pd.read_parquet(captions).iloc[1:].to_parquet(other)
+    with pytest.raises(train.SettingsError, match="captions table"):
+        train.train(train.read_settings([config, f"data.captions={other}"]))
+
+
+def test_starting_anew_forgets_the_old_run(config, tmp_path):
+    train.train(train.read_settings([config]))
+    train.train(train.read_settings([config, "train.resume=never", "train.epochs=1"]))
+    training = [row["step"] for row in rows(tmp_path / "run") if "loss" in row]
+    assert training == list(range(1, len(training) + 1)) and len(training) < 20
+
+
+def test_non_finite_loss_stops_before_the_step_and_names_the_clips(config, monkeypatch):
+    run = train.Run(train.read_settings([config]))
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    batch = next(iter(run.loader()))
+    batch["input_values"][2, 5] = float("nan")
+    with pytest.raises(FloatingPointError, match=run.train_table.index[batch["row"][2]][0]):
+        run.training_step(batch)
+    assert same(before, run.model.state_dict())
+
+
+def test_logit_scale_is_clamped_in_training(config):
+    run = train.Run(train.read_settings([config]))
+    with torch.no_grad():
+        run.model.logit_scale.fill_(200.0)
+    run.model.clamp_logit_scale()
+    values = run.training_step(next(iter(run.loader())))
+    assert values["logit_scale"] <= 100.001 and math.isfinite(values["loss"])
+
+
+def test_positives_decide_the_loss(config):
+    losses = {}
+    for positives in ("own", "matching"):
+        run = train.Run(train.read_settings([config, f"loss.positives={positives}"]))
+        batch = next(iter(run.loader()))
+        batch["matches"] = torch.ones_like(batch["matches"])
+        losses[positives] = run.training_step(batch)["loss"]
+    assert losses["own"] != losses["matching"]
+
+
+def test_missing_captions_table_is_named(config):
+    with pytest.raises(train.SettingsError, match="template_creation"):
+        train.train(train.read_settings([config, "data.captions=nowhere.parquet"]))
