@@ -173,6 +173,11 @@ class CaptionDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
+    def draw(self, epoch: int, row: int) -> Caption:
+        """Caption of a row in an epoch, without reading its audio."""
+        rng = np.random.default_rng([self.seed, epoch, row])
+        return draw_caption(self.phrases[row], self.settings, rng)
+
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         """Read row `draw[1]` as it is drawn in epoch `draw[0]`.
 
@@ -181,13 +186,13 @@ class CaptionDataset(torch.utils.data.Dataset):
         """
         epoch, row = draw
         rng = np.random.default_rng([self.seed, epoch, row])
+        caption = draw_caption(self.phrases[row], self.settings, rng)
         file, start, end = self.clips[row]
         path = resolve_inside(self.root, file)
         first, last = random_crop(path, start, end, self.crop_seconds, rng)
         waveform = read_audio(path, first, last)
         if self.repeat_short:
             waveform = np.resize(waveform, round(self.crop_seconds * SAMPLING_RATE))
-        caption = draw_caption(self.phrases[row], self.settings, rng)
         return {
             "row": row,
             "waveform": waveform,
@@ -251,9 +256,9 @@ class Collate:
         self.samples = None if seconds is None else round(seconds * SAMPLING_RATE)
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return tensors, `row` as a list, and for captioned clips `captions` and which match.
+        """Return tensors, `row` as a list, and for captioned clips `captions` and `matches`.
 
-        `matches` (B, B) are those of `true_captions`, `equals` (B, B) those of `equal_captions`.
+        `matches` (B, B) are those of `true_captions`.
         """
         batch = dict(
             self.processor.feature_extractor(
@@ -268,7 +273,6 @@ class Collate:
             captions = [item["caption"] for item in items]
             batch["captions"] = [caption.text for caption in captions]
             batch["matches"] = true_captions([item["phrases"] for item in items], captions)
-            batch["equals"] = equal_captions(captions)
             tokens = self.processor.tokenizer(
                 batch["captions"], padding=True, truncation=True, return_tensors="pt"
             )

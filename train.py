@@ -35,7 +35,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-from transformers.models.clap.modeling_clap import ClapOutput
 
 from audio import AudioError
 from checkpoints import (
@@ -46,7 +45,14 @@ from checkpoints import (
     whole_folder,
 )
 from corpora import CorpusError, queries_for, scored_classes
-from datasets import PHRASE_COLUMNS, CaptionDataset, CaptionSettings, Collate, TrainingBatches
+from datasets import (
+    PHRASE_COLUMNS,
+    CaptionDataset,
+    CaptionSettings,
+    Collate,
+    TrainingBatches,
+    equal_captions,
+)
 from evaluate import answer, score
 from models import (
     ModelSettings,
@@ -91,13 +97,9 @@ class LossSettings:
     Attributes:
         positives: captions of the batch that match a clip: "matching" (every one that holds for it)
             or "own" (the one that was drawn for it; the others count as wrong, true or not).
-        text_steps: during the first steps captions that say different things are also pushed
-            apart, with a weight that falls from 1 to 0. For text encoders from random weights,
-            which give all captions nearly one embedding: nothing is learned until these differ.
     """
 
     positives: str = "matching"
-    text_steps: int = 0
 
 
 @dataclass
@@ -123,6 +125,26 @@ class OptimSettings:
     schedule: str = "cosine"
     warmup_steps: int = 100
     clip_norm: float = 1.0
+
+
+@dataclass
+class TextStageSettings:
+    """A first stage without audio, for text encoders from random weights.
+
+    Such an encoder gives all captions nearly one embedding, and the contrastive loss keeps it so:
+    as long as clips cannot be told apart, equal captions are its best answer, and as long as
+    captions cannot be told apart, clips need not be. Here captions that say different things are
+    pushed apart, and those that say the same in other words are drawn together.
+
+    Attributes:
+        steps: length of the stage; 0 for pretrained text encoders.
+        lr: learning rate of the text encoder and its projection, falling to zero.
+        batch_size: captions per step.
+    """
+
+    steps: int = 0
+    lr: float = 1e-3
+    batch_size: int = 64
 
 
 @dataclass
@@ -168,6 +190,7 @@ class Settings:
     captions: CaptionSettings = field(default_factory=CaptionSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
+    text_stage: TextStageSettings = field(default_factory=TextStageSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
 
 
@@ -412,17 +435,21 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best = state["step"], state["best"]
 
+    def dataset(self) -> CaptionDataset:
+        """Training clips with captions."""
+        return CaptionDataset(
+            self.train_table,
+            self.settings.data.root,
+            self.settings.captions,
+            self.settings.data.crop_seconds,
+            self.settings.train.seed,
+            repeat_short=not self.model.audio_branch.supports_padding,
+        )
+
     def loader(self) -> torch.utils.data.DataLoader:
         """Batches of the steps that are left."""
         data, train = self.settings.data, self.settings.train
-        dataset = CaptionDataset(
-            self.train_table,
-            data.root,
-            self.settings.captions,
-            data.crop_seconds,
-            train.seed,
-            repeat_short=not self.model.audio_branch.supports_padding,
-        )
+        dataset = self.dataset()
         return torch.utils.data.DataLoader(
             dataset,
             batch_sampler=TrainingBatches(
@@ -435,19 +462,32 @@ class Run:
             generator=torch.Generator(),
         )
 
-    def loss(
-        self, outputs: ClapOutput, matches: torch.Tensor, equals: torch.Tensor
-    ) -> torch.Tensor:
-        """Contrastive loss of the batch, with the text term of the first steps."""
-        settings = self.settings.loss
-        targets = matches if settings.positives == "matching" else None
-        loss = clip_loss(outputs.logits_per_audio, targets)
-        weight = 1 - self.step / settings.text_steps if settings.text_steps else 0.0
-        if weight > 0:
-            texts = outputs.text_embeds
-            scale = self.model.logit_scale.detach()
-            loss = loss + weight * clip_loss(scaled_cosines(texts, texts, scale), equals)
-        return loss
+    def text_stage(self) -> None:
+        """Train the text side alone on drawn captions, before the first step with audio."""
+        stage = self.settings.text_stage
+        optim = OptimSettings(lr=stage.lr, text_lr=stage.lr, warmup_steps=stage.steps // 10)
+        text_side = [p for n, p in self.model.named_parameters() if n.startswith("text_")]
+        optimizer = torch.optim.AdamW(text_side, lr=stage.lr, weight_decay=optim.weight_decay)
+        dataset = self.dataset()
+        self.model.train()
+        for step in tqdm(range(stage.steps), desc="text stage", unit="step", mininterval=2):
+            optimizer.param_groups[0]["lr"] = stage.lr * learning_rate_factor(
+                step, stage.steps, optim
+            )
+            seed_step(self.settings.train.seed, step)
+            rows = np.random.randint(len(dataset), size=stage.batch_size)
+            captions = [dataset.draw(step, row) for row in rows]
+            tokens = self.processor.tokenizer(
+                [caption.text for caption in captions], padding=True, return_tensors="pt"
+            ).to(self.device)
+            texts = self.model.get_text_features(tokens.input_ids, tokens.attention_mask)
+            cosines = scaled_cosines(
+                texts.pooler_output, texts.pooler_output, self.model.logit_scale.detach()
+            )
+            loss = clip_loss(cosines, equal_captions(captions).to(self.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
     def training_step(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """Forward, backward, clip, step; returns what is logged.
@@ -465,10 +505,10 @@ class Run:
             for name, value in batch.items()
             if torch.is_tensor(value)
         }
-        matches, equals = inputs.pop("matches"), inputs.pop("equals")
+        matches = inputs.pop("matches")
+        targets = matches if self.settings.loss.positives == "matching" else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            outputs = self.model(**inputs)
-        loss = self.loss(outputs, matches, equals)
+            loss = self.model(**inputs, targets=targets, return_loss=True).loss
         self.optimizer.zero_grad()
         loss.backward()
         limit = optim.clip_norm or math.inf
@@ -598,6 +638,8 @@ def resume(run: Run) -> None:
 def _steps(run: Run) -> Iterator[dict[str, float]]:
     """Train to the end, one step at a time, behind a progress bar."""
     size = run.settings.train.batch_size
+    if run.step == 0 and run.settings.text_stage.steps:
+        run.text_stage()
     run.model.train()
     bar = tqdm(
         total=run.steps * size, initial=run.step * size, unit="clip", desc="train", mininterval=2
