@@ -522,6 +522,8 @@ def build_model(
     )
     audio = _encoder("audio", settings.audio)
     text = _encoder("text", settings.text, vocab_size=len(tokenizer))
+    longest = getattr(text.config, "max_position_embeddings", tokenizer.model_max_length)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     config = ParaCLAPConfig(
         audio_config=audio.config.to_dict(),
         text_config=text.config.to_dict(),

@@ -478,7 +478,10 @@ class Run:
             rows = np.random.randint(len(dataset), size=stage.batch_size)
             captions = [dataset.draw(step, row) for row in rows]
             tokens = self.processor.tokenizer(
-                [caption.text for caption in captions], padding=True, return_tensors="pt"
+                [caption.text for caption in captions],
+                padding=True,
+                truncation=True,
+                return_tensors="pt",
             ).to(self.device)
             texts = self.model.get_text_features(tokens.input_ids, tokens.attention_mask)
             cosines = scaled_cosines(

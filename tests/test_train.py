@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import evaluate
 import train
 from checkpoints import list_checkpoints
-from models import load_model
+from models import build_model, load_model
 
 REPOSITORY = Path(train.__file__).resolve().parent
 WEIGHTS = "model.safetensors"
@@ -386,6 +386,55 @@ def test_positives_decide_the_loss(config):
         batch["matches"] = torch.ones_like(batch["matches"])
         losses[positives] = run.training_step(batch)["loss"]
     assert losses["own"] != losses["matching"]
+
+
+def mean_cosine(run, texts):
+    cosines = evaluate.embed_texts(run.model.eval(), run.processor, texts)
+    cosines = (cosines @ cosines.T).numpy()
+    return cosines[~np.eye(len(texts), dtype=bool)].mean()
+
+
+def test_text_stage_parts_captions_by_meaning_and_leaves_audio_alone(config):
+    stage = ["text_stage.steps=80", "text_stage.lr=3e-3", "model.text.config.initializer_range=0.1"]
+    run = train.Run(train.read_settings([config, *stage, "captions.style=emotion"]))
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    apart = [f"the speaker sounds {name}" for name in ("angry", "sad", "happy", "bored")]
+    same_meaning = ["emotion is anger", "the speaker sounds angry"]
+    assert mean_cosine(run, apart) > 0.9
+    run.text_stage()
+    assert mean_cosine(run, apart) < 0.6
+    assert mean_cosine(run, same_meaning) > mean_cosine(run, apart) + 0.2
+    after = run.model.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("text_") for name in changed)
+
+
+def test_recipe_of_the_paper_trains_projections_over_pretrained_towers(
+    config, settings, captions, corpus, tmp_path
+):
+    source, processor = build_model(settings, ["emotion is anger"])
+    source.audio_branch.base.save_pretrained(tmp_path / "audio")
+    source.text_branch.base.save_pretrained(tmp_path / "text")
+    processor.tokenizer.save_pretrained(tmp_path / "text")
+    arguments = [
+        str(REPOSITORY / "configs" / "paper.yaml"),
+        f"model.audio.name={tmp_path / 'audio'}",
+        f"model.text.name={tmp_path / 'text'}",
+        f"data.root={corpus}",
+        f"data.captions={captions}",
+        "data.validation_split=dev",
+        "data.workers=0",
+        f"output={tmp_path / 'paper'}",
+        "train.epochs=2",
+        "train.batch_size=12",
+    ]
+    train.train(train.read_settings(arguments))
+    after = weights(tmp_path / "paper")
+    before = source.state_dict()
+    branches = [name for name in after if "_branch." in name]
+    assert len(branches) > 50
+    assert all(torch.equal(after[name], before[name]) for name in branches)
+    assert len([row for row in rows(tmp_path / "paper") if "UAR" in row]) == 1
 
 
 def test_missing_captions_table_is_named(config):
