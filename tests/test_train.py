@@ -395,8 +395,9 @@ def mean_cosine(run, texts):
 
 
 def test_text_stage_parts_captions_by_meaning_and_leaves_audio_alone(config):
-    stage = ["text_stage.steps=80", "text_stage.lr=3e-3", "model.text.config.initializer_range=0.1"]
-    run = train.Run(train.read_settings([config, *stage, "captions.style=emotion"]))
+    stage = ["text_stage.steps=200", "text_stage.lr=5e-3", "captions.style=emotion"]
+    tower = ["model.text.config.initializer_range=0.1", "model.projection_dropout=0.1"]
+    run = train.Run(train.read_settings([config, *stage, *tower]))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     apart = [f"the speaker sounds {name}" for name in ("angry", "sad", "happy", "bored")]
     same_meaning = ["emotion is anger", "the speaker sounds angry"]
