@@ -19,7 +19,7 @@ from transformers import ProcessorMixin
 
 from audio import SAMPLING_RATE, read_audio, read_duration, resolve_inside
 
-EMOTION = "emotion"  # the descriptor that every sampled caption keeps
+EMOTION = "emotion"  # the descriptor that every caption tells unless settings say otherwise
 JOINT = " and "
 PHRASE_COLUMNS = ["captions", "caption_descriptors"]
 
@@ -31,15 +31,15 @@ class CaptionSettings:
     Attributes:
         style: "sampled" (some phrases in random order, then the emotion), "published" ("speaker"
             and all phrases, as the published code does) or "emotion" (that phrase alone).
-        counts: for "sampled": probability of 0, 1, 2, ... phrases beside the emotion.
-        emotion_share: for "sampled": share of captions that tell the emotion; the others have at
-            least one phrase of another kind.
+        shares: for "sampled": descriptor -> share of captions that speak of it.
+        counts: for "sampled": probability of 0, 1, 2, ... phrases about other descriptors; a
+            caption that would be empty gets one.
         paraphrases: whether any wording of a phrase may be drawn, or always the first.
     """
 
     style: str = "sampled"
+    shares: dict[str, float] = field(default_factory=lambda: {EMOTION: 1.0})
     counts: list[float] = field(default_factory=lambda: [0.0, 0.4, 0.3, 0.2, 0.1])
-    emotion_share: float = 1.0
     paraphrases: bool = True
 
 
@@ -79,17 +79,24 @@ def draw_caption(phrases: Phrases, settings: CaptionSettings, rng: np.random.Gen
     return STYLES[settings.style](phrases, settings, rng)
 
 
-def _sampled(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
-    """Phrases without repetition, then the emotion (the paper, section 2.2)."""
-    others = [name for name in phrases if name != EMOTION]
-    count = min(int(rng.choice(len(settings.counts), p=settings.counts)), len(others))
-    tells_emotion = EMOTION in phrases and (not others or rng.random() < settings.emotion_share)
-    if not tells_emotion:
-        count = max(count, 1)
-    chosen = [others[i] for i in rng.permutation(len(others))[:count]]
-    names = [*chosen, EMOTION] if tells_emotion else chosen
+def compose_caption(
+    phrases: Phrases, names: Sequence[str], settings: CaptionSettings, rng: np.random.Generator
+) -> Caption:
+    """Word what is known about the descriptors `names`, in this order."""
     text = JOINT.join(_wording(phrases[name], settings, rng) for name in names)
     return Caption(text, _claims(phrases, names))
+
+
+def _sampled(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
+    """Phrases without repetition, then those of labels (the paper, section 2.2)."""
+    told = [n for n, share in settings.shares.items() if rng.random() < share and n in phrases]
+    others = [name for name in phrases if name not in settings.shares]
+    if not others and not told:
+        others = list(phrases)
+    count = int(rng.choice(len(settings.counts), p=settings.counts))
+    count = min(count if told else max(count, 1), len(others))
+    chosen = [others[i] for i in rng.permutation(len(others))[:count]]
+    return compose_caption(phrases, [*chosen, *told], settings, rng)
 
 
 def _published(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
@@ -173,10 +180,22 @@ class CaptionDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def draw(self, epoch: int, row: int) -> Caption:
-        """Caption of a row in an epoch, without reading its audio."""
-        rng = np.random.default_rng([self.seed, epoch, row])
-        return draw_caption(self.phrases[row], self.settings, rng)
+    def text_batch(self, step: int, size: int) -> list[Caption]:
+        """Draw captions without reading audio, for a training stage of the text side.
+
+        The first half are free draws. The others speak of the descriptors that the first caption
+        speaks of, each for another clip, so that only what they say tells them apart.
+        """
+        rng = np.random.default_rng([self.seed, step])
+        rows = rng.integers(len(self), size=size)
+        free = [draw_caption(self.phrases[row], self.settings, rng) for row in rows[: size // 2]]
+        names = [name for name, _ in free[0].claims]
+        alike = [self.phrases[row] for row in rows[size // 2 :]]
+        return free + [
+            compose_caption(phrases, rng.permutation(names), self.settings, rng)
+            for phrases in alike
+            if phrases.keys() >= set(names)
+        ]
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         """Read row `draw[1]` as it is drawn in epoch `draw[0]`.

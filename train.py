@@ -111,6 +111,8 @@ class OptimSettings:
         lr: learning rate of the projections and the scale.
         audio_lr: of the speech encoder.
         text_lr: of the text encoder.
+        text_projection_lr: of the text projection; None = `lr`. After a text stage it should be
+            small, like `text_lr`, or captions are merged again before clips can be told apart.
         weight_decay: of matrices; vectors and the scale have none.
         schedule: "cosine" (to zero) or "constant", both after the warm-up.
         warmup_steps: steps of linear warm-up.
@@ -121,6 +123,7 @@ class OptimSettings:
     lr: float = 1e-3
     audio_lr: float = 1e-5
     text_lr: float = 1e-5
+    text_projection_lr: float | None = None
     weight_decay: float = 0.01
     schedule: str = "cosine"
     warmup_steps: int = 100
@@ -333,7 +336,11 @@ def _refuse_shared_speakers(train: pd.DataFrame, validation: pd.DataFrame) -> No
 
 def parameter_groups(model: ParaCLAPModel, optim: OptimSettings) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate, matrices with weight decay and vectors without."""
-    rates = {"audio_branch": optim.audio_lr, "text_branch": optim.text_lr}
+    rates = {
+        "audio_branch": optim.audio_lr,
+        "text_branch": optim.text_lr,
+        "text_projection": optim.text_projection_lr or optim.lr,
+    }
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -475,8 +482,7 @@ class Run:
                 step, stage.steps, optim
             )
             seed_step(self.settings.train.seed, step)
-            rows = np.random.randint(len(dataset), size=stage.batch_size)
-            captions = [dataset.draw(step, row) for row in rows]
+            captions = dataset.text_batch(step, stage.batch_size)
             tokens = self.processor.tokenizer(
                 [caption.text for caption in captions],
                 padding=True,

@@ -107,11 +107,24 @@ def test_clip_without_emotion_still_has_a_caption():
         draw_caption(phrases, CaptionSettings(style="emotion"), rng)
 
 
-def test_emotion_share_is_the_share_of_captions_that_tell_it():
-    captions = draws(2000, counts=[0.5, 0.5], emotion_share=0.7)
-    told = [caption for caption in captions if caption.split(" and ")[-1] in PHRASES["emotion"]]
-    assert len(told) / 2000 == pytest.approx(0.7, abs=0.03)
+def test_shares_are_the_shares_of_captions_that_tell_a_descriptor():
+    captions = draws(3000, counts=[0.5, 0.5], shares={"emotion": 0.7, "gender": 0.4})
+    for name, share in (("emotion", 0.7), ("gender", 0.4)):
+        told = [c for c in captions if set(c.split(" and ")) & set(PHRASES[name])]
+        assert len(told) / 3000 == pytest.approx(share, abs=0.03)
     assert all(captions)
+    alone = draws(200, counts=[1.0], shares=dict.fromkeys(PHRASES, 0.1))
+    assert all(alone)
+
+
+def test_text_batch_tells_apart_what_is_said_of_the_same_descriptors(table):
+    items = dataset(table)
+    captions = items.text_batch(step=4, size=20)
+    assert len(captions) == 20
+    names = [{name for name, _ in caption.claims} for caption in captions]
+    assert all(spoken == names[0] for spoken in names[10:])
+    assert any(spoken != names[0] for spoken in names[1:10])
+    assert items.text_batch(step=4, size=20) == captions != items.text_batch(step=5, size=20)
 
 
 HIGH, LOW = ("pitch", "high"), ("pitch", "low")
