@@ -94,7 +94,7 @@ def run(arguments, **environment):
         text=True,
         cwd=REPOSITORY,
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -123,7 +123,7 @@ def test_importing_changes_no_file(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert result.returncode == 0, result.stderr
     assert not list(tmp_path.iterdir())
