@@ -325,7 +325,8 @@ def test_killed_process_resumes_to_the_same_weights(config, tmp_path):
     train.train(train.read_settings([config, f"output={whole}"]))
     command = [sys.executable, "train.py", config, f"output={parts}", "train.save_every=1"]
     options = {"cwd": REPOSITORY, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}, **options)
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on their number
+    process = subprocess.Popen(command, env={**os.environ, **threads}, **options)
     deadline = time.monotonic() + 300
     while not list_checkpoints(parts / "checkpoints"):
         assert process.poll() is None and time.monotonic() < deadline
