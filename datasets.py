@@ -283,7 +283,7 @@ class Collate:
             self.processor.feature_extractor(
                 [item["waveform"] for item in items],
                 sampling_rate=SAMPLING_RATE,
-                max_length=self.samples,
+                samples=self.samples,
                 return_tensors="pt",
             )
         )

@@ -409,7 +409,7 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         self,
         audio: np.ndarray | Sequence[np.ndarray],
         sampling_rate: int | None = None,
-        max_length: int | None = None,
+        samples: int | None = None,
         return_tensors: str | None = None,
         **unused: Any,
     ) -> BatchFeature:
@@ -418,7 +418,8 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         Args:
             audio: one waveform (T,) or several; mono.
             sampling_rate: Hz; has to be given, so that a wrong rate cannot pass unseen.
-            max_length: pad to this number of samples instead of the longest clip.
+            samples: pad to this number instead of the longest clip. (It is not called `max_length`,
+                because processors hand that of the tokenizer, in tokens, to audio as well.)
             return_tensors: "pt" or "np" (default).
             unused: padding options of the Hugging Face protocol; padding is always done.
 
@@ -435,9 +436,9 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
             _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
         ]
         lengths = [max(len(waveform), self.min_samples) for waveform in waveforms]
-        width = max(lengths) if max_length is None else max_length
+        width = max(lengths) if samples is None else samples
         if max(lengths) > width:
-            raise ValueError(f"clip of {max(lengths)} samples is longer than max_length {width}")
+            raise ValueError(f"clip of {max(lengths)} samples is longer than {width}")
         input_values = np.zeros((len(waveforms), width), dtype=np.float32)
         padding_mask = np.zeros((len(waveforms), width), dtype=np.int64)
         for row, (waveform, length) in enumerate(zip(waveforms, lengths, strict=True)):

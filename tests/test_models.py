@@ -141,7 +141,7 @@ def test_full_size_model_has_the_tensors_of_the_published_one():
 def test_padding_does_not_change_embedding(tiny, waveforms):
     together = embed(*tiny, waveforms)
     alone = torch.cat([embed(*tiny, waveform) for waveform in waveforms])
-    wide = embed(*tiny, waveforms, max_length=80_000)
+    wide = embed(*tiny, waveforms, samples=80_000)
     assert (together - alone).abs().max() < 1e-5
     assert (wide - alone).abs().max() < 1e-5
 
@@ -303,6 +303,19 @@ def test_saved_model_gives_the_same_embeddings(tiny, saved, waveforms):
     assert processor.tokenizer("an angry voice!").input_ids == ours
 
 
+def test_processor_saved_after_truncation_takes_long_clips(tiny, tmp_path, waveforms):
+    model, processor = tiny
+    processor.tokenizer(["some words"], padding=True, truncation=True)  # kept in its file
+    processor.save_pretrained(tmp_path)
+    loaded = ParaCLAPProcessor.from_pretrained(tmp_path)
+    assert "max_length" in loaded.tokenizer.init_kwargs
+    options = {"sampling_rate": RATE, "padding": True, "return_tensors": "pt"}
+    batch = loaded(text=["sad", "an angry voice"], audio=waveforms, **options)
+    assert batch["input_values"].shape == (4, 40_001)
+    with torch.no_grad():
+        assert model(**batch).logits_per_audio.shape == (4, 2)
+
+
 def test_auto_classes_load_the_saved_folder(saved):
     assert isinstance(AutoModel.from_pretrained(saved), ParaCLAPModel)
     assert isinstance(AutoProcessor.from_pretrained(saved), ParaCLAPProcessor)
@@ -379,7 +392,7 @@ def test_tokenizer_is_the_same_for_any_order_and_reads_unseen_words():
         (np.ones((2, 800), np.float32), {"sampling_rate": RATE}, "mono"),
         (np.ones(0, np.float32), {"sampling_rate": RATE}, "no samples"),
         (np.full(800, np.nan, np.float32), {"sampling_rate": RATE}, "non-finite"),
-        (np.ones(800, np.float32), {"sampling_rate": RATE, "max_length": 500}, "longer than"),
+        (np.ones(800, np.float32), {"sampling_rate": RATE, "samples": 500}, "longer than"),
     ],
 )
 def test_feature_extractor_refuses(waveform, options, message):

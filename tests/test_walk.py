@@ -1,6 +1,7 @@
 """The walk of the README at toy size, by subprocess: corpus, features, captions, run, scores."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,16 @@ def test_walk_ends_in_scores_of_unseen_speakers(walk):
         assert targets[target]["clips"] == len(tested)
         assert targets[target]["chance"] == pytest.approx(chance)
         assert f"{targets[target]['UAR']:.3f}" in printed
+
+
+def test_python_of_the_readme_runs(walk):
+    folder, _ = walk
+    code = (REPOSITORY / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    clip = next((folder / "corpus" / "audio").rglob("*.wav"))
+    code = code.replace("runs/ravdess", str(folder / "run")).replace("clip.wav", str(clip))
+    printed = script("-c", code).stdout
+    first, second = (float(number) for number in re.findall(r"\d\.\d+(?:e-\d+)?", printed))
+    assert first + second == pytest.approx(1, abs=1e-3)
 
 
 def test_nothing_absolute_stands_in_the_tables(walk):
