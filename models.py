@@ -390,7 +390,7 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         min_samples: shortest input the encoder reads; shorter clips count as silence-extended.
     """
 
-    model_input_names = ["input_values", "padding_mask"]  # noqa: RUF012 (Hugging Face protocol)
+    model_input_names = ["input_values", "padding_mask"]
 
     def __init__(
         self,
