@@ -88,7 +88,7 @@ def compose_caption(
 
 
 def _sampled(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
-    """Phrases without repetition, then those of labels (the paper, section 2.2)."""
+    """Phrases without repetition, then those of labels, as the paper designed it."""
     told = [n for n, share in settings.shares.items() if rng.random() < share and n in phrases]
     others = [name for name in phrases if name not in settings.shares]
     if not others and not told:

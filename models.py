@@ -84,7 +84,6 @@ class ModelSettings:
         text: text encoder whose first token stands for the sentence.
         projection_dim: D, size of the shared space.
         projection_dropout: dropout probability inside the projections.
-        logit_scale: first factor on the cosines; it is learned, and kept within [1, 100].
         input_gain: constant factor on the waveform. Pretrained encoders read it as it is (1);
             encoders that start from random weights learn faster when speech is near unit level.
         vocabulary_size: WordPiece entries when the text encoder starts from random weights.
@@ -95,7 +94,6 @@ class ModelSettings:
     text: TowerSettings = field(default_factory=TowerSettings)
     projection_dim: int = 768
     projection_dropout: float = 0.5
-    logit_scale: float = 1 / 0.07
     input_gain: float = 1.0
     vocabulary_size: int = 2000
     freeze: list[str] = field(default_factory=list)
@@ -530,7 +528,6 @@ def build_model(
         text_config=text.config.to_dict(),
         projection_dim=settings.projection_dim,
         projection_dropout=settings.projection_dropout,
-        logit_scale_init_value=math.log(settings.logit_scale),
     )
     model = ParaCLAPModel(config)
     model.audio_branch.base.load_state_dict(audio.state_dict())

@@ -339,8 +339,9 @@ def parameter_groups(model: ParaCLAPModel, optim: OptimSettings) -> list[dict[st
     rates = {
         "audio_branch": optim.audio_lr,
         "text_branch": optim.text_lr,
-        "text_projection": optim.text_projection_lr or optim.lr,
     }
+    if optim.text_projection_lr is not None:
+        rates["text_projection"] = optim.text_projection_lr
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

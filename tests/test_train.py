@@ -188,6 +188,16 @@ def test_parameter_groups_hold_each_trainable_weight_once(tiny):
         assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0.0), name
 
 
+@pytest.mark.parametrize("rate, expected", [(None, 3.0), (0.5, 0.5), (0.0, 0.0)])
+def test_text_projection_has_its_own_rate_and_zero_is_a_rate(tiny, rate, expected):
+    model, _ = tiny
+    optim = train.OptimSettings(lr=3.0, text_projection_lr=rate)
+    weight = model.text_projection.linear1.weight
+    groups = train.parameter_groups(model, optim)
+    found = [g for g in groups if any(p is weight for p in g["params"])]
+    assert [group["base_lr"] for group in found] == [expected]
+
+
 def test_a_step_is_seeded_by_its_number_alone():
     def draw():
         return torch.rand(3).tolist(), np.random.rand(3).tolist()
