@@ -1,4 +1,4 @@
-"""What a corpus is: readers that bring speech and its labels into one table, and queries as data.
+"""What a corpus is: readers that bring speech and its labels into one table.
 
 A *source*, as given on every command line, is one of ::
 
@@ -9,7 +9,7 @@ A *source*, as given on every command line, is one of ::
 
 `read_corpus` returns a table on audformat's segmented index: ``file`` (relative to the root, with
 ``/``), ``start`` and ``end`` (timedelta; an ``end`` of NaT means the end of the file). Columns are
-any of emotion, speaker, gender, split, fold, language (text), arousal, valence, dominance
+any of emotion, speaker, gender, split, fold, language (text), arousal, valence, dominance, age
 (numbers); others are kept. ``table.attrs`` holds ``name``, ``root`` and ``corpus`` (key of CORPORA
 or None). No audio is opened here.
 """
@@ -30,8 +30,10 @@ import soundfile
 import yaml
 
 TEXT_COLUMNS = ("emotion", "speaker", "gender", "split", "fold", "language")
-NUMBER_COLUMNS = ("arousal", "valence", "dominance")
+NUMBER_COLUMNS = ("arousal", "valence", "dominance", "age")
 INDEX_COLUMNS = ("file", "start", "end")
+LOW, MIDDLE, HIGH = "low", "middle", "high"
+"""Classes of a label that is a number: its tertiles."""
 SOURCE_FORMS = "NAME=ROOT, a folder with db.yaml, a .csv or .parquet table, or a folder of audio"
 
 FORMAT_SUFFIXES = {
@@ -59,61 +61,6 @@ CONVERTIBLE_SUFFIXES = ("m4a", "mp4", "aac", "wma", "webm", "mkv", "amr", "3gp")
 
 class CorpusError(ValueError):
     """A source, a table or a label that is not what it should be."""
-
-
-# --- Queries: what is asked about each class -----------------------------------------------------
-
-EMOTION_FORMS = (
-    # adjective, then the other forms that corpora use for the same label
-    ("amused", "amusement"),
-    ("angry", "anger"),
-    ("bored", "boredom"),
-    ("calm", "calmness"),
-    ("confused", "confusion"),
-    ("contemptuous", "contempt"),
-    ("disgusted", "disgust"),
-    ("emphatic",),
-    ("excited", "excitement"),
-    ("fearful", "fear"),
-    ("frustrated", "frustration"),
-    ("happy", "happiness", "joy"),
-    ("neutral", "neutrality"),
-    ("pleasantly surprised", "pleasant surprise"),
-    ("proud", "pride"),
-    ("relieved", "relief"),
-    ("sad", "sadness"),
-    ("surprised", "surprise"),
-)
-ADJECTIVES = {form: forms[0] for forms in EMOTION_FORMS for form in forms}
-
-
-def _bare(label: str, target: str) -> str:
-    """Return the label itself, as the paper asks for most corpora."""
-    return label
-
-
-def _sentence(label: str, target: str) -> str:
-    """Return a sentence that is grammatical for any label."""
-    adjective = ADJECTIVES.get(label.lower()) if target == "emotion" else None
-    if adjective:
-        return f"the speaker sounds {adjective}"
-    return f"the {target} of the speaker is {label}"
-
-
-QUERY_FORMS = {"published": _bare, "sentence": _sentence}
-
-TARGET_QUERIES = {
-    "gender": {
-        "published": {"female": "female", "male": "male"},
-        "sentence": {"female": "the speaker is female", "male": "the speaker is male"},
-    },
-}
-"""Target -> query set -> class -> query, for targets whose classes are the same everywhere."""
-
-
-def _emotion_queries(*classes: str) -> dict[str, dict[str, str]]:
-    """Return every query set for emotion classes whose labels stand in EMOTION_FORMS."""
-    return {name: {c: form(c, "emotion") for c in classes} for name, form in QUERY_FORMS.items()}
 
 
 # --- Reading a folder ----------------------------------------------------------------------------
@@ -360,7 +307,7 @@ def _spread_over_segments(rows: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One corpus as data: how it is read, which classes are scored and how they are asked for."""
+    """One corpus as data: how it is read, what the paper scores and how it asks."""
 
     name: str
     title: str
@@ -370,11 +317,19 @@ class Corpus:
     clips: int
     """Number of recordings in the published corpus."""
     classes: Mapping[str, str | None]
-    """Native emotion label -> class; two labels may share one, None drops the label."""
-    queries: Mapping[str, Mapping[str, str]]
-    """Query set -> class -> query."""
+    """Native label -> class; two labels may share one, None drops the label."""
+    published: Mapping[str, str]
+    """Class -> query, in the words of the paper."""
     licence: str
-    reference: str = field(repr=False)
+    citation: str = field(repr=False)
+    target: str = "emotion"
+    """Column that holds the native labels."""
+    part: Mapping[str, str] = field(default_factory=dict)
+    """Column -> value of the rows that the paper scores; empty: all."""
+    averaged_over: str | None = None
+    """Column: the paper's UAR is the mean of the UARs of its values; None: one UAR of all rows."""
+    printed: Mapping[str, float] = field(default_factory=dict)
+    """System -> zero-shot UAR in print."""
 
 
 RAVDESS_EMOTIONS = {
@@ -458,9 +413,10 @@ CORPORA = {
             expected="Actor_01/03-01-01-01-01-01-01.wav (or .flac, ...) to Actor_24/",
             clips=1440,
             classes={label: label for label in RAVDESS_EMOTIONS.values()},
-            queries=_emotion_queries(*RAVDESS_EMOTIONS.values()),
+            published={label: label for label in RAVDESS_EMOTIONS.values()},
+            printed={"CLAP": 0.199, "Pengi": 0.148, "ParaCLAP": 0.228, "SmoothCLAP": 0.260},
             licence="CC BY-NC-SA 4.0",
-            reference="Livingstone and Russo, PLoS ONE 13(5), 2018",
+            citation="Livingstone and Russo, PLoS ONE 13(5), 2018",
         ),
         Corpus(
             name="emodb",
@@ -470,9 +426,9 @@ CORPORA = {
             clips=535,
             classes={label: label for label in EMODB_EMOTIONS.values()},
             # Not in the paper: `published` is the noun, as the paper asks of MSP-Podcast.
-            queries=_emotion_queries(*EMODB_EMOTIONS.values()),
+            published={label: label for label in EMODB_EMOTIONS.values()},
             licence="CC0 1.0 (release of audEERING)",
-            reference="Burkhardt et al., Interspeech 2005",
+            citation="Burkhardt et al., Interspeech 2005",
         ),
     )
 }
@@ -622,20 +578,24 @@ def _typed(values: pd.Series, name: str) -> pd.Series:
 def scored_classes(table: pd.DataFrame, target: str = "emotion") -> pd.Series:
     """Return the class of each row; NaN where the label is missing or not scored.
 
+    A label that is a number is classed by the tertiles of the table: `low` up to the first, `high`
+    from the second, `middle` between.
+
     Args:
         table: corpus table
         target: column that holds the labels
 
     Raises:
-        CorpusError: if the column is absent, holds numbers, or has a label that the corpus lacks
+        CorpusError: if the column is absent, holds numbers that hardly vary, or has a label that
+            the corpus lacks
     """
     if target not in table:
         raise CorpusError(f"the table has no {target}, its columns are {list(table.columns)}")
     labels = table[target]
     if pd.api.types.is_numeric_dtype(labels) and labels.notna().any():
-        raise CorpusError(f"{target} holds numbers, expected classes")
+        return _tertiles(labels)
     corpus = CORPORA.get(table.attrs.get("corpus"))
-    if corpus is None or target != "emotion":
+    if corpus is None or target != corpus.target:
         return labels.astype("str")
     unknown = sorted(set(labels.dropna()) - set(corpus.classes))
     if unknown:
@@ -643,42 +603,10 @@ def scored_classes(table: pd.DataFrame, target: str = "emotion") -> pd.Series:
     return labels.map(corpus.classes).astype("str")
 
 
-def queries_for(
-    table: pd.DataFrame, target: str = "emotion", query_set: str = "published"
-) -> dict[str, str]:
-    """Return class -> query.
-
-    A corpus of CORPORA, and a target of TARGET_QUERIES, bring all of their classes, even such that
-    no row has; for everything else the classes of the table are asked for, in sorted order.
-
-    Raises:
-        CorpusError: if the query set is not known
-    """
-    corpus = CORPORA.get(table.attrs.get("corpus"))
-    known = corpus.queries if corpus and target == "emotion" else TARGET_QUERIES.get(target, {})
-    if query_set not in {**QUERY_FORMS, **known}:
-        raise CorpusError(
-            f"{query_set} is no query set, expected one of {sorted({**QUERY_FORMS, **known})}"
-        )
-    queries = dict(known.get(query_set, {}))
-    for label in sorted(scored_classes(table, target).dropna().unique()):
-        queries.setdefault(label, QUERY_FORMS.get(query_set, _bare)(label, target))
-    return queries
-
-
-def load_queries(path: str | Path) -> dict[str, str]:
-    """Return class -> query from a YAML file with one ``class: query`` on each line.
-
-    Raises:
-        CorpusError: if it is not such a file
-    """
-    try:
-        queries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path} is not YAML: {error}") from error
-    if not isinstance(queries, dict) or not queries:
-        raise CorpusError(f"{path} holds {type(queries).__name__}, expected lines `class: query`")
-    for label, query in queries.items():
-        if not isinstance(label, str) or not isinstance(query, str) or not query.strip():
-            raise CorpusError(f"{path}: {label!r}: {query!r} must both be text (use quotes)")
-    return queries
+def _tertiles(values: pd.Series) -> pd.Series:
+    """Return low, middle or high for each number; NaN stays missing."""
+    first, second = values.quantile([1 / 3, 2 / 3])
+    if not first < second:
+        raise CorpusError(f"the tertiles of {values.name} are both {first}, expected two values")
+    classes = pd.Series(MIDDLE, index=values.index, dtype="str")
+    return classes.mask(values <= first, LOW).mask(values >= second, HIGH).mask(values.isna())

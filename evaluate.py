@@ -34,7 +34,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_s
 from tqdm import tqdm
 
 from audio import AudioError
-from corpora import CorpusError, load_queries, queries_for, read_corpus, scored_classes
+from corpora import CorpusError, read_corpus, scored_classes
 from datasets import ClipDataset, Collate, length_sorted_batches
 from models import ParaCLAPModel, ParaCLAPProcessor, load_model
 

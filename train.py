@@ -44,7 +44,7 @@ from checkpoints import (
     save_checkpoint,
     whole_folder,
 )
-from corpora import CorpusError, queries_for, scored_classes
+from corpora import CorpusError, scored_classes
 from datasets import (
     PHRASE_COLUMNS,
     CaptionDataset,

@@ -16,12 +16,13 @@ ROOMS = {path.stem: path for path in REPOSITORY.glob("*.py")}
 ALLOWED = {
     "audio": set(),
     "corpora": set(),
+    "queries": {"corpora"},
     "models": set(),
     "checkpoints": set(),
     "features": {"audio", "corpora"},
     "datasets": {"audio", "corpora"},
-    "evaluate": {"audio", "corpora", "datasets", "models"},
-    "train": {"audio", "corpora", "datasets", "models", "checkpoints", "evaluate"},
+    "evaluate": {"audio", "corpora", "datasets", "models", "queries"},
+    "train": {"audio", "corpora", "datasets", "models", "checkpoints", "evaluate", "queries"},
 }
 PREPROCESSING = sorted((REPOSITORY / "preprocessing").glob("*.py"))
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))

@@ -64,7 +64,9 @@ def test_real_corpus_has_its_published_size_and_labels(name, clips):
     shared = table.columns.intersection(expected.columns)
     assert {"emotion", "speaker", "gender", "language", "text_id"} <= set(shared)
     for column in shared:
-        assert table[column].astype("str").tolist() == expected[column].tolist(), column
+        kind = "float64" if column in corpora.NUMBER_COLUMNS else "str"
+        found, wanted = (frame[column].astype(kind).tolist() for frame in (table, expected))
+        assert found == wanted, column
 
 
 def test_ravdess_names_tell_the_labels_and_song_is_left_out(tmp_path):
@@ -311,24 +313,7 @@ def test_database_without_its_audio_is_an_error(tmp_path):
     assert "none of the first files" in message_of(root)
 
 
-# --- Classes and queries -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("corpus", corpora.CORPORA.values(), ids=lambda corpus: corpus.name)
-def test_every_class_of_a_corpus_has_a_query_in_every_set(corpus):
-    classes = {c for c in corpus.classes.values() if c is not None}
-    assert set(corpus.queries) == {"published", "sentence"}
-    for queries in corpus.queries.values():
-        assert set(queries) == classes
-        assert len(set(queries.values())) == len(classes), "two classes with one query"
-
-
-def test_sentences_use_the_adjective(tmp_path):
-    sentences = corpora.CORPORA["emodb"].queries["sentence"]
-    assert sentences["boredom"] == "the speaker sounds bored"
-    assert sentences["fear"] == "the speaker sounds fearful"
-    assert corpora.CORPORA["ravdess"].queries["sentence"]["disgust"].endswith("disgusted")
-    assert corpora.CORPORA["emodb"].queries["published"]["boredom"] == "boredom"
+# --- Classes -------------------------------------------------------------------------------------
 
 
 def labelled(corpus: str | None = None, **columns: list) -> pd.DataFrame:
@@ -339,11 +324,17 @@ def labelled(corpus: str | None = None, **columns: list) -> pd.DataFrame:
     return table
 
 
+@pytest.mark.parametrize("corpus", corpora.CORPORA.values(), ids=lambda corpus: corpus.name)
+def test_every_class_of_a_corpus_has_a_published_query_of_its_own(corpus):
+    assert set(corpus.published) == {c for c in corpus.classes.values() if c is not None}
+    assert len(set(corpus.published.values())) == len(corpus.published)
+
+
 def test_labels_are_merged_dropped_and_unknown_ones_refused(monkeypatch):
     changed = {"happy": "joy", "surprised": "joy", "calm": None}
     classes = {**corpora.CORPORA["ravdess"].classes, **changed}
     monkeypatch.setitem(corpora.CORPORA, "toy", corpora.Corpus(
-        "toy", "", None, "", 0, classes, {"published": {"joy": "joy"}}, "", ""
+        "toy", "", None, "", 0, classes, {"joy": "joy"}, "", ""
     ))  # fmt: skip
     table = labelled("toy", emotion=["happy", "surprised", "calm", "sad", np.nan])
     scored = corpora.scored_classes(table)
@@ -353,53 +344,16 @@ def test_labels_are_merged_dropped_and_unknown_ones_refused(monkeypatch):
         corpora.scored_classes(labelled("toy", emotion=["hapy"]))
 
 
-def test_known_corpus_asks_for_all_its_classes_and_others_for_those_present():
-    assert len(corpora.queries_for(labelled("ravdess", emotion=["sad"]))) == 8
-    table = labelled(emotion=["sad", "Anger", "ridiculed", np.nan])
-    assert corpora.queries_for(table, "emotion", "published") == {
-        "Anger": "Anger",
-        "ridiculed": "ridiculed",
-        "sad": "sad",
-    }
-    assert corpora.queries_for(table, "emotion", "sentence") == {
-        "Anger": "the speaker sounds angry",
-        "ridiculed": "the emotion of the speaker is ridiculed",
-        "sad": "the speaker sounds sad",
-    }
+def test_numbers_are_classed_by_tertiles():
+    values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, np.nan]
+    classes = corpora.scored_classes(labelled(arousal=values), "arousal")
+    assert classes.tolist()[:6] == ["low", "low", "middle", "middle", "high", "high"]
+    assert pd.isna(classes.iloc[6])
 
 
-def test_gender_is_asked_for_in_every_corpus():
-    table = labelled("ravdess", gender=["male", "other"])
-    assert corpora.queries_for(table, "gender", "sentence") == {
-        "female": "the speaker is female",
-        "male": "the speaker is male",
-        "other": "the gender of the speaker is other",
-    }
-
-
-def test_wrong_targets_and_query_sets_are_named():
-    table = labelled(emotion=["sad"], arousal=[0.5])
+def test_targets_that_cannot_be_scored_are_named():
+    table = labelled(emotion=["sad"] * 3, arousal=[0.5] * 3)
     with pytest.raises(corpora.CorpusError, match="no likability"):
         corpora.scored_classes(table, "likability")
-    with pytest.raises(corpora.CorpusError, match="arousal holds numbers"):
+    with pytest.raises(corpora.CorpusError, match="tertiles of arousal are both 0.5"):
         corpora.scored_classes(table, "arousal")
-    with pytest.raises(corpora.CorpusError, match="'published', 'sentence'"):
-        corpora.queries_for(table, "emotion", "paper")
-
-
-def test_queries_are_loaded_from_yaml(tmp_path):
-    path = tmp_path / "q.yaml"
-    path.write_text("anger: this person is feeling angry\nsadness: tears\n")
-    assert corpora.load_queries(path) == {
-        "anger": "this person is feeling angry",
-        "sadness": "tears",
-    }
-
-
-@pytest.mark.parametrize(
-    "text", ["", "- anger\n", "no: refusal\n", "anger: 1\n", "a: ' '\n", "a: [\n", "a: !!set {}\n"]
-)
-def test_bad_query_files_are_refused(tmp_path, text):
-    (tmp_path / "q.yaml").write_text(text)
-    with pytest.raises(corpora.CorpusError, match=r"q\.yaml"):
-        corpora.load_queries(tmp_path / "q.yaml")
