@@ -11,6 +11,7 @@ Letters: T samples at 16 kHz, F frames at the file's own rate, C channels.
 """
 
 import errno
+import hashlib
 import os
 import stat
 import struct
@@ -132,6 +133,20 @@ def read_duration(path: str | Path) -> float:
     """
     with _open_sound(path) as sound:
         return sound.frames / sound.samplerate
+
+
+def hash_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal text.
+
+    Raises:
+        AudioError: if it is no regular file, or cannot be opened
+    """
+    _check_regular(path)
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise AudioError(*_system_reason(path, error)) from error
 
 
 def resolve_inside(root: str | Path, file: str) -> Path:

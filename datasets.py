@@ -58,6 +58,28 @@ def group_phrases(captions: Sequence[str], descriptors: Sequence[str]) -> dict[s
     return phrases
 
 
+def caption_texts(table: pd.DataFrame) -> pd.Series:
+    """Return one text for each clip: its column `caption`, or all its phrases in first wording.
+
+    Args:
+        table: captions table; clips without any phrase are left out.
+
+    Raises:
+        ValueError: if the table has neither `caption` nor the columns of template_creation.py.
+    """
+    if "caption" in table:
+        return table["caption"].dropna()
+    missing = [column for column in PHRASE_COLUMNS if column not in table]
+    if missing:
+        raise ValueError(f"captions table lacks {missing}, expected them or a column 'caption'")
+    texts = [
+        JOINT.join(wordings[0] for wordings in group_phrases(*row).values())
+        for row in zip(*(table[c] for c in PHRASE_COLUMNS), strict=True)
+    ]
+    texts = pd.Series(texts, table.index, dtype="str")
+    return texts[texts != ""]
+
+
 @dataclass(frozen=True)
 class Caption:
     """A text about a clip, and what it says: (descriptor, first wording) of each phrase."""
@@ -256,9 +278,10 @@ class ClipDataset(torch.utils.data.Dataset):
         file, start, end = self.clips[row]
         return {"row": row, "waveform": read_audio(resolve_inside(self.root, file), start, end)}
 
-    def durations(self) -> np.ndarray:
-        """Durations of all clips [s], from the headers."""
-        limits = [segment_limits(resolve_inside(self.root, f), s, e) for f, s, e in self.clips]
+    def durations(self, rows: Iterable[int] | None = None) -> np.ndarray:
+        """Durations of the clips of these rows [s], from the headers; None = of all."""
+        chosen = self.clips if rows is None else [self.clips[row] for row in rows]
+        limits = [segment_limits(resolve_inside(self.root, f), s, e) for f, s, e in chosen]
         return np.array([last - first for first, last in limits])
 
 

@@ -1,98 +1,148 @@
 """Ask a trained model about speech in words, and score its answers.
 
-    python evaluate.py runs/demo data/synthetic -o results --split test --targets emotion gender
-    python evaluate.py runs/small ravdess=/data/RAVDESS --speakers 21,22,23,24 -o results/ravdess
-    python evaluate.py runs/small emodb=/data/emodb --queries sentence -o results/emodb
-    python evaluate.py runs/small emodb=/data/emodb --queries my_queries.yaml -o results/mine
+    python evaluate.py runs/small ravdess=/data/RAVDESS --speakers 21,22,23,24 -o results
+    python evaluate.py runs/small emodb=/data/emodb --queries word sentence ensemble mine.yaml
+    python evaluate.py runs/demo data/synthetic --split test --targets emotion gender --probe
+    python evaluate.py runs/small emodb=/data/emodb --retrieval emodb_captions.parquet
+    python evaluate.py runs/paraclap iemocap=/data/IEMOCAP ravdess=/data/RAVDESS \
+        --protocol paper --reference
 
-Each class is asked for by one text query; a clip gets the class whose query is nearest to it by
-cosine. Nothing is fitted to the corpus that is scored. A SOURCE is NAME=ROOT of a known corpus, an
-audformat database, a table beside its audio or a folder. With a YAML file of `class: query` lines,
-classes without a line are left out, and their number is reported.
+Each class is asked for by a text query, or by the mean embedding of several; a clip gets the class
+whose query is nearest to it by cosine. Nothing is fitted to the corpus that is scored. A SOURCE is
+NAME=ROOT of a known corpus, an audformat database, a table beside its audio or a folder. With a
+YAML file of `class: query` lines, classes without a line are left out, and their number is told.
 
-Written to the output folder, NAME being the corpus (and the target, unless that is the emotion):
-scores.yaml (all figures, the queries and what was selected), NAME.csv (truth, prediction and one
-cosine per class and clip) and NAME.png (confusion matrix). UAR is the mean recall of the classes
-that occur (chance: one over their number); its 95 % interval resamples speakers, since clips of one
-speaker resemble each other. It is coarse for a handful of speakers.
+--targets names the columns of labels that are asked about. A label that is a number (arousal,
+valence, dominance, age) is asked for by opposed queries ("the speaker is calm", "... aroused"):
+UAR and AUC tell the lowest third of the labels from the highest, Spearman's correlation follows
+them all. --protocol paper scores every corpus as the paper did: its part, its queries, its mean
+over sessions; --reference shows the figures in print beside ours.
+
+--retrieval finds clips by their captions and captions by their clips: a captions table of
+preprocessing/template_creation.py (or any with a column `caption`) for each SOURCE, in the same
+order. --probe fits logistic regression to the audio embeddings, cross-validated over speakers: what
+the audio side knows, whatever the words are.
+
+Written to the output folder, NAME being the corpus (and the target, unless that is the emotion, and
+the query set, if there are several): scores.yaml (all figures, the queries and what was selected),
+scores.md (tables to paste), NAME.csv (truth, prediction, confidence, and one cosine per class and
+clip) and NAME.png (confusion matrix and calibration). UAR is the mean recall of the classes that
+occur (chance: one over their number); its 95 % interval resamples speakers, since clips of one
+speaker resemble each other. It is coarse for a handful of speakers. Embeddings of clips are kept in
+a cache, by model and content of the file, so that the next questions cost seconds.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 import torch
-import torch.utils.data
 import yaml
-from matplotlib.figure import Figure
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
-from tqdm import tqdm
 
 from audio import AudioError
-from corpora import CorpusError, read_corpus, scored_classes
-from datasets import ClipDataset, Collate, length_sorted_batches
+from corpora import CORPORA, HIGH, LOW, CorpusError, read_corpus, scored_classes
+from datasets import ClipDataset, caption_texts
+from embeddings import (
+    BATCH_SECONDS,
+    EmbeddingCache,
+    audio_fingerprint,
+    embed_classes,
+    embed_clips,
+    embed_texts,
+)
 from models import ParaCLAPModel, ParaCLAPProcessor, load_model
-
-BATCH_SECONDS = 60.0  # padded audio in one batch
-RESAMPLES = 2000
-CONFIDENCE = 0.95
-BOOTSTRAP_ELEMENTS = 4_000_000  # bounds the memory of the bootstrap
+from probing import probe
+from queries import PUBLISHED, QUERY_SETS, queries_for
+from reports import (
+    markdown_page,
+    plot_answers,
+    recall_rows,
+    retrieval_rows,
+    score_rows,
+    write_text,
+)
+from scoring import calibration, score, score_numbers, score_poles, score_retrieval
 
 SELECTORS = {"split": "split", "speakers": "speaker"}  # option -> column
+PROTOCOLS = ("paper",)
+OWN_CHOICES = ("targets", "queries", "split", "speakers")  # what a protocol decides
+TEXT_BATCH = 256
 
 
-@torch.inference_mode()
-def embed_texts(
-    model: ParaCLAPModel, processor: ParaCLAPProcessor, texts: Sequence[str]
-) -> torch.Tensor:
-    """Embed texts in evaluation mode: (K, D) on the CPU, unit length."""
-    tokens = processor.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-    tokens = tokens.to(model.device)
-    return model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output.cpu()
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask of a corpus.
+
+    Attributes:
+        name: of its figures and files.
+        target: column of labels.
+        query_set: name of a query set, or a YAML file.
+        averaged_over: column whose values are scored apart, and then averaged; None = all at once.
+    """
+
+    name: str
+    target: str
+    query_set: str
+    averaged_over: str | None = None
 
 
-@torch.inference_mode()
-def embed_clips(
+@dataclass
+class Results:
+    """Everything that was measured: name -> figures."""
+
+    corpora: dict[str, dict[str, Any]] = field(default_factory=dict)
+    probe: dict[str, dict[str, Any]] = field(default_factory=dict)
+    retrieval: dict[str, dict[str, Any]] = field(default_factory=dict)
+    references: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+# --- Answers -------------------------------------------------------------------------------------
+
+
+def classify(
     model: ParaCLAPModel,
     processor: ParaCLAPProcessor,
-    clips: ClipDataset,
-    batch_seconds: float = BATCH_SECONDS,
-    workers: int = 0,
-    progress: str | None = None,
-) -> torch.Tensor:
-    """Embed whole clips: (B, D) on the CPU in the order of `clips`, unit length.
+    index: pd.Index,
+    audio: np.ndarray,
+    queries: Mapping[str, Sequence[str]],
+) -> pd.DataFrame:
+    """Give each clip the class whose query is nearest.
 
     Args:
         model: in evaluation mode.
         processor: of the model.
-        clips: what to embed.
-        batch_seconds: padded audio per batch [s]; encoders that cannot leave padding out get
-            one clip at a time.
-        workers: processes that read audio.
-        progress: text of the progress bar; None = no bar.
+        index: of the clips (B,).
+        audio: their embeddings (B, D).
+        queries: class -> wordings, whose embeddings are averaged.
+
+    Returns:
+        `prediction`, `confidence` (probability of that class: softmax of the scaled cosines) and
+        one cosine per class, `score.CLASS`.
 
     Raises:
-        AudioError: naming the first clip that cannot be read.
+        ValueError: if two classes share a wording.
     """
-    limit = batch_seconds if model.audio_branch.supports_padding else 0.0
-    batches = length_sorted_batches(clips.durations(), limit)
-    loader = torch.utils.data.DataLoader(
-        clips, batch_sampler=batches, num_workers=workers, collate_fn=Collate(processor)
-    )
-    embeddings = torch.empty(len(clips), model.config.projection_dim)
-    with tqdm(total=len(clips), desc=progress, unit="clip", disable=progress is None) as bar:
-        for batch in loader:
-            features = model.get_audio_features(
-                batch["input_values"].to(model.device), batch["padding_mask"].to(model.device)
-            )
-            embeddings[batch["row"]] = features.pooler_output.float().cpu()
-            bar.update(len(batch["row"]))
-    return embeddings
+    cosines = audio @ embed_classes(model, processor, queries).numpy().T
+    answers = pd.DataFrame(cosines, index, [f"score.{name}" for name in queries])
+    best = probabilities_of(model, cosines).max(axis=1)
+    prediction = np.array(list(queries), dtype=object)[cosines.argmax(axis=1)]
+    answers.insert(0, "prediction", prediction)
+    answers.insert(1, "confidence", best)
+    return answers
+
+
+def probabilities_of(model: ParaCLAPModel, cosines: np.ndarray) -> np.ndarray:
+    """Probabilities (B, K) that the model gives to classes of these cosines (B, K)."""
+    scale = model.logit_scale.exp().item()
+    return scipy.special.softmax(scale * cosines.astype(np.float64), axis=1)
 
 
 def answer(
@@ -100,98 +150,163 @@ def answer(
     processor: ParaCLAPProcessor,
     table: pd.DataFrame,
     root: str | Path,
-    queries: Mapping[str, str],
+    queries: Mapping[str, Sequence[str]],
     **options: Any,
 ) -> pd.DataFrame:
-    """Give each clip of a table the class whose query is nearest.
+    """Embed the clips of a corpus table, and classify them.
 
     Args:
         model: put into evaluation mode here, and back afterwards.
         processor: of the model.
         table: corpus table whose index names the clips.
         root: folder of the clips.
-        queries: class -> query.
-        options: of `embed_clips`.
+        queries: class -> wordings.
+        options: of `embeddings.embed_clips`.
 
     Returns:
-        Index of `table`, `prediction` and one cosine per class, `score.CLASS`.
-
-    Raises:
-        ValueError: if two classes share a query.
+        See `classify`.
     """
-    if len(set(queries.values())) < len(queries):
-        raise ValueError(f"two classes share a query: {dict(queries)}")
     was_training = model.training
     model.eval()
     audio = embed_clips(model, processor, ClipDataset(table, root), **options)
-    texts = embed_texts(model, processor, list(queries.values()))
+    answers = classify(model, processor, table.index, audio.numpy(), queries)
     model.train(was_training)
-    cosines = (audio @ texts.T).numpy()
-    answers = pd.DataFrame(cosines, table.index, [f"score.{name}" for name in queries])
-    answers.insert(0, "prediction", np.array(list(queries))[cosines.argmax(axis=1)])
     return answers
 
 
-def score(
-    truth: Sequence[str], prediction: Sequence[str], speakers: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Score answers over the classes that occur; a wrong answer of any class counts as wrong.
+def evaluate_target(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    table: pd.DataFrame,
+    audio: np.ndarray,
+    question: Question,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Ask one question of one corpus, and score the answers.
 
     Args:
-        truth: classes.
-        prediction: classes, also such that do not occur in `truth`.
-        speakers: of the clips, for the interval; None = every clip counts as its own speaker.
+        model: in evaluation mode.
+        processor: of the model.
+        table: corpus table.
+        audio: embeddings of its clips (B, D).
+        question: what is asked.
 
     Returns:
-        `UAR`, `ACC`, macro `F1`, `chance` (UAR of guessing), `interval` (95 %, of the UAR; None
-        for a single speaker), `recall` by class, and the counts `clips`, `classes`, `speakers`.
+        Figures of `scoring.score`, with `calibration`, `target`, `query_set`, `queries`,
+        `unused_queries` (classes that no clip has), `left_out` (clips without a label or a query),
+        for two opposed classes those of `score_poles`, and for numbers those of `score_numbers`;
+        and the answers with their truth.
     """
-    truth, prediction = np.asarray(truth, dtype=object), np.asarray(prediction, dtype=object)
-    classes = sorted(set(truth))
-    options = {"labels": classes, "zero_division": 0}
-    recalls = recall_score(truth, prediction, average=None, **options)
-    clusters = np.arange(len(truth)) if speakers is None else np.asarray(speakers, dtype=object)
+    queries = queries_for(table, question.target, question.query_set)
+    labels = scored_classes(table, question.target)
+    asked = labels.isin(list(queries)).to_numpy()
+    if not asked.any():
+        raise CorpusError(
+            f"no clip of {table.attrs['name']} has a {question.target} that is asked for"
+        )
+    kept, truth = table[asked], labels[asked]
+    answers = classify(model, processor, kept.index, audio[asked], queries)
+    answers.insert(0, "truth", truth)
+    speakers, groups = known_speakers(kept), question.averaged_over
+    figures = score(
+        truth, answers["prediction"], speakers, None if groups is None else kept[groups]
+    )
+    cosines = answers[[f"score.{name}" for name in queries]].to_numpy()
+    probabilities = probabilities_of(model, cosines)
+    figures["calibration"] = calibration(truth, probabilities, list(queries))
+    figures |= _opposed(model, processor, table, audio, question.target, queries)
+    figures |= {
+        "target": question.target,
+        "query_set": question.query_set,
+        "queries": {name: list(wordings) for name, wordings in queries.items()},
+        "unused_queries": sorted(set(queries) - set(truth)),
+        "left_out": len(table) - len(truth),
+    }
+    return figures, answers
+
+
+def _opposed(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    table: pd.DataFrame,
+    audio: np.ndarray,
+    target: str,
+    queries: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """Figures that need no threshold: of numbers asked for by two poles, or of two classes."""
+    is_number = pd.api.types.is_numeric_dtype(table[target])
+    poles = [LOW, HIGH] if is_number else list(queries)
+    if len(poles) != 2 or not set(poles) <= set(queries):
+        return {}
+    asked = {name: queries[name] for name in poles}
+    first, second = embed_classes(model, processor, asked).numpy()
+    towards_second = audio @ (second - first)
+    classes = scored_classes(table, target)
+    one_of_two = classes.isin(poles).to_numpy()
+    if classes[one_of_two].nunique() < 2:
+        return {}
+    kept = table[one_of_two]
+    is_second = (classes[one_of_two] == poles[1]).to_numpy()
+    figures = score_poles(towards_second[one_of_two], is_second, known_speakers(kept))
+    if is_number:
+        known = table[target].notna().to_numpy()
+        numbers = table.loc[known, target].to_numpy(np.float64)
+        speakers = known_speakers(table[known])
+        figures |= score_numbers(towards_second[known], numbers, speakers)
+    return figures
+
+
+def known_speakers(table: pd.DataFrame) -> pd.Series | None:
+    """Speakers of the clips; None if any is unknown."""
+    known = "speaker" in table and table["speaker"].notna().all()
+    return table["speaker"] if known else None
+
+
+def evaluate_retrieval(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    table: pd.DataFrame,
+    audio: np.ndarray,
+    captions: pd.Series,
+) -> dict[str, Any]:
+    """Find clips by caption and captions by clip; equal captions are all right.
+
+    Args:
+        model: in evaluation mode.
+        processor: of the model.
+        table: corpus table.
+        audio: embeddings of its clips (B, D).
+        captions: text of each clip, on the index of the table; clips without one are left out.
+
+    Returns:
+        Figures of `scoring.score_retrieval`: `text_to_audio` over the distinct captions, and
+        `audio_to_text` over the clips.
+
+    Raises:
+        CorpusError: if fewer than two clips, or captions, are there.
+    """
+    texts = captions.reindex(table.index)
+    known = texts.notna().to_numpy()
+    kinds, distinct = pd.factorize(texts[known])
+    if len(distinct) < 2:
+        raise CorpusError(
+            f"{known.sum()} of {len(table)} clips of {table.attrs['name']} have a caption, "
+            f"{len(distinct)} of them distinct; expected at least two"
+        )
+    parts = [
+        embed_texts(model, processor, distinct[first : first + TEXT_BATCH].tolist())
+        for first in range(0, len(distinct), TEXT_BATCH)
+    ]
+    clips, texts = audio[known], torch.cat(parts).numpy()
+    numbers = np.arange(len(distinct))
     return {
-        "UAR": float(np.mean(recalls)),
-        "interval": _interval(truth, prediction, clusters, classes),
-        "ACC": float(accuracy_score(truth, prediction)),
-        "F1": float(f1_score(truth, prediction, average="macro", **options)),
-        "chance": 1 / len(classes),
-        "clips": len(truth),
-        "classes": len(classes),
-        "speakers": None if speakers is None else len(set(clusters)),
-        "recall": dict(zip(classes, map(float, recalls), strict=True)),
+        "text_to_audio": score_retrieval(texts, clips, numbers, kinds),
+        "audio_to_text": score_retrieval(
+            clips, texts, kinds, numbers, known_speakers(table[known])
+        ),
     }
 
 
-def _interval(
-    truth: np.ndarray, prediction: np.ndarray, clusters: np.ndarray, classes: list[str]
-) -> list[float] | None:
-    """Percentile bootstrap of the UAR over speakers (Field and Welsh 2007, cluster bootstrap)."""
-    names, codes = np.unique(clusters, return_inverse=True)
-    if len(names) < 2:
-        return None
-    is_class = truth[:, None] == np.array(classes, dtype=object)
-    counts = np.zeros((2, len(names), len(classes)))  # right answers and all clips of a speaker
-    np.add.at(counts[0], codes, is_class & (truth == prediction)[:, None])
-    np.add.at(counts[1], codes, is_class)
-
-    def uar(drawn: np.ndarray, axis: int) -> np.ndarray:
-        hits, totals = (count[np.moveaxis(drawn, axis, -1)].sum(axis=-2) for count in counts)
-        recalls = np.divide(hits, totals, out=np.full_like(hits, np.nan), where=totals > 0)
-        return np.nanmean(recalls, axis=-1)  # a draw may lack a class altogether
-
-    result = scipy.stats.bootstrap(
-        (np.arange(len(names)),),
-        uar,
-        n_resamples=RESAMPLES,
-        batch=max(1, BOOTSTRAP_ELEMENTS // (len(names) * len(classes))),
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
+# --- What is scored ------------------------------------------------------------------------------
 
 
 def select(table: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
@@ -214,126 +329,188 @@ def select(table: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
     return table
 
 
-def evaluate_corpus(
-    model: ParaCLAPModel,
-    processor: ParaCLAPProcessor,
-    table: pd.DataFrame,
-    target: str,
-    query_set: str,
-    **options: Any,
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Answer and score one target of one corpus.
+def select_published(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep the part of a corpus that the paper scores.
 
-    Args:
-        model: in evaluation mode.
-        processor: of the model.
-        table: corpus table, with `root` in its attributes.
-        target: column that holds the truth.
-        query_set: name of a query set, or a YAML file of `class: query`.
-        options: of `embed_clips`.
-
-    Returns:
-        Figures of `score`, with `target`, `queries`, `unused_queries` (classes that no clip has)
-        and `left_out` (clips without a label or a query); and the answers with their truth.
+    Raises:
+        CorpusError: if it is no corpus of CORPORA, or the part is not there.
     """
-    is_file = Path(query_set).suffix in {".yaml", ".yml"}
-    queries = load_queries(query_set) if is_file else queries_for(table, target, query_set)
-    truth = scored_classes(table, target)
-    truth = truth[truth.isin(list(queries))]
-    if truth.empty:
-        raise CorpusError(f"no clip of {table.attrs['name']} has a {target} that is asked for")
-    kept = table.loc[truth.index]
-    answers = answer(model, processor, kept, table.attrs["root"], queries, **options)
-    answers.insert(0, "truth", truth)
-    speakers = kept["speaker"] if "speaker" in kept and kept["speaker"].notna().all() else None
-    figures = score(truth, answers["prediction"], speakers)
-    figures |= {
-        "target": target,
-        "queries": queries,
-        "unused_queries": sorted(set(queries) - set(truth)),
-        "left_out": len(table) - len(truth),
-    }
-    return figures, answers
-
-
-def plot_confusion(answers: pd.DataFrame, classes: Sequence[str], title: str) -> Figure:
-    """Draw counts, shaded by the share of the true class; rows are what the clips are."""
-    present = [name for name in classes if name in set(answers["truth"])]
-    matrix = confusion_matrix(answers["truth"], answers["prediction"], labels=list(classes))
-    matrix = matrix[[list(classes).index(name) for name in present]]
-    shares = matrix / matrix.sum(axis=1, keepdims=True)
-    figure = Figure(figsize=(2.2 + 0.75 * len(classes), 1.9 + 0.6 * len(present)), dpi=120)
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    figure.colorbar(image, ax=axes, label="share of the true class")
-    for (row, column), count in np.ndenumerate(matrix):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(present)), present)
-    axes.set(xlabel="answer", ylabel="truth", title=title)
-    figure.tight_layout()
-    return figure
-
-
-def format_scores(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """Lay the figures out as a table, one line per corpus and target."""
-    rows = []
-    for name, figures in scores.items():
-        interval = figures["interval"]
-        rows.append(
-            {
-                "corpus": name,
-                "clips": figures["clips"],
-                "speakers": figures["speakers"] or "-",
-                "classes": figures["classes"],
-                "chance": f"{figures['chance']:.3f}",
-                "UAR": f"{figures['UAR']:.3f}",
-                "95 %": f"{interval[0]:.3f}-{interval[1]:.3f}" if interval else "-",
-                "ACC": f"{figures['ACC']:.3f}",
-                "F1": f"{figures['F1']:.3f}",
-            }
+    if table.attrs["corpus"] is None:
+        raise CorpusError(
+            f"--protocol paper: {table.attrs['name']} is no known corpus, give it as NAME=ROOT"
         )
-    return pd.DataFrame(rows).to_string(index=False)
+    for column, value in CORPORA[table.attrs["corpus"]].part.items():
+        found = table[column].dropna().unique() if column in table else []
+        if value not in found:
+            raise CorpusError(
+                f"--protocol paper: {table.attrs['name']} has no {column} {value!r}, "
+                f"only {sorted(found)}"
+            )
+        table = table[table[column] == value]
+    return table
+
+
+def questions_for(table: pd.DataFrame, options: argparse.Namespace) -> list[Question]:
+    """What is asked of a corpus, by protocol or by the options."""
+    corpus = table.attrs["name"]
+    if options.protocol:
+        known = CORPORA[table.attrs["corpus"]]
+        return [Question(corpus, known.target, PUBLISHED, known.averaged_over)]
+    questions = []
+    for target in options.targets:
+        for query_set in options.queries:
+            parts = [corpus, *([target] if target != "emotion" else [])]
+            parts += [Path(query_set).stem] if len(options.queries) > 1 else []
+            questions.append(Question(".".join(parts), target, query_set))
+    return questions
+
+
+def _scored_rows(table: pd.DataFrame, questions: Sequence[Question]) -> np.ndarray:
+    """Rows with a label for any of the questions."""
+    known = [scored_classes(table, question.target).notna() for question in questions]
+    return np.any(known, axis=0)
+
+
+# --- Command line --------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, processor = load_model(options.model, options.device or device)
-    tables = [
-        select(read_corpus(source), split=options.split, speakers=options.speakers)
-        for source in options.sources
-    ]
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model, processor = load_model(options.model, device)
+    cache = None
+    if options.cache is not None:
+        cache = EmbeddingCache(options.cache, audio_fingerprint(model, processor))
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    scores: dict[str, dict[str, Any]] = {}
-    for table in tables:
-        for target in options.targets:
-            name = table.attrs["name"] + ("" if target == "emotion" else f".{target}")
-            if name in scores:
-                raise CorpusError(f"two sources are called {name}")
-            scores[name], answers = evaluate_corpus(
-                model,
-                processor,
-                table,
-                target,
-                options.queries,
-                batch_seconds=options.batch_seconds,
-                workers=options.workers,
-                progress=name,
+    results = Results()
+    for source, table, captions in _read_sources(options):
+        questions = questions_for(table, options)
+        taken = [q.name for q in questions if q.name in results.corpora]
+        if taken:
+            raise CorpusError(f"{source}: two sets of figures are called {taken[0]}")
+        scored = _scored_rows(table, questions)
+        if captions is not None:
+            scored |= table.index.isin(captions.index)
+        left_out, table = int((~scored).sum()), table[scored]
+        audio = embed_clips(
+            model,
+            processor,
+            ClipDataset(table, table.attrs["root"]),
+            batch_seconds=options.batch_seconds,
+            workers=options.workers,
+            progress=table.attrs["name"],
+            cache=cache,
+        ).numpy()
+        probes: dict[tuple[str, ...], dict[str, Any]] = {}
+        for question in questions:
+            figures, answers = evaluate_target(model, processor, table, audio, question)
+            figures["left_out"] += left_out
+            _keep(results, output, table, question, figures, answers)
+            if options.probe:
+                results.probe[question.name] = _probe(table, audio, answers, probes)
+        if captions is not None:
+            results.retrieval[table.attrs["name"]] = evaluate_retrieval(
+                model, processor, table, audio, captions
             )
-            answers.to_csv(output / f"{name}.csv")
-            title = f"{name}: UAR {scores[name]['UAR']:.3f} (chance {scores[name]['chance']:.3f})"
-            plot_confusion(answers, list(scores[name]["queries"]), title).savefig(
-                output / f"{name}.png"
-            )
-    _write_scores(output / "scores.yaml", options, scores)
-    print(format_scores(scores))
-    _print_remarks(scores)
-    print(f"queries: {options.queries}; written to {output}")
+    _report(results, options, output)
     return 0
+
+
+def _read_sources(
+    options: argparse.Namespace,
+) -> list[tuple[str, pd.DataFrame, pd.Series | None]]:
+    """Return each source with its selected table, and its captions if there are any."""
+    captions = options.retrieval or [None] * len(options.sources)
+    sources = []
+    for source, path in zip(options.sources, captions, strict=True):
+        table = read_corpus(source)
+        if options.protocol:
+            table = select_published(table)
+        else:
+            table = select(table, split=options.split, speakers=options.speakers)
+        texts = None if path is None else caption_texts(pd.read_parquet(path))
+        sources.append((source, table, texts))
+    return sources
+
+
+def _probe(
+    table: pd.DataFrame,
+    audio: np.ndarray,
+    answers: pd.DataFrame,
+    done: dict[tuple[str, ...], dict[str, Any]],
+) -> dict[str, Any]:
+    """Probe the clips that were asked about; the words do not matter, so once for all of them."""
+    chosen = table.index.isin(answers.index)
+    speakers = known_speakers(table[chosen])
+    if speakers is None:
+        raise CorpusError(f"--probe: {table.attrs['name']} does not tell the speaker of every clip")
+    truth = answers["truth"]
+    key = tuple(truth.reindex(table.index).fillna(""))
+    if key not in done:
+        done[key] = probe(audio[chosen], truth, speakers)
+    return done[key]
+
+
+def _keep(
+    results: Results,
+    output: Path,
+    table: pd.DataFrame,
+    question: Question,
+    figures: dict[str, Any],
+    answers: pd.DataFrame,
+) -> None:
+    """Add figures to the results, and write answers and picture."""
+    name = question.name
+    results.corpora[name] = figures
+    answers.to_csv(output / f"{name}.csv")
+    title = f"{name}: UAR {figures['UAR']:.3f} (chance {figures['chance']:.3f})"
+    picture = plot_answers(answers, list(figures["queries"]), figures["calibration"], title)
+    picture.savefig(output / f"{name}.png")
+    known = CORPORA.get(table.attrs["corpus"])
+    if known and question.target == known.target:
+        results.references[name] = known.printed
+    if figures["left_out"]:
+        results.remarks.append(
+            f"{name}: {figures['left_out']} clips left out (no label, or no query for it)"
+        )
+    if figures["unused_queries"]:
+        results.remarks.append(f"{name}: no clip is {', '.join(figures['unused_queries'])}")
+
+
+def _report(results: Results, options: argparse.Namespace, output: Path) -> None:
+    """Print the tables, and write scores.yaml and scores.md."""
+    if options.reference and not options.protocol:
+        results.remarks.append(
+            "the figures in print were scored by the protocol of the paper (--protocol paper)"
+        )
+    about = {
+        "model": str(options.model),
+        "protocol": options.protocol,
+        "query_set": options.queries[0] if len(options.queries) == 1 else options.queries,
+        "split": options.split,
+        "speakers": options.speakers,
+    }
+    measured = {name: getattr(results, name) for name in ("corpora", "probe", "retrieval")}
+    document = about | {name: figures for name, figures in measured.items() if figures}
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    write_text(output / "scores.yaml", text)
+    references = results.references if options.reference else {}
+    tables = [score_rows(results.corpora, results.probe, references)]
+    if results.retrieval:
+        tables.append(retrieval_rows(results.retrieval))
+    page = markdown_page(about, [*tables, recall_rows(results.corpora)], results.remarks)
+    write_text(output / "scores.md", page)
+    for lines in (*(table.to_string(index=False) for table in tables), *results.remarks):
+        print(lines)
+    print(f"queries: {', '.join(options.queries)}; written to {output}")
+
+
+def default_cache() -> Path:
+    """Folder of the embedding cache: `PARACLAP_CACHE`, or one in the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("PARACLAP_CACHE") or user / "paraclap" / "embeddings")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -344,39 +521,35 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("model", help="run folder, its best/ or last/, or a Hub name")
     add("sources", nargs="+", metavar="SOURCE", help="corpora, e.g. ravdess=/data/RAVDESS")
     add("-o", "--output", default="results", help="folder for scores and plots")
-    add("--queries", default="published", help="published, sentence, or a YAML file")
-    add("--targets", nargs="+", default=["emotion"], metavar="COLUMN", help="labels asked for")
+    add("--queries", nargs="+", metavar="SET", help=f"{', '.join(QUERY_SETS)}, or YAML files")
+    add("--targets", nargs="+", metavar="COLUMN", help="labels asked for (emotion)")
     add("--split", type=_comma_list, help="only these splits, e.g. test")
     add("--speakers", type=_comma_list, help="only these speakers, e.g. 21,22,23,24")
+    add("--protocol", choices=PROTOCOLS, help="part, target and queries as published")
+    add("--reference", action="store_true", help="show the figures in print beside ours")
+    add("--retrieval", nargs="+", metavar="CAPTIONS", help="captions of each SOURCE, to retrieve")
+    add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
+    add("--cache", type=Path, default=default_cache(), help="of embeddings (%(default)s)")
+    add("--no-cache", dest="cache", action="store_const", const=None, help="embed everything")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--workers", type=int, default=0, help="processes that read audio")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.protocol:
+        given = [f"--{name}" for name in OWN_CHOICES if getattr(options, name) is not None]
+        if given:
+            parser.error(f"--protocol {options.protocol} decides what {', '.join(given)} would")
+    options.queries = options.queries or [PUBLISHED]
+    options.targets = options.targets or ["emotion"]
+    if options.retrieval and len(options.retrieval) != len(options.sources):
+        parser.error(
+            f"--retrieval has {len(options.retrieval)} tables for {len(options.sources)} sources"
+        )
+    return options
 
 
 def _comma_list(text: str) -> list[str]:
     return [value.strip() for value in text.split(",") if value.strip()]
-
-
-def _write_scores(path: Path, options: argparse.Namespace, scores: Mapping[str, Any]) -> None:
-    document = {
-        "model": str(options.model),
-        "query_set": options.queries,
-        "split": options.split,
-        "speakers": options.speakers,
-        "corpora": dict(scores),
-    }
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
-    temporary.replace(path)
-
-
-def _print_remarks(scores: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, figures in scores.items():
-        if figures["left_out"]:
-            print(f"{name}: {figures['left_out']} clips left out (no label, or no query for it)")
-        if figures["unused_queries"]:
-            print(f"{name}: no clip is {', '.join(figures['unused_queries'])}")
 
 
 if __name__ == "__main__":

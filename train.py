@@ -53,7 +53,7 @@ from datasets import (
     TrainingBatches,
     equal_captions,
 )
-from evaluate import answer, score
+from evaluate import answer
 from models import (
     ModelSettings,
     ParaCLAPModel,
@@ -61,6 +61,8 @@ from models import (
     clip_loss,
     scaled_cosines,
 )
+from queries import queries_for
+from scoring import score
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "paraclap.yaml"
 LOADER_TIMEOUT = 300  # s; without one a dead worker is waited for without end

@@ -39,6 +39,14 @@ TINY_TEXT = {
 TEXTS = ["pitch is high and emotion is anger", "the speaker sounds sad", "the voice is loud"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_embeddings(tmp_path_factory):
+    """Keep the user's cache out of the tests, and the tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARACLAP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def settings():
     """Random tiny towers; free to change."""

@@ -1,28 +1,20 @@
-"""evaluate.py: answers, scores against scikit-learn and hand computation, files, selections."""
+"""evaluate.py: answers, questions, protocol, retrieval, probe, cache, files, selections."""
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 import yaml
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 import corpora
 import evaluate
-from datasets import ClipDataset
+from datasets import ClipDataset, caption_texts
+from models import ParaCLAPModel, load_model
+from probing import probe
 
 EMOTIONS = ["anger", "boredom", "fear", "happiness", "neutral", "sadness"]
-
-
-@pytest.fixture(scope="module")
-def answers():
-    """Random truth and predictions of 5 classes, clustered by 12 speakers."""
-    rng = np.random.default_rng(0)
-    classes = np.array(list("abcde"), dtype=object)
-    truth = rng.choice(classes, 600)
-    right = rng.random(600) < 0.5
-    prediction = np.where(right, truth, rng.choice(classes, 600))
-    return truth, prediction, rng.integers(12, size=600).astype(str)
 
 
 @pytest.fixture
@@ -33,69 +25,15 @@ def saved_model(tiny, tmp_path):
     return folder
 
 
-# --- Scores --------------------------------------------------------------------------------------
-
-
-def test_scores_equal_scikit_learn(answers):
-    truth, prediction, speakers = answers
-    figures = evaluate.score(truth, prediction, speakers)
-    assert figures["UAR"] == pytest.approx(balanced_accuracy_score(truth, prediction))
-    assert figures["ACC"] == pytest.approx((truth == prediction).mean())
-    assert figures["chance"] == pytest.approx(0.2)
-    assert (figures["clips"], figures["classes"], figures["speakers"]) == (600, 5, 12)
-
-
-def test_scores_of_a_small_case_equal_hand_computation():
-    # a: 1 of 2 right, b: 1 of 1 right, "c" is answered but never true
-    figures = evaluate.score(["a", "a", "b"], ["a", "c", "b"])
-    assert figures["UAR"] == pytest.approx((0.5 + 1.0) / 2)
-    assert figures["ACC"] == pytest.approx(2 / 3)
-    assert figures["F1"] == pytest.approx((2 / 3 + 1.0) / 2)
-    assert figures["classes"] == 2 and figures["chance"] == 0.5
-    assert figures["recall"] == {"a": 0.5, "b": 1.0}
-
-
-def slow_bootstrap(truth, prediction, speakers, resamples=400):
-    """Resample speakers one draw at a time, recalls counted clip by clip."""
-    rng = np.random.default_rng(1)
-    names = np.unique(speakers)
-    values = []
-    for _ in range(resamples):
-        rows = np.concatenate(
-            [np.flatnonzero(speakers == n) for n in rng.choice(names, len(names))]
-        )
-        values.append(balanced_accuracy_score(truth[rows], prediction[rows]))
-    return np.quantile(values, [0.025, 0.975])
-
-
-def test_interval_agrees_with_a_plain_bootstrap_over_speakers(answers):
-    interval = evaluate.score(*answers)["interval"]
-    assert interval == pytest.approx(slow_bootstrap(*answers), abs=0.01)
-    assert evaluate.score(*answers)["interval"] == interval
-
-
-def test_interval_is_wider_when_clips_of_a_speaker_agree():
-    truth = np.tile(["a", "b"], 200)
-    speakers = np.repeat(np.arange(10), 40)
-    prediction = np.where(speakers < 5, truth, "a")  # half of the speakers are not understood
-    low, high = evaluate.score(truth, prediction, speakers)["interval"]
-    naive_low, naive_high = evaluate.score(truth, prediction)["interval"]
-    assert high - low > 2 * (naive_high - naive_low)
-
-
-def test_single_speaker_has_no_interval():
-    assert evaluate.score(["a", "b"], ["a", "a"], ["s", "s"])["interval"] is None
-
-
 # --- Answers -------------------------------------------------------------------------------------
 
 
 def test_answers_are_the_nearest_queries_one_clip_at_a_time(tiny, corpus):
     model, processor = tiny
     table = corpora.read_corpus(corpus).iloc[::7]
-    queries = {name: f"the speaker sounds {name}" for name in EMOTIONS}
+    queries = {name: (f"the speaker sounds {name}",) for name in EMOTIONS}
     answers = evaluate.answer(model, processor, table, corpus, queries, batch_seconds=9.0)
-    texts = evaluate.embed_texts(model, processor, list(queries.values()))
+    texts = evaluate.embed_texts(model, processor, [q for (q,) in queries.values()])
     clips = ClipDataset(table, corpus)
     for row in range(len(table)):
         batch = processor.feature_extractor(
@@ -108,33 +46,15 @@ def test_answers_are_the_nearest_queries_one_clip_at_a_time(tiny, corpus):
             cosines.numpy(), abs=1e-5
         )
         assert given["prediction"] == EMOTIONS[int(cosines.argmax())]
-
-
-def test_group_norm_encoders_are_evaluated_one_clip_at_a_time(settings, corpus):
-    settings.audio.config |= {"feat_extract_norm": "group", "do_stable_layer_norm": False}
-    model, processor = evaluate_model(settings)
-    clips = ClipDataset(corpora.read_corpus(corpus).iloc[:5], corpus)
-    assert torch.isfinite(evaluate.embed_clips(model, processor, clips)).all()
-
-
-def evaluate_model(settings):
-    from models import build_model
-
-    model, processor = build_model(settings, ["a"])
-    return model.eval(), processor
+        probabilities = (model.logit_scale.exp() * cosines).softmax(0)
+        assert given["confidence"] == pytest.approx(probabilities.max().item(), abs=1e-5)
 
 
 def test_model_is_left_in_the_mode_it_was_in(tiny, corpus):
     model, processor = tiny
     table = corpora.read_corpus(corpus).iloc[:2]
-    evaluate.answer(model.train(), processor, table, corpus, {"a": "x", "b": "y"})
+    evaluate.answer(model.train(), processor, table, corpus, {"a": ("x",), "b": ("y",)})
     assert model.training
-
-
-def test_classes_with_one_query_are_refused(tiny, corpus):
-    table = corpora.read_corpus(corpus).iloc[:2]
-    with pytest.raises(ValueError, match="share a query"):
-        evaluate.answer(*tiny, table, corpus, {"a": "x", "b": "x"})
 
 
 # --- Command line --------------------------------------------------------------------------------
@@ -169,7 +89,7 @@ def test_query_file_leaves_other_classes_out_and_says_so(saved_model, corpus, tm
     figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["paraclap-synthetic"]
     assert figures["classes"] == 2 and figures["clips"] == 24 and figures["left_out"] == 48
     assert figures["unused_queries"] == ["joy"]
-    assert figures["queries"]["anger"] == "an enraged voice"
+    assert figures["queries"]["anger"] == ["an enraged voice"]
     printed = capsys.readouterr().out
     assert "48 clips left out" in printed and "no clip is joy" in printed
 
@@ -190,18 +110,195 @@ def test_selection_keeps_the_named_speakers(corpus):
     assert set(chosen["speaker"]) == {speaker} and chosen.attrs["root"] == str(corpus)
 
 
-def test_unreadable_clip_stops_the_evaluation_and_is_named(tiny, corpus, tmp_path):
-    table = corpora.read_corpus(corpus).iloc[:2]
-    for file, *_ in table.index:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_bytes((corpus / file).read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"\.wav"):
-        evaluate.embed_clips(*tiny, ClipDataset(table, tmp_path))
+def test_each_query_set_has_figures_of_its_own_and_clips_are_embedded_once(
+    saved_model, corpus, tmp_path, monkeypatch
+):
+    embedded = []
+    plain = evaluate.embed_clips
+
+    def counting(model, processor, clips, **options):
+        embedded.append(len(clips))
+        return plain(model, processor, clips, **options)
+
+    monkeypatch.setattr(evaluate, "embed_clips", counting)
+    (tmp_path / "mine.yaml").write_text("anger: [rage, fury]\nsadness: gloom\n")
+    sets = ["word", "ensemble", str(tmp_path / "mine.yaml")]
+    output = tmp_path / "results"
+    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--queries", *sets])
+    scores = yaml.safe_load((output / "scores.yaml").read_text())
+    assert list(scores["corpora"]) == [
+        f"paraclap-synthetic.{name}" for name in ("word", "ensemble", "mine")
+    ]
+    assert embedded == [72]
+    ensemble = scores["corpora"]["paraclap-synthetic.ensemble"]["queries"]["anger"]
+    assert len(ensemble) == 5 and "the voice expresses anger" in ensemble
+    assert scores["query_set"] == sets
 
 
-def test_confusion_matrix_shows_counts_of_present_classes():
-    answers = pd.DataFrame({"truth": ["a", "a", "b"], "prediction": ["a", "c", "b"]})
-    axes = evaluate.plot_confusion(answers, ["a", "b", "c"], "t").axes[0]
-    assert [text.get_text() for text in axes.texts] == ["1", "0", "1", "0", "1", "0"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
+def test_numbers_are_asked_for_by_opposed_queries(tiny, corpus):
+    model, processor = tiny
+    table = corpora.read_corpus(corpus).iloc[::2]
+    table["arousal"] = np.random.default_rng(0).normal(size=len(table))
+    table.iloc[3, table.columns.get_loc("arousal")] = np.nan
+    audio = evaluate.embed_clips(model, processor, ClipDataset(table, corpus)).numpy()
+    question = evaluate.Question("a", "arousal", "sentence")
+    figures, answers = evaluate.evaluate_target(model, processor, table, audio, question)
+    calm, aroused = evaluate.embed_texts(
+        model, processor, ["the speaker is calm", "the speaker is aroused"]
+    ).numpy()
+    value = audio @ aroused - audio @ calm
+    known = table["arousal"].notna().to_numpy()
+    expected = scipy.stats.spearmanr(value[known], table["arousal"][known]).statistic
+    assert figures["Spearman"] == pytest.approx(expected, abs=1e-6)
+    edges = table["arousal"].quantile([1 / 3, 2 / 3])
+    outer = known & ~table["arousal"].between(*edges, inclusive="neither").to_numpy()
+    is_high = (table["arousal"] >= edges.iloc[1]).to_numpy()
+    assert figures["AUC"] == pytest.approx(roc_auc_score(is_high[outer], value[outer]), abs=1e-6)
+    assert figures["clips"] == outer.sum() == len(answers) and figures["classes"] == 2
+    assert figures["left_out"] == len(table) - outer.sum()
+    agreed = (answers["prediction"] == "high").to_numpy() == (value[outer] > 0)
+    assert agreed.all()
+
+
+@pytest.fixture
+def toy(monkeypatch, corpus):
+    """The synthetic corpus as one with a published protocol: two sessions, one of them scored."""
+
+    def read(root):
+        rows = corpora.read_corpus(root).reset_index()
+        rows["session"] = rows["speaker"].map(lambda name: str(int(name[-1]) % 2))
+        return rows.assign(part=np.where(rows["emotion"] == "fear", "other", "scored"))
+
+    labels = {name: name for name in EMOTIONS} | {"boredom": None, "happiness": "joy"}
+    asked = {c: f"this person is feeling {c}" for c in labels.values() if c not in (None, "fear")}
+    row = corpora.Corpus(
+        name="toy",
+        title="Toy",
+        reader=read,
+        expected="",
+        clips=72,
+        classes=labels,
+        published=asked,
+        licence="",
+        citation="",
+        part={"part": "scored"},
+        averaged_over="session",
+        printed={"CLAP": 0.123, "ParaCLAP": 0.456},
+    )
+    monkeypatch.setitem(corpora.CORPORA, "toy", row)
+    return f"toy={corpus}"
+
+
+def test_protocol_of_the_paper_scores_its_part_its_queries_and_its_mean(
+    toy, saved_model, tmp_path, capsys
+):
+    output = tmp_path / "results"
+    options = ["--protocol", "paper", "--reference", "-o", str(output)]
+    assert evaluate.main([str(saved_model), toy, *options]) == 0
+    figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["toy"]
+    assert figures["queries"] == {
+        c: [f"this person is feeling {c}"] for c in ("anger", "joy", "neutral", "sadness")
+    }
+    answers = pd.read_csv(output / "toy.csv")
+    table = corpora.read_corpus(toy).reset_index()
+    answers = answers.merge(table[["file", "session", "emotion"]], on="file")
+    assert set(answers["emotion"]) == {"anger", "happiness", "neutral", "sadness"}
+    each = [
+        balanced_accuracy_score(part["truth"], part["prediction"])
+        for _, part in answers.groupby("session")
+    ]
+    assert figures["UAR"] == pytest.approx(np.mean(each))
+    assert figures["left_out"] == 12, "boredom, of the part that is scored"
+    printed, page = capsys.readouterr().out, (output / "scores.md").read_text()
+    for shown in (printed, page):
+        assert "CLAP (print)" in shown and "0.123" in shown and "0.456" in shown
+    assert "were scored by the protocol" not in printed
+
+
+def test_figures_in_print_beside_another_selection_come_with_a_remark(
+    toy, saved_model, tmp_path, capsys
+):
+    arguments = [str(saved_model), toy, "--reference", "-o", str(tmp_path / "r")]
+    evaluate.main(arguments)
+    assert "were scored by the protocol of the paper" in capsys.readouterr().out
+
+
+def test_protocol_needs_a_known_corpus_and_decides_alone(saved_model, corpus, toy, tmp_path):
+    arguments = [str(saved_model), "--protocol", "paper", "-o", str(tmp_path / "r")]
+    with pytest.raises(corpora.CorpusError, match="no known corpus"):
+        evaluate.main([*arguments, str(corpus)])
+    with pytest.raises(SystemExit):
+        evaluate.main([*arguments, toy, "--queries", "word"])
+    table = corpora.read_corpus(toy).drop(columns="part")
+    with pytest.raises(corpora.CorpusError, match="no part 'scored'"):
+        evaluate.select_published(table)
+
+
+def test_captions_find_their_clips(saved_model, corpus, captions, tmp_path, capsys):
+    output = tmp_path / "results"
+    arguments = [str(saved_model), str(corpus), "--retrieval", str(captions), "-o", str(output)]
+    evaluate.main([*arguments, "--split", "test"])
+    scores = yaml.safe_load((output / "scores.yaml").read_text())["retrieval"]
+    figures = scores["paraclap-synthetic"]["audio_to_text"]
+    model, processor = load_model(saved_model)
+    table = corpora.read_corpus(corpus)
+    table = table[table["split"] == "test"]
+    texts = caption_texts(pd.read_parquet(captions)).loc[table.index]
+    distinct = sorted(set(texts))
+    clips = evaluate.embed_clips(model, processor, ClipDataset(table, corpus))
+    best = (clips @ evaluate.embed_texts(model, processor, distinct).T).argmax(dim=1)
+    expected = np.mean([distinct[i] == text for i, text in zip(best, texts, strict=True)])
+    assert figures["R@1"] == pytest.approx(expected)
+    assert figures["queries"] == 24 and figures["items"] == len(distinct)
+    assert scores["paraclap-synthetic"]["text_to_audio"]["queries"] == len(distinct)
+    assert "caption to speech" in capsys.readouterr().out
+
+
+def test_clips_without_captions_are_not_retrieved_and_one_caption_is_too_few(tiny, corpus):
+    table = corpora.read_corpus(corpus).iloc[:6]
+    audio = evaluate.embed_clips(*tiny, ClipDataset(table, corpus)).numpy()
+    texts = pd.Series(["one", "two", "two"], table.index[[1, 3, 4]])
+    figures = evaluate.evaluate_retrieval(*tiny, table, audio, texts)
+    assert figures["audio_to_text"]["queries"] == 3 and figures["text_to_audio"]["queries"] == 2
+    with pytest.raises(corpora.CorpusError, match="3 of 6 clips .* 1 of them distinct"):
+        evaluate.evaluate_retrieval(*tiny, table, audio, texts.map(lambda _: "same"))
+
+
+def test_probe_is_fitted_to_the_clips_that_are_asked_about(saved_model, corpus, tmp_path):
+    output = tmp_path / "results"
+    queries = ["--queries", "word", "sentence", "--targets", "emotion", "gender"]
+    evaluate.main([str(saved_model), str(corpus), "--probe", *queries, "-o", str(output)])
+    scores = yaml.safe_load((output / "scores.yaml").read_text())
+    probes = scores["probe"]
+    assert set(probes) == set(scores["corpora"])
+    assert probes["paraclap-synthetic.word"] == probes["paraclap-synthetic.sentence"]
+    assert probes["paraclap-synthetic.gender.word"]["classes"] == 2
+    model, processor = load_model(saved_model)
+    table = corpora.read_corpus(corpus)
+    audio = evaluate.embed_clips(model, processor, ClipDataset(table, corpus)).numpy()
+    expected = probe(audio, table["emotion"], table["speaker"])
+    assert probes["paraclap-synthetic.word"]["UAR"] == pytest.approx(expected["UAR"], abs=0.05)
+
+
+def test_second_run_embeds_nothing(saved_model, corpus, tmp_path, monkeypatch):
+    arguments = [str(saved_model), str(corpus), "--cache", str(tmp_path / "cache")]
+    evaluate.main([*arguments, "-o", str(tmp_path / "first")])
+
+    def refuse(*_):
+        raise AssertionError("a clip was embedded again")
+
+    monkeypatch.setattr(ParaCLAPModel, "get_audio_features", refuse)
+    evaluate.main([*arguments, "-o", str(tmp_path / "second"), "--queries", "sentence"])
+    with pytest.raises(AssertionError, match="again"):
+        evaluate.main([*arguments, "--no-cache", "-o", str(tmp_path / "third")])
+
+
+def test_page_shows_every_recall(saved_model, corpus, tmp_path):
+    output = tmp_path / "results"
+    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--speakers", "s01"])
+    page = (output / "scores.md").read_text()
+    figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["paraclap-synthetic"]
+    for name, recall in figures["recall"].items():
+        row = f"| paraclap-synthetic | {name} | {figures['support'][name]} | {recall:.3f} |"
+        assert row in page
+    assert "speakers: s01" in page

@@ -1,0 +1,219 @@
+"""Embeddings of clips and texts, in batches, and a cache of those of clips.
+
+A cached embedding is found again by what it was made from: the content of the audio file, the
+limits of the segment, the way audio is conditioned, and the weights and settings of the audio side
+of the model. A file that was renamed is found; one that was changed is embedded anew.
+
+Letters: B clips, K classes, D embedding size.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torch.utils.data
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from tqdm import tqdm
+
+from audio import CONDITIONING, hash_file, resolve_inside
+from datasets import ClipDataset, Collate, length_sorted_batches
+from models import ParaCLAPModel, ParaCLAPProcessor
+
+BATCH_SECONDS = 60.0  # padded audio in one batch
+CHUNK = 4096  # clips that are embedded, and written to the cache, at a time
+DIGEST_BYTES = 32
+AUDIO_SIDE = ("audio_branch.", "audio_projection.")
+
+
+@torch.inference_mode()
+def embed_texts(
+    model: ParaCLAPModel, processor: ParaCLAPProcessor, texts: Sequence[str]
+) -> torch.Tensor:
+    """Embed texts with a model in evaluation mode: (K, D) on the CPU, unit length."""
+    tokens = processor.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+    tokens = tokens.to(model.device)
+    return model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output.cpu()
+
+
+def embed_classes(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    queries: Mapping[str, Sequence[str]],
+) -> torch.Tensor:
+    """Embed classes as the mean of the embeddings of their wordings: (K, D), unit length.
+
+    Raises:
+        TypeError: if the wordings of a class are one text, expected a sequence of texts.
+        ValueError: if two classes share a wording.
+    """
+    if any(isinstance(wordings, str) for wordings in queries.values()):
+        raise TypeError(f"expected several wordings of each class, or one in a tuple: {queries}")
+    texts = [text for wordings in queries.values() for text in wordings]
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"two classes share a query: {dict(queries)}")
+    sizes = [len(wordings) for wordings in queries.values()]
+    parts = embed_texts(model, processor, texts).split(sizes)
+    return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
+
+
+def embed_clips(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    clips: ClipDataset,
+    batch_seconds: float = BATCH_SECONDS,
+    workers: int = 0,
+    progress: str | None = None,
+    cache: "EmbeddingCache | None" = None,
+) -> torch.Tensor:
+    """Embed whole clips: (B, D) on the CPU in the order of `clips`, unit length.
+
+    Args:
+        model: in evaluation mode.
+        processor: of the model.
+        clips: what to embed.
+        batch_seconds: padded audio per batch [s]; encoders that cannot leave padding out get
+            one clip at a time.
+        workers: processes that read audio.
+        progress: text of the progress bar; None = no bar.
+        cache: of this model; None = every clip is embedded.
+
+    Raises:
+        AudioError: naming the first clip that cannot be read.
+    """
+    limit = batch_seconds if model.audio_branch.supports_padding else 0.0
+    embeddings = torch.empty(len(clips), model.config.projection_dim)
+    rows = list(range(len(clips)))
+    keys: list[bytes] = []
+    if cache is not None:
+        keys = clip_keys(clips)
+        rows = cache.fill(embeddings, keys)
+    with tqdm(total=len(clips), desc=progress, unit="clip", disable=progress is None) as bar:
+        bar.update(len(clips) - len(rows))
+        for first in range(0, len(rows), CHUNK):
+            chosen = rows[first : first + CHUNK]
+            for done, features in _features(model, processor, clips, chosen, limit, workers):
+                embeddings[done] = features
+                bar.update(len(done))
+            if cache is not None:
+                cache.add([keys[row] for row in chosen], embeddings[chosen])
+    return embeddings
+
+
+@torch.inference_mode()
+def _features(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    clips: ClipDataset,
+    rows: list[int],
+    batch_seconds: float,
+    workers: int,
+) -> Iterable[tuple[list[int], torch.Tensor]]:
+    """Yield (rows of `clips`, their embeddings) of a batch at a time."""
+    durations = clips.durations(rows)
+    batches = [[rows[i] for i in b] for b in length_sorted_batches(durations, batch_seconds)]
+    loader = torch.utils.data.DataLoader(
+        clips, batch_sampler=batches, num_workers=workers, collate_fn=Collate(processor)
+    )
+    for batch in loader:
+        features = model.get_audio_features(
+            batch["input_values"].to(model.device), batch["padding_mask"].to(model.device)
+        )
+        yield batch["row"], features.pooler_output.float().cpu()
+
+
+# --- Cache ---------------------------------------------------------------------------------------
+
+
+def clip_keys(clips: ClipDataset) -> list[bytes]:
+    """Name each clip by the content of its file, its limits and how audio is conditioned."""
+    files = list(dict.fromkeys(file for file, _, _ in clips.clips))
+    with ThreadPoolExecutor() as pool:
+        paths = (resolve_inside(clips.root, file) for file in files)
+        contents = dict(zip(files, pool.map(hash_file, paths), strict=True))
+    return [
+        hashlib.sha256(f"{contents[file]} {start} {end} {CONDITIONING}".encode()).digest()
+        for file, start, end in clips.clips
+    ]
+
+
+def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
+    """Name the audio side of a model by its weights, its configuration and how it is fed."""
+    digest = hashlib.sha256()
+    settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict()]
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(AUDIO_SIDE):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class EmbeddingCache:
+    """Embeddings of one model on disk: files that are only ever added, named by their own hash.
+
+    Several processes may share a folder. A damaged file is passed over with a warning.
+
+    Attributes:
+        folder: of this model.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str) -> None:
+        self.folder = Path(folder) / fingerprint[:32]
+        self._places: dict[bytes, tuple[np.ndarray, int]] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            self._read(path)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _read(self, path: Path) -> None:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != path.stem:
+            warnings.warn(f"{path} does not have the hash of its name: passed over", stacklevel=3)
+            return
+        try:
+            stored = load(content)
+        except SafetensorError as error:
+            warnings.warn(f"{path} is no table of embeddings ({error})", stacklevel=3)
+            return
+        self._remember([key.tobytes() for key in stored["keys"]], stored["embeddings"])
+
+    def _remember(self, keys: Sequence[bytes], embeddings: np.ndarray) -> None:
+        self._places |= {key: (embeddings, row) for row, key in enumerate(keys)}
+
+    def fill(self, embeddings: torch.Tensor, keys: Sequence[bytes]) -> list[int]:
+        """Write what is known into `embeddings` (B, D); returns the rows that are not."""
+        missing = []
+        for row, key in enumerate(keys):
+            if key in self._places:
+                block, place = self._places[key]
+                embeddings[row] = torch.from_numpy(block[place])
+            else:
+                missing.append(row)
+        return missing
+
+    def add(self, keys: Sequence[bytes], embeddings: torch.Tensor) -> None:
+        """Store embeddings (B, D) under their keys; whole or not at all."""
+        block = embeddings.numpy()
+        tensors = {
+            "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST_BYTES),
+            "embeddings": block,
+        }
+        content = save(tensors)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._remember(keys, block)

@@ -1,0 +1,188 @@
+"""How scores look: a table to read, one to paste, and pictures."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
+
+Figures = Mapping[str, Any]
+
+NOTHING = "-"
+READING = (
+    "UAR: mean recall of the classes that occur; in brackets a 95 % interval of a bootstrap over "
+    "speakers. ECE: expected calibration error. AUC, Spearman: opposed queries, no threshold."
+)
+DIRECTIONS = {"text_to_audio": "caption to speech", "audio_to_text": "speech to caption"}
+
+
+def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    """Write a figure and its interval, as far as there are any."""
+    if value is None:
+        return NOTHING
+    limits = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+    return f"{value:.3f}{limits}"
+
+
+def score_rows(
+    scores: Mapping[str, Figures],
+    probes: Mapping[str, Figures] | None = None,
+    references: Mapping[str, Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
+    """Lay figures out, one row per corpus, target and query set; empty columns are left out.
+
+    Args:
+        scores: name -> figures of evaluate.py.
+        probes: name -> figures of a linear probe.
+        references: name -> system -> UAR in print.
+    """
+    probes, references = probes or {}, references or {}
+    systems = list(dict.fromkeys(s for printed in references.values() for s in printed))
+    rows = []
+    for name, figures in scores.items():
+        probed = probes.get(name, {})
+        row = {
+            "corpus": name,
+            "clips": str(figures["clips"]),
+            "speakers": str(figures["speakers"] or NOTHING),
+            "classes": str(figures["classes"]),
+            "chance": f"{figures['chance']:.3f}",
+            "UAR [95 %]": with_interval(figures["UAR"], figures["interval"]),
+            "ACC": f"{figures['ACC']:.3f}",
+            "F1": f"{figures['F1']:.3f}",
+            "ECE": f"{figures['calibration']['ECE']:.3f}",
+        }
+        for figure in ("AUC", "Spearman"):
+            row[f"{figure} [95 %]"] = with_interval(
+                figures.get(figure), figures.get(f"{figure}_interval")
+            )
+        row["probe UAR [95 %]"] = with_interval(probed.get("UAR"), probed.get("interval"))
+        for system in systems:
+            row[f"{system} (print)"] = with_interval(references.get(name, {}).get(system), None)
+        rows.append(row)
+    return _without_empty(pd.DataFrame(rows))
+
+
+def _without_empty(table: pd.DataFrame) -> pd.DataFrame:
+    return table.loc[:, (table != NOTHING).any()]
+
+
+def recall_rows(scores: Mapping[str, Figures]) -> pd.DataFrame:
+    """Lay out the recall of every class, with its number of clips."""
+    return pd.DataFrame(
+        {"corpus": name, "class": label, "clips": str(n), "recall": f"{recall:.3f}"}
+        for name, figures in scores.items()
+        for (label, recall), n in zip(
+            figures["recall"].items(), figures["support"].values(), strict=True
+        )
+    )
+
+
+def retrieval_rows(retrieval: Mapping[str, Mapping[str, Figures]]) -> pd.DataFrame:
+    """Lay out retrieval in both directions; each row of figures is followed by that of chance."""
+    rows = []
+    for name, directions in retrieval.items():
+        for direction, figures in directions.items():
+            rows.append(_retrieval_row(name, DIRECTIONS[direction], figures, figures["interval"]))
+            rows.append(_retrieval_row(name, "chance", {**figures, **figures["chance"]}, None))
+    return pd.DataFrame(rows)
+
+
+def _retrieval_row(
+    name: str, direction: str, figures: Figures, interval: Sequence[float] | None
+) -> dict[str, str]:
+    return {
+        "corpus": name,
+        "direction": direction,
+        "queries": str(figures["queries"]),
+        "items": str(figures["items"]),
+        "R@1 [95 %]": with_interval(figures["R@1"], interval),
+        "R@5": f"{figures['R@5']:.3f}",
+        "R@10": f"{figures['R@10']:.3f}",
+        "mAP": f"{figures['mAP']:.3f}",
+        "median rank": f"{figures['median_rank']:.1f}",
+    }
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Write a table of text as a Markdown table."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    cells = ([cell.replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def markdown_page(
+    about: Mapping[str, Any], tables: Sequence[pd.DataFrame], remarks: Sequence[str]
+) -> str:
+    """Write what was scored, the tables, and what has to be known to read them."""
+    said = [f"{name.replace('_', ' ')}: {_listed(value)}" for name, value in about.items() if value]
+    notes = "\n".join(f"- {remark}" for remark in [*remarks, READING])
+    return "\n\n".join(["; ".join(said), *map(to_markdown, tables), notes]) + "\n"
+
+
+def _listed(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plot_answers(
+    answers: pd.DataFrame, classes: Sequence[str], calibration: Figures, title: str
+) -> Figure:
+    """Draw the confusion matrix, and beside it how often the model is right when it says so.
+
+    Args:
+        answers: `truth` and `prediction` of each clip.
+        classes: that were asked for.
+        calibration: figures of `scoring.calibration`.
+        title: of the picture.
+    """
+    present = [name for name in classes if name in set(answers["truth"])]
+    width, height = 2.4 + 0.85 * len(classes), 2.0 + 0.7 * max(len(present), 3)
+    figure = Figure(figsize=(width + 3.6, height), dpi=120, layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2, width_ratios=[width, 3.2])
+    _plot_confusion(left, answers, list(classes), present)
+    _plot_calibration(right, calibration)
+    return figure
+
+
+def _plot_confusion(
+    axes: Axes, answers: pd.DataFrame, classes: list[str], present: list[str]
+) -> None:
+    """Draw shares of the true class, with the counts; rows are what the clips are."""
+    matrix = confusion_matrix(answers["truth"], answers["prediction"], labels=classes)
+    matrix = matrix[[classes.index(name) for name in present]]
+    shares = matrix / matrix.sum(axis=1, keepdims=True)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(matrix):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        text = f"{shares[row, column]:.0%}\n{count}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(present)), present)
+    axes.set(xlabel="answer", ylabel="truth", title="share of the true class, and clips")
+
+
+def _plot_calibration(axes: Axes, calibration: Figures) -> None:
+    """Draw accuracy over confidence; the area of a dot is the share of the clips."""
+    bins = pd.DataFrame(calibration["bins"])
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
+    axes.plot(bins["confidence"], bins["accuracy"], color="tab:blue", linewidth=1)
+    sizes = 300 * bins["clips"] / bins["clips"].sum()
+    axes.scatter(bins["confidence"], bins["accuracy"], s=sizes, color="tab:blue", alpha=0.6)
+    title = f"calibration error {calibration['ECE']:.3f}"
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=title)
