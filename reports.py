@@ -181,8 +181,9 @@ def _plot_calibration(axes: Axes, calibration: Figures) -> None:
     """Draw accuracy over confidence; the area of a dot is the share of the clips."""
     bins = pd.DataFrame(calibration["bins"])
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
-    axes.plot(bins["confidence"], bins["accuracy"], color="tab:blue", linewidth=1)
+    points = bins["confidence"], bins["accuracy"]
+    axes.plot(*points, color="tab:blue", linewidth=1, clip_on=False)
     sizes = 300 * bins["clips"] / bins["clips"].sum()
-    axes.scatter(bins["confidence"], bins["accuracy"], s=sizes, color="tab:blue", alpha=0.6)
+    axes.scatter(*points, s=sizes, color="tab:blue", alpha=0.6, clip_on=False)
     title = f"calibration error {calibration['ECE']:.3f}"
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=title)
