@@ -16,6 +16,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -132,6 +133,34 @@ def read_duration(path: str | Path) -> float:
     """
     with _open_sound(path) as sound:
         return sound.frames / sound.samplerate
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a file tells about its sound."""
+
+    seconds: float
+    """Duration [s]."""
+    rate: int
+    """Sampling rate [Hz]."""
+    channels: int
+    kind: str
+    """Container and coding by libsndfile's names, e.g. ``WAV PCM_16``; the content decides."""
+
+
+def read_header(path: str | Path) -> Header:
+    """Return what the header of a file tells, without decoding it.
+
+    Raises:
+        AudioError: if the file is no readable sound or its header is implausible
+    """
+    with _open_sound(path) as sound:
+        return Header(
+            sound.frames / sound.samplerate,
+            sound.samplerate,
+            sound.channels,
+            f"{sound.format} {sound.subtype}",
+        )
 
 
 def resolve_inside(root: str | Path, file: str) -> Path:

@@ -15,7 +15,9 @@ REPOSITORY = Path(train.__file__).resolve().parent
 ROOMS = {path.stem: path for path in REPOSITORY.glob("*.py")}
 ALLOWED = {
     "audio": set(),
-    "corpora": set(),
+    "readers": set(),
+    "catalogue": {"readers"},
+    "corpora": {"audio", "catalogue", "readers"},
     "queries": {"corpora"},
     "models": set(),
     "checkpoints": set(),
@@ -28,6 +30,7 @@ PREPROCESSING = sorted((REPOSITORY / "preprocessing").glob("*.py"))
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SCRIPTS = [
     "train.py",
+    "corpora.py",
     "features.py",
     "evaluate.py",
     *(f"preprocessing/{p.name}" for p in PREPROCESSING),
@@ -55,7 +58,7 @@ def test_imports_point_one_way(room):
     assert imported(ROOMS[room]) & set(ROOMS) <= ALLOWED[room]
 
 
-@pytest.mark.parametrize("room", ["audio", "corpora", "features"])
+@pytest.mark.parametrize("room", ["audio", "readers", "catalogue", "corpora", "features"])
 def test_measuring_needs_no_torch(room):
     assert not imported(ROOMS[room]) & {"torch", "transformers"}
 
