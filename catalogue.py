@@ -98,7 +98,7 @@ def _msp_podcast_labels(root: Path) -> pd.DataFrame:
         return rows.reindex(columns=["clip", *fields])
     return read_label_files(
         root,
-        # Early releases spell it "concensus".
+        # Early releases spell it with another c.
         globs=("Labels/labels_con[sc]ensus.csv", "*/Labels/labels_con[sc]ensus.csv"),
         columns={
             "FileName": "clip",
@@ -238,9 +238,9 @@ _ROWS = (
         title="RAVDESS, speech",
         reader=partial(
             read_files,
-            pattern=rf"{ANYWHERE}Actor_\d\d/\d\d-01-(?P<emotion>\d\d)-(?P<intensity>\d\d)"
+            pattern=rf"{ANYWHERE}\d\d-01-(?P<emotion>\d\d)-(?P<intensity>\d\d)"
             r"-(?P<text_id>\d\d)-(?P<repetition>\d\d)-(?P<speaker>\d\d)",
-            other_part=r"/\d\d-02(?:-\d\d){5}\.\w+$",  # song
+            other_part=r"(?:^|/)\d\d-02(?:-\d\d){5}\.\w+$",  # song
             columns={"gender": "{speaker}"},
             codes={
                 "emotion": _codes(
@@ -268,7 +268,7 @@ _ROWS = (
         reader=partial(
             read_files,
             # One file of the corpus is called 1040_ITH_SAD_X.wav.
-            pattern=rf"(?:{ANYWHERE}AudioWAV/)?(?P<speaker>1\d{{3}})_(?P<text_id>[A-Z]{{3}})"
+            pattern=rf"(?!.*AudioMP3/){ANYWHERE}(?P<speaker>1\d{{3}})_(?P<text_id>[A-Z]{{3}})"
             r"_(?P<emotion>[A-Z]{3})_(?P<intensity>LO|MD|HI|XX?)",
             other_part=r"AudioMP3/",  # the same recordings
             codes={
@@ -285,7 +285,7 @@ _ROWS = (
             ),
             labels_needed=False,
         ),
-        expected="AudioWAV/1001_DFA_ANG_XX.wav, and VideoDemographics.csv for age and gender",
+        expected="AudioWAV/1001_DFA_ANG_XX.wav; VideoDemographics.csv for age and gender",
         clips=7442,
         **_asked_by_label("sad, angry, disgust, fear, happy, neutral"),
         printed=_printed(0.230, 0.245, 0.177, 0.266),

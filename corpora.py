@@ -28,7 +28,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -169,7 +169,7 @@ def _tertiles(values: pd.Series) -> pd.Series:
 
 SHORT_SECONDS = 0.1
 """A clip below this duration [s] holds no word; it is reported."""
-LABELS_SHOWN = 12
+VALUES_SHOWN = 12
 """A column with more values than this is described by their number."""
 DESCRIBED = ("speaker", "gender", "language", "split", "fold")
 """Columns that are described beside the target, where a table has them."""
@@ -189,7 +189,7 @@ def read_headers(table: pd.DataFrame, workers: int = 8, progress: bool = False) 
     """
     files = table.index.get_level_values("file").unique()
 
-    def describe(file: str) -> dict[str, object]:
+    def describe_file(file: str) -> dict[str, object]:
         try:
             return vars(read_header(resolve_inside(table.attrs["root"], file)))
         except AudioError as error:
@@ -197,7 +197,7 @@ def read_headers(table: pd.DataFrame, workers: int = 8, progress: bool = False) 
 
     columns = ["seconds", "rate", "channels", "kind", "reason", "error"]
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(describe, files, chunksize=64)
+        found = pool.map(describe_file, files)
         bar = tqdm(found, table.attrs["name"], len(files), unit="file", disable=not progress)
         return pd.DataFrame(list(bar), index=files, columns=columns)
 
@@ -228,9 +228,9 @@ def _digest(path: Path) -> bytes:
 def clip_seconds(table: pd.DataFrame, headers: pd.DataFrame) -> pd.Series:
     """Return the duration of each clip [s]; NaN where its file cannot be read."""
     rows = table.index.to_frame()
-    ends = rows["end"].dt.total_seconds().fillna(rows["file"].map(headers["seconds"]))
-    is_known = rows["file"].map(headers["seconds"].notna())
-    return (ends - rows["start"].dt.total_seconds()).where(is_known)
+    lengths = rows["file"].map(headers["seconds"]).astype("float64")
+    ends = rows["end"].dt.total_seconds().fillna(lengths)
+    return (ends - rows["start"].dt.total_seconds()).where(lengths.notna())
 
 
 def describe(table: pd.DataFrame, headers: pd.DataFrame) -> list[str]:
@@ -265,30 +265,41 @@ def describe(table: pd.DataFrame, headers: pd.DataFrame) -> list[str]:
 def _label_facts(table: pd.DataFrame, corpus: Corpus | None) -> dict[str, str]:
     """Return column -> its values and their counts."""
     target = corpus.target if corpus else "emotion"
-    facts = {}
-    for column in dict.fromkeys([target, *DESCRIBED]):
-        if column in table:
-            facts[column] = _counts(
-                table[column], corpus.classes if corpus and column == target else {}
-            )
-    if corpus and corpus.speakers and "speaker" in facts:
-        facts["speaker"] += f" of {corpus.speakers} published"
+    facts = {
+        column: describe_values(
+            table[column], corpus.classes if corpus and column == target else {}
+        )
+        for column in dict.fromkeys([target, *DESCRIBED])
+        if column in table
+    }
+    if corpus and corpus.speakers and "speaker" in table:
+        found = table["speaker"].nunique()
+        facts["speaker"] = f"{found} of {corpus.speakers} published: {facts['speaker']}"
     return facts
 
 
-def _counts(values: pd.Series, classes: dict[str, str | None]) -> str:
-    """Return how often each value occurs, with the class it is scored as where that differs."""
+def describe_values(values: pd.Series, classes: Mapping[str, str | None] | None = None) -> str:
+    """Return how often each value occurs, with its class where that is called otherwise.
+
+    Args:
+        values: labels
+        classes: label -> class, None for a label that is not scored
+    """
     counts = values.value_counts().sort_index()
-    parts = [f"{len(counts)}"]
-    if len(counts) <= LABELS_SHOWN:
-        parts = []
-        for value, count in counts.items():
-            scored = classes.get(value, value)
-            note = "" if scored == value else f" -> {scored}" if scored else " (not scored)"
-            parts.append(f"{value}{note} {count}")
+    parts = [f"{len(counts)} values"]
+    if len(counts) <= VALUES_SHOWN:
+        parts = [f"{value}{_class_note(value, classes or {})} {n}" for value, n in counts.items()]
     if values.isna().any():
         parts.append(f"missing {values.isna().sum()}")
     return ", ".join(parts)
+
+
+def _class_note(label: str, classes: Mapping[str, str | None]) -> str:
+    """Return what to say of the class of a label, if it is called otherwise."""
+    scored = classes.get(label, label)
+    if scored is None:
+        return " (not scored)"
+    return "" if scored == label else f" -> {scored}"
 
 
 def scored_part(corpus: Corpus) -> str:
@@ -314,7 +325,7 @@ def find_problems(
     broken = headers[headers["reason"].notna()]
     seconds = clip_seconds(table, headers)
     ends = table.index.get_level_values("end").total_seconds()
-    lengths = table.index.get_level_values("file").map(headers["seconds"])
+    lengths = table.index.get_level_values("file").map(headers["seconds"]).astype("float64")
     outside = seconds[(seconds <= 0) | (ends > lengths + END_TOLERANCE)]
     short = seconds[(seconds > 0) & (seconds < SHORT_SECONDS)]
     twins = equal_files(table.attrs["root"], headers.index[headers["reason"].isna()])

@@ -18,6 +18,7 @@ import re
 import string
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import audformat
@@ -94,6 +95,7 @@ def tell(root: Path, count: int, what: str, examples: Iterable[str]) -> None:
 # --- Finding audio -------------------------------------------------------------------------------
 
 
+@cache
 def audio_suffixes() -> frozenset[str]:
     """Return the lower-case suffixes, without dot, that the installed libsndfile reads."""
     available = soundfile.available_formats()
