@@ -125,16 +125,6 @@ def read_audio(
     return _condition(samples, rate)
 
 
-def read_duration(path: str | Path) -> float:
-    """Return the duration of a file [s] as its header tells, without decoding it.
-
-    Raises:
-        AudioError: if the file is no readable sound or its header is implausible
-    """
-    with _open_sound(path) as sound:
-        return sound.frames / sound.samplerate
-
-
 @dataclass(frozen=True)
 class Header:
     """What the header of a file tells about its sound."""
@@ -161,6 +151,15 @@ def read_header(path: str | Path) -> Header:
             sound.channels,
             f"{sound.format} {sound.subtype}",
         )
+
+
+def read_duration(path: str | Path) -> float:
+    """Return the duration of a file [s] as its header tells, without decoding it.
+
+    Raises:
+        AudioError: if the file is no readable sound or its header is implausible
+    """
+    return read_header(path).seconds
 
 
 def resolve_inside(root: str | Path, file: str) -> Path:

@@ -175,7 +175,7 @@ DESCRIBED = ("speaker", "gender", "language", "split", "fold")
 """Columns that are described beside the target, where a table has them."""
 
 
-def read_headers(table: pd.DataFrame, workers: int = 8, progress: bool = False) -> pd.DataFrame:
+def read_headers(table: pd.DataFrame, workers: int = 4, progress: bool = False) -> pd.DataFrame:
     """Return what the headers of a table's files tell, one row for each file.
 
     Args:
@@ -236,30 +236,35 @@ def clip_seconds(table: pd.DataFrame, headers: pd.DataFrame) -> pd.Series:
 def describe(table: pd.DataFrame, headers: pd.DataFrame) -> list[str]:
     """Return lines that say what is in a corpus: origin, clips, hours, labels, sound formats."""
     corpus = CORPORA.get(table.attrs["corpus"])
-    seconds = clip_seconds(table, headers).dropna()
-    shapes = headers.dropna(subset="rate").groupby(["kind", "rate", "channels"]).size()
-    origin = {"root": table.attrs["root"]}
+    facts = {"root": table.attrs["root"], "clips": f"{len(table)}"}
     if corpus:
-        origin |= {"licence": corpus.licence, "citation": corpus.citation}
-    facts = {
-        **origin,
-        "clips": f"{len(table)}"
-        + (f" of {corpus.clips} published" if corpus and corpus.clips else ""),
-        "speech": f"{seconds.sum() / 3600:.2f} h; a clip lasts {seconds.min():.2f} to"
-        f" {seconds.max():.2f} s, median {seconds.median():.2f} s",
-        **_label_facts(table, corpus),
-        "audio": ", ".join(
-            f"{count} {kind} {rate / 1000:g} kHz {channels:g} ch"
-            for (kind, rate, channels), count in shapes.sort_values(ascending=False).items()
-        ),
-    }
+        facts |= {"licence": corpus.licence, "citation": corpus.citation}
+    if corpus and corpus.clips:
+        facts["clips"] += f" of {corpus.clips} published"
+    facts |= _sound_facts(table, headers) | _label_facts(table, corpus)
     if corpus:
         facts["paper scores"] = scored_part(corpus)
     title = corpus.title if corpus else "a source without an entry in CORPORA"
     return [
         f"{table.attrs['name']}: {title}",
-        *(f"  {name:<13}{text}" for name, text in facts.items() if text),
+        *(f"  {name:<13}{text}" for name, text in facts.items()),
     ]
+
+
+def _sound_facts(table: pd.DataFrame, headers: pd.DataFrame) -> dict[str, str]:
+    """Return hours, durations and formats of the clips that can be read; nothing if none can."""
+    seconds = clip_seconds(table, headers).dropna()
+    if seconds.empty:
+        return {}
+    kinds = headers.dropna(subset="rate").groupby(["kind", "rate", "channels"]).size()
+    return {
+        "speech": f"{seconds.sum() / 3600:.2f} h; a clip lasts {seconds.min():.2f} to"
+        f" {seconds.max():.2f} s, median {seconds.median():.2f} s",
+        "audio": ", ".join(
+            f"{count} {kind} {rate / 1000:g} kHz {channels:g} ch"
+            for (kind, rate, channels), count in kinds.sort_values(ascending=False).items()
+        ),
+    }
 
 
 def _label_facts(table: pd.DataFrame, corpus: Corpus | None) -> dict[str, str]:
@@ -372,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help=SOURCE_FORMS)
-    parser.add_argument("--workers", type=int, default=8, help="threads that read headers")
+    parser.add_argument("--workers", type=int, default=4, help="threads that read headers")
     options = parser.parse_args(arguments)
     if not options.sources:
         print("\n".join(list_corpora()))

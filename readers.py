@@ -117,11 +117,11 @@ def find_audio(root: str | Path, suffixes: frozenset[str] | None = None) -> list
     found = []
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        relative = Path(folder).relative_to(root)
+        relative = Path(folder).relative_to(root).as_posix()
         found += [
-            (relative / name).as_posix()
+            posixpath.normpath(posixpath.join(relative, name))
             for name in files
-            if not name.startswith(".") and Path(name).suffix[1:].lower() in suffixes
+            if not name.startswith(".") and posixpath.splitext(name)[1][1:].lower() in suffixes
         ]
     return sorted(found)
 
@@ -292,6 +292,8 @@ def _columns_of(
 def _fill(text: str, fields: pd.DataFrame) -> pd.Series:
     """Return a text with its fields filled in, for each row; missing where a field is."""
     names = [name for _, name, _, _ in string.Formatter().parse(text) if name]
+    if text == f"{{{''.join(names)}}}":
+        return fields[names[0]]
     filled = [text.format(**row) for row in fields[["file", *names]].to_dict("records")]
     return pd.Series(filled, fields.index, dtype="str").mask(fields[names].isna().any(axis=1))
 
@@ -325,7 +327,7 @@ def read_label_files(
         A table without rows if there are no such files.
 
     Raises:
-        CorpusError: if a file lacks one of its columns
+        CorpusError: if a file is no table, or lacks one of the columns
     """
     found = (sorted(root.glob(pattern)) for pattern in globs)
     paths = [p for p in next(filter(None, found), []) if not p.name.startswith(".")]
@@ -338,7 +340,7 @@ def read_label_files(
             matches = (re.fullmatch(line, row.strip()) for row in text.splitlines())
             table = pd.DataFrame([match.groupdict() for match in matches if match], dtype="str")
         else:
-            table = _pick_columns(parse_table(text), columns or {}, optional, path)
+            table = _pick_columns(text, columns or {}, optional, path)
         match = re.search(path_fields, file) if path_fields else None
         tables.append(table.assign(**(match.groupdict() if match else {})))
     names = [*(columns or {}).values(), *re.compile(line or "").groupindex]
@@ -346,10 +348,13 @@ def read_label_files(
 
 
 def _pick_columns(
-    table: pd.DataFrame, columns: Mapping[str, str], optional: Sequence[str], path: Path
+    text: str, columns: Mapping[str, str], optional: Sequence[str], path: Path
 ) -> pd.DataFrame:
     """Return the named columns of a label file under the names of their fields, without blanks."""
-    table = table.rename(columns=str.strip)
+    try:
+        table = parse_table(text).rename(columns=str.strip)
+    except ValueError as error:
+        raise CorpusError(f"{path} cannot be read as a table: {error}") from error
     missing = [column for column in columns if column not in table and column not in optional]
     if missing:
         raise CorpusError(f"{path} has columns {list(table.columns)}, expected also {missing}")
@@ -604,7 +609,8 @@ def _check_files(files: pd.Series, root: Path) -> pd.Series:
 
 def _present_rows(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
     """Return the rows whose file is there; a link without a goal is, for `audio.py` to refuse."""
-    is_there = rows["file"].map({file: os.path.lexists(root / file) for file in set(rows["file"])})
+    found = {file: os.path.lexists(os.path.join(root, file)) for file in set(rows["file"])}
+    is_there = rows["file"].map(found)
     absent = rows.loc[~is_there, "file"].unique()
     if is_there.any():
         tell(root, len(absent), "files of the table are not there and are left out", absent)

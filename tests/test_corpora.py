@@ -311,6 +311,13 @@ def test_report_fails_for_files_that_cannot_be_read_and_says_why(tess, capsys):
         assert f"files that cannot be read ({reason}): 1, e.g. {tess}/{file}.wav" in problems
 
 
+def test_report_of_a_corpus_without_any_readable_file(tmp_path, capsys):
+    touch(tmp_path, "YAF_food_ps.wav")
+    assert corpora.main([f"tess={tmp_path}"]) == 1
+    lines = lines_of(capsys)
+    assert "speech" not in lines and "(empty): 1" in lines["problem"][1]
+
+
 def test_report_takes_every_source_and_goes_on_after_a_bad_one(tess, tmp_path, capsys):
     text = "file,start,end,emotion\nOAF_back_angry.wav,0.5,1,anger\nOAF_back_angry.wav,1,,\n"
     path = write_csv(tess, text)

@@ -156,6 +156,14 @@ def test_label_file_without_a_column_is_an_error_that_lists_what_is_there(tmp_pa
     assert rows["age"].isna().all() and rows["emotion"].tolist() == ["b"]
 
 
+@pytest.mark.parametrize(
+    "text", ["", 'File,Class\na,"b\n', "File,Class\na,b,c,d\nb,c\na,b,c,d,e\n"]
+)
+def test_label_file_that_is_no_table_is_an_error_that_names_it(tmp_path, text):
+    with pytest.raises(CorpusError, match=r"labels\.csv cannot be read as a table"):
+        labels_of(tmp_path, text)
+
+
 def read_labelled(root: Path, text: str, **options) -> tuple[pd.DataFrame, list[str]]:
     labels = partial(labels_of, text=text, optional=["Age"])
     return told_by(read_files, root, CLIP, labels=labels, **options)
