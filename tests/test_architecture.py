@@ -58,7 +58,7 @@ def test_imports_point_one_way(room):
     assert imported(ROOMS[room]) & set(ROOMS) <= ALLOWED[room]
 
 
-@pytest.mark.parametrize("room", ["audio", "readers", "catalogue", "corpora", "features"])
+@pytest.mark.parametrize("room", ["audio", "corpora", "features"])
 def test_measuring_needs_no_torch(room):
     assert not imported(ROOMS[room]) & {"torch", "transformers"}
 
