@@ -234,27 +234,30 @@ def _join_labels(
     if needed and labels.empty:
         return fields.iloc[:0]
     if "clip" in labels:
-        labels = labels.assign(clip=labels["clip"].map(_stem))
+        labels = labels.assign(clip=labels["clip"].map(_stem, na_action="ignore"))
     labels = labels.drop_duplicates()
     keys = [column for column in fields if column in labels]
     twice = labels[labels.duplicated(keys, keep=False)]
     if needed and len(twice):
-        clip = " ".join(twice[keys].iloc[0].astype("str"))
-        raise CorpusError(f"{root}: label files contradict each other about {clip}")
-    tell(root, len(twice), "lines of label files contradict each other", twice[keys].iloc[:, 0])
+        example = _key_texts(twice, keys)[0]
+        raise CorpusError(f"{root}: label files contradict each other about {example}")
+    what = "lines of label files contradict each other and are left out"
+    tell(root, len(twice), what, _key_texts(twice, keys))
     labels = labels.drop(twice.index)
     joined = fields.merge(labels, on=keys, how="outer" if needed else "left", indicator="source")
     sources = joined.pop("source")
     if needed:
         missing, unlabelled = joined[sources == "right_only"], joined[sources == "left_only"]
-        tell(
-            root, len(missing), "labelled clips have no audio", missing[keys].agg(" ".join, axis=1)
-        )
-        tell(
-            root, len(unlabelled), "audio files have no label and are left out", unlabelled["file"]
-        )
+        tell(root, len(missing), "labelled clips have no audio", _key_texts(missing, keys))
+        what = "audio files have no label and are left out"
+        tell(root, len(unlabelled), what, unlabelled["file"])
         joined = joined[sources == "both"]
     return joined.sort_values("file", ignore_index=True)
+
+
+def _key_texts(rows: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """Return the values that rows are joined by as texts."""
+    return [" ".join(map(str, row)) for row in rows[keys].fillna("?").to_numpy()]
 
 
 def _stem(path: str) -> str:

@@ -117,7 +117,9 @@ TREES = {
         ],
         {
             "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt": IEMOCAP_LABELS,
-            "Session1/dialog/EmoEvaluation/._Ses01F_impro01.txt": b"\x00\x05\x16\x07",
+            "Session1/dialog/EmoEvaluation/._Ses01F_impro01.txt": IEMOCAP_LABELS.replace(
+                "neu", "ang"
+            ),
             "Session1/dialog/EmoEvaluation/Categorical/Ses01F_impro01_e2_cat.txt": IEMOCAP_SCRIPT,
             "Session5/dialog/EmoEvaluation/Ses05M_script01_1b.txt": IEMOCAP_SCRIPT,
         },
@@ -329,7 +331,7 @@ TREES = {
         ["samples/EB0_neutral_13.wav", "samples/WR0_surprised_64.wav"],
         [
             dict(file="samples/EB0_neutral_13.wav", emotion="neutral", speaker="EB0",
-                 gender="female", language="pl", age=27.0, text='„Ród "smoka', text_id="13"),
+                 gender="female", language="pl", age=27.0, text='"Ród smoka', text_id="13"),
             dict(file="samples/WR0_surprised_64.wav", emotion="surprise", speaker="WR0",
                  gender="male", language="pl", age=23.0, text="Ucho wykrywa dźwięki.",
                  text_id="64"),
@@ -338,7 +340,7 @@ TREES = {
             # The corpus has eight blanks in front of the speaker.
             "data.tsv": "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage\n"
             "WR0_surprised_64.wav\tsurprised\tUcho wykrywa dźwięki.\tucho\t        WR0\tmale\t23\n"
-            'EB0_neutral_13.wav\tneutral\t„Ród "smoka\tród\t        EB0\tfemale\t27\n'
+            'EB0_neutral_13.wav\tneutral\t"Ród smoka\tród\t        EB0\tfemale\t27\n'
         },
     ),
     "meld": Tree(
@@ -565,6 +567,19 @@ def test_published_queries_are_those_of_the_paper():
     assert asked("aibo-5") == ["angry", "emphatic", "neutral", "motherese", "rest"]
     assert asked("alc") == ["intoxicated with alcohol", "not intoxicated with alcohol"]
     assert asked("sld") == ["likeable", "not likeable"]
+
+
+def test_printed_scores_are_those_of_the_paper_system_by_system():
+    order = ["iemocap", "ravdess", "crema-d", "tess", "aibo-2", "aibo-5", "alc", "sld"]
+    expected = {
+        "CLAP": [0.353, 0.199, 0.230, 0.232, 0.500, 0.211, 0.511, 0.472],
+        "Pengi": [0.345, 0.148, 0.245, 0.177, 0.470, 0.185, 0.473, 0.485],
+        "ParaCLAP": [0.600, 0.228, 0.177, 0.170, 0.526, 0.197, 0.537, 0.507],
+        "SmoothCLAP": [0.606, 0.260, 0.266, 0.433, 0.555, 0.204, 0.541, 0.507],
+    }
+    assert [name for name, corpus in CORPORA.items() if corpus.printed] == order
+    for system, scores in expected.items():
+        assert [CORPORA[name].printed[system] for name in order] == scores
 
 
 def test_excited_is_scored_as_happy_and_frustrated_not_at_all(tmp_path):

@@ -171,12 +171,12 @@ def read_labelled(root: Path, text: str, **options) -> tuple[pd.DataFrame, list[
 
 def test_labels_without_audio_and_audio_without_labels_are_told(tmp_path):
     touch(tmp_path, "wav/a.wav", "wav/b.WAV", "wav/c.wav")
-    text = "File,Class\nAudios\\a.wav,anger\n/x/b,\nd.wav,fear\n"
+    text = "File,Class\nAudios\\a.wav,anger\n/x/b,\nd.wav,fear\n,joy\n"
     rows, told = read_labelled(tmp_path, text)
     assert rows["file"].tolist() == ["wav/a.wav", "wav/b.WAV"]
     assert rows["emotion"][0] == "anger" and pd.isna(rows["emotion"][1])
     assert [message.partition(": ")[2] for message in told] == [
-        "1 labelled clips have no audio, e.g. d",
+        "2 labelled clips have no audio, e.g. d",
         "1 audio files have no label and are left out, e.g. wav/c.wav",
     ]
 
