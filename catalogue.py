@@ -29,7 +29,7 @@ class Corpus:
     expected: str
     """Layout below the root, for the message about a wrong one."""
     clips: int | None
-    """Number of labelled recordings in the published corpus; None: it depends on the release."""
+    """Number of labelled recordings in the published corpus; None: unknown, or by release."""
     classes: Mapping[str, str | None]
     """Native label -> class; two labels may share one, None drops the label."""
     published: Mapping[str, str]
@@ -39,7 +39,7 @@ class Corpus:
     language: str = ""
     """ISO 639-1; several are separated by commas, and the reader tells them apart."""
     speakers: int | None = None
-    """Number of speakers in the published corpus; None: unknown, or it depends on the release."""
+    """Number of speakers in the published corpus; None: unknown, or by release."""
     target: str = "emotion"
     """Column that holds the native labels."""
     part: Mapping[str, str] = field(default_factory=dict)
@@ -353,7 +353,7 @@ _ROWS = (
             ),
         ),
         expected="ALC.csv (file, challenge_class) and DIST/TEST/TE_*.wav",
-        clips=12360,
+        clips=None,
         classes={"intoxicated": "intoxicated", "sober": "sober"},
         published={
             "intoxicated": "intoxicated with alcohol",
@@ -373,7 +373,6 @@ _ROWS = (
         reader=partial(
             read_files,
             pattern=rf"{ANYWHERE}wav/(?:.*/)?(?P<clip>(?P<split>[^/_]+)_[^/]+)",
-            columns={"speaker": "{clip}"},  # one utterance each
             codes={
                 "likability": _codes("L likeable, NL not likeable"),
                 "split": Lenient(_codes("devel dev"), keep=True),
@@ -385,7 +384,7 @@ _ROWS = (
             ),
         ),
         expected="LSC_*.csv (file; likability) and wav/test_*.wav",
-        clips=800,
+        clips=None,
         **_asked_by_label("likeable, not likeable"),
         target="likability",
         part={"split": "test"},
@@ -393,7 +392,6 @@ _ROWS = (
         licence="by agreement with its owners",
         citation="Burkhardt et al., Interspeech 2011; Schuller et al., Interspeech 2012",
         language="de",
-        speakers=800,
     ),
     Corpus(
         name="savee",

@@ -361,7 +361,7 @@ def list_corpora() -> list[str]:
             "corpus": corpus.title,
             "language": corpus.language,
             "classes": f"{len(corpus.published)} ({corpus.target})",
-            "clips": corpus.clips or "by release",
+            "clips": corpus.clips or "",
             "speakers": corpus.speakers or "",
             "scored in the paper": scored_part(corpus),
             "licence": corpus.licence,

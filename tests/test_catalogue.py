@@ -258,9 +258,9 @@ TREES = {
         "sld",
         ["wav/test_001.wav", "wav/devel_002.wav"],
         [
-            dict(file="wav/devel_002.wav", likability="not likeable", speaker="devel_002",
+            dict(file="wav/devel_002.wav", likability="not likeable",
                  language="de", split="dev"),
-            dict(file="wav/test_001.wav", likability="likeable", speaker="test_001",
+            dict(file="wav/test_001.wav", likability="likeable",
                  language="de", split="test"),
         ],
         {
