@@ -17,6 +17,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -125,14 +126,41 @@ def read_audio(
     return _condition(samples, rate)
 
 
+@dataclass(frozen=True)
+class Header:
+    """What the header of a file tells about its sound."""
+
+    seconds: float
+    """Duration [s]."""
+    rate: int
+    """Sampling rate [Hz]."""
+    channels: int
+    kind: str
+    """Container and coding by libsndfile's names, e.g. ``WAV PCM_16``; the content decides."""
+
+
+def read_header(path: str | Path) -> Header:
+    """Return what the header of a file tells, without decoding it.
+
+    Raises:
+        AudioError: if the file is no readable sound or its header is implausible
+    """
+    with _open_sound(path) as sound:
+        return Header(
+            sound.frames / sound.samplerate,
+            sound.samplerate,
+            sound.channels,
+            f"{sound.format} {sound.subtype}",
+        )
+
+
 def read_duration(path: str | Path) -> float:
     """Return the duration of a file [s] as its header tells, without decoding it.
 
     Raises:
         AudioError: if the file is no readable sound or its header is implausible
     """
-    with _open_sound(path) as sound:
-        return sound.frames / sound.samplerate
+    return read_header(path).seconds
 
 
 def hash_file(path: str | Path) -> str:

@@ -1,437 +1,56 @@
-"""What a corpus is: readers that bring speech and its labels into one table.
+r"""What a corpus is: from what a user has to one table of speech and its labels.
+
+    python corpora.py                                       # the corpora that are known by name
+    python corpora.py ravdess=/data/RAVDESS                 # what is in a copy of one of them
+    python corpora.py /data/mine/labels.csv /data/recordings
+
+Printed are the clips, hours, labels, speakers and sound formats that were found, and what is wrong
+with them. The exit code is 1 if a source cannot be read, or has clips that cannot be.
 
 A *source*, as given on every command line, is one of ::
 
     ravdess=/data/RAVDESS    a corpus of CORPORA and the folder it was unpacked to
     /data/my-database        an audformat database (holds db.yaml)
-    /data/mine/labels.csv    a .csv or .parquet table beside its audio (column file or file_name)
+    /data/mine/labels.csv    a .csv, .tsv or .parquet table beside its audio (file or file_name)
     /data/recordings         a plain folder of audio, without labels
 
 `read_corpus` returns a table on audformat's segmented index: ``file`` (relative to the root, with
 ``/``), ``start`` and ``end`` (timedelta; an ``end`` of NaT means the end of the file). Columns are
 any of emotion, speaker, gender, split, fold, language (text), arousal, valence, dominance, age
 (numbers); others are kept. ``table.attrs`` holds ``name``, ``root`` and ``corpus`` (key of CORPORA
-or None). No audio is opened here.
+or None). Reading a corpus opens no audio; printing what is in it reads the headers.
 """
 
+import argparse
 import difflib
+import hashlib
 import os
-import posixpath
 import re
+import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import audformat
 import pandas as pd
-import soundfile
-import yaml
+from tqdm import tqdm
 
-TEXT_COLUMNS = ("emotion", "speaker", "gender", "split", "fold", "language")
-NUMBER_COLUMNS = ("arousal", "valence", "dominance", "age")
-INDEX_COLUMNS = ("file", "start", "end")
+from audio import END_TOLERANCE, AudioError, read_header, resolve_inside
+from catalogue import CORPORA, Corpus
+from readers import (
+    TABLE_READERS,
+    CorpusError,
+    corpus_table,
+    read_database,
+    read_folder,
+    read_table,
+)
+
 LOW, MIDDLE, HIGH = "low", "middle", "high"
 """Classes of a label that is a number: its tertiles."""
-SOURCE_FORMS = "NAME=ROOT, a folder with db.yaml, a .csv or .parquet table, or a folder of audio"
-
-FORMAT_SUFFIXES = {
-    "AIFF": ("aiff", "aif", "aifc"),
-    "AU": ("au", "snd"),
-    "AVR": ("avr",),
-    "CAF": ("caf",),
-    "FLAC": ("flac",),
-    "IRCAM": ("sf",),
-    "MP3": ("mp3",),
-    "NIST": ("nist", "sph"),
-    "OGG": ("ogg", "oga", "opus"),
-    "PAF": ("paf",),
-    "PVF": ("pvf",),
-    "RF64": ("rf64",),
-    "SVX": ("iff", "svx"),
-    "VOC": ("voc",),
-    "W64": ("w64",),
-    "WAV": ("wav", "wave"),
-}
-"""libsndfile's formats that hold recordings, with the suffixes they are met under."""
-CONVERTIBLE_SUFFIXES = ("m4a", "mp4", "aac", "wma", "webm", "mkv", "amr", "3gp")
-"""Sound that libsndfile does not decode."""
-
-
-class CorpusError(ValueError):
-    """A source, a table or a label that is not what it should be."""
-
-
-# --- Reading a folder ----------------------------------------------------------------------------
-
-
-def audio_suffixes() -> frozenset[str]:
-    """Return the lower-case suffixes, without dot, that the installed libsndfile reads."""
-    available = soundfile.available_formats()
-    return frozenset(
-        s for name, suffixes in FORMAT_SUFFIXES.items() if name in available for s in suffixes
-    )
-
-
-def find_audio(root: str | Path, suffixes: frozenset[str] | None = None) -> list[str]:
-    """Return the audio files below ``root``, relative to it with ``/``, sorted.
-
-    Hidden files and the ``__MACOSX`` folders of ZIP archives are left out.
-
-    Args:
-        root: folder to search
-        suffixes: lower-case suffixes without dot; None means all that libsndfile reads
-    """
-    suffixes = audio_suffixes() if suffixes is None else suffixes
-    found = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        relative = Path(folder).relative_to(root)
-        found += [
-            (relative / name).as_posix()
-            for name in files
-            if not name.startswith(".") and Path(name).suffix[1:].lower() in suffixes
-        ]
-    return sorted(found)
-
-
-def _refuse_twins(keys: Mapping[str, object]) -> None:
-    """Raise if two files (keys) are the same recording (values), as x.wav and x.flac are."""
-    first: dict[object, str] = {}
-    for file, key in keys.items():
-        if key in first:
-            raise CorpusError(f"{first[key]} and {file} are the same recording; keep one of them")
-        first[key] = file
-
-
-def read_folder(root: Path) -> pd.DataFrame:
-    """Return one row (file) for each audio file below ``root``.
-
-    Raises:
-        CorpusError: if one recording is there under two suffixes
-    """
-    files = find_audio(root)
-    _refuse_twins({file: posixpath.splitext(file)[0] for file in files})
-    others = find_audio(root, frozenset(CONVERTIBLE_SUFFIXES))
-    if others:
-        warnings.warn(
-            f"{root}: {len(others)} files need ffmpeg to convert them and are left out,"
-            f" e.g. {others[0]}",
-            stacklevel=2,
-        )
-    return pd.DataFrame({"file": files}, dtype="str")
-
-
-def read_file_names(
-    root: Path,
-    pattern: str,
-    labels: Callable[[dict[str, str]], dict | None],
-) -> pd.DataFrame:
-    """Return one row for each audio file whose name tells its labels.
-
-    Args:
-        root: folder of the corpus
-        pattern: regular expression for the whole path below ``root``, without suffix, with a named
-            group for each field
-        labels: turns the fields of one name into its labels; None leaves the file out
-
-    Raises:
-        CorpusError: if a name holds an unknown code, or if two files are the same recording
-    """
-    files = find_audio(root)
-    matches = {file: re.fullmatch(pattern, posixpath.splitext(file)[0]) for file in files}
-    fields = {file: match.groupdict() for file, match in matches.items() if match}
-    _refuse_twins({file: tuple(values.values()) for file, values in fields.items()})
-    strays = [file for file, match in matches.items() if not match]
-    if strays and fields:
-        warnings.warn(
-            f"{root}: {len(strays)} audio files are not named as the corpus names them and are"
-            f" left out, e.g. {strays[0]}",
-            stacklevel=2,
-        )
-    rows = []
-    for file, values in fields.items():
-        try:
-            row = labels(values)
-        except KeyError as error:
-            raise CorpusError(f"{root}: {file} holds the unknown code {error}") from error
-        if row is not None:
-            rows.append({"file": file, **row})
-    return pd.DataFrame(rows)
-
-
-# --- Reading tables and audformat databases ------------------------------------------------------
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Return a CSV file as text: `001`, `NA` and `None` stay what they are, empty is missing."""
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    return frame.mask(frame == "")
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    """Return a parquet file with its index, if it is named, as columns."""
-    frame = pd.read_parquet(path)
-    return frame.reset_index() if any(frame.index.names) else frame
-
-
-TABLE_READERS = {".csv": _read_csv, ".parquet": _read_parquet}
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Return a CSV or parquet table with a column ``file``.
-
-    Raises:
-        CorpusError: if it cannot be parsed, or has neither ``file`` nor ``file_name``
-    """
-    try:
-        frame = TABLE_READERS[path.suffix.lower()](path)
-    except ValueError as error:  # parser, encoding and Arrow errors are ValueErrors
-        raise CorpusError(f"{path} cannot be read as a table: {error}") from error
-    if "file" not in frame and "file_name" in frame:
-        frame = frame.rename(columns={"file_name": "file"})
-    if "file" not in frame:
-        raise CorpusError(
-            f"{path} has columns {list(frame.columns)}, expected one called file or file_name"
-        )
-    return frame
-
-
-def read_database(root: Path) -> pd.DataFrame:
-    """Return all file tables of an audformat database as one, with split and label fields.
-
-    Fields of labels (``speaker: {s1: {gender: female, age: 30}}``, also from misc tables) become
-    columns. Values for whole files are given to each segment of the file. ``split`` is the type of
-    a table's split (train, dev, test), or its id where several splits share a type. Pickled tables
-    are never read, and YAML tags are refused: both could run code.
-
-    Raises:
-        CorpusError: if header or tables are damaged or missing, or tables contradict each other
-    """
-    try:
-        header = yaml.safe_load((root / "db.yaml").read_text(encoding="utf-8"))
-        database = audformat.Database.load_header_from_yaml(header)
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CorpusError(f"{root / 'db.yaml'} is no audformat header: {error}") from error
-    if not database.tables:
-        raise CorpusError(f"{root / 'db.yaml'} lists no tables, expected at least one")
-    frames = [_database_table(database, root, name) for name in database.tables]
-    rows = _spread_over_segments(_merge_rows(pd.concat(frames, ignore_index=True), root))
-    rows.attrs["name"] = database.name
-    return rows
-
-
-def _table_file(root: Path, name: str) -> Path:
-    """Return the path of a database's table, in a format that cannot run code."""
-    for suffix in (".parquet", ".csv"):
-        path = root / f"db.{name}{suffix}"
-        if path.is_file():
-            return path
-    hint = " (a .pkl file is not read: save it again as CSV or parquet)"
-    raise CorpusError(f"{root}: table {name} has neither db.{name}.csv nor .parquet{hint}")
-
-
-def _database_table(database: audformat.Database, root: Path, name: str) -> pd.DataFrame:
-    """Return one table of a database with start, end, label fields and split as columns."""
-    table = database.tables[name]
-    path = _table_file(root, name)
-    frame = read_table(path)
-    if frame.duplicated([c for c in INDEX_COLUMNS if c in frame]).any():
-        raise CorpusError(f"{path} has rows that occur twice")
-    for column in frame.columns:
-        frame[column] = _typed(frame[column], name)
-    frame = frame.assign(start=_timedeltas(frame, "start"), end=_timedeltas(frame, "end"))
-    for column_id, column in table.columns.items():
-        if column_id in frame and column.scheme_id:
-            fields = _label_fields(database, root, column.scheme_id)
-            keys = frame[column_id].astype("str")
-            for field_name, values in fields.items():
-                new = field_name if field_name not in frame else f"{column_id}.{field_name}"
-                frame[new] = keys.map(values)
-    if table.split_id:
-        frame["split"] = _split_name(database, table.split_id)
-    return frame
-
-
-def _label_fields(
-    database: audformat.Database, root: Path, scheme_id: str
-) -> dict[str, dict[str, object]]:
-    """Return field -> label -> value for a scheme whose labels carry fields, else nothing."""
-    labels = database.schemes[scheme_id].labels
-    if isinstance(labels, str):
-        frame = TABLE_READERS[(path := _table_file(root, labels)).suffix](path)
-        level = next(iter(database.misc_tables[labels].levels))
-        labels = frame.astype({level: "str"}).set_index(level).to_dict("index")
-    if not isinstance(labels, dict):
-        return {}
-    fields: dict[str, dict[str, object]] = {}
-    for label, values in labels.items():
-        for name, value in (values if isinstance(values, dict) else {}).items():
-            fields.setdefault(name, {})[str(label)] = value
-    return fields
-
-
-def _split_name(database: audformat.Database, split_id: str) -> str:
-    """Return the type of a split, or its id where another split has the same type."""
-    kind = database.splits[split_id].type
-    shared = sum(split.type == kind for split in database.splits.values()) > 1
-    return split_id if shared or kind is None else str(kind)
-
-
-def _merge_rows(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Return one row for each segment, with the labels that several tables have for it."""
-    groups = rows.groupby(list(INDEX_COLUMNS), sort=False, dropna=False)
-    clashes = groups.nunique() > 1
-    if clashes.to_numpy().any():
-        column = clashes.any().idxmax()
-        file = clashes.index[clashes[column]][0][0]
-        raise CorpusError(f"{root}: tables contradict each other in {column} of {file}")
-    return groups.first().reset_index()
-
-
-def _spread_over_segments(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows where values for a whole file are given to its segments, if it has any."""
-    is_whole = rows["end"].isna() & (rows["start"] == pd.Timedelta(0))
-    if is_whole.all() or not is_whole.any():
-        return rows
-    parts, whole = rows[~is_whole].copy(), rows[is_whole].set_index("file")
-    for column in whole.columns.difference(INDEX_COLUMNS):
-        parts[column] = parts[column].fillna(parts["file"].map(whole[column]))
-    kept = whole[~whole.index.isin(parts["file"])].reset_index()
-    return pd.concat([kept, parts], ignore_index=True)[rows.columns]
-
-
-# --- The corpora known by name -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """One corpus as data: how it is read, what the paper scores and how it asks."""
-
-    name: str
-    title: str
-    reader: Callable[[Path], pd.DataFrame]
-    expected: str
-    """Layout below the root, for the message about a wrong one."""
-    clips: int
-    """Number of recordings in the published corpus."""
-    classes: Mapping[str, str | None]
-    """Native label -> class; two labels may share one, None drops the label."""
-    published: Mapping[str, str]
-    """Class -> query, in the words of the paper."""
-    licence: str
-    citation: str = field(repr=False)
-    target: str = "emotion"
-    """Column that holds the native labels."""
-    part: Mapping[str, str] = field(default_factory=dict)
-    """Column -> value of the rows that the paper scores; empty: all."""
-    averaged_over: str | None = None
-    """Column: the paper's UAR is the mean of the UARs of its values; None: one UAR of all rows."""
-    printed: Mapping[str, float] = field(default_factory=dict)
-    """System -> zero-shot UAR in print."""
-
-
-RAVDESS_EMOTIONS = {
-    "01": "neutral",
-    "02": "calm",
-    "03": "happy",
-    "04": "sad",
-    "05": "angry",
-    "06": "fearful",
-    "07": "disgust",
-    "08": "surprised",
-}
-RAVDESS_INTENSITIES = {"01": "normal", "02": "strong"}
-RAVDESS_NAME = (
-    r"Actor_\d\d/(?P<modality>\d\d)-(?P<channel>\d\d)-(?P<emotion>\d\d)-(?P<intensity>\d\d)"
-    r"-(?P<statement>\d\d)-(?P<repetition>\d\d)-(?P<actor>\d\d)"
+SOURCE_FORMS = (
+    "NAME=ROOT, a folder with db.yaml, a .csv, .tsv or .parquet table, or a folder of audio"
 )
-RAVDESS_SONG = "02"
-
-
-def _ravdess_labels(name: dict[str, str]) -> dict | None:
-    """Return the labels of a RAVDESS name; song is left out."""
-    if name["channel"] == RAVDESS_SONG:
-        return None
-    return {
-        "emotion": RAVDESS_EMOTIONS[name["emotion"]],
-        "speaker": name["actor"],
-        "gender": "male" if int(name["actor"]) % 2 else "female",
-        "language": "en",
-        "intensity": RAVDESS_INTENSITIES[name["intensity"]],
-        "text_id": str(int(name["statement"])),
-        "repetition": str(int(name["repetition"])),
-    }
-
-
-EMODB_EMOTIONS = {
-    "W": "anger",
-    "L": "boredom",
-    "E": "disgust",
-    "A": "fear",
-    "F": "happiness",
-    "T": "sadness",
-    "N": "neutral",
-}
-EMODB_SPEAKERS = {
-    # speaker: gender, age
-    "03": ("male", 31),
-    "08": ("female", 34),
-    "09": ("female", 21),
-    "10": ("male", 32),
-    "11": ("male", 26),
-    "12": ("male", 30),
-    "13": ("female", 32),
-    "14": ("female", 35),
-    "15": ("male", 25),
-    "16": ("female", 31),
-}
-EMODB_NAME = r"(?:wav/)?(?P<speaker>\d\d)(?P<text>[ab]\d\d)(?P<emotion>[A-Z])(?P<version>[a-z]?)"
-
-
-def _emodb_labels(name: dict[str, str]) -> dict:
-    """Return the labels of an EmoDB name."""
-    gender, age = EMODB_SPEAKERS[name["speaker"]]
-    return {
-        "emotion": EMODB_EMOTIONS[name["emotion"]],
-        "speaker": name["speaker"],
-        "gender": gender,
-        "language": "de",
-        "text_id": name["text"],
-        "age": age,
-    }
-
-
-CORPORA = {
-    corpus.name: corpus
-    for corpus in (
-        Corpus(
-            name="ravdess",
-            title="RAVDESS, speech",
-            reader=partial(read_file_names, pattern=RAVDESS_NAME, labels=_ravdess_labels),
-            expected="Actor_01/03-01-01-01-01-01-01.wav (or .flac, ...) to Actor_24/",
-            clips=1440,
-            classes={label: label for label in RAVDESS_EMOTIONS.values()},
-            published={label: label for label in RAVDESS_EMOTIONS.values()},
-            printed={"CLAP": 0.199, "Pengi": 0.148, "ParaCLAP": 0.228, "SmoothCLAP": 0.260},
-            licence="CC BY-NC-SA 4.0",
-            citation="Livingstone and Russo, PLoS ONE 13(5), 2018",
-        ),
-        Corpus(
-            name="emodb",
-            title="Berlin Database of Emotional Speech",
-            reader=partial(read_file_names, pattern=EMODB_NAME, labels=_emodb_labels),
-            expected="wav/03a01Fa.wav (or .flac, ...), or the same files directly in the folder",
-            clips=535,
-            classes={label: label for label in EMODB_EMOTIONS.values()},
-            # Not in the paper: `published` is the noun, as the paper asks of MSP-Podcast.
-            published={label: label for label in EMODB_EMOTIONS.values()},
-            licence="CC0 1.0 (release of audEERING)",
-            citation="Burkhardt et al., Interspeech 2005",
-        ),
-    )
-}
 
 
 # --- From a source to its table ------------------------------------------------------------------
@@ -465,16 +84,16 @@ def read_corpus(source: str | Path) -> pd.DataFrame:
     if corpus:
         return _read_known(CORPORA[corpus], path)
     if path.suffix.lower() in TABLE_READERS and path.is_file():
-        return _finish(read_table(path), path.parent, path.stem)
+        return corpus_table(read_table(path), path.parent, path.stem)
     if not path.is_dir():
         raise CorpusError(f"{path} is not there, expected {SOURCE_FORMS}")
     if (path / "db.yaml").is_file():
         rows = read_database(path)
-        return _finish(rows, path, rows.attrs["name"])
+        return corpus_table(rows, path, rows.attrs["name"])
     rows = read_folder(path)
     if rows.empty:
         raise CorpusError(f"{path} holds no db.yaml and no audio; found: {_contents(path)}")
-    return _finish(rows, path, path.name)
+    return corpus_table(rows, path, path.name)
 
 
 def _read_known(corpus: Corpus, root: Path) -> pd.DataFrame:
@@ -485,12 +104,14 @@ def _read_known(corpus: Corpus, root: Path) -> pd.DataFrame:
             f"{root} is not the folder of {corpus.title}: expected {corpus.expected};"
             f" found: {_contents(root)}"
         )
-    if len(rows) != corpus.clips:
+    if corpus.language and "language" not in rows:
+        rows["language"] = corpus.language
+    if corpus.clips and len(rows) != corpus.clips:
         warnings.warn(
             f"{root} holds {len(rows)} clips of {corpus.title}, published are {corpus.clips}",
             stacklevel=3,
         )
-    return _finish(rows, root, corpus.name, corpus.name)
+    return corpus_table(rows, root, corpus.name, corpus.name)
 
 
 def _contents(root: Path) -> str:
@@ -502,74 +123,6 @@ def _contents(root: Path) -> str:
         ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         or "nothing"
     )
-
-
-def _finish(rows: pd.DataFrame, root: Path, name: str, corpus: str | None = None) -> pd.DataFrame:
-    """Return rows (file, optional start and end, labels) as checked corpus table."""
-    if rows.empty:
-        raise CorpusError(f"{name}: the table of {root} has no rows")
-    files = _check_files(rows["file"], root)
-    starts, ends = _timedeltas(rows, "start"), _timedeltas(rows, "end")
-    wrong = (starts < pd.Timedelta(0)) | (ends <= starts)
-    if wrong.any():
-        row = wrong.idxmax()
-        raise CorpusError(
-            f"{name}: segment {starts[row]} to {ends[row]} of {files[row]} is negative or empty"
-        )
-    index = audformat.segmented_index(files, starts, ends)
-    if index.has_duplicates:
-        raise CorpusError(f"{name}: {index[index.duplicated()][0]} occurs twice in the table")
-    table = rows.drop(columns=list(INDEX_COLUMNS), errors="ignore").set_axis(index)
-    for column in table.columns:
-        table[column] = _typed(table[column], name)
-    table.attrs = {"name": name, "root": str(root), "corpus": corpus}
-    return table
-
-
-def _check_files(files: pd.Series, root: Path) -> pd.Series:
-    """Return file names in plain form; all must be relative, stay inside the root and be UTF-8."""
-    if files.isna().any():
-        raise CorpusError(f"{root}: the table has rows without a file")
-    files = files.astype("str")
-    leaves = files.str.contains(r"^/|^[A-Za-z]:[\\/]|(?:^|[/\\])\.\.(?:[/\\]|$)|\x00", regex=True)
-    if leaves.any():
-        raise CorpusError(f"{files[leaves].iloc[0]!r} leaves {root}, expected a path inside of it")
-    files = files.map(posixpath.normpath)
-    if not any((root / file).exists() for file in files[:100]):
-        raise CorpusError(
-            f"{root} holds none of the first files of its table, e.g. {files.iloc[0]}"
-        )
-    return files
-
-
-def _timedeltas(rows: pd.DataFrame, column: str) -> pd.Series:
-    """Return a column of seconds or timedeltas as timedelta64[ns]; absent: start 0, end NaT."""
-    default = pd.Timedelta(0) if column == "start" else pd.NaT
-    if column not in rows:
-        return pd.Series(default, index=rows.index, dtype="timedelta64[ns]")
-    values = rows[column]
-    try:
-        if not pd.api.types.is_timedelta64_dtype(values):
-            seconds = pd.to_numeric(values, errors="coerce")
-            texts = pd.to_timedelta(values.where(seconds.isna()))
-            values = pd.to_timedelta((seconds * 1e9).round(), unit="ns").fillna(texts)
-    except ValueError as error:
-        raise CorpusError(f"{column} is neither seconds nor a timedelta: {error}") from error
-    return values.astype("timedelta64[ns]").fillna(default)
-
-
-def _typed(values: pd.Series, name: str) -> pd.Series:
-    """Return a label column as text or numbers, whichever its name asks for."""
-    try:
-        if values.name in NUMBER_COLUMNS:
-            return pd.to_numeric(values).astype("float64")
-    except ValueError as error:
-        raise CorpusError(f"{name}: {values.name} must hold numbers: {error}") from error
-    if values.name in TEXT_COLUMNS or isinstance(values.dtype, pd.CategoricalDtype):
-        if pd.api.types.is_float_dtype(values):  # whole numbers beside missing ones: 7, not 7.0
-            values = values.convert_dtypes()
-        return values.astype("str")
-    return values
 
 
 # --- From a table to what is scored --------------------------------------------------------------
@@ -610,3 +163,241 @@ def _tertiles(values: pd.Series) -> pd.Series:
         raise CorpusError(f"the tertiles of {values.name} are both {first}, expected two values")
     classes = pd.Series(MIDDLE, index=values.index, dtype="str")
     return classes.mask(values <= first, LOW).mask(values >= second, HIGH).mask(values.isna())
+
+
+# --- What is in a corpus -------------------------------------------------------------------------
+
+SHORT_SECONDS = 0.1
+"""A clip below this duration [s] holds no word; it is reported."""
+VALUES_SHOWN = 12
+"""A column with more values than this is described by their number."""
+DESCRIBED = ("speaker", "gender", "language", "split", "fold")
+"""Columns that are described beside the target, where a table has them."""
+
+
+def read_headers(table: pd.DataFrame, workers: int = 4, progress: bool = False) -> pd.DataFrame:
+    """Return what the headers of a table's files tell, one row for each file.
+
+    Args:
+        table: corpus table
+        workers: threads that read headers
+        progress: show a bar
+
+    Returns:
+        Index ``file``; ``seconds``, ``rate`` [Hz], ``channels``, ``kind``, all missing where
+        ``reason`` (code of `AudioError`) and ``error`` are not.
+    """
+    files = table.index.get_level_values("file").unique()
+
+    def describe_file(file: str) -> dict[str, object]:
+        try:
+            return vars(read_header(resolve_inside(table.attrs["root"], file)))
+        except AudioError as error:
+            return {"reason": error.reason, "error": str(error)}
+
+    columns = ["seconds", "rate", "channels", "kind", "reason", "error"]
+    with ThreadPoolExecutor(workers) as pool:
+        found = pool.map(describe_file, files)
+        bar = tqdm(found, table.attrs["name"], len(files), unit="file", disable=not progress)
+        return pd.DataFrame(list(bar), index=files, columns=columns)
+
+
+def equal_files(root: str | Path, files: Iterable[str]) -> list[list[str]]:
+    """Return groups of files with equal content; few files are read beyond their first bytes."""
+    for key in (os.path.getsize, _digest_of_start, _digest):
+        groups: dict[object, list[str]] = {}
+        for file in files:
+            groups.setdefault(key(Path(root, file)), []).append(file)
+        groups = {key: group for key, group in groups.items() if len(group) > 1}
+        files = [file for group in groups.values() for file in group]
+    return list(groups.values())
+
+
+def _digest_of_start(path: Path) -> bytes:
+    """Return the SHA-256 of the first 64 KiB of a file."""
+    with path.open("rb") as handle:
+        return hashlib.sha256(handle.read(2**16)).digest()
+
+
+def _digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()
+
+
+def clip_seconds(table: pd.DataFrame, headers: pd.DataFrame) -> pd.Series:
+    """Return the duration of each clip [s]; NaN where its file cannot be read."""
+    rows = table.index.to_frame()
+    lengths = rows["file"].map(headers["seconds"]).astype("float64")
+    ends = rows["end"].dt.total_seconds().fillna(lengths)
+    return (ends - rows["start"].dt.total_seconds()).where(lengths.notna())
+
+
+def describe(table: pd.DataFrame, headers: pd.DataFrame) -> list[str]:
+    """Return lines that say what is in a corpus: origin, clips, hours, labels, sound formats."""
+    corpus = CORPORA.get(table.attrs["corpus"])
+    facts = {"root": table.attrs["root"], "clips": f"{len(table)}"}
+    if corpus:
+        facts |= {"licence": corpus.licence, "citation": corpus.citation}
+    if corpus and corpus.clips:
+        facts["clips"] += f" of {corpus.clips} published"
+    facts |= _sound_facts(table, headers) | _label_facts(table, corpus)
+    if corpus:
+        facts["paper scores"] = scored_part(corpus)
+    title = corpus.title if corpus else "a source without an entry in CORPORA"
+    return [
+        f"{table.attrs['name']}: {title}",
+        *(f"  {name:<13}{text}" for name, text in facts.items()),
+    ]
+
+
+def _sound_facts(table: pd.DataFrame, headers: pd.DataFrame) -> dict[str, str]:
+    """Return hours, durations and formats of the clips that can be read; nothing if none can."""
+    seconds = clip_seconds(table, headers).dropna()
+    if seconds.empty:
+        return {}
+    kinds = headers.dropna(subset="rate").groupby(["kind", "rate", "channels"]).size()
+    return {
+        "speech": f"{seconds.sum() / 3600:.2f} h; a clip lasts {seconds.min():.2f} to"
+        f" {seconds.max():.2f} s, median {seconds.median():.2f} s",
+        "audio": ", ".join(
+            f"{count} {kind} {rate / 1000:g} kHz {channels:g} ch"
+            for (kind, rate, channels), count in kinds.sort_values(ascending=False).items()
+        ),
+    }
+
+
+def _label_facts(table: pd.DataFrame, corpus: Corpus | None) -> dict[str, str]:
+    """Return column -> its values and their counts."""
+    target = corpus.target if corpus else "emotion"
+    facts = {
+        column: describe_values(
+            table[column], corpus.classes if corpus and column == target else {}
+        )
+        for column in dict.fromkeys([target, *DESCRIBED])
+        if column in table
+    }
+    if corpus and corpus.speakers and "speaker" in table:
+        found = table["speaker"].nunique()
+        facts["speaker"] = f"{found} of {corpus.speakers} published: {facts['speaker']}"
+    return facts
+
+
+def describe_values(values: pd.Series, classes: Mapping[str, str | None] | None = None) -> str:
+    """Return how often each value occurs, with its class where that is called otherwise.
+
+    Args:
+        values: labels
+        classes: label -> class, None for a label that is not scored
+    """
+    counts = values.value_counts().sort_index()
+    parts = [f"{len(counts)} values"]
+    if len(counts) <= VALUES_SHOWN:
+        parts = [f"{value}{_class_note(value, classes or {})} {n}" for value, n in counts.items()]
+    if values.isna().any():
+        parts.append(f"missing {values.isna().sum()}")
+    return ", ".join(parts)
+
+
+def _class_note(label: str, classes: Mapping[str, str | None]) -> str:
+    """Return what to say of the class of a label, if it is called otherwise."""
+    scored = classes.get(label, label)
+    if scored is None:
+        return " (not scored)"
+    return "" if scored == label else f" -> {scored}"
+
+
+def scored_part(corpus: Corpus) -> str:
+    """Return what the paper scores of a corpus, how, and which UARs are in print."""
+    if not (corpus.printed or corpus.part):
+        return "no"
+    part = ", ".join(f"{column} {value}" for column, value in corpus.part.items()) or "all clips"
+    mean = f", mean over {corpus.averaged_over}s" if corpus.averaged_over else ""
+    printed = ", ".join(f"{system} {uar:.3f}" for system, uar in corpus.printed.items())
+    return f"{part}{mean}" + (f"; UAR {printed}" if printed else "")
+
+
+def find_problems(
+    table: pd.DataFrame, headers: pd.DataFrame, told: Sequence[str]
+) -> tuple[list[str], bool]:
+    """Return what is wrong with a corpus, and whether it has clips that cannot be used.
+
+    Args:
+        table: corpus table
+        headers: of its files, see `read_headers`
+        told: what was said when the table was read
+    """
+    broken = headers[headers["reason"].notna()]
+    seconds = clip_seconds(table, headers)
+    ends = table.index.get_level_values("end").total_seconds()
+    lengths = table.index.get_level_values("file").map(headers["seconds"]).astype("float64")
+    outside = seconds[(seconds <= 0) | (ends > lengths + END_TOLERANCE)]
+    short = seconds[(seconds > 0) & (seconds < SHORT_SECONDS)]
+    twins = equal_files(table.attrs["root"], headers.index[headers["reason"].isna()])
+    problems = [
+        *told,
+        *(
+            f"files that cannot be read ({reason}): {len(files)}, e.g. {files['error'].iloc[0]}"
+            for reason, files in broken.groupby("reason")
+        ),
+        *_counted("segments that end after their file", outside.index.get_level_values("file")),
+        *_counted(f"clips below {SHORT_SECONDS} s", short.index.get_level_values("file")),
+        *_counted("recordings under several names", [" and ".join(twin[:2]) for twin in twins]),
+    ]
+    return problems, bool(len(broken) or len(outside))
+
+
+def _counted(what: str, examples: Sequence[str]) -> list[str]:
+    """Return a line with the number of examples and the first of them; none if there are none."""
+    return [f"{what}: {len(examples)}, e.g. {examples[0]}"] if len(examples) else []
+
+
+def list_corpora() -> list[str]:
+    """Return the known corpora as a table in Markdown."""
+    lines = []
+    for corpus in CORPORA.values():
+        cells = {
+            "name": f"`{corpus.name}`",
+            "corpus": corpus.title,
+            "language": corpus.language,
+            "classes": f"{len(corpus.published)} ({corpus.target})",
+            "clips": corpus.clips or "",
+            "speakers": corpus.speakers or "",
+            "scored in the paper": scored_part(corpus),
+            "licence": corpus.licence,
+            "layout": corpus.expected,
+        }
+        lines.append("| " + " | ".join(map(str, cells.values())) + " |")
+    return ["| " + " | ".join(cells) + " |", "|" + "---|" * len(cells), *lines]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help=SOURCE_FORMS)
+    parser.add_argument("--workers", type=int, default=4, help="threads that read headers")
+    options = parser.parse_args(arguments)
+    if not options.sources:
+        print("\n".join(list_corpora()))
+    failed = False
+    for source in options.sources:
+        try:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                table = read_corpus(source)
+        except (CorpusError, OSError) as error:
+            print(f"{source}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        headers = read_headers(table, options.workers, progress=sys.stderr.isatty())
+        problems, is_broken = find_problems(table, headers, [str(w.message) for w in told])
+        failed |= is_broken
+        print("\n".join(describe(table, headers)))
+        print("\n".join(f"  problem      {problem}" for problem in problems or ["none found"]))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,9 @@ REPOSITORY = Path(train.__file__).resolve().parent
 ROOMS = {path.stem: path for path in REPOSITORY.glob("*.py")}
 ALLOWED = {
     "audio": set(),
-    "corpora": set(),
+    "readers": set(),
+    "catalogue": {"readers"},
+    "corpora": {"audio", "catalogue", "readers"},
     "queries": {"corpora"},
     "models": set(),
     "checkpoints": set(),
@@ -51,6 +53,7 @@ PREPROCESSING = sorted((REPOSITORY / "preprocessing").glob("*.py"))
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SCRIPTS = [
     "train.py",
+    "corpora.py",
     "features.py",
     "evaluate.py",
     *(f"preprocessing/{p.name}" for p in PREPROCESSING),

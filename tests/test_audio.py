@@ -106,6 +106,15 @@ def test_duration_comes_from_the_header(tmp_path):
     assert audio.read_duration(write(tmp_path / "a.flac", tone(1.5, 44_100), 44_100)) == 1.5
 
 
+def test_header_tells_what_the_content_is_and_not_the_suffix(tmp_path):
+    stereo = np.stack([tone(0.5, 96_000)] * 2, axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 96_000, format="AIFF", subtype="PCM_24")
+    assert audio.read_header(tmp_path / "a.wav") == audio.Header(0.5, 96_000, 2, "AIFF PCM_24")
+    (tmp_path / "b.wav").write_text("<html>")
+    with pytest.raises(audio.AudioError, match="HTML"):
+        audio.read_header(tmp_path / "b.wav")
+
+
 def test_resampling_overshoot_stays_in_range(tmp_path):
     square = np.sign(tone(rate=48_000)) * 0.999
     assert np.abs(soxr.resample(square, 48_000, RATE)).max() > 1, "the fault must be there"

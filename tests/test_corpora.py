@@ -5,8 +5,10 @@ import audformat
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
 import corpora
+import readers
 
 DATA = Path(
     os.environ.get("PARACLAP_DATA", Path(corpora.__file__).resolve().parent / "../shared/data")
@@ -31,9 +33,9 @@ def touch(root: Path, *files: str) -> Path:
     return root
 
 
-def write_csv(root: Path, text: str) -> Path:
+def write_csv(root: Path, text: str | bytes) -> Path:
     path = root / "labels.csv"
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
@@ -64,47 +66,9 @@ def test_real_corpus_has_its_published_size_and_labels(name, clips):
     shared = table.columns.intersection(expected.columns)
     assert {"emotion", "speaker", "gender", "language", "text_id"} <= set(shared)
     for column in shared:
-        kind = "float64" if column in corpora.NUMBER_COLUMNS else "str"
+        kind = "float64" if column in readers.NUMBER_COLUMNS else "str"
         found, wanted = (frame[column].astype(kind).tolist() for frame in (table, expected))
         assert found == wanted, column
-
-
-def test_ravdess_names_tell_the_labels_and_song_is_left_out(tmp_path):
-    touch(tmp_path, "Actor_01/03-01-05-02-02-01-01.wav", "Actor_01/03-02-05-02-02-01-01.wav")
-    touch(tmp_path, "Actor_24/03-01-02-01-01-02-24.flac", "Actor_24/._03-01-02-01-01-02-24.flac")
-    table = corpora.read_corpus(f"ravdess={tmp_path}")
-    assert table.reset_index(drop=True).to_dict("records") == [
-        {
-            "emotion": "angry",
-            "speaker": "01",
-            "gender": "male",
-            "language": "en",
-            "intensity": "strong",
-            "text_id": "2",
-            "repetition": "1",
-        },
-        {
-            "emotion": "calm",
-            "speaker": "24",
-            "gender": "female",
-            "language": "en",
-            "intensity": "normal",
-            "text_id": "1",
-            "repetition": "2",
-        },
-    ]
-    assert table.attrs == {"name": "ravdess", "root": str(tmp_path), "corpus": "ravdess"}
-
-
-@pytest.mark.parametrize("folder", ["", "wav/"])
-def test_emodb_is_read_from_either_layout(tmp_path, folder):
-    touch(tmp_path, f"{folder}03a01Fa.wav", f"{folder}16b10Lb.flac")
-    table = corpora.read_corpus(f"emodb={tmp_path}")
-    columns = ["emotion", "speaker", "gender", "text_id"]
-    assert table[columns].to_numpy().tolist() == [
-        ["happiness", "03", "male", "a01"],
-        ["boredom", "16", "female", "b10"],
-    ]
 
 
 def test_wrong_root_names_what_was_expected_and_found(tmp_path):
@@ -136,7 +100,7 @@ def test_strays_and_missing_clips_are_told(tmp_path):
 
 def test_unknown_name_lists_the_known_ones():
     message = message_of("ravdes=/data")
-    assert "'emodb', 'ravdess'" in message and "did you mean ravdess?" in message
+    assert "'emodb', 'emovo'" in message and "did you mean ravdess?" in message
 
 
 def test_equals_sign_in_a_path_is_no_corpus_name(tmp_path, monkeypatch):
@@ -147,12 +111,6 @@ def test_equals_sign_in_a_path_is_no_corpus_name(tmp_path, monkeypatch):
 
 
 # --- Folders and tables --------------------------------------------------------------------------
-
-
-def test_every_suffix_of_libsndfile_is_found_and_nothing_else(tmp_path):
-    found = ["a.wav", "b/c.FLAC", "d.mp3", "e.ogg", "f.opus", "g.aiff", "h.aif", "i.w64", "j.caf"]
-    touch(tmp_path, *found, "notes.txt", ".hidden.wav", "__MACOSX/a.wav", "wav")
-    assert corpora.find_audio(tmp_path) == sorted(found)
 
 
 def test_sound_that_needs_converting_is_told(tmp_path):
@@ -196,6 +154,7 @@ BAD_TABLES = {
     "drive": ("file\nC:\\a.wav\n", "leaves"),
     "no file column": ("path;label\na.wav;x\n", "file or file_name"),
     "missing name": ("file,emotion\n,anger\n", "without a file"),
+    "another encoding": ("file\na.wav\né.wav\n".encode("latin-1"), "cannot be read"),
     "duplicate": ("file\na.wav\na.wav\n", "twice"),
     "duplicate in disguise": ("file\na.wav\n./a.wav\n", "twice"),
     "negative start": ("file,start,end\na.wav,-1,2\n", "negative or empty"),
@@ -204,7 +163,7 @@ BAD_TABLES = {
     "no time": ("file,start\na.wav,soon\n", "neither seconds"),
     "no number": ("file,valence\na.wav,high\n", "valence must hold numbers"),
     "no rows": ("file\n", "no rows"),
-    "no audio": ("file\nz.wav\n", "none of the first files"),
+    "no audio": ("file\nz.wav\n", "none of the files"),
     "nothing": ("", "cannot be read"),
 }
 
@@ -215,102 +174,26 @@ def test_bad_table_is_refused_with_its_reason(tmp_path, text, part):
     assert part in message_of(write_csv(tmp_path, text))
 
 
-# --- audformat databases -------------------------------------------------------------------------
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_separator_and_encoding_of_a_table_do_not_matter(tmp_path, separator, encoding):
+    touch(tmp_path, "a, b;.wav", "é.wav")
+    name = "a, b;.wav" if separator == "\t" else '"a, b;.wav"'
+    lines = [["file", "speaker", "arousal"], [name, "01", '"1,5"'], ["é.wav", "Zoë", "-2.25"]]
+    lines[1][2] = "1,5" if separator != "," else '"1,5"'
+    path = tmp_path / "labels.tsv"
+    path.write_bytes("\r\n".join(map(separator.join, lines)).encode(encoding))
+    table = corpora.read_corpus(path)
+    assert files_of(table) == ["a, b;.wav", "é.wav"]
+    assert table["speaker"].tolist() == ["01", "Zoë"] and table["arousal"].tolist() == [1.5, -2.25]
 
 
-def save_database(root: Path, *, fields_in_table: bool = False, storage: str = "csv") -> Path:
-    """Write a database of six files by two speakers: three tables with a split each."""
-    files = [f"audio/s{number % 2 + 1}/{number}.wav" for number in range(6)]
-    touch(root, *files)
-    database = audformat.Database("synthetic")
-    speakers = {"s1": {"gender": "female", "age": 30}, "s2": {"gender": "male", "age": 40}}
-    if fields_in_table:
-        index = pd.Index(speakers, name="speaker", dtype="string")
-        database["people"] = audformat.MiscTable(index)
-        for field in ("gender", "age"):
-            database["people"][field] = audformat.Column()
-            database["people"][field].set([person[field] for person in speakers.values()])
-    database.schemes["speaker"] = audformat.Scheme(
-        "str", labels="people" if fields_in_table else speakers
-    )
-    database.schemes["emotion"] = audformat.Scheme(labels=["anger", "sadness"])
-    database.schemes["arousal"] = audformat.Scheme("float")
-    for split, part in {"train": files[:2], "dev": files[2:4], "test": files[4:]}.items():
-        database.splits[split] = audformat.Split(split)
-        table = audformat.Table(audformat.filewise_index(part), split_id=split)
-        database[f"emotion.{split}"] = table
-        for name, values in {
-            "emotion": ["anger", None],
-            "speaker": ["s1", "s2"],
-            "arousal": [0.25, None],
-        }.items():
-            table[name] = audformat.Column(scheme_id=name)
-            table[name].set(values)
-    database.save(str(root), storage_format=storage)
-    return root
-
-
-@pytest.mark.parametrize("storage", ["csv", "parquet"])
-@pytest.mark.parametrize("fields_in_table", [False, True])
-def test_database_tables_are_merged_with_splits_and_label_fields(
-    tmp_path, fields_in_table, storage
-):
-    root = save_database(tmp_path, fields_in_table=fields_in_table, storage=storage)
-    table = corpora.read_corpus(root)
-    assert table.attrs == {"name": "synthetic", "root": str(tmp_path), "corpus": None}
-    table = table.droplevel(["start", "end"]).sort_index()
-    assert table["split"].tolist() == ["train", "dev", "test"] * 2
-    assert table["speaker"].tolist() == ["s1"] * 3 + ["s2"] * 3
-    assert table["gender"].tolist() == ["female"] * 3 + ["male"] * 3
-    assert table["age"].astype(int).tolist() == [30] * 3 + [40] * 3
-    assert table["emotion"].tolist()[:3] == ["anger"] * 3 and table["emotion"][3:].isna().all()
-    assert table["arousal"].tolist()[:3] == [0.25] * 3
-
-
-def test_segments_get_the_values_of_their_file(tmp_path):
-    root = save_database(tmp_path)
-    database = audformat.Database.load(str(root))
-    index = audformat.segmented_index(["audio/s1/0.wav"] * 2, ["0s", "1s"], ["1s", "2s"])
-    database["parts"] = audformat.Table(index)
-    database["parts"]["text"] = audformat.Column()
-    database["parts"]["text"].set(["one", "two"])
-    database.save(str(root))
-    table = corpora.read_corpus(root)
-    assert len(table) == 7, "a file that has segments is no row of its own"
-    parts = table.loc["audio/s1/0.wav"]
-    assert parts["text"].tolist() == ["one", "two"] and parts["gender"].tolist() == ["female"] * 2
-
-
-def test_split_id_tells_apart_splits_of_one_type(tmp_path):
-    root = save_database(tmp_path)
-    header = (root / "db.yaml").read_text()
-    (root / "db.yaml").write_text(header.replace("type: dev", "type: test"))
-    assert set(corpora.read_corpus(root)["split"]) == {"train", "dev", "test"}
-
-
-def test_contradicting_tables_are_an_error(tmp_path):
-    root = save_database(tmp_path)
-    path = root / "db.emotion.test.csv"
-    path.write_text(path.read_text() + "audio/s1/0.wav,anger,s2,\n")
-    assert "contradict each other" in message_of(root)
-
-
-def test_pickles_and_yaml_tags_are_never_run(tmp_path):
-    root = save_database(tmp_path / "pickled", storage="pkl")
-    assert "save it again as CSV" in message_of(root)
-    root = save_database(tmp_path / "tagged")
-    marker = tmp_path / "marker"
-    with (root / "db.yaml").open("a") as header:
-        header.write(f"evil: !!python/object/apply:os.mkdir [{marker}]\n")
-    assert "no audformat header" in message_of(root)
-    assert not marker.exists()
-
-
-def test_database_without_its_audio_is_an_error(tmp_path):
-    root = save_database(tmp_path)
-    for path in (root / "audio").rglob("*.wav"):
-        path.unlink()
-    assert "none of the first files" in message_of(root)
+def test_listed_files_that_are_not_there_are_left_out_and_told(tmp_path):
+    touch(tmp_path, "a.wav")
+    (tmp_path / "link.wav").symlink_to("nowhere.wav")
+    path = write_csv(tmp_path, "file,start\na.wav,0\nb.wav,0\nb.wav,1\nc.wav,0\nlink.wav,0\n")
+    with pytest.warns(UserWarning, match=r"2 files of the table are not there .* e\.g\. b\.wav"):
+        assert files_of(corpora.read_corpus(path)) == ["a.wav", "link.wav"]
 
 
 # --- Classes -------------------------------------------------------------------------------------
@@ -322,12 +205,6 @@ def labelled(corpus: str | None = None, **columns: list) -> pd.DataFrame:
     table = pd.DataFrame(columns, index=index)
     table.attrs = {"name": corpus or "mine", "root": "/", "corpus": corpus}
     return table
-
-
-@pytest.mark.parametrize("corpus", corpora.CORPORA.values(), ids=lambda corpus: corpus.name)
-def test_every_class_of_a_corpus_has_a_published_query_of_its_own(corpus):
-    assert set(corpus.published) == {c for c in corpus.classes.values() if c is not None}
-    assert len(set(corpus.published.values())) == len(corpus.published)
 
 
 def test_labels_are_merged_dropped_and_unknown_ones_refused(monkeypatch):
@@ -357,3 +234,126 @@ def test_targets_that_cannot_be_scored_are_named():
         corpora.scored_classes(table, "likability")
     with pytest.raises(corpora.CorpusError, match="tertiles of arousal are both 0.5"):
         corpora.scored_classes(table, "arousal")
+
+
+# --- What is in a corpus -------------------------------------------------------------------------
+
+
+def write_sound(path: Path, seconds: float, rate: int = 16_000, channels: int = 1, **kind: str):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(path.name))
+    samples = 0.1 * rng.standard_normal((round(seconds * rate), channels))
+    soundfile.write(path, samples, rate, format=kind.pop("format", "WAV"), **kind)
+    return path
+
+
+@pytest.fixture
+def tess(tmp_path):
+    """Eight files as TESS has them: AIFF under .wav, other rates, stereo; all can be read."""
+    write_sound(tmp_path / "OAF_back_angry.wav", 1.5, 24_414)
+    write_sound(tmp_path / "OA_bite_neutral.wav", 2.0, 24_414)
+    write_sound(tmp_path / "YAF_germ_angry.wav", 1.0, 96_000, 2, subtype="PCM_24")
+    write_sound(tmp_path / "YAF_neat_fear.wav", 2.5, 44_100, format="AIFF")
+    write_sound(tmp_path / "YAF_tip_ps.wav", 0.05, 24_414)
+    twin = write_sound(tmp_path / "YAF_said_sad.wav", 3.0, 24_414)
+    (tmp_path / "YAF_told_sad.wav").write_bytes(twin.read_bytes())
+    write_sound(tmp_path / "sub" / "YAF_raid_happy.wav", 2.0, 24_414)
+    return tmp_path
+
+
+def lines_of(capsys) -> dict[str, list[str]]:
+    """Return first word -> the rest of the printed lines that begin so."""
+    lines: dict[str, list[str]] = {}
+    for line in capsys.readouterr().out.splitlines():
+        word, _, rest = line.strip().partition(" ")
+        lines.setdefault(word, []).append(rest.strip())
+    return lines
+
+
+def test_report_counts_clips_hours_labels_and_formats(tess, capsys):
+    assert corpora.main([f"tess={tess}"]) == 0
+    lines = lines_of(capsys)
+    assert lines["clips"] == ["8 of 2800 published"]
+    seconds = 1.5 + 2 + 1 + 2.5 + 0.05 + 3 + 3 + 2
+    assert lines["speech"] == [
+        f"{seconds / 3600:.2f} h; a clip lasts 0.05 to 3.00 s, median 2.00 s"
+    ]
+    assert lines["emotion"] == [
+        "angry 2, fear 1, happy 1, neutral 1, pleasant surprise 1, sadness 2"
+    ]
+    assert lines["speaker"] == ["2 of 2 published: OAF 2, YAF 6"]
+    assert lines["gender"] == ["female 8"] and lines["language"] == ["en 8"]
+    assert sorted(lines["audio"][0].split(", ")) == [
+        "1 AIFF PCM_16 44.1 kHz 1 ch",
+        "1 WAV PCM_24 96 kHz 2 ch",
+        "6 WAV PCM_16 24.414 kHz 1 ch",
+    ]
+    assert lines["licence"] == ["CC BY-NC-ND 4.0"]
+    assert "ParaCLAP 0.170" in lines["paper"][0]
+    problems = lines["problem"]
+    assert len(problems) == 3 and "8 clips of Toronto" in problems[0]
+    assert problems[1] == "clips below 0.1 s: 1, e.g. YAF_tip_ps.wav"
+    assert problems[2] == (
+        "recordings under several names: 1, e.g. YAF_said_sad.wav and YAF_told_sad.wav"
+    )
+
+
+def test_report_fails_for_files_that_cannot_be_read_and_says_why(tess, capsys):
+    (tess / "OAF_page_sad.wav").write_text("<!DOCTYPE html><title>404</title>")
+    (tess / "OAF_half_sad.wav").write_bytes((tess / "OAF_back_angry.wav").read_bytes()[:9000])
+    (tess / "OAF_none_sad.wav").symlink_to("nowhere.wav")
+    assert corpora.main([f"tess={tess}"]) == 1
+    lines = lines_of(capsys)
+    assert lines["clips"] == ["11 of 2800 published"]
+    problems = " | ".join(lines["problem"])
+    expected = {"html": "OAF_page_sad", "truncated": "OAF_half_sad", "missing": "nowhere"}
+    for reason, file in expected.items():
+        assert f"files that cannot be read ({reason}): 1, e.g. {tess}/{file}.wav" in problems
+
+
+def test_report_of_a_corpus_without_any_readable_file(tmp_path, capsys):
+    touch(tmp_path, "YAF_food_ps.wav")
+    assert corpora.main([f"tess={tmp_path}"]) == 1
+    lines = lines_of(capsys)
+    assert "speech" not in lines and "(empty): 1" in lines["problem"][1]
+
+
+def test_report_takes_every_source_and_goes_on_after_a_bad_one(tess, tmp_path, capsys):
+    text = "file,start,end,emotion\nOAF_back_angry.wav,0.5,1,anger\nOAF_back_angry.wav,1,,\n"
+    path = write_csv(tess, text)
+    assert corpora.main([str(tess / "none"), str(path), str(tess)]) == 1
+    captured = capsys.readouterr()
+    assert "none is not there" in captured.err
+    assert "labels: a source without an entry in CORPORA" in captured.out
+    assert "emotion      anger 1, missing 1" in captured.out
+    assert "a clip lasts 0.50 to 0.50 s" in captured.out
+    assert corpora.main([str(path)]) == 0
+    write_csv(tess, "file,start,end\nOAF_back_angry.wav,1,4\nOAF_back_angry.wav,2,\n")
+    capsys.readouterr()
+    assert corpora.main([str(path)]) == 1
+    assert "segments that end after their file: 2" in capsys.readouterr().out
+
+
+def test_labels_are_reported_with_the_class_they_are_scored_as():
+    corpus = corpora.CORPORA["iemocap"]
+    labels = pd.Series(["excitement", "neutral", "frustration", "excitement", np.nan])
+    assert corpora.describe_values(labels, corpus.classes) == (
+        "excitement -> happy 2, frustration (not scored) 1, neutral 1, missing 1"
+    )
+    assert corpora.describe_values(pd.Series(range(100))) == "100 values"
+    assert corpora.scored_part(corpus).startswith("all clips, mean over sessions; UAR CLAP 0.353")
+
+
+def test_equal_files_are_found_by_content_alone(tmp_path):
+    contents = {"a": b"1" * 70_000, "b": b"1" * 69_999 + b"2", "c": b"1" * 70_000, "d": b"1"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    assert corpora.equal_files(tmp_path, contents) == [["a", "c"]]
+    assert corpora.equal_files(tmp_path, ["a", "b", "d"]) == []
+
+
+def test_every_known_corpus_is_listed(capsys):
+    assert corpora.main([]) == 0
+    header, rule, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split("`")[1] for row in rows] == list(corpora.CORPORA)
+    assert len({line.count("|") for line in (header, rule, *rows)}) == 1
