@@ -35,7 +35,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from audio import END_TOLERANCE, AudioError, read_header, resolve_inside
+from audio import END_TOLERANCE, AudioError, hash_file, read_header, resolve_inside
 from catalogue import CORPORA, Corpus
 from readers import (
     TABLE_READERS,
@@ -204,7 +204,7 @@ def read_headers(table: pd.DataFrame, workers: int = 4, progress: bool = False) 
 
 def equal_files(root: str | Path, files: Iterable[str]) -> list[list[str]]:
     """Return groups of files with equal content; few files are read beyond their first bytes."""
-    for key in (os.path.getsize, _digest_of_start, _digest):
+    for key in (os.path.getsize, _digest_of_start, hash_file):
         groups: dict[object, list[str]] = {}
         for file in files:
             groups.setdefault(key(Path(root, file)), []).append(file)
@@ -217,12 +217,6 @@ def _digest_of_start(path: Path) -> bytes:
     """Return the SHA-256 of the first 64 KiB of a file."""
     with path.open("rb") as handle:
         return hashlib.sha256(handle.read(2**16)).digest()
-
-
-def _digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").digest()
 
 
 def clip_seconds(table: pd.DataFrame, headers: pd.DataFrame) -> pd.Series:
@@ -310,7 +304,7 @@ def _class_note(label: str, classes: Mapping[str, str | None]) -> str:
 def scored_part(corpus: Corpus) -> str:
     """Return what the paper scores of a corpus, how, and which UARs are in print."""
     if not (corpus.printed or corpus.part):
-        return "no"
+        return "nothing of it"
     part = ", ".join(f"{column} {value}" for column, value in corpus.part.items()) or "all clips"
     mean = f", mean over {corpus.averaged_over}s" if corpus.averaged_over else ""
     printed = ", ".join(f"{system} {uar:.3f}" for system, uar in corpus.printed.items())

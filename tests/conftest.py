@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 
 import corpora
 import features
@@ -61,6 +62,7 @@ def settings():
 @pytest.fixture
 def tiny(settings):
     """A fresh tiny model in evaluation mode, and its processor."""
+    torch.manual_seed(0)
     model, processor = build_model(settings, TEXTS)
     return model.eval(), processor
 
