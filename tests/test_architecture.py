@@ -16,7 +16,9 @@ ROOMS = {path.stem: path for path in REPOSITORY.glob("*.py")}
 ALLOWED = {
     "audio": set(),
     "corpora": set(),
-    "models": set(),
+    "modeling_paraclap": set(),
+    "model_card": set(),
+    "models": {"checkpoints", "model_card", "modeling_paraclap"},
     "checkpoints": set(),
     "features": {"audio", "corpora"},
     "datasets": {"audio", "corpora"},
@@ -27,6 +29,7 @@ PREPROCESSING = sorted((REPOSITORY / "preprocessing").glob("*.py"))
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SCRIPTS = [
     "train.py",
+    "models.py",
     "features.py",
     "evaluate.py",
     *(f"preprocessing/{p.name}" for p in PREPROCESSING),

@@ -387,7 +387,7 @@ def test_code_in_published_weights_is_not_executed(published, tmp_path):
     marker = tmp_path / "executed"
     state = torch.load(path, weights_only=True)
     torch.save(state | {"payload": Payload(str(marker))}, path)
-    torch.load(path, weights_only=bool(0))  # the payload works
+    torch.load(path, weights_only=False)  # the payload works
     assert marker.exists()
     marker.unlink()
     with pytest.raises(ValueError, match="would run code is not loaded"):
