@@ -370,7 +370,10 @@ def _read_scores(path: str | None) -> dict[str, Any] | None:
     """
     if path is None:
         return None
-    document = yaml.safe_load(Path(path).read_text())
+    try:
+        document = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("corpora"), dict):
         raise ValueError(f"{path} has no `corpora`, expected the scores.yaml of evaluate.py")
     print(f"scores in {path} are those of {document.get('model')}")

@@ -183,6 +183,7 @@ def test_converted_folder_embeds_like_the_reference(checkpoint, tmp_path, wavefo
         ({"--tokenizer": "no/tokenizer-of-this-name"}, OSError, "download tokenizer.json"),
         ({"--sha256": "0" * 64}, ValueError, "has SHA-256"),
         ({"--scores": "README.md"}, ValueError, "no `corpora`"),
+        ({"--scores": "broken.yaml"}, ValueError, "cannot be read"),
         ({"--license": "mit"}, ValueError, "cannot be mit"),
     ],
 )
@@ -195,6 +196,7 @@ def test_conversion_that_fails_leaves_nothing(
     towers["provenance"] = PUBLISHED_CONFIG["provenance"]
     Path(options[1]).write_text(json.dumps(towers))
     (tmp_path / "README.md").write_text("no scores")
+    (tmp_path / "broken.yaml").write_text("corpora: [")
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "results" / "out"
     options += [part for pair in change.items() for part in pair]
@@ -221,11 +223,12 @@ def test_folder_with_something_in_it_is_not_written_over(saved, tmp_path_factory
 
 
 MEASURED_MAIN = """
-import resource, sys, time
+import re, sys, time
+from pathlib import Path
 import models
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # kB; getrusage would count the memory of the process that started this one
+    return re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]
 
 before, start = peak(), time.perf_counter()
 models.main(sys.argv[1:])
@@ -234,7 +237,8 @@ print("MEASURED", time.perf_counter() - start, before, peak())
 
 
 @pytest.mark.slow
-def test_full_size_checkpoint_converts_within_two_copies_of_its_weights():
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the peak on Linux only")
+def test_full_size_checkpoint_converts_with_little_more_memory_than_its_weights():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         towers = (PUBLISHED_CONFIG["audio_config"], PUBLISHED_CONFIG["text_config"])
@@ -266,7 +270,7 @@ def test_full_size_checkpoint_converts_within_two_copies_of_its_weights():
         f"{text_difference:.1e} (text)"
     )
     assert max(difference, text_difference) < 1e-5
-    assert peak - before < 2.1 * weights
+    assert peak - before < 1.5 * weights
 
 
 # --- A folder for the Hub ------------------------------------------------------------------------
