@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any
 
+import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
 NOT_RECORDED = "Not recorded."
@@ -65,7 +66,7 @@ for computational paralinguistic tasks*, Interspeech 2024.
 ## How to use it
 
 The code of the model is `modeling_paraclap.py` in this folder; `trust_remote_code` says that you
-have looked at it.
+have looked at it. Made with transformers $version; older versions may not read it.
 
 ```python
 import soundfile
@@ -195,6 +196,7 @@ def model_card(
         name=name,
         task=TASK,
         trusted=True,
+        version=transformers.__version__,
         parameters=f"{parameters / 1e6:.1f} million",
         dimensions=config.projection_dim,
         encoders=_encoders_text(provenance),

@@ -260,10 +260,8 @@ class ParaCLAPModel(PreTrainedModel):
         state = _known_names(path, _read_tensors(path))
         config = copy.deepcopy(config) if config else ParaCLAPConfig(**PUBLISHED_CONFIG)
         config.provenance = {**(config.provenance or {}), "file": path.name, "sha256": found}
-        with (
-            no_init_weights()
-        ):  # the memory is reserved and never touched: every tensor is replaced
-            model = cls(config)
+        with no_init_weights():
+            model = cls(config)  # reserves memory that is never touched: every tensor is replaced
         _refuse_differences(path, state, model.state_dict())
         model.load_state_dict(state, assign=True)
         return model.eval()
@@ -555,7 +553,9 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(
             f"{path} is no whole checkpoint of tensors alone; what would run code is not loaded"
         ) from error
-    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in state.items()
+    ):
         raise ValueError(f"{path} holds no bare state dict, expected names and tensors only")
     broken = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if broken:

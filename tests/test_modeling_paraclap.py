@@ -362,6 +362,7 @@ def test_weights_in_half_precision_become_float32(published):
         ),
         (lambda s: s["logit_scale"].fill_(math.nan), "NaN or Inf, first 'logit_scale'"),
         (lambda s: s.update(epoch=3), "no bare state dict"),
+        (lambda s: s.update({1: torch.ones(1)}), "no bare state dict"),
     ],
 )
 def test_published_weights_that_do_not_fit_are_refused_in_one_sentence(published, change, message):

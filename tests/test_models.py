@@ -311,7 +311,7 @@ def clips(waveforms, tmp_path):
 
 @pytest.fixture
 def folder(tiny, saved, tmp_path_factory):
-    """A published folder of the tiny model, with its logit scale turned up."""
+    """A published folder of the tiny model."""
     return models.publish(saved, tmp_path_factory.mktemp("hub") / "tiny", name="USER/tiny")
 
 
