@@ -1,64 +1,107 @@
-"""ParaCLAP: a speech encoder and a text encoder that meet in one embedding space.
+r"""Build, load, convert and publish ParaCLAP models; the model itself is in modeling_paraclap.py.
 
-    model, processor = load_model("runs/demo/best")
+    python models.py convert best.pth.tar out/paraclap --tokenizer bert-base-uncased
+    python models.py publish runs/small out/small --scores results/scores.yaml --name USER/NAME
+
+    model, processor = load_model("runs/small")
     inputs = processor(text=["an angry voice"], audio=[waveform], sampling_rate=16_000,
                        padding=True, return_tensors="pt")
     outputs = model(**inputs)                     # outputs.logits_per_audio: (B, K)
 
-Model of Jing, Triantafyllopoulos and Schuller, "ParaCLAP - Towards a general language-audio model
-for computational paralinguistic tasks", Interspeech 2024. Every class follows the conventions of
-Hugging Face transformers: `save_pretrained`, `from_pretrained`, `AutoModel`, `AutoProcessor`.
-
-Shapes: B clips, K texts, T samples at 16 kHz, N frames, L tokens, H hidden size, D embedding size.
+`convert` reads weights in the form in which the authors published theirs (a bare state dict, on the
+Hub as KeiKinn/paraclap), without downloading the base encoders; `publish` reads a run folder or a
+model folder. Both write a folder that train.py, evaluate.py, transformers (`AutoModel`,
+`AutoProcessor`, `pipeline`) and sentence-transformers load, with a model card: ready for
+`hf upload USER/NAME out/small`. The folder is written as a whole or not at all.
 """
 
-import math
+import argparse
+import json
 import string
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
+import yaml
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
     AutoProcessor,
     AutoTokenizer,
-    BatchFeature,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
-    ProcessorMixin,
-    SequenceFeatureExtractor,
 )
-from transformers.configuration_utils import SubConfigSpec
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clap.modeling_clap import ClapOutput
 
-SAMPLING_RATE = 16_000  # Hz
-MAX_LOGIT_SCALE = math.log(100)  # the scale is kept as a logarithm, as in CLIP
+from checkpoints import whole_folder
+from model_card import check_licence, model_card
+from modeling_paraclap import (
+    MAX_LOGIT_SCALE,
+    PUBLISHED_CONFIG,
+    ParaCLAPConfig,
+    ParaCLAPFeatureExtractor,
+    ParaCLAPModel,
+    ParaCLAPProcessor,
+    clip_loss,
+    receptive_field,
+    scaled_cosines,
+)
 
-# Parts of the model that can be frozen, and the module each name stands for.
-FREEZABLE = {
-    "audio": "audio_branch",
-    "audio_convolutions": "audio_branch.base.feature_extractor",
-    "text": "text_branch",
-    "audio_projection": "audio_projection",
-    "text_projection": "text_projection",
-}
+__all__ = [
+    "MAX_LOGIT_SCALE",
+    "ModelSettings",
+    "ParaCLAPConfig",
+    "ParaCLAPFeatureExtractor",
+    "ParaCLAPModel",
+    "ParaCLAPProcessor",
+    "TowerSettings",
+    "build_model",
+    "clip_loss",
+    "convert",
+    "load_model",
+    "publish",
+    "receptive_field",
+    "scaled_cosines",
+    "train_tokenizer",
+]
 
 # Weights that a published encoder may lack without harm: none of them takes part in an embedding.
 UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed")
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 ALPHABET = string.ascii_lowercase + string.digits + string.punctuation
+
+PUBLISHED_TOKENIZER: str = PUBLISHED_CONFIG["provenance"]["text_encoder"]
+
+# Files that tell sentence-transformers (6 or newer) which method embeds texts and which clips.
+SENTENCE_TRANSFORMERS: dict[str, Any] = {
+    "modules.json": [
+        {
+            "idx": 0,
+            "name": "0",
+            "path": "",
+            "type": "sentence_transformers.base.modules.transformer.Transformer",
+        }
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            name: {"method": f"get_{name}_features", "method_output_name": "pooler_output"}
+            for name in ("text", "audio")
+        },
+        "module_output_name": "sentence_embedding",
+    },
+    "config_sentence_transformers.json": {
+        "model_type": "SentenceTransformer",
+        "requirements": {"sentence_transformers": ">=6.0"},
+        "similarity_fn_name": "cosine",
+    },
+}
 
 
 @dataclass
@@ -97,373 +140,6 @@ class ModelSettings:
     input_gain: float = 1.0
     vocabulary_size: int = 2000
     freeze: list[str] = field(default_factory=list)
-
-
-class ParaCLAPConfig(PreTrainedConfig):
-    """Configuration of `ParaCLAPModel`: two encoder configurations and the shared space.
-
-    Attributes:
-        audio_config: configuration of the speech encoder.
-        text_config: configuration of the text encoder.
-        projection_dim: D, size of the shared space.
-        projection_dropout: dropout probability inside the projections.
-        logit_scale_init_value: logarithm of the factor on the cosines, ln(1 / 0.07) as in CLIP.
-    """
-
-    model_type = "paraclap"
-    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
-        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2"),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
-    }
-
-    audio_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
-    projection_dim: int = 768
-    projection_dropout: float = 0.5
-    logit_scale_init_value: float = math.log(1 / 0.07)
-
-
-class AudioBranch(nn.Module):
-    """Speech encoder, averaged over the frames that hold speech."""
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__()
-        self.base = AutoModel.from_config(config)
-        if not hasattr(self.base, "_get_feat_extract_output_lengths"):
-            raise ValueError(
-                f"audio encoder {config.model_type!r} does not tell how many frames a waveform "
-                "gives; expected one of the wav2vec2 family (wav2vec2, hubert, wavlm, ...)"
-            )
-
-    @property
-    def supports_padding(self) -> bool:
-        """Whether padding with a mask leaves embeddings as they are.
-
-        Group normalisation averages over time, padding included, so encoders that use it
-        (wav2vec2-base) take clips of one length only.
-        """
-        return self.base.config.feat_extract_norm == "layer"
-
-    def forward(self, input_values: torch.Tensor, padding_mask: torch.Tensor | None) -> tuple:
-        """Encode waveforms (B, T); returns frames (B, N, H) and their mean (B, H).
-
-        Raises:
-            ValueError: if clips are padded and the encoder cannot leave padding out.
-        """
-        padded = padding_mask is not None and not bool(padding_mask.all())
-        if padded and not self.supports_padding:
-            raise ValueError(
-                "this speech encoder normalises over time (feat_extract_norm='group'), so padding "
-                "would change its embeddings; pass clips of equal length"
-            )
-        mask = padding_mask.long() if padded else None
-        frames = self.base(input_values, attention_mask=mask).last_hidden_state
-        if mask is None:
-            return frames, frames.mean(dim=1)
-        lengths = self.base._get_feat_extract_output_lengths(mask.sum(dim=1))
-        valid = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-        summed = (frames * valid[..., None]).sum(dim=1)
-        return frames, summed / lengths[:, None]
-
-
-class TextBranch(nn.Module):
-    """Text encoder; the last hidden state of its first token stands for the text."""
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__()
-        self.base = AutoModel.from_config(config)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple:
-        """Encode tokens (K, L); returns states (K, L, H) and that of the first token (K, H)."""
-        states = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return states, states[:, 0]
-
-
-class Projection(nn.Module):
-    """Two linear layers with a residual connection into the shared space."""
-
-    def __init__(self, input_dim: int, output_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.linear1 = nn.Linear(input_dim, output_dim, bias=False)
-        self.linear2 = nn.Linear(output_dim, output_dim, bias=False)
-        self.layer_norm = nn.LayerNorm(output_dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Map (B, H) to (B, D), not yet normalised."""
-        first = self.linear1(pooled)
-        return self.layer_norm(first + self.dropout(self.linear2(F.gelu(first))))
-
-
-class ParaCLAPModel(PreTrainedModel):
-    """Two encoders, two projections and a learned scale on the cosines of their outputs."""
-
-    config: ParaCLAPConfig
-    config_class = ParaCLAPConfig
-    base_model_prefix = "paraclap"
-    main_input_name = "input_values"
-    input_modalities = ("audio", "text")
-    _supports_sdpa = True
-
-    def __init__(self, config: ParaCLAPConfig) -> None:
-        super().__init__(config)
-        self.audio_branch = AudioBranch(config.audio_config)
-        self.text_branch = TextBranch(config.text_config)
-        self.audio_projection = Projection(
-            config.audio_config.hidden_size, config.projection_dim, config.projection_dropout
-        )
-        self.text_projection = Projection(
-            config.text_config.hidden_size, config.projection_dim, config.projection_dropout
-        )
-        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
-        self._frozen: tuple[str, ...] = ()
-        self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initialise what the encoders have not initialised themselves."""
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, ParaCLAPModel):
-            nn.init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-
-    def freeze(self, parts: Iterable[str]) -> "ParaCLAPModel":
-        """Keep the weights of `parts` (names of `FREEZABLE`) and run them in evaluation mode.
-
-        Raises:
-            ValueError: for a name that is not in `FREEZABLE`.
-        """
-        unknown = sorted(set(parts) - set(FREEZABLE))
-        if unknown:
-            raise ValueError(f"cannot freeze {unknown}, expected some of {sorted(FREEZABLE)}")
-        self._frozen = tuple(parts)
-        for part in self._frozen:
-            self.get_submodule(FREEZABLE[part]).requires_grad_(False)
-        if "audio_convolutions" in self._frozen:
-            # In training mode the encoder marks its input as needing a gradient unless told so.
-            self.audio_branch.base.freeze_feature_encoder()
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> "ParaCLAPModel":
-        """Switch to training mode, except for frozen parts: no dropout, no masking there."""
-        super().train(mode)
-        for part in getattr(self, "_frozen", ()):
-            self.get_submodule(FREEZABLE[part]).eval()
-        return self
-
-    def clamp_logit_scale(self) -> None:
-        """Keep the logarithmic scale in [0, ln 100]; called after every optimiser step."""
-        with torch.no_grad():
-            self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-
-    def get_audio_features(
-        self, input_values: torch.Tensor, padding_mask: torch.Tensor | None = None
-    ) -> BaseModelOutputWithPooling:
-        """Embed clips.
-
-        Args:
-            input_values: waveforms (B, T) at 16 kHz, as the processor returns them.
-            padding_mask: (B, T), 1 where there is signal; None = no clip is padded.
-
-        Returns:
-            `pooler_output` (B, D) of unit length, `last_hidden_state` (B, N, H).
-        """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "audio" not in self._frozen):
-            frames, pooled = self.audio_branch(input_values, padding_mask)
-        return _features(frames, self.audio_projection(pooled))
-
-    def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> BaseModelOutputWithPooling:
-        """Embed texts: tokens (K, L) to `pooler_output` (K, D) of unit length."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "text" not in self._frozen):
-            states, pooled = self.text_branch(input_ids, attention_mask)
-        return _features(states, self.text_projection(pooled))
-
-    def forward(
-        self,
-        input_values: torch.Tensor,
-        input_ids: torch.Tensor,
-        padding_mask: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        targets: torch.Tensor | None = None,
-        return_loss: bool = False,
-        **unused: Any,
-    ) -> ClapOutput:
-        """Compare clips with texts.
-
-        Args:
-            input_values: waveforms (B, T).
-            input_ids: tokens (K, L).
-            padding_mask: (B, T), 1 where there is signal.
-            attention_mask: (K, L), 1 where there is a token.
-            targets: (B, K) weights of matching pairs for the loss; None = the diagonal.
-            return_loss: whether to compute `clip_loss`.
-            unused: entries that tokenizers add (`token_type_ids`) and nothing reads.
-
-        Returns:
-            `logits_per_audio` (B, K) and the fields of transformers' `ClapOutput`.
-
-        Raises:
-            TypeError: for an input nobody knows.
-        """
-        unknown = set(unused) - {"token_type_ids", "return_dict"}
-        if unknown:
-            raise TypeError(f"unexpected inputs {sorted(unknown)}")
-        audio = self.get_audio_features(input_values, padding_mask)
-        text = self.get_text_features(input_ids, attention_mask)
-        logits = scaled_cosines(audio.pooler_output, text.pooler_output, self.logit_scale)
-        return ClapOutput(
-            loss=clip_loss(logits, targets) if return_loss else None,
-            logits_per_audio=logits,
-            logits_per_text=logits.T,
-            text_embeds=text.pooler_output,
-            audio_embeds=audio.pooler_output,
-            text_model_output=text,
-            audio_model_output=audio,
-        )
-
-
-def _features(states: torch.Tensor, projected: torch.Tensor) -> BaseModelOutputWithPooling:
-    """Normalise in float32: in half precision the epsilon of `normalize` is zero."""
-    return BaseModelOutputWithPooling(
-        last_hidden_state=states, pooler_output=F.normalize(_at_least_float32(projected), dim=-1)
-    )
-
-
-def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def scaled_cosines(
-    audio: torch.Tensor, text: torch.Tensor, logit_scale: torch.Tensor
-) -> torch.Tensor:
-    """Logits (B, K) of unit embeddings (B, D) and (K, D), never below float32.
-
-    bfloat16 logits at scale 100 are off by 0.3, so autocast is left here.
-    """
-    with torch.autocast(audio.device.type, enabled=False):
-        audio, text = _at_least_float32(audio), _at_least_float32(text)
-        return logit_scale.exp() * audio @ text.T
-
-
-def clip_loss(logits: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
-    """Symmetric cross entropy of matching clips and texts (Radford et al. 2021, section 2.3).
-
-    Args:
-        logits: (B, K), scaled cosines of clips and texts.
-        targets: (B, K) non-negative weights of the pairs that match; each row and each column
-            is normalised to a distribution. None = clip i matches text i alone.
-
-    Returns:
-        Scalar, mean of the clip-to-text and the text-to-clip cross entropy in nats.
-
-    Raises:
-        ValueError: if shapes disagree, or a clip or a text has no match.
-    """
-    logits = _at_least_float32(logits)
-    if targets is None:
-        targets = torch.eye(len(logits), device=logits.device)
-    if targets.shape != logits.shape:
-        raise ValueError(f"targets are {tuple(targets.shape)}, logits {tuple(logits.shape)}")
-    targets = targets.to(logits.dtype)
-    return (_soft_cross_entropy(logits, targets) + _soft_cross_entropy(logits.T, targets.T)) / 2
-
-
-def _soft_cross_entropy(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    totals = weights.sum(dim=1, keepdim=True)
-    if not bool((totals > 0).all()):
-        raise ValueError("every clip and every text needs at least one match in targets")
-    return F.cross_entropy(logits, weights / totals)
-
-
-class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
-    """Waveforms to a padded batch; the level of the recording is kept.
-
-    Attributes:
-        sampling_rate: Hz.
-        gain: constant factor on every sample, see `ModelSettings.input_gain`.
-        min_samples: shortest input the encoder reads; shorter clips count as silence-extended.
-    """
-
-    model_input_names = ["input_values", "padding_mask"]
-
-    def __init__(
-        self,
-        sampling_rate: int = SAMPLING_RATE,
-        gain: float = 1.0,
-        min_samples: int = 400,
-        **kwargs: Any,
-    ) -> None:
-
-        self.gain = gain
-        self.min_samples = min_samples
-        defaults = {"feature_size": 1, "padding_value": 0.0}
-        super().__init__(sampling_rate=sampling_rate, **(defaults | kwargs))
-
-    def __call__(
-        self,
-        audio: np.ndarray | Sequence[np.ndarray],
-        sampling_rate: int | None = None,
-        samples: int | None = None,
-        return_tensors: str | None = None,
-        **unused: Any,
-    ) -> BatchFeature:
-        """Pad waveforms to the longest of them.
-
-        Args:
-            audio: one waveform (T,) or several; mono.
-            sampling_rate: Hz; has to be given, so that a wrong rate cannot pass unseen.
-            samples: pad to this number instead of the longest clip. (It is not called `max_length`,
-                because processors hand that of the tokenizer, in tokens, to audio as well.)
-            return_tensors: "pt" or "np" (default).
-            unused: padding options of the Hugging Face protocol; padding is always done.
-
-        Returns:
-            `input_values` (B, T) float32 and `padding_mask` (B, T), 1 where there is signal.
-
-        Raises:
-            ValueError: for another rate, stereo, empty or non-finite input.
-        """
-        if sampling_rate != self.sampling_rate:
-            given = "no sampling_rate" if sampling_rate is None else f"{sampling_rate} Hz"
-            raise ValueError(f"{given} given, expected {self.sampling_rate} Hz")
-        waveforms = [
-            _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
-        ]
-        lengths = [max(len(waveform), self.min_samples) for waveform in waveforms]
-        width = max(lengths) if samples is None else samples
-        if max(lengths) > width:
-            raise ValueError(f"clip of {max(lengths)} samples is longer than {width}")
-        input_values = np.zeros((len(waveforms), width), dtype=np.float32)
-        padding_mask = np.zeros((len(waveforms), width), dtype=np.int64)
-        for row, (waveform, length) in enumerate(zip(waveforms, lengths, strict=True)):
-            input_values[row, : len(waveform)] = waveform * np.float32(self.gain)
-            padding_mask[row, :length] = 1
-        data = {"input_values": input_values, "padding_mask": padding_mask}
-        return BatchFeature(data, tensor_type=return_tensors or "np")
-
-
-def _checked_waveform(waveform: np.ndarray) -> np.ndarray:
-    waveform = np.asarray(waveform, dtype=np.float32)
-    if waveform.ndim != 1:
-        raise ValueError(f"waveform has shape {waveform.shape}, expected mono (T,)")
-    if not len(waveform):
-        raise ValueError("waveform has no samples")
-    if not np.isfinite(waveform).all():
-        raise ValueError("waveform has non-finite samples")
-    return waveform
-
-
-class ParaCLAPProcessor(ProcessorMixin):
-    """Feature extractor and tokenizer behind one call: `processor(text=..., audio=...)`."""
-
-    def __init__(
-        self, feature_extractor: ParaCLAPFeatureExtractor, tokenizer: PreTrainedTokenizerBase
-    ) -> None:
-        super().__init__(feature_extractor, tokenizer)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
@@ -521,8 +197,6 @@ def build_model(
     )
     audio = _encoder("audio", settings.audio)
     text = _encoder("text", settings.text, vocab_size=len(tokenizer))
-    longest = getattr(text.config, "max_position_embeddings", tokenizer.model_max_length)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     config = ParaCLAPConfig(
         audio_config=audio.config.to_dict(),
         text_config=text.config.to_dict(),
@@ -532,19 +206,19 @@ def build_model(
     model = ParaCLAPModel(config)
     model.audio_branch.base.load_state_dict(audio.state_dict())
     model.text_branch.base.load_state_dict(text.state_dict())
+    return model.freeze(settings.freeze), _processor(config, tokenizer, settings.input_gain)
+
+
+def _processor(
+    config: ParaCLAPConfig, tokenizer: PreTrainedTokenizerBase, gain: float
+) -> ParaCLAPProcessor:
+    """Processor that gives the encoders no clip too short and no text too long for them."""
+    longest = getattr(config.text_config, "max_position_embeddings", tokenizer.model_max_length)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     extractor = ParaCLAPFeatureExtractor(
-        gain=settings.input_gain, min_samples=receptive_field(audio.config)
+        gain=gain, min_samples=receptive_field(config.audio_config)
     )
-    return model.freeze(settings.freeze), ParaCLAPProcessor(extractor, tokenizer)
-
-
-def receptive_field(audio_config: PreTrainedConfig) -> int:
-    """Samples that the convolutions of a wav2vec2-like encoder need for one frame."""
-    samples = 1
-    layers = zip(audio_config.conv_kernel, audio_config.conv_stride, strict=True)
-    for kernel, stride in reversed(list(layers)):
-        samples = (samples - 1) * stride + kernel
-    return samples
+    return ParaCLAPProcessor(extractor, tokenizer)
 
 
 def _encoder(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrainedModel:
@@ -593,7 +267,172 @@ def load_model(
     return model.to(device).eval(), ParaCLAPProcessor.from_pretrained(source)
 
 
+def convert(
+    source: str | Path,
+    output: str | Path,
+    tokenizer: str | Path = PUBLISHED_TOKENIZER,
+    config: ParaCLAPConfig | None = None,
+    sha256: str | None = None,
+    **card: Any,
+) -> Path:
+    """Turn weights in their published form into a model folder, see `ParaCLAPModel.from_published`.
+
+    Args:
+        source: `best.pth.tar`, a folder that holds it, or a name on the Hub.
+        output: folder to write; may exist if it is empty.
+        tokenizer: Hub name or folder of the text encoder's tokenizer, which is not in the file.
+        config: of a checkpoint with other towers; None = the published one.
+        sha256: hash that the file has to have.
+        card: `scores`, `name` and `licence` of the model card.
+
+    Raises:
+        FileExistsError: if `output` holds something.
+        OSError: if a file is neither here nor to be had from the Hub.
+        ValueError: if weights or tokenizer are not what was expected.
+    """
+    output = _free_folder(output)
+    words = _tokenizer(tokenizer)
+    model = ParaCLAPModel.from_published(source, config, sha256)
+    expected = model.config.text_config.vocab_size
+    if len(words) != expected:
+        raise ValueError(
+            f"tokenizer {tokenizer} has {len(words)} entries, the weights expect {expected}"
+        )
+    return _write_folder(output, model, _processor(model.config, words, gain=1.0), **card)
+
+
+def _tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except OSError as error:
+        raise OSError(
+            f"tokenizer {name} is neither a folder here nor to be had from the Hugging Face Hub; "
+            "its words are not part of the weights: download tokenizer.json and "
+            "tokenizer_config.json of that name, and give their folder with --tokenizer"
+        ) from error
+
+
+def publish(source: str | Path, output: str | Path, **card: Any) -> Path:
+    """Write a folder that is ready for the Hub from a run, a model folder or a Hub name.
+
+    Args:
+        source: see `load_model`.
+        output: folder to write; may exist if it is empty.
+        card: `scores`, `name` and `licence` of the model card.
+
+    Raises:
+        FileExistsError: if `output` holds something.
+        FileNotFoundError: if there is no model.
+    """
+    output = _free_folder(output)
+    return _write_folder(output, *load_model(source), **card)
+
+
+def _free_folder(path: str | Path) -> Path:
+    path = Path(path).resolve()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists already; take another name, or remove it first")
+    return path
+
+
+def _write_folder(
+    output: Path,
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    scores: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+) -> Path:
+    """Write model, code, processor, tokenizer, card and what sentence-transformers reads."""
+    check_licence(model.config.provenance, licence)
+    card = model_card(
+        name or output.name,
+        model.config,
+        parameters=model.num_parameters(),
+        batches=model.audio_branch.supports_padding,
+        scores=scores,
+        licence=licence,
+    )
+    with whole_folder(output) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        for file, content in SENTENCE_TRANSFORMERS.items():
+            (folder / file).write_text(json.dumps(content, indent=2) + "\n")
+        (folder / "README.md").write_text(card)
+    return output
+
+
+def _read_scores(path: str | None) -> dict[str, Any] | None:
+    """Document that evaluate.py wrote.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if path is None:
+        return None
+    try:
+        document = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("corpora"), dict):
+        raise ValueError(f"{path} has no `corpora`, expected the scores.yaml of evaluate.py")
+    print(f"scores in {path} are those of {document.get('model')}")
+    return document
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parse(arguments)
+    card = {
+        "scores": _read_scores(options.scores),
+        "name": options.name,
+        "licence": options.license,
+    }
+    if options.command == "convert":
+        config = ParaCLAPConfig.from_json_file(options.config) if options.config else None
+        output = convert(
+            options.source, options.output, options.tokenizer, config, options.sha256, **card
+        )
+    else:
+        output = publish(options.source, options.output, **card)
+    print(f"written to {output}; `hf upload USER/NAME {output}` puts it on the Hub")
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    reads = {
+        "convert": "best.pth.tar, a folder that holds it, or a Hub name (KeiKinn/paraclap)",
+        "publish": "run folder, its best/ or last/, a model folder, or a Hub name",
+    }
+    parsers = {name: commands.add_parser(name, help=f"from {text}") for name, text in reads.items()}
+    for name, command in parsers.items():
+        command.add_argument("source", help=reads[name])
+        command.add_argument("output", help="folder to write; must not exist, or be empty")
+        command.add_argument("--scores", help="scores.yaml of evaluate.py, for the model card")
+        command.add_argument("--name", help="name on the Hub in the model card, USER/NAME")
+        command.add_argument("--license", help="of the weights, as the Hub writes it, e.g. mit")
+    add = parsers["convert"].add_argument
+    add(
+        "--tokenizer", default=PUBLISHED_CONFIG["provenance"]["text_encoder"], help="name or folder"
+    )
+    add("--sha256", help="hash that the file has to have")
+    add("--config", help="config.json of a checkpoint with other towers")
+    return parser.parse_args(arguments)
+
+
 AutoConfig.register(ParaCLAPConfig.model_type, ParaCLAPConfig)
 AutoModel.register(ParaCLAPConfig, ParaCLAPModel)
 AutoFeatureExtractor.register(ParaCLAPConfig, ParaCLAPFeatureExtractor)
 AutoProcessor.register(ParaCLAPConfig, ParaCLAPProcessor)
+for travelling in (ParaCLAPConfig, ParaCLAPModel, ParaCLAPFeatureExtractor, ParaCLAPProcessor):
+    travelling.register_for_auto_class()  # a copy of modeling_paraclap.py goes with saved weights
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (OSError, ValueError) as error:
+        sys.exit(f"models.py: {error}")

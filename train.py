@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 import torch.utils.data
 import yaml
@@ -65,6 +66,7 @@ from queries import queries_for
 from scoring import score
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "paraclap.yaml"
+CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
 LOADER_TIMEOUT = 300  # s; without one a dead worker is waited for without end
 
 
@@ -294,6 +296,34 @@ def read_captions(path: str | Path) -> pd.DataFrame:
     return table[~empty]
 
 
+def provenance(settings: Settings, clips: int) -> dict[str, Any]:
+    """What a model card has to tell of a run on so many clips; no paths.
+
+    An encoder is None if it starts from random weights; `corpora` is missing if the captions table
+    does not say where it is from.
+    """
+    model = settings.model
+    facts: dict[str, Any] = {
+        f"{branch}_encoder": tower.name and _public_name(tower.name)
+        for branch, tower in (("audio", model.audio), ("text", model.text))
+    }
+    metadata = pq.read_schema(settings.data.captions).metadata or {}
+    about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
+    corpus = about.get("corpus") or about.get("name")
+    if corpus:
+        facts["corpora"] = [corpus]
+    return facts | {
+        "clips": clips,
+        "epochs": settings.train.epochs,
+        "seed": settings.train.seed,
+    }
+
+
+def _public_name(encoder: str) -> str:
+    """A Hub name as it is; of a local folder only the last part."""
+    return Path(encoder).name if Path(encoder).exists() else encoder
+
+
 def split_table(table: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and validation rows, which share no speaker.
 
@@ -399,6 +429,7 @@ class Run:
         seed_step(train.seed, 0)
         texts = sorted({text for row in self.train_table["captions"] for text in row})
         model, self.processor = build_model(settings.model, texts)
+        model.config.provenance = provenance(settings, rows)
         self.model: ParaCLAPModel = model.to(self.device)
         self.optimizer = OPTIMIZERS[settings.optim.name](
             parameter_groups(model, settings.optim), lr=settings.optim.lr

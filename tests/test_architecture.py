@@ -19,7 +19,9 @@ ALLOWED = {
     "catalogue": {"readers"},
     "corpora": {"audio", "catalogue", "readers"},
     "queries": {"corpora"},
-    "models": set(),
+    "modeling_paraclap": set(),
+    "model_card": set(),
+    "models": {"checkpoints", "model_card", "modeling_paraclap"},
     "checkpoints": set(),
     "features": {"audio", "corpora"},
     "datasets": {"audio", "corpora"},
@@ -54,6 +56,7 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SCRIPTS = [
     "train.py",
     "corpora.py",
+    "models.py",
     "features.py",
     "evaluate.py",
     *(f"preprocessing/{p.name}" for p in PREPROCESSING),

@@ -1,288 +1,38 @@
-"""models.py: towers, masks, losses, freezing, saving; against hand-computed references."""
+"""models.py: building, saving, loading, converting and publishing, in our process and in others."""
 
-import copy
-import math
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 import torch
+import yaml
+from conftest import RATE, TEXTS, Reference, embed
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
 
+import models
+from audio import read_audio
+from evaluate import answer
+from modeling_paraclap import PUBLISHED_CONFIG
 from models import (
-    MAX_LOGIT_SCALE,
-    ParaCLAPConfig,
     ParaCLAPFeatureExtractor,
     ParaCLAPModel,
     ParaCLAPProcessor,
     TowerSettings,
     build_model,
-    clip_loss,
     load_model,
-    receptive_field,
-    scaled_cosines,
     train_tokenizer,
 )
-
-RATE = 16_000
-
-
-def embed(model, processor, waveforms, **options):
-    batch = processor.feature_extractor(
-        waveforms, sampling_rate=RATE, return_tensors="pt", **options
-    )
-    with torch.no_grad():
-        return model.get_audio_features(**batch).pooler_output
-
-
-# --- Objectives ----------------------------------------------------------------------------------
-
-
-def test_clip_loss_of_two_pairs_equals_hand_computation():
-    logits = torch.tensor([[3.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
-    rows = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(-2))]
-    columns = [math.log(1 + math.exp(-3)), math.log(1 + math.exp(-1))]
-    expected = (sum(rows) / 2 + sum(columns) / 2) / 2
-    assert clip_loss(logits).item() == pytest.approx(expected, abs=1e-12)
-
-
-def reference_loss(logits, targets):
-    """float64 numpy: cross entropy of normalised targets over rows and over columns."""
-    total = 0.0
-    for scores, weights in ((logits, targets), (logits.T, targets.T)):
-        log_softmax = scores - np.log(np.exp(scores).sum(1, keepdims=True))
-        total += -(weights / weights.sum(1, keepdims=True) * log_softmax).sum(1).mean() / 2
-    return total
-
-
-@pytest.mark.parametrize("rows, columns", [(5, 5), (4, 7)])
-def test_clip_loss_with_targets_equals_float64_reference(rows, columns):
-    rng = np.random.default_rng(0)
-    logits, targets = rng.normal(size=(rows, columns)) * 5, rng.random((rows, columns))
-    loss = clip_loss(torch.from_numpy(logits), torch.from_numpy(targets))
-    assert loss.item() == pytest.approx(reference_loss(logits, targets), abs=1e-12)
-
-
-def test_indistinguishable_clips_cost_ln_of_their_number():
-    assert clip_loss(torch.zeros(6, 6)).item() == pytest.approx(math.log(6), abs=1e-6)
-
-
-def test_duplicate_captions_are_no_counter_examples_with_matching_targets():
-    # Clips 0 and 1 share a caption and are told apart from clip 2 perfectly.
-    logits = torch.tensor([[30.0, 30.0, -30.0], [30.0, 30.0, -30.0], [-30.0, -30.0, 30.0]])
-    logits.requires_grad_()
-    clip_loss(logits, torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])).backward()
-    assert logits.grad.abs().max() < 1e-6
-    logits.grad = None
-    clip_loss(logits).backward()
-    assert logits.grad.abs().max() > 0.1
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_losses_are_computed_in_float32(dtype):
-    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
-    loss = clip_loss(logits)
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(clip_loss(logits.float()).item(), abs=1e-6)
-
-
-def test_autocast_leaves_logits_in_float32():
-    a = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.manual_seed(0)), dim=-1)
-    scale = torch.tensor(MAX_LOGIT_SCALE)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = scaled_cosines(a, a, scale)
-    assert inside.dtype == torch.float32
-    assert torch.equal(inside, scaled_cosines(a, a, scale))
-
-
-@pytest.mark.parametrize("targets", [torch.ones(2, 3), torch.tensor([[1.0, 0.0], [0.0, 0.0]])])
-def test_clip_loss_refuses_wrong_shapes_and_clips_without_a_match(targets):
-    with pytest.raises(ValueError, match=r"targets are|at least one match"):
-        clip_loss(torch.zeros(2, 2), targets)
-
-
-def test_logit_scale_stays_within_its_limits(tiny):
-    model, _ = tiny
-    for value, expected in ((200.0, MAX_LOGIT_SCALE), (-3.0, 0.0), (2.0, 2.0)):
-        with torch.no_grad():
-            model.logit_scale.fill_(value)
-        model.clamp_logit_scale()
-        assert model.logit_scale.item() == pytest.approx(expected)
-
-
-# --- Towers --------------------------------------------------------------------------------------
-
-
-def test_full_size_model_has_the_tensors_of_the_published_one():
-    audio = AutoConfig.for_model(
-        "wav2vec2",
-        hidden_size=1024,
-        num_hidden_layers=12,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        feat_extract_norm="layer",
-        conv_bias=True,
-        do_stable_layer_norm=True,
-    )
-    text = AutoConfig.for_model("bert")
-    with torch.device("meta"):
-        config = ParaCLAPConfig(audio_config=audio.to_dict(), text_config=text.to_dict())
-        model = ParaCLAPModel(config)
-    names = set(model.state_dict())
-    assert len(names) == 438
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(276.3e6, abs=0.05e6)
-    for branch in ("audio_projection", "text_projection"):
-        kept = {f"{branch}.{name}" for name in ("linear1.weight", "linear2.weight")}
-        assert kept | {f"{branch}.layer_norm.{n}" for n in ("weight", "bias")} <= names
-    assert {"logit_scale", "text_branch.base.pooler.dense.weight"} <= names
-    assert "audio_branch.base.masked_spec_embed" in names
-
-
-def test_padding_does_not_change_embedding(tiny, waveforms):
-    together = embed(*tiny, waveforms)
-    alone = torch.cat([embed(*tiny, waveform) for waveform in waveforms])
-    wide = embed(*tiny, waveforms, samples=80_000)
-    assert (together - alone).abs().max() < 1e-5
-    assert (wide - alone).abs().max() < 1e-5
-
-
-def test_padding_without_mask_would_change_embedding(tiny, waveforms):
-    model, processor = tiny
-    batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
-    with torch.inference_mode():
-        blind = model.get_audio_features(batch["input_values"]).pooler_output
-    assert (blind - embed(model, processor, waveforms)).abs().max() > 1e-3
-
-
-def test_batch_order_does_not_change_embedding(tiny, waveforms):
-    backwards = embed(*tiny, waveforms[::-1]).flip(0)
-    assert (embed(*tiny, waveforms) - backwards).abs().max() < 1e-6
-
-
-def test_text_padding_does_not_change_embedding(tiny):
-    model, processor = tiny
-    texts = ["sad", "the speaker sounds sad and the voice is loud"]
-    with torch.inference_mode():
-        both = model.get_text_features(
-            **processor.tokenizer(texts, padding=True, return_tensors="pt")
-        ).pooler_output
-        alone = model.get_text_features(
-            **processor.tokenizer(texts[:1], return_tensors="pt")
-        ).pooler_output
-    assert (both[:1] - alone).abs().max() < 1e-5
-
-
-def test_embeddings_have_unit_length_and_zero_input_is_finite(tiny, waveforms):
-    embeddings = embed(*tiny, [*waveforms, np.zeros(8000, np.float32)])
-    assert torch.isfinite(embeddings).all()
-    assert torch.allclose(embeddings.norm(dim=-1), torch.ones(5), atol=1e-6)
-
-
-def test_clip_shorter_than_the_receptive_field_is_embedded(tiny):
-    model, processor = tiny
-    field = receptive_field(model.config.audio_config)
-    assert field == 40 + 7 * 20 + 3 * 160
-    assert model.audio_branch.base._get_feat_extract_output_lengths(field) == 1
-    assert model.audio_branch.base._get_feat_extract_output_lengths(field - 1) == 0
-    short = np.full(10, 0.1, np.float32)
-    long = np.full(5 * field, 0.1, np.float32)
-    alone, together = embed(model, processor, short), embed(model, processor, [short, long])
-    assert torch.isfinite(alone).all()
-    assert (alone - together[:1]).abs().max() < 1e-5
-
-
-def test_group_norm_encoder_refuses_padding_and_takes_single_clips(settings, waveforms):
-    settings.audio.config |= {"feat_extract_norm": "group", "do_stable_layer_norm": False}
-    model, processor = build_model(settings, ["a"])
-    model.eval()
-    assert torch.isfinite(embed(model, processor, waveforms[0])).all()
-    with pytest.raises(ValueError, match="group"):
-        embed(model, processor, waveforms)
-
-
-def test_forward_agrees_with_the_single_embeddings(tiny, waveforms):
-    model, processor = tiny
-    batch = processor(
-        text=["sad", "loud"], audio=waveforms, sampling_rate=RATE, padding=True, return_tensors="pt"
-    )
-    with torch.no_grad():
-        outputs = model(**batch)
-        texts = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
-    audio = embed(model, processor, waveforms)
-    assert outputs.logits_per_audio.shape == (4, 2)
-    assert torch.equal(outputs.logits_per_text, outputs.logits_per_audio.T)
-    expected = model.logit_scale.exp().item() * audio @ texts.T
-    assert torch.allclose(outputs.logits_per_audio, expected, atol=1e-5)
-    assert outputs.loss is None
-
-
-def test_forward_refuses_unknown_inputs(tiny, waveforms):
-    model, processor = tiny
-    batch = processor(
-        text=["sad"], audio=waveforms[0], sampling_rate=RATE, padding=True, return_tensors="pt"
-    )
-    with pytest.raises(TypeError, match="waveform"):
-        model(**batch, waveform=1)
-
-
-def test_encoder_without_frame_lengths_is_refused(settings):
-    settings.audio.config = {**settings.text.config, "vocab_size": 10}
-    with pytest.raises(ValueError, match="wav2vec2 family"):
-        build_model(settings, ["a"])
-
-
-# --- Freezing ------------------------------------------------------------------------------------
-
-
-def one_step(model, processor, waveforms):
-    batch = processor(
-        text=["a", "b", "c", "d"],
-        audio=waveforms,
-        sampling_rate=RATE,
-        padding=True,
-        return_tensors="pt",
-    )
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
-    model(**batch, return_loss=True).loss.backward()
-    optimizer.step()
-
-
-@pytest.mark.parametrize("part", ["audio", "text", "audio_convolutions", "text_projection"])
-def test_frozen_part_keeps_its_weights_and_the_others_learn(settings, waveforms, part):
-    settings.freeze = [part]
-    torch.manual_seed(0)
-    model, processor = build_model(settings, ["a b c d"])
-    before = copy.deepcopy(model.state_dict())
-    one_step(model.train(), processor, waveforms)
-    prefixes = {
-        "audio": "audio_branch.",
-        "text": "text_branch.",
-        "audio_convolutions": "audio_branch.base.feature_extractor.",
-        "text_projection": "text_projection.",
-    }
-    changed = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
-    assert not [name for name in changed if name.startswith(prefixes[part])]
-    assert "audio_projection.linear1.weight" in changed
-
-
-def test_frozen_branch_has_no_dropout_in_training_mode(settings, waveforms):
-    settings.freeze = ["audio", "audio_projection"]
-    model, processor = build_model(settings, ["a"])
-    assert torch.equal(
-        embed(model.train(), processor, waveforms), embed(model.train(), processor, waveforms)
-    )
-    free, processor = build_model(
-        type(settings)(audio=settings.audio, text=settings.text, projection_dim=24), ["a"]
-    )
-    assert not torch.equal(
-        embed(free.train(), processor, waveforms), embed(free.train(), processor, waveforms)
-    )
-
-
-def test_unknown_part_cannot_be_frozen(tiny):
-    with pytest.raises(ValueError, match="ears"):
-        tiny[0].freeze(["ears"])
-
 
 # --- Saving, loading, building -------------------------------------------------------------------
 
@@ -381,30 +131,391 @@ def test_tokenizer_is_the_same_for_any_order_and_reads_unseen_words():
     assert tokens[0] == ours.cls_token_id and tokens[-1] == ours.sep_token_id
 
 
-# --- Waveforms in --------------------------------------------------------------------------------
+# --- Published weights to a folder ---------------------------------------------------------------
+
+FOLDER = {
+    "README.md",
+    "config.json",
+    "config_sentence_transformers.json",
+    "model.safetensors",
+    "modeling_paraclap.py",
+    "modules.json",
+    "processor_config.json",
+    "sentence_bert_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+@pytest.fixture
+def checkpoint(published, tmp_path):
+    """A tiny published checkpoint, arguments that convert it, and its reference."""
+    reference, config, path = published
+    tokenizer = train_tokenizer(TEXTS, 150)
+    assert len(tokenizer) == 150
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config.save_pretrained(tmp_path / "towers")
+    options = ["--config", tmp_path / "towers" / "config.json"]
+    options += ["--tokenizer", tmp_path / "tokenizer"]
+    return path, [str(option) for option in options], reference
+
+
+def test_converted_folder_embeds_like_the_reference(checkpoint, tmp_path, waveforms):
+    path, options, reference = checkpoint
+    assert models.main(["convert", str(path), str(tmp_path / "out"), *options]) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == FOLDER
+    model, processor = load_model(tmp_path / "out")
+    assert processor.feature_extractor.gain == 1.0
+    assert processor.feature_extractor.min_samples == 660
+    differences = [
+        embed(model, processor, waveform) - reference.embed_clip(waveform) for waveform in waveforms
+    ]
+    tokens = processor.tokenizer(TEXTS[0]).input_ids
+    with torch.no_grad():
+        text = model.get_text_features(torch.tensor([tokens])).pooler_output
+    differences.append(text - reference.embed_text(tokens))
+    assert max(difference.abs().max() for difference in differences) < 1e-5
 
 
 @pytest.mark.parametrize(
-    "waveform, options, message",
+    "change, error, message",
     [
-        (np.ones(800, np.float32), {"sampling_rate": 8000}, "8000 Hz given, expected 16000"),
-        (np.ones(800, np.float32), {}, "no sampling_rate"),
-        (np.ones((2, 800), np.float32), {"sampling_rate": RATE}, "mono"),
-        (np.ones(0, np.float32), {"sampling_rate": RATE}, "no samples"),
-        (np.full(800, np.nan, np.float32), {"sampling_rate": RATE}, "non-finite"),
-        (np.ones(800, np.float32), {"sampling_rate": RATE, "samples": 500}, "longer than"),
+        ({"--tokenizer": "no/tokenizer-of-this-name"}, OSError, "download tokenizer.json"),
+        ({"--sha256": "0" * 64}, ValueError, "has SHA-256"),
+        ({"--scores": "README.md"}, ValueError, "no `corpora`"),
+        ({"--scores": "broken.yaml"}, ValueError, "cannot be read"),
+        ({"--license": "mit"}, ValueError, "cannot be mit"),
     ],
 )
-def test_feature_extractor_refuses(waveform, options, message):
-    with pytest.raises(ValueError, match=message):
-        ParaCLAPFeatureExtractor()(waveform, **options)
+def test_conversion_that_fails_leaves_nothing(
+    checkpoint, tmp_path, monkeypatch, change, error, message
+):
+    path, options, _ = checkpoint
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    towers = json.loads(Path(options[1]).read_text())
+    towers["provenance"] = PUBLISHED_CONFIG["provenance"]
+    Path(options[1]).write_text(json.dumps(towers))
+    (tmp_path / "README.md").write_text("no scores")
+    (tmp_path / "broken.yaml").write_text("corpora: [")
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "results" / "out"
+    options += [part for pair in change.items() for part in pair]
+    with pytest.raises(error, match=message):
+        models.main(["convert", str(path), str(output), *options])
+    assert not output.parent.exists()
 
 
-def test_feature_extractor_keeps_the_level():
-    waveform = np.linspace(-0.5, 0.5, 1000, dtype=np.float32)
-    batch = ParaCLAPFeatureExtractor()([waveform, waveform[:600]], sampling_rate=RATE)
-    assert np.array_equal(batch["input_values"][0], waveform)
-    assert batch["padding_mask"].sum(axis=1).tolist() == [1000, 600]
-    assert not batch["input_values"][1, 600:].any()
-    doubled = ParaCLAPFeatureExtractor(gain=2.0)(waveform, sampling_rate=RATE)
-    assert np.array_equal(doubled["input_values"][0], 2 * waveform)
+def test_tokenizer_of_another_size_is_refused(checkpoint, tmp_path):
+    path, options, _ = checkpoint
+    train_tokenizer(["other words"], 140).save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="has 141 entries, the weights expect 150"):
+        models.main(["convert", str(path), str(tmp_path / "out"), *options])
+
+
+def test_folder_with_something_in_it_is_not_written_over(saved, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out")
+    (output / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="exists already"):
+        models.publish(saved, output)
+    assert (output / "thesis.txt").read_text() == "years of work"
+    (output / "thesis.txt").unlink()
+    assert models.publish(saved, output) == output  # an empty one is
+
+
+MEASURED_MAIN = """
+import re, sys, time
+from pathlib import Path
+import models
+
+def peak():  # kB; getrusage would count the memory of the process that started this one
+    return re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]
+
+before, start = peak(), time.perf_counter()
+models.main(sys.argv[1:])
+print("MEASURED", time.perf_counter() - start, before, peak())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the peak on Linux only")
+def test_full_size_checkpoint_converts_with_little_more_memory_than_its_weights():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        towers = (PUBLISHED_CONFIG["audio_config"], PUBLISHED_CONFIG["text_config"])
+        reference = Reference(*towers, dimensions=768)
+        state = reference.state_dict()
+        assert len(state) - 1 == 438  # and the superfluous one
+        torch.save(state, folder / "best.pth.tar")
+        weights = (folder / "best.pth.tar").stat().st_size
+        words = [f"word {number:05d}" for number in range(40_000)]
+        tokenizer = train_tokenizer(words, 30_522)
+        assert len(tokenizer) == 30_522
+        tokenizer.save_pretrained(folder / "tokenizer")
+        result = script(
+            "-c", MEASURED_MAIN, "convert", folder / "best.pth.tar", folder / "out",
+            "--tokenizer", folder / "tokenizer",
+        )  # fmt: skip
+        measured = re.search(r"MEASURED (\S+) (\S+) (\S+)", result.stdout).groups()
+        seconds, before, peak = float(measured[0]), *(int(kib) * 1024 for kib in measured[1:])
+        model, processor = load_model(folder / "out")
+    clip = np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)
+    difference = (embed(model, processor, clip) - reference.embed_clip(clip)).abs().max().item()
+    tokens = processor.tokenizer("word 00001 word 31415").input_ids
+    with torch.no_grad():
+        text = model.get_text_features(torch.tensor([tokens])).pooler_output
+    text_difference = (text - reference.embed_text(tokens)).abs().max().item()
+    print(
+        f"\n{weights / 1e9:.3f} GB converted in {seconds:.1f} s; memory {before / 1e9:.2f} GB "
+        f"before, {peak / 1e9:.2f} GB at most; largest difference {difference:.1e} (clip of 3 s), "
+        f"{text_difference:.1e} (text)"
+    )
+    assert max(difference, text_difference) < 1e-5
+    assert peak - before < 1.5 * weights
+
+
+# --- A folder for the Hub ------------------------------------------------------------------------
+
+
+def script(*arguments, cwd=None, **environment):
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd or Path(models.__file__).parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+QUERIES = {"sadness": "the speaker sounds sad", "anger": "pitch is high and emotion is anger"}
+
+
+@pytest.fixture
+def clips(waveforms, tmp_path):
+    """Ten clips of different length as files, a corpus table of them, and how we read them."""
+    root = tmp_path / "clips"
+    root.mkdir()
+    sounds = waveforms + [0.2 * waveforms[1][: 7000 * n] for n in range(1, 7)]
+    files = [f"clip_{number}.wav" for number in range(len(sounds))]
+    for file, sound in zip(files, sounds, strict=True):
+        soundfile.write(root / file, sound.clip(-0.9, 0.9), RATE, subtype="FLOAT")
+    index = pd.MultiIndex.from_arrays(
+        [files, pd.to_timedelta([0] * len(files)), pd.to_timedelta([None] * len(files))],
+        names=["file", "start", "end"],
+    )
+    table = pd.DataFrame(index=index)
+    return table, root, [read_audio(root / file) for file in files]
+
+
+@pytest.fixture
+def folder(tiny, saved, tmp_path_factory):
+    """A published folder of the tiny model."""
+    return models.publish(saved, tmp_path_factory.mktemp("hub") / "tiny", name="USER/tiny")
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("given", ["folder", "parts"])
+def test_pipeline_forward_and_evaluation_agree(folder, clips, batch_size, given):
+    table, root, waveforms = clips
+    model, processor = load_model(folder)
+    sources = {
+        "folder": {"model": str(folder)},
+        "parts": {
+            "model": model,
+            "feature_extractor": processor.feature_extractor,
+            "tokenizer": processor.tokenizer,
+        },
+    }
+    classifier = pipeline("zero-shot-audio-classification", **sources[given])
+    answered = classifier(
+        waveforms,
+        candidate_labels=list(QUERIES.values()),
+        hypothesis_template="{}",
+        batch_size=batch_size,
+    )
+    piped = torch.tensor(
+        [[{a["label"]: a["score"] for a in one}[q] for q in QUERIES.values()] for one in answered]
+    )
+    with torch.no_grad():
+        forward = model(
+            **processor(
+                text=list(QUERIES.values()),
+                audio=waveforms,
+                sampling_rate=RATE,
+                padding=True,
+                return_tensors="pt",
+            )
+        ).logits_per_audio
+    answers = answer(model, processor, table, root, QUERIES)
+    cosines = torch.tensor(answers[[f"score.{name}" for name in QUERIES]].to_numpy())
+    scale = model.logit_scale.exp().item()
+    assert (piped - forward.softmax(-1)).abs().max() < 1e-5
+    assert (piped - (scale * cosines).softmax(-1)).abs().max() < 1e-5
+    assert (forward / scale - cosines).abs().max() < 1e-5
+    assert (cosines[0] - cosines[1]).abs().max() > 1e-4  # clips are not all answered alike
+
+
+def test_published_folder_is_whole_and_tells_no_local_path(saved, folder, tmp_path):
+    assert {file.name for file in folder.iterdir()} == FOLDER
+    for file in folder.iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file
+        assert str(folder.parent).encode() not in file.read_bytes(), file
+    auto = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert auto["AutoModel"] == "modeling_paraclap.ParaCLAPModel"
+
+
+def test_scores_of_evaluation_are_in_the_card(saved, tmp_path, tmp_path_factory):
+    figures = {"UAR": 0.5, "ACC": 0.25, "F1": 0.125, "chance": 0.5, "clips": 4, "classes": 2}
+    figures |= {"speakers": None, "interval": None, "target": "emotion", "recall": {"a": 1.0}}
+    document = {"model": "runs/a", "query_set": "sentence", "corpora": {"mine": figures}}
+    scores = tmp_path / "scores.yaml"
+    scores.write_text(yaml.safe_dump(document))
+    output = tmp_path_factory.mktemp("out") / "a"
+    assert models.main(["publish", str(saved), str(output), "--scores", str(scores)]) == 0
+    card = ModelCard.load(output / "README.md")
+    assert [result.metric_value for result in card.data.eval_results] == [0.5, 0.25, 0.125]
+
+
+# The folder alone, without our repository; and with our classes registered already.
+FRESH = """
+import sys
+import torch
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
+
+trust = {"trust_remote_code": True}
+folder, batch, output = sys.argv[1:]
+model = AutoModel.from_pretrained(folder, **trust)
+processor = AutoProcessor.from_pretrained(folder, **trust)
+waveforms, texts = torch.load(batch)
+waveforms = [waveform.numpy() for waveform in waveforms]
+inputs = processor(
+    text=texts, audio=waveforms, sampling_rate=16_000, padding=True, return_tensors="pt"
+)
+with torch.no_grad():
+    logits = model(**inputs).logits_per_audio
+classifier = pipeline("zero-shot-audio-classification", model=folder, **trust)
+answers = classifier(
+    waveforms, candidate_labels=texts, hypothesis_template="{}", batch_size=8
+)
+scores = [[{a["label"]: a["score"] for a in one}[text] for text in texts] for one in answers]
+model.save_pretrained("again")
+processor.save_pretrained("again")
+parts = [
+    model, processor, processor.feature_extractor, classifier.model,
+    AutoConfig.from_pretrained(folder, **trust),
+    AutoFeatureExtractor.from_pretrained(folder, **trust),
+    AutoModel.from_pretrained("again", **trust), AutoProcessor.from_pretrained("again", **trust),
+]
+print(*{type(part).__module__.split(".")[0] for part in parts})
+torch.save((logits, torch.tensor(scores)), output)
+"""
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["alone", "with our models imported"])
+def test_remote_code_gives_our_answers(folder, waveforms, tmp_path, ours):
+    model, processor = load_model(folder)
+    texts = list(QUERIES.values())
+    inputs = processor(
+        text=texts, audio=waveforms, sampling_rate=RATE, padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        expected = model(**inputs).logits_per_audio
+    torch.save(([torch.from_numpy(waveform) for waveform in waveforms], texts), tmp_path / "in.pt")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    repository = str(Path(models.__file__).parent)
+    head = f"import sys; sys.path.insert(0, {repository!r}); import models\n" if ours else ""
+    arguments = (folder, tmp_path / "in.pt", tmp_path / "out.pt")
+    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    result = script("-c", head + FRESH, *arguments, cwd=elsewhere, **cache)
+    home = "modeling_paraclap" if ours else "transformers_modules"
+    assert result.stdout.split() == [home]
+    logits, scores = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert (logits - expected).abs().max() < 1e-5
+    assert (scores - expected.softmax(-1)).abs().max() < 1e-5
+
+
+UNASKED = """
+import sys
+from pathlib import Path
+from transformers import AutoModel
+
+folder, marker = sys.argv[1], Path(sys.argv[2])
+try:
+    AutoModel.from_pretrained(folder, trust_remote_code=False)
+except ValueError as error:
+    print("contains custom code" in str(error), marker.exists())
+AutoModel.from_pretrained(folder, trust_remote_code=True)
+print(marker.exists())
+"""
+
+
+def test_code_of_a_folder_does_not_run_unasked(folder, tmp_path):
+    marker = tmp_path / "executed"
+    with (folder / "modeling_paraclap.py").open("a") as stream:
+        stream.write(f"\nopen({str(marker)!r}, 'w')\n")
+    load_model(folder)
+    assert not marker.exists()
+    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    printed = script("-c", UNASKED, folder, marker, cwd=tmp_path, **cache).stdout
+    assert printed.split() == ["True", "False", "True"]  # at last the line works
+
+
+def test_code_of_the_model_card_runs(folder, waveforms, tmp_path):
+    soundfile.write(tmp_path / "clip.wav", waveforms[0].clip(-0.9, 0.9), RATE)
+    snippets = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert len(snippets) == 3
+    if importlib.util.find_spec("sentence_transformers") is None:
+        snippets = [code for code in snippets if "sentence_transformers" not in code]
+    code = "\n".join(snippets).replace("USER/tiny", str(folder))
+    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    printed = script("-c", code, cwd=tmp_path, **cache).stdout
+    first = re.search(r"tensor\(\[\[(\S+), (\S+)\]\]\)", printed)
+    scores = {float(score) for score in re.findall(r"'score': ([\d.]+)", printed)}
+    assert len(scores) == 2
+    assert sum(scores) == pytest.approx(1)
+    assert {round(float(number), 4) for number in first.groups()} == {round(s, 4) for s in scores}
+
+
+SENTENCES = """
+import sys
+import torch
+from sentence_transformers import SentenceTransformer
+
+folder, batch, output = sys.argv[1:]
+waveforms, texts = torch.load(batch)
+clips = [{"array": waveform.numpy(), "sampling_rate": 16_000} for waveform in waveforms]
+model = SentenceTransformer(folder, trust_remote_code=True)
+embedded = [model.encode(texts), model.encode(clips), model.encode(clips, batch_size=1)]
+torch.save([torch.from_numpy(part) for part in embedded], output)
+for wrong in (clips[0]["array"], clips[0] | {"sampling_rate": 8000}):
+    try:
+        model.encode([wrong])
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("place", ["repository", "elsewhere"])
+def test_sentence_transformers_embeds_texts_and_clips_as_we_do(folder, waveforms, tmp_path, place):
+    pytest.importorskip("sentence_transformers")
+    model, processor = load_model(folder)
+    texts = ["an angry voice", *QUERIES.values()]
+    tokens = processor.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        embedded = model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
+    torch.save(([torch.from_numpy(waveform) for waveform in waveforms], texts), tmp_path / "in.pt")
+    arguments = (folder, tmp_path / "in.pt", tmp_path / "out.pt")
+    cwd = {"repository": None, "elsewhere": tmp_path}[place]
+    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    printed = script("-c", SENTENCES, *arguments, cwd=cwd, **cache).stdout
+    theirs = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert (theirs[0] - embedded).abs().max() < 1e-5
+    expected = embed(model, processor, waveforms)
+    assert max((part - expected).abs().max() for part in theirs[1:]) < 1e-5
+    assert printed.splitlines() == [
+        "no sampling_rate given, expected 16000 Hz",
+        "8000 Hz given, expected 16000 Hz",
+    ]

@@ -230,9 +230,32 @@ def test_run_leaves_what_evaluation_and_a_reader_need(config, corpus, tmp_path):
     )
     assert [row["step"] for row in rows(output) if "UAR" in row][-1] == run.steps
     assert len(list_checkpoints(output / "checkpoints")) == 2
-    load_model(output / "last")
+    model, _ = load_model(output / "last")
+    assert model.config.provenance == {
+        "audio_encoder": None,
+        "text_encoder": None,
+        "corpora": ["paraclap-synthetic"],
+        "clips": 24,
+        "epochs": 2,
+        "seed": train.TrainSettings().seed,
+    }
     arguments = [str(output), str(corpus), "-o", str(tmp_path / "results"), "--split", "test"]
     assert evaluate.main(arguments) == 0
+
+
+def test_provenance_names_encoders_without_paths_and_no_corpus_that_is_not_recorded(
+    captions, tmp_path
+):
+    pd.read_parquet(captions).to_parquet(tmp_path / "bare.parquet")
+    (tmp_path / "encoder").mkdir()
+    settings = train.Settings()
+    settings.data.captions = str(tmp_path / "bare.parquet")
+    settings.model.audio.name = str(tmp_path / "encoder")
+    settings.model.text.name = "bert-base-uncased"
+    facts = train.provenance(settings, 7)
+    assert facts["audio_encoder"] == "encoder"
+    assert facts["text_encoder"] == "bert-base-uncased"
+    assert facts["clips"] == 7 and "corpora" not in facts
 
 
 def test_validation_gives_the_scores_of_evaluate(config, corpus, tmp_path):

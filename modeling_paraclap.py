@@ -1,0 +1,594 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 The ParaCLAP authors
+"""ParaCLAP: a speech encoder and a text encoder that meet in one embedding space.
+
+    model = ParaCLAPModel.from_pretrained("runs/demo/best")
+    model = ParaCLAPModel.from_published("best.pth.tar")       # the weights of the paper
+    outputs = model(**inputs)                                  # outputs.logits_per_audio: (B, K)
+
+Model of Jing, Triantafyllopoulos and Schuller, "ParaCLAP - Towards a general language-audio model
+for computational paralinguistic tasks", Interspeech 2024. Every class follows the conventions of
+Hugging Face transformers. A copy of this file travels with the weights, so that they can be loaded
+without our repository: it imports nothing of ours.
+
+Shapes: B clips, K texts, T samples at 16 kHz, N frames, L tokens, H hidden size, D embedding size.
+"""
+
+import copy
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from huggingface_hub import hf_hub_download
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BatchFeature,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    SequenceFeatureExtractor,
+)
+from transformers.configuration_utils import SubConfigSpec
+from transformers.initialization import no_init_weights
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clap.modeling_clap import ClapOutput
+
+SAMPLING_RATE = 16_000  # Hz
+MAX_LOGIT_SCALE = math.log(100)  # the scale is kept as a logarithm, as in CLIP
+
+# Parts of the model that can be frozen, and the module each name stands for.
+FREEZABLE = {
+    "audio": "audio_branch",
+    "audio_convolutions": "audio_branch.base.feature_extractor",
+    "text": "text_branch",
+    "audio_projection": "audio_projection",
+    "text_projection": "text_projection",
+}
+
+# The weights of the paper: a bare state dict on the Hub, named as the modules below are.
+PUBLISHED_HUB = "KeiKinn/paraclap"
+PUBLISHED_FILE = "best.pth.tar"
+PUBLISHED_CONFIG: dict[str, Any] = {
+    "audio_config": {
+        "model_type": "wav2vec2",
+        "hidden_size": 1024,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "num_feat_extract_layers": 7,
+        "conv_dim": [512] * 7,
+        "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+        "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+        "conv_bias": True,
+        "feat_extract_norm": "layer",
+        "do_stable_layer_norm": True,
+        "num_conv_pos_embeddings": 128,
+        "num_conv_pos_embedding_groups": 16,
+    },
+    "text_config": {
+        "model_type": "bert",
+        "vocab_size": 30522,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "pad_token_id": 0,
+    },
+    "projection_dim": 768,
+    "projection_dropout": 0.5,
+    "provenance": {
+        "audio_encoder": "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim",
+        "text_encoder": "bert-base-uncased",
+        "corpora": ["MSP-Podcast 1.9 (train)"],
+        "weights": PUBLISHED_HUB,
+    },
+}
+
+# What older libraries and distributed training call the same tensors: pattern -> our name.
+PUBLISHED_NAMES = {
+    r"^module\.": "",
+    r"\.pos_conv_embed\.conv\.weight_g$": ".pos_conv_embed.conv.parametrizations.weight.original0",
+    r"\.pos_conv_embed\.conv\.weight_v$": ".pos_conv_embed.conv.parametrizations.weight.original1",
+}
+# Counted up by the text encoder itself nowadays; the only entry that may be dropped.
+PUBLISHED_STRAYS = {"text_branch.base.embeddings.position_ids"}
+
+
+class ParaCLAPConfig(PreTrainedConfig):
+    """Configuration of `ParaCLAPModel`: two encoder configurations and the shared space.
+
+    Attributes:
+        audio_config: configuration of the speech encoder.
+        text_config: configuration of the text encoder.
+        projection_dim: D, size of the shared space.
+        projection_dropout: dropout probability inside the projections.
+        logit_scale_init_value: logarithm of the factor on the cosines, ln(1 / 0.07) as in CLIP.
+        provenance: where the weights come from, as far as it was recorded: names of `audio_encoder`
+            and `text_encoder`, a list of `corpora`, further plain facts.
+    """
+
+    model_type = "paraclap"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
+
+    audio_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    projection_dim: int = 768
+    projection_dropout: float = 0.5
+    logit_scale_init_value: float = math.log(1 / 0.07)
+    provenance: dict[str, Any] | None = None
+
+
+class AudioBranch(nn.Module):
+    """Speech encoder, averaged over the frames that hold speech."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.base = AutoModel.from_config(config)
+        if not hasattr(self.base, "_get_feat_extract_output_lengths"):
+            raise ValueError(
+                f"audio encoder {config.model_type!r} does not tell how many frames a waveform "
+                "gives; expected one of the wav2vec2 family (wav2vec2, hubert, wavlm, ...)"
+            )
+
+    @property
+    def supports_padding(self) -> bool:
+        """Whether padding with a mask leaves embeddings as they are.
+
+        Group normalisation averages over time, padding included, so encoders that use it
+        (wav2vec2-base) take clips of one length only.
+        """
+        return self.base.config.feat_extract_norm == "layer"
+
+    def forward(self, input_values: torch.Tensor, padding_mask: torch.Tensor | None) -> tuple:
+        """Encode waveforms (B, T); returns frames (B, N, H) and their mean (B, H).
+
+        Raises:
+            ValueError: if clips are padded and the encoder cannot leave padding out.
+        """
+        padded = padding_mask is not None and not bool(padding_mask.all())
+        if padded and not self.supports_padding:
+            raise ValueError(
+                "this speech encoder normalises over time (feat_extract_norm='group'), so padding "
+                "would change its embeddings; pass clips of equal length"
+            )
+        mask = padding_mask.long() if padded else None
+        frames = self.base(input_values, attention_mask=mask).last_hidden_state
+        if mask is None:
+            return frames, frames.mean(dim=1)
+        lengths = self.base._get_feat_extract_output_lengths(mask.sum(dim=1))
+        valid = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+        summed = (frames * valid[..., None]).sum(dim=1)
+        return frames, summed / lengths[:, None]
+
+
+class TextBranch(nn.Module):
+    """Text encoder; the last hidden state of its first token stands for the text."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.base = AutoModel.from_config(config)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple:
+        """Encode tokens (K, L); returns states (K, L, H) and that of the first token (K, H)."""
+        states = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return states, states[:, 0]
+
+
+class Projection(nn.Module):
+    """Two linear layers with a residual connection into the shared space."""
+
+    def __init__(self, input_dim: int, output_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(input_dim, output_dim, bias=False)
+        self.linear2 = nn.Linear(output_dim, output_dim, bias=False)
+        self.layer_norm = nn.LayerNorm(output_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Map (B, H) to (B, D), not yet normalised."""
+        first = self.linear1(pooled)
+        return self.layer_norm(first + self.dropout(self.linear2(F.gelu(first))))
+
+
+class ParaCLAPModel(PreTrainedModel):
+    """Two encoders, two projections and a learned scale on the cosines of their outputs."""
+
+    config: ParaCLAPConfig
+    config_class = ParaCLAPConfig
+    base_model_prefix = "paraclap"
+    main_input_name = "input_values"
+    input_modalities = ("audio", "text")
+    _supports_sdpa = True
+
+    def __init__(self, config: ParaCLAPConfig) -> None:
+        super().__init__(config)
+        self.audio_branch = AudioBranch(config.audio_config)
+        self.text_branch = TextBranch(config.text_config)
+        self.audio_projection = Projection(
+            config.audio_config.hidden_size, config.projection_dim, config.projection_dropout
+        )
+        self.text_projection = Projection(
+            config.text_config.hidden_size, config.projection_dim, config.projection_dropout
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self._frozen: tuple[str, ...] = ()
+        self.post_init()
+
+    @classmethod
+    def from_published(
+        cls,
+        source: str | Path = PUBLISHED_HUB,
+        config: ParaCLAPConfig | None = None,
+        sha256: str | None = None,
+    ) -> "ParaCLAPModel":
+        """Load weights in the form in which the authors of the paper published theirs.
+
+        Neither of the base encoders is downloaded: their configurations are `PUBLISHED_CONFIG`.
+
+        Args:
+            source: `best.pth.tar`, a folder that holds it, or a name on the Hugging Face Hub.
+            config: of a checkpoint with other towers; None = `PUBLISHED_CONFIG`.
+            sha256: hash that the file has to have, checked before anything in it is read.
+
+        Returns:
+            Model in float32 and evaluation mode; `config.provenance` names the file and its hash.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            OSError: if the file is not here and the Hub cannot be reached.
+            ValueError: for another hash, anything but finite tensors, or names or shapes that are
+                not those of the model.
+        """
+        path = _published_file(source)
+        found = _sha256(path)
+        if sha256 is not None and found != sha256.lower():
+            raise ValueError(f"{path} has SHA-256 {found}, expected {sha256.lower()}")
+        state = _known_names(path, _read_tensors(path))
+        config = copy.deepcopy(config) if config else ParaCLAPConfig(**PUBLISHED_CONFIG)
+        config.provenance = {**(config.provenance or {}), "file": path.name, "sha256": found}
+        with no_init_weights():
+            model = cls(config)  # reserves memory that is never touched: every tensor is replaced
+        _refuse_differences(path, state, model.state_dict())
+        model.load_state_dict(state, assign=True)
+        return model.eval()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise what the encoders have not initialised themselves."""
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, ParaCLAPModel):
+            nn.init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+    def freeze(self, parts: Iterable[str]) -> "ParaCLAPModel":
+        """Keep the weights of `parts` (names of `FREEZABLE`) and run them in evaluation mode.
+
+        Raises:
+            ValueError: for a name that is not in `FREEZABLE`.
+        """
+        unknown = sorted(set(parts) - set(FREEZABLE))
+        if unknown:
+            raise ValueError(f"cannot freeze {unknown}, expected some of {sorted(FREEZABLE)}")
+        self._frozen = tuple(parts)
+        for part in self._frozen:
+            self.get_submodule(FREEZABLE[part]).requires_grad_(False)
+        if "audio_convolutions" in self._frozen:
+            # In training mode the encoder marks its input as needing a gradient unless told so.
+            self.audio_branch.base.freeze_feature_encoder()
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ParaCLAPModel":
+        """Switch to training mode, except for frozen parts: no dropout, no masking there."""
+        super().train(mode)
+        for part in getattr(self, "_frozen", ()):
+            self.get_submodule(FREEZABLE[part]).eval()
+        return self
+
+    def clamp_logit_scale(self) -> None:
+        """Keep the logarithmic scale in [0, ln 100]; called after every optimiser step."""
+        with torch.no_grad():
+            self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    def get_audio_features(
+        self, input_values: torch.Tensor, padding_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Embed clips.
+
+        Args:
+            input_values: waveforms (B, T) at 16 kHz, as the processor returns them.
+            padding_mask: (B, T), 1 where there is signal; None = no clip is padded.
+
+        Returns:
+            `pooler_output` (B, D) of unit length, `last_hidden_state` (B, N, H).
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "audio" not in self._frozen):
+            frames, pooled = self.audio_branch(input_values, padding_mask)
+        return _features(frames, self.audio_projection(pooled))
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Embed texts: tokens (K, L) to `pooler_output` (K, D) of unit length."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "text" not in self._frozen):
+            states, pooled = self.text_branch(input_ids, attention_mask)
+        return _features(states, self.text_projection(pooled))
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        targets: torch.Tensor | None = None,
+        return_loss: bool = False,
+        **unused: Any,
+    ) -> ClapOutput:
+        """Compare clips with texts.
+
+        Args:
+            input_values: waveforms (B, T).
+            input_ids: tokens (K, L).
+            padding_mask: (B, T), 1 where there is signal.
+            attention_mask: (K, L), 1 where there is a token.
+            targets: (B, K) weights of matching pairs for the loss; None = the diagonal.
+            return_loss: whether to compute `clip_loss`.
+            unused: entries that tokenizers add (`token_type_ids`) and nothing reads.
+
+        Returns:
+            `logits_per_audio` (B, K) and the fields of transformers' `ClapOutput`.
+
+        Raises:
+            TypeError: for an input nobody knows.
+        """
+        unknown = set(unused) - {"token_type_ids", "return_dict"}
+        if unknown:
+            raise TypeError(f"unexpected inputs {sorted(unknown)}")
+        audio = self.get_audio_features(input_values, padding_mask)
+        text = self.get_text_features(input_ids, attention_mask)
+        logits = scaled_cosines(audio.pooler_output, text.pooler_output, self.logit_scale)
+        return ClapOutput(
+            loss=clip_loss(logits, targets) if return_loss else None,
+            logits_per_audio=logits,
+            logits_per_text=logits.T,
+            text_embeds=text.pooler_output,
+            audio_embeds=audio.pooler_output,
+            text_model_output=text,
+            audio_model_output=audio,
+        )
+
+
+def _features(states: torch.Tensor, projected: torch.Tensor) -> BaseModelOutputWithPooling:
+    """Normalise in float32: in half precision the epsilon of `normalize` is zero."""
+    return BaseModelOutputWithPooling(
+        last_hidden_state=states, pooler_output=F.normalize(_at_least_float32(projected), dim=-1)
+    )
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def scaled_cosines(
+    audio: torch.Tensor, text: torch.Tensor, logit_scale: torch.Tensor
+) -> torch.Tensor:
+    """Logits (B, K) of unit embeddings (B, D) and (K, D), never below float32.
+
+    bfloat16 logits at scale 100 are off by 0.3, so autocast is left here.
+    """
+    with torch.autocast(audio.device.type, enabled=False):
+        audio, text = _at_least_float32(audio), _at_least_float32(text)
+        return logit_scale.exp() * audio @ text.T
+
+
+def clip_loss(logits: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+    """Symmetric cross entropy of matching clips and texts (Radford et al. 2021, section 2.3).
+
+    Args:
+        logits: (B, K), scaled cosines of clips and texts.
+        targets: (B, K) non-negative weights of the pairs that match; each row and each column
+            is normalised to a distribution. None = clip i matches text i alone.
+
+    Returns:
+        Scalar, mean of the clip-to-text and the text-to-clip cross entropy in nats.
+
+    Raises:
+        ValueError: if shapes disagree, or a clip or a text has no match.
+    """
+    logits = _at_least_float32(logits)
+    if targets is None:
+        targets = torch.eye(len(logits), device=logits.device)
+    if targets.shape != logits.shape:
+        raise ValueError(f"targets are {tuple(targets.shape)}, logits {tuple(logits.shape)}")
+    targets = targets.to(logits.dtype)
+    return (_soft_cross_entropy(logits, targets) + _soft_cross_entropy(logits.T, targets.T)) / 2
+
+
+def _soft_cross_entropy(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    totals = weights.sum(dim=1, keepdim=True)
+    if not bool((totals > 0).all()):
+        raise ValueError("every clip and every text needs at least one match in targets")
+    return F.cross_entropy(logits, weights / totals)
+
+
+class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
+    """Waveforms to a padded batch; the level of the recording is kept.
+
+    Attributes:
+        sampling_rate: Hz.
+        gain: constant factor on every sample, see `ModelSettings.input_gain`.
+        min_samples: shortest input the encoder reads; shorter clips count as silence-extended.
+    """
+
+    model_input_names = ["input_values", "padding_mask"]
+
+    def __init__(
+        self,
+        sampling_rate: int = SAMPLING_RATE,
+        gain: float = 1.0,
+        min_samples: int = 400,
+        **kwargs: Any,
+    ) -> None:
+
+        self.gain = gain
+        self.min_samples = min_samples
+        defaults = {"feature_size": 1, "padding_value": 0.0}
+        super().__init__(sampling_rate=sampling_rate, **(defaults | kwargs))
+
+    def __call__(
+        self,
+        audio: np.ndarray | Sequence[np.ndarray],
+        sampling_rate: int | None = None,
+        samples: int | None = None,
+        return_tensors: str | None = None,
+        **unused: Any,
+    ) -> BatchFeature:
+        """Pad waveforms to the longest of them.
+
+        Args:
+            audio: one waveform (T,) or several; mono.
+            sampling_rate: Hz; has to be given, so that a wrong rate cannot pass unseen.
+            samples: pad to this number instead of the longest clip. (It is not called `max_length`,
+                because processors hand that of the tokenizer, in tokens, to audio as well.)
+            return_tensors: "pt" or "np" (default).
+            unused: padding options of the Hugging Face protocol; padding is always done.
+
+        Returns:
+            `input_values` (B, T) float32 and `padding_mask` (B, T), 1 where there is signal.
+
+        Raises:
+            ValueError: for another rate, stereo, empty or non-finite input.
+        """
+        if sampling_rate != self.sampling_rate:
+            given = "no sampling_rate" if sampling_rate is None else f"{sampling_rate} Hz"
+            raise ValueError(f"{given} given, expected {self.sampling_rate} Hz")
+        waveforms = [
+            _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
+        ]
+        lengths = [max(len(waveform), self.min_samples) for waveform in waveforms]
+        width = max(lengths) if samples is None else samples
+        if max(lengths) > width:
+            raise ValueError(f"clip of {max(lengths)} samples is longer than {width}")
+        input_values = np.zeros((len(waveforms), width), dtype=np.float32)
+        padding_mask = np.zeros((len(waveforms), width), dtype=np.int64)
+        for row, (waveform, length) in enumerate(zip(waveforms, lengths, strict=True)):
+            input_values[row, : len(waveform)] = waveform * np.float32(self.gain)
+            padding_mask[row, :length] = 1
+        data = {"input_values": input_values, "padding_mask": padding_mask}
+        return BatchFeature(data, tensor_type=return_tensors or "np")
+
+
+def _checked_waveform(waveform: np.ndarray) -> np.ndarray:
+    waveform = np.asarray(waveform, dtype=np.float32)
+    if waveform.ndim != 1:
+        raise ValueError(f"waveform has shape {waveform.shape}, expected mono (T,)")
+    if not len(waveform):
+        raise ValueError("waveform has no samples")
+    if not np.isfinite(waveform).all():
+        raise ValueError("waveform has non-finite samples")
+    return waveform
+
+
+class ParaCLAPProcessor(ProcessorMixin):
+    """Feature extractor and tokenizer behind one call: `processor(text=..., audio=...)`."""
+
+    def __init__(
+        self, feature_extractor: ParaCLAPFeatureExtractor, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        super().__init__(feature_extractor, tokenizer)
+
+
+def receptive_field(audio_config: PreTrainedConfig) -> int:
+    """Samples that the convolutions of a wav2vec2-like encoder need for one frame."""
+    samples = 1
+    layers = zip(audio_config.conv_kernel, audio_config.conv_stride, strict=True)
+    for kernel, stride in reversed(list(layers)):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def _published_file(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_dir() and not (path / PUBLISHED_FILE).is_file():
+        raise FileNotFoundError(f"{path} holds no {PUBLISHED_FILE}")
+    if path.exists():
+        return path / PUBLISHED_FILE if path.is_dir() else path
+    if str(source).count("/") != 1 or path.suffix in {".tar", ".pth", ".pt", ".bin"}:
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        return Path(hf_hub_download(str(source), PUBLISHED_FILE))
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"{source} is no file or folder here, and the Hugging Face Hub did not give "
+            f"{PUBLISHED_FILE} of that name; download it from "
+            f"https://huggingface.co/{source}/blob/main/{PUBLISHED_FILE} and give its path"
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict whose values are finite tensors, in float32; nothing in the file is executed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on a damaged file the unpickler fails in every way there is
+        raise ValueError(
+            f"{path} is no whole checkpoint of tensors alone; what would run code is not loaded"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in state.items()
+    ):
+        raise ValueError(f"{path} holds no bare state dict, expected names and tensors only")
+    broken = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise ValueError(f"{path} has {len(broken)} tensors with NaN or Inf, first {broken[0]!r}")
+    return {name: tensor.float() for name, tensor in state.items()}
+
+
+def _known_names(path: Path, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors under our names, without the entry that is known to be superfluous."""
+    renamed: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        for pattern, replacement in PUBLISHED_NAMES.items():
+            name = re.sub(pattern, replacement, name)
+        if name in renamed:
+            raise ValueError(f"{path} holds {name!r} twice, under an old and a new name")
+        renamed[name] = tensor
+    return {name: tensor for name, tensor in renamed.items() if name not in PUBLISHED_STRAYS}
+
+
+def _refuse_differences(
+    path: Path, given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> None:
+    """Weights that are not in the file would stay random, and nobody would notice."""
+    missing = [name for name in expected if name not in given]
+    unexpected = [name for name in given if name not in expected]
+    reshaped = [
+        f"{name} {tuple(given[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected
+        if name in given and given[name].shape != expected[name].shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    told = [f"{len(names)} {fault} (first: {names[0]})" for fault, names in faults.items() if names]
+    if told:
+        raise ValueError(
+            f"{path} has {len(given)} tensors, the model {len(expected)}: {', '.join(told)}"
+        )
