@@ -302,7 +302,8 @@ def _scores_text(scores: Mapping[str, Any] | None) -> str:
     queries = sets if isinstance(sets, str) else ", ".join(sets)
     return (
         f"Zero-shot, by the query whose embedding is nearest; queries: {queries}. UAR is "
-        f"the mean recall of the classes, chance is the UAR of guessing, the interval is that of the UAR over speakers.\n\n{table}"
+        "the mean recall of the classes, chance is the UAR of guessing, the interval is that of the "
+        f"UAR over speakers.\n\n{table}"
     )
 
 

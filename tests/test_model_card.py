@@ -94,3 +94,11 @@ def test_scores_stand_in_metadata_and_table_with_chance_and_interval():
 def test_encoder_that_takes_one_length_only_is_a_limit():
     assert "only clips of one length share a batch" in card_of(PUBLISHED, batches=False)[1]
     assert "only clips of one length" not in card_of(PUBLISHED)[1]
+
+
+@pytest.mark.parametrize("sets, told", [("word", "queries: word."), (["a", "b"], "queries: a, b.")])
+def test_queries_of_the_scores_are_told(sets, told):
+    scores = {**SCORES, "query_set": sets}
+    config = SimpleNamespace(provenance=None, projection_dim=24)
+    card = model_card("m", config, parameters=1, batches=True, scores=scores)
+    assert told in card

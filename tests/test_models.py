@@ -348,7 +348,8 @@ def test_pipeline_forward_and_evaluation_agree(folder, clips, batch_size, given)
                 return_tensors="pt",
             )
         ).logits_per_audio
-    answers = answer(model, processor, table, root, QUERIES)
+    queries = {name: (query,) for name, query in QUERIES.items()}
+    answers = answer(model, processor, table, root, queries)
     cosines = torch.tensor(answers[[f"score.{name}" for name in QUERIES]].to_numpy())
     scale = model.logit_scale.exp().item()
     assert (piped - forward.softmax(-1)).abs().max() < 1e-5
