@@ -301,9 +301,9 @@ def _scores_text(scores: Mapping[str, Any] | None) -> str:
     sets = scores.get("query_set", "not recorded")
     queries = sets if isinstance(sets, str) else ", ".join(sets)
     return (
-        "Zero-shot, by the query whose embedding is nearest. UAR is the mean recall of the classes, "
-        "chance is the UAR of guessing, the interval is that of the UAR over speakers; queries: "
-        f"{queries}.\n\n{table}"
+        "Zero-shot, by the query whose embedding is nearest. UAR is the mean recall of the classes,"
+        " chance is the UAR of guessing, the interval is that of the UAR over speakers; queries:"
+        f" {queries}.\n\n{table}"
     )
 
 
