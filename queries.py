@@ -9,7 +9,7 @@ al., "Learning transferable visual models from natural language supervision", 20
     queries_for(table, "emotion", "mine.yaml")  # lines `class: query` or `class: [query, query]`
 
 The set ``published`` asks in the words of the paper where it asked the corpus (the field
-``published`` of CORPORA), and with the bare label elsewhere.
+``published`` of CORPORA), and with the bare label elsewhere (a number with its ``word``).
 
 Numbers (arousal, valence, dominance, age, likability) are asked for by their two poles, ``low`` and
 ``high``; the classes of such a target are the tertiles of its values.
@@ -203,6 +203,8 @@ def queries_for(
         raise CorpusError(
             f"{query_set} is no query set, expected one of {list(QUERY_SETS)} or a YAML file"
         )
+    if query_set == PUBLISHED and pd.api.types.is_numeric_dtype(table.get(target)):
+        query_set = "word"  # the paper asked for no number, and `low` alone says nothing
     corpus = CORPORA.get(table.attrs.get("corpus"))
     published = corpus.published if corpus and target == corpus.target else {}
     return {

@@ -90,6 +90,9 @@ def test_numbers_are_asked_for_by_opposed_queries(target):
     asked = queries.queries_for(table, target, "sentence")
     assert list(asked) == ["low", "high"]
     assert asked["low"] != asked["high"]
+    words = queries.queries_for(table, target, "word")
+    assert queries.queries_for(table, target, "published") == words
+    assert not {("low",), ("high",)} & set(words.values())
 
 
 def test_wrong_query_sets_and_targets_are_named():
