@@ -39,6 +39,10 @@ class ChildError(RuntimeError):
         super().__init__(error, message)
         self.error, self.message = error, message
 
+    def __str__(self) -> str:
+        """The sentence alone."""
+        return self.message
+
 
 class Child:
     """A process that measures clips of one feature set, and the socket to it."""
