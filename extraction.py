@@ -7,6 +7,7 @@ parent lives: a thread reads the next clip while openSMILE computes the current 
 a C library ends that process and nothing else.
 """
 
+import functools
 import hashlib
 import os
 import queue
@@ -126,7 +127,8 @@ def read_clip(clip: Clip) -> Iterator[tuple[int, int | None, _Sound | Record]]:
         yield clip.start, clip.end, pieces
         return
     for start, end in pieces:
-        yield start, end, _attempt(clip, "read", start, end, lambda s=start, e=end: _read(clip, s, e))
+        read = functools.partial(_read, clip, start, end)
+        yield start, end, _attempt(clip, "read", start, end, read)
 
 
 def _read(clip: Clip, start: int, end: int | None) -> _Sound:
@@ -210,9 +212,10 @@ def _receive(connection: Connection, pieces: queue.Queue) -> None:
 
 
 def serve(connection: Connection, feature_set: str) -> None:
-    """Measure the clips that arrive as (ticket, clip); answer (ticket, record), last (ticket, None).
+    """Measure the clips that arrive as (ticket, clip).
 
-    The first message is the names of the functionals.
+    The first message out is the names of the functionals; then (ticket, record) for each record of
+    a clip, and (ticket, None) after its last.
     """
     extractor = smile.Extractor(feature_set)
     connection.send(extractor.names)

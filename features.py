@@ -323,19 +323,45 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("-o", "--output", required=True, type=_output_path, metavar="FILE.parquet")
     add("--feature-set", choices=list(smile.FEATURE_SETS), default="egemaps", help=sets)
     add("--workers", type=_count, default=os.cpu_count(), help="processes (%(default)s)")
-    add("--backend", choices=list(BACKENDS), default="local",
-        help="who runs the parts; dask and ray need requirements-cluster.txt (%(default)s)")
-    add("--scheduler", metavar="ADDRESS", help="join this Dask or Ray cluster instead of making one")
-    add("--shard", type=_shard, metavar="i/n", help="only every n-th part from the i-th; no merging")
-    add("--chunk", type=_count, metavar="CLIPS",
-        help="clips of a part, about; by default 16 to 128, by the size of the corpus")
-    add("--split-long", type=_number(1, audio.MAX_SECONDS), metavar="SECONDS",
+    add(
+        "--backend",
+        choices=list(BACKENDS),
+        default="local",
+        help="who runs the parts; dask and ray need requirements-cluster.txt (%(default)s)",
+    )
+    add(
+        "--scheduler", metavar="ADDRESS", help="join this Dask or Ray cluster instead of making one"
+    )
+    add(
+        "--shard", type=_shard, metavar="i/n", help="only every n-th part from the i-th; no merging"
+    )
+    add(
+        "--chunk",
+        type=_count,
+        metavar="CLIPS",
+        help="clips of a part, about; by default 16 to 128, by the size of the corpus",
+    )
+    add(
+        "--split-long",
+        type=_number(1, audio.MAX_SECONDS),
+        metavar="SECONDS",
         help="cut what is longer than 600 s into rows of equal length, at most so long; without "
-        "it, such clips are refused as too_long")
-    add("--timeout", type=_number(0.1, 1e6), default=CLIP_SECONDS, metavar="SECONDS",
-        help="longest time for a clip (%(default)g)")
-    add("--max-reject", type=_number(0, 1), default=0.01, metavar="SHARE",
-        help="exit code 1 if more than this share of the clips failed (%(default)g)")
+        "it, such clips are refused as too_long",
+    )
+    add(
+        "--timeout",
+        type=_number(0.1, 1e6),
+        default=CLIP_SECONDS,
+        metavar="SECONDS",
+        help="longest time for a clip (%(default)g)",
+    )
+    add(
+        "--max-reject",
+        type=_number(0, 1),
+        default=0.01,
+        metavar="SHARE",
+        help="exit code 1 if more than this share of the clips failed (%(default)g)",
+    )
     return parser.parse_args(arguments)  # fmt: skip
 
 

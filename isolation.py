@@ -27,9 +27,9 @@ PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); import extraction; e
 IN_FLIGHT = 3
 """Clips that a child holds: one computed, one read ahead, one waiting in the socket."""
 START_SECONDS = 300.0
-"""Longest time that a child may take to import its libraries; shared disks are slow at first [s]."""
+"""Longest time that a child may take to import its libraries; shared disks are slow [s]."""
 STAGE = "process"
-"""Stage of the failures that are not a verdict on the file alone: they are tried again next time."""
+"""Stage of failures that are no verdict on the file alone: the next run tries again."""
 
 
 class ChildError(RuntimeError):
@@ -209,6 +209,4 @@ def measure_clips(
 
 def _failed(clip: Clip, failure: ChildError) -> Record:
     """Return the record of a clip that its process did not survive."""
-    return Record(
-        clip.start, clip.end, stage=STAGE, error=failure.error, message=failure.message
-    )
+    return Record(clip.start, clip.end, stage=STAGE, error=failure.error, message=failure.message)

@@ -2,8 +2,8 @@
 
 A part is a parquet file with a row for each clip (or window of a long one): ``row`` (place in the
 part's clips), ``file``, ``start``, ``end``, ``Duration`` [s], ``quality``, ``digest``, ``stage``,
-``error`` and ``message`` of a failure, and the functionals, NaN where undefined. A folder of parts is
-a parquet dataset.
+``error`` and ``message`` of a failure, and the functionals, NaN where undefined. A folder of parts
+is a parquet dataset.
 
 A part's name is a hash of all that its content depends on: its clips, size and time of change of
 their files, the feature set, and the versions of what reads and measures. So a part that is there

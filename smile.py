@@ -11,7 +11,7 @@ the low-level descriptors as an output (egemaps), and for captions also harmonic
 cepstra and spectral shape.
 
 openSMILE writes 0.0 where a functional has nothing to be computed from (the mean pitch of a clip
-without voice). `undefined` finds these, because 0.0 would pose as a measurement.
+without voice). `Extractor.defined` finds these: 0.0 would pose as a measurement.
 
 Letters: T samples at 16 kHz, N functionals.
 """
@@ -232,7 +232,7 @@ class Extractor:
         return rows[0] if rows else np.full(len(self.names), np.nan, dtype=np.float32)
 
     def defined(self, values: np.ndarray) -> np.ndarray:
-        """Return functionals (N,) with NaN in place of each 0.0 that means `nothing to measure`."""
+        """Return functionals (N,) with NaN where openSMILE had nothing to measure."""
         values = values.copy()
         for place, dependents in self._zeros:
             if values[place] == 0:
@@ -248,18 +248,21 @@ def as_integers(waveform: np.ndarray) -> np.ndarray:
     return (waveform * np.float32(FULL_SCALE)).astype(np.int16)
 
 
-UNDEFINED_ZEROS = (
+UNDEFINED = (
     # column that is 0.0 if and only if there was nothing to measure; the columns it decides on
     (r"(.+_sma3nz)_amean", r"{}_.+"),
+    (r"F0semitoneFrom27\.5Hz_sma3nz_amean", r"F[123]amplitudeLogRelF0_sma3nz_.+"),
     (r"(.+)_mean(Rising|Falling)Slope", r"{}_(mean|stddev){}Slope"),
     (r"MeanVoicedSegmentLengthSec", r"(Mean|Stddev)VoicedSegmentLengthSec"),
     (r"MeanUnvoicedSegmentLength", r"(Mean|Stddev)UnvoicedSegmentLength"),
 )
-"""When a 0.0 of openSMILE is no measurement.
+"""When a value of openSMILE is no measurement.
 
 - ``sma3nz`` descriptors are averaged over the frames in which they are not 0: voiced ones for F0,
   jitter, shimmer, HNR, formants, harmonics and ``...V``, unvoiced ones for ``...UV``. A mean of
   exactly 0.0 says that there was no such frame.
+- The amplitudes of formants relative to F0 are the floor of openSMILE's logarithm, -201 dB, in
+  frames without F0. (It also counts in the mean of clips that are voiced in part: by definition.)
 - A mean slope of 0.0 says that the contour nowhere rose (fell) between two peaks: slopes have a
   sign, and their mean cannot vanish.
 - A mean length of 0.0 s says that there was no segment. Rates (``VoicedSegmentsPerSec``,
@@ -270,7 +273,7 @@ UNDEFINED_ZEROS = (
 def zero_rules(names: Sequence[str]) -> list[tuple[int, list[int]]]:
     """Return (place of the deciding column, places of all columns it decides on) for each rule."""
     rules = []
-    for deciding, pattern in UNDEFINED_ZEROS:
+    for deciding, pattern in UNDEFINED:
         for place, name in enumerate(names):
             if match := re.fullmatch(deciding, name):
                 decided = pattern.format(*map(re.escape, match.groups()))

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 
-import corpora
 import features
 from models import ModelSettings, TowerSettings, build_model
 from preprocessing import synthetic_corpus, template_creation
@@ -68,6 +67,20 @@ def waveforms():
 
 
 @pytest.fixture(scope="session")
+def voice():
+    """A function that makes a buzz (T,) like a vowel: harmonics that fall by 12 dB an octave."""
+
+    def make(seconds=1.0, rate=16_000, f0=120.0, seed=0):
+        time = np.arange(round(seconds * rate)) / rate
+        harmonics = np.arange(1, int(7_000 / f0))
+        phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, len(harmonics))
+        waves = np.sin(2 * np.pi * f0 * np.outer(harmonics, time) + phases[:, None])
+        return 0.2 * (waves / harmonics[:, None] ** 2).sum(axis=0)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """Synthetic audformat database: 6 speakers, 6 emotions, 72 clips; read only."""
     root = tmp_path_factory.mktemp("corpus") / "synthetic"
@@ -79,10 +92,8 @@ def corpus(tmp_path_factory):
 def captions(corpus, tmp_path_factory):
     """Captions table of `corpus`; read only."""
     folder = tmp_path_factory.mktemp("captions")
-    table = corpora.read_corpus(corpus)
-    measured, errors = features.extract(table, corpus, workers=2)
-    assert errors.empty
-    features.write_features(measured, errors, folder / "features.parquet")
+    measured = [str(corpus), "-o", str(folder / "features.parquet"), "--workers", "2"]
+    assert features.main([*measured, "--max-reject", "0"]) == 0
     arguments = [str(folder / "features.parquet"), "-o", str(folder / "captions.parquet")]
     assert template_creation.main(arguments) == 0
     return folder / "captions.parquet"

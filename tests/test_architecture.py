@@ -18,7 +18,11 @@ ALLOWED = {
     "corpora": set(),
     "models": set(),
     "checkpoints": set(),
-    "features": {"audio", "corpora"},
+    "smile": set(),
+    "extraction": {"audio", "smile"},
+    "isolation": {"extraction"},
+    "parts": {"extraction", "isolation"},
+    "features": {"audio", "corpora", "extraction", "isolation", "parts", "smile"},
     "datasets": {"audio", "corpora"},
     "evaluate": {"audio", "corpora", "datasets", "models"},
     "train": {"audio", "corpora", "datasets", "models", "checkpoints", "evaluate"},
@@ -54,7 +58,9 @@ def test_imports_point_one_way(room):
     assert imported(ROOMS[room]) & set(ROOMS) <= ALLOWED[room]
 
 
-@pytest.mark.parametrize("room", ["audio", "corpora", "features"])
+@pytest.mark.parametrize(
+    "room", ["audio", "corpora", "extraction", "features", "isolation", "parts", "smile"]
+)
 def test_measuring_needs_no_torch(room):
     assert not imported(ROOMS[room]) & {"torch", "transformers"}
 
