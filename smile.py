@@ -210,7 +210,7 @@ class Extractor:
         self.names = [
             self._smile.external_sink_get_element_name(SINK_NAME, place) for place in range(count)
         ]
-        self._zeros = zero_rules(self.names)
+        self._rules = undefined_rules(self.names)
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """Return the functionals (N,) float32 of a waveform (T,) in [-1, 32767/32768] at 16 kHz.
@@ -233,11 +233,11 @@ class Extractor:
 
     def defined(self, values: np.ndarray) -> np.ndarray:
         """Return functionals (N,) with NaN where openSMILE had nothing to measure."""
-        values = values.copy()
-        for place, dependents in self._zeros:
-            if values[place] == 0:
-                values[dependents] = np.nan
-        return values
+        defined = values.copy()
+        for place, undefined, decided in self._rules:
+            if values[place] == undefined:
+                defined[decided] = np.nan
+        return defined
 
 
 def as_integers(waveform: np.ndarray) -> np.ndarray:
@@ -249,20 +249,21 @@ def as_integers(waveform: np.ndarray) -> np.ndarray:
 
 
 UNDEFINED = (
-    # column that is 0.0 if and only if there was nothing to measure; the columns it decides on
-    (r"(.+_sma3nz)_amean", r"{}_.+"),
-    (r"F0semitoneFrom27\.5Hz_sma3nz_amean", r"F[123]amplitudeLogRelF0_sma3nz_.+"),
-    (r"(.+)_mean(Rising|Falling)Slope", r"{}_(mean|stddev){}Slope"),
-    (r"MeanVoicedSegmentLengthSec", r"(Mean|Stddev)VoicedSegmentLengthSec"),
-    (r"MeanUnvoicedSegmentLength", r"(Mean|Stddev)UnvoicedSegmentLength"),
+    # column, its value if and only if there was nothing to measure; the columns it decides on
+    (r"(.+_sma3nz)_amean", 0.0, r"{}_.+"),
+    (r"(F[123]amplitudeLogRelF0_sma3nz)_amean", -201.0, r"{}_.+"),
+    (r"(.+)_mean(Rising|Falling)Slope", 0.0, r"{}_(mean|stddev){}Slope"),
+    (r"MeanVoicedSegmentLengthSec", 0.0, r"(Mean|Stddev)VoicedSegmentLengthSec"),
+    (r"MeanUnvoicedSegmentLength", 0.0, r"(Mean|Stddev)UnvoicedSegmentLength"),
 )
 """When a value of openSMILE is no measurement.
 
 - ``sma3nz`` descriptors are averaged over the frames in which they are not 0: voiced ones for F0,
   jitter, shimmer, HNR, formants, harmonics and ``...V``, unvoiced ones for ``...UV``. A mean of
   exactly 0.0 says that there was no such frame.
-- The amplitudes of formants relative to F0 are the floor of openSMILE's logarithm, -201 dB, in
-  frames without F0. (It also counts in the mean of clips that are voiced in part: by definition.)
+- The amplitude of a formant relative to F0 is the floor of openSMILE's logarithm, -201 dB, in frames
+  without F0. A mean of -201 says that there was no other frame. (In the mean of clips that are
+  voiced in part these frames count, by openSMILE's definition.)
 - A mean slope of 0.0 says that the contour nowhere rose (fell) between two peaks: slopes have a
   sign, and their mean cannot vanish.
 - A mean length of 0.0 s says that there was no segment. Rates (``VoicedSegmentsPerSec``,
@@ -270,14 +271,13 @@ UNDEFINED = (
 """
 
 
-def zero_rules(names: Sequence[str]) -> list[tuple[int, list[int]]]:
-    """Return (place of the deciding column, places of all columns it decides on) for each rule."""
+def undefined_rules(names: Sequence[str]) -> list[tuple[int, float, list[int]]]:
+    """Return (place of the deciding column, its value, places of the columns it decides on)."""
     rules = []
-    for deciding, pattern in UNDEFINED:
+    for deciding, value, pattern in UNDEFINED:
         for place, name in enumerate(names):
             if match := re.fullmatch(deciding, name):
-                decided = pattern.format(*map(re.escape, match.groups()))
-                rules.append(
-                    (place, [p for p, name in enumerate(names) if re.fullmatch(decided, name)])
-                )
+                decided = re.compile(pattern.format(*map(re.escape, match.groups())))
+                decides = [other for other, name in enumerate(names) if decided.fullmatch(name)]
+                rules.append((place, value, decides))
     return rules

@@ -137,7 +137,7 @@ def test_clip_that_is_all_voice_has_no_unvoiced_measures(voice):
     assert not np.isnan(found[PITCH])
 
 
-def test_only_zeros_become_undefined(extractor, voice):
+def test_only_zeros_and_floors_become_undefined(extractor, voice):
     for clip in edge_cases(voice):
         raw = extractor(clip.astype(np.float32))
         values = extractor.defined(raw)
