@@ -250,7 +250,7 @@ def as_integers(waveform: np.ndarray) -> np.ndarray:
 
 UNDEFINED = (
     # column, its value if and only if there was nothing to measure; the columns it decides on
-    (r"(.+_sma3nz)_amean", 0.0, r"{}_.+"),
+    (r"((?!F[123]amplitude).+_sma3nz)_amean", 0.0, r"{}_.+"),
     (r"(F[123]amplitudeLogRelF0_sma3nz)_amean", -201.0, r"{}_.+"),
     (r"(.+)_mean(Rising|Falling)Slope", 0.0, r"{}_(mean|stddev){}Slope"),
     (r"MeanVoicedSegmentLengthSec", 0.0, r"(Mean|Stddev)VoicedSegmentLengthSec"),
@@ -261,9 +261,9 @@ UNDEFINED = (
 - ``sma3nz`` descriptors are averaged over the frames in which they are not 0: voiced ones for F0,
   jitter, shimmer, HNR, formants, harmonics and ``...V``, unvoiced ones for ``...UV``. A mean of
   exactly 0.0 says that there was no such frame.
-- The amplitude of a formant relative to F0 is the floor of openSMILE's logarithm, -201 dB, in frames
-  without F0. A mean of -201 says that there was no other frame. (In the mean of clips that are
-  voiced in part these frames count, by openSMILE's definition.)
+- A formant's amplitude relative to F0 is the floor of openSMILE's logarithm, -201 dB, in frames
+  without F0; 0 dB is a measurement, F0 itself at the formant. A mean of -201 says that there was no
+  other frame. (In clips that are voiced in part these frames count, by openSMILE's definition.)
 - A mean slope of 0.0 says that the contour nowhere rose (fell) between two peaks: slopes have a
   sign, and their mean cannot vanish.
 - A mean length of 0.0 s says that there was no segment. Rates (``VoicedSegmentsPerSec``,
