@@ -9,6 +9,7 @@ a C library ends that process and nothing else.
 
 import functools
 import hashlib
+import itertools
 import os
 import queue
 import signal
@@ -104,7 +105,7 @@ def windows(clip: Clip) -> list[tuple[int, int | None]]:
         return whole
     count = -int(-length // (clip.longest * SECOND))
     edges = [clip.start + length * place // count for place in range(count + 1)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def _attempt(clip: Clip, stage: str, start: int, end: int | None, work: Callable) -> object:

@@ -189,8 +189,18 @@ def as_table(
 
 
 def read_part(path: str | Path) -> pa.Table:
-    """Return a part; damage that its checksums notice raises an OSError."""
-    return pq.ParquetFile(path, page_checksum_verification=True).read()
+    """Return a part.
+
+    Raises:
+        PartError: if its checksums tell of damage; it is removed, so that a rerun measures it anew
+    """
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (OSError, pa.ArrowInvalid) as error:
+        Path(path).unlink(missing_ok=True)
+        raise PartError(
+            f"{path} was damaged and is removed, repeat the command: {error}"
+        ) from error
 
 
 def _read_about(path: Path) -> dict | None:
