@@ -420,12 +420,12 @@ def _report(options: argparse.Namespace, summary: Summary, clips: int, failed: i
             f"split, see {beside(options.output, 'duplicates.csv')}",
             file=sys.stderr,
         )
-    if failed:
+    if len(summary.errors):
         reasons = ", ".join(
             f"{count} {error}" for error, count in summary.errors["error"].value_counts().items()
         )
         print(
-            f"{failed} clips could not be measured ({reasons}), "
+            f"{len(summary.errors)} rows could not be measured ({reasons}), "
             f"see {beside(options.output, 'errors.csv')}; the others are written",
             file=sys.stderr,
         )

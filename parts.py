@@ -82,7 +82,7 @@ class Job:
 
 
 class Outcome(NamedTuple):
-    """What a worker tells of a part: its file, its clips, the failed ones, and if it was new."""
+    """What a worker tells of a part: its file, its clips, those without values, if it is new."""
 
     path: str
     clips: int
@@ -152,7 +152,7 @@ def _measure_part(job: Job, clips: Sequence[Clip], key: str, path: Path) -> dict
     results: list[list[Record]] = [[] for _ in clips]
     for position, records in isolation.measure_clips(clips, job.feature_set, job.timeout):
         results[position] = records
-    failed = [any(record.error for record in records) for records in results]
+    failed = [all(record.error for record in records) for records in results]
     retry = [any(record.stage == isolation.STAGE for record in records) for records in results]
     about = {"key": key, "clips": len(clips), "failed": sum(failed), "retry": sum(retry)}
     names = isolation.feature_names(job.feature_set)
@@ -198,9 +198,7 @@ def read_part(path: str | Path) -> pa.Table:
         return pq.ParquetFile(path, page_checksum_verification=True).read()
     except (OSError, pa.ArrowInvalid) as error:
         Path(path).unlink(missing_ok=True)
-        raise PartError(
-            f"{path} was damaged and is removed, repeat the command: {error}"
-        ) from error
+        raise PartError(f"{path} was damaged and is removed, repeat the command") from error
 
 
 def _read_about(path: Path) -> dict | None:

@@ -310,11 +310,7 @@ def test_killed_runs_end_in_the_same_bytes_and_measure_no_part_twice(toy, tmp_pa
     command = [sys.executable, str(REPOSITORY / "features.py"), str(toy), "-o", str(killed)]
     before: dict[str, int] = {}
     for more in (1, 2):
-        kill_at(
-            [*command, *options],
-            environment,
-            lambda more=more: len(part_times(killed)) >= len(before) + more,
-        )
+        kill_at([*command, *options], environment, killed, enough=len(before) + more)
         now = part_times(killed)
         assert before.items() <= now.items() and len(now) > len(before)
         before = now

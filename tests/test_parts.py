@@ -176,7 +176,7 @@ def test_flipped_bit_is_noticed_and_mended(job):
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(parts.PartError, match="was damaged .*repeat.*CRC"):
+    with pytest.raises(parts.PartError, match="was damaged .*repeat"):
         parts.read_part(path)
     assert parts.run_chunk(job, ROWS).measured, "the rerun must not take it"
 
