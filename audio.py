@@ -222,6 +222,8 @@ def resolve_inside(root: str | Path, file: str) -> Path:
         raise AudioError(*_system_reason(root / file, error)) from error
     except RuntimeError as error:  # Python < 3.13 tells of links that never end this way
         raise AudioError("looping_link", f"{file} cannot be resolved: {error}") from error
+    if (root / file).is_symlink() and not path.exists():
+        raise AudioError(*_system_reason(root / file, FileNotFoundError()))
     if not path.is_relative_to(root):
         raise AudioError("outside_root", f"{file!r} leads to {path}, outside of {root}")
     return path

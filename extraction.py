@@ -115,7 +115,7 @@ def _attempt(clip: Clip, stage: str, start: int, end: int | None, work: Callable
     except audio.AudioError as error:
         name, message = error.reason, str(error)
     except Exception as error:  # one clip must never stop the others; its record names the error
-        name, message = type(error).__name__, str(error)
+        name, message = type(error).__name__, str(error) or repr(error)
     for root in {os.path.join(os.path.realpath(clip.root), ""), os.path.join(clip.root, "")}:
         message = message.replace(root, "")
     return Record(start, end, stage=stage, error=name, message=message)
