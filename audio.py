@@ -218,12 +218,12 @@ def resolve_inside(root: str | Path, file: str) -> Path:
     root = Path(root).resolve()
     try:
         path = (root / file).resolve()
+        if (root / file).is_symlink() and not path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     except OSError as error:
         raise AudioError(*_system_reason(root / file, error)) from error
     except RuntimeError as error:  # Python < 3.13 tells of links that never end this way
         raise AudioError("looping_link", f"{file} cannot be resolved: {error}") from error
-    if (root / file).is_symlink() and not path.exists():
-        raise AudioError(*_system_reason(root / file, FileNotFoundError()))
     if not path.is_relative_to(root):
         raise AudioError("outside_root", f"{file!r} leads to {path}, outside of {root}")
     return path
@@ -325,14 +325,17 @@ def _check_announced_size(handle: BinaryIO, path: str | Path) -> None:
 
 
 def _lacks_ogg_end(path: str | Path) -> bool:
-    """Tell whether a file is an Ogg stream whose last page is not marked as the last."""
+    """Tell whether a file is an Ogg stream whose last page is not whole or not marked as last."""
     with open(path, "rb") as handle:
         if handle.read(4) != b"OggS":
             return False
         handle.seek(max(0, os.fstat(handle.fileno()).st_size - OGG_PAGE))
         tail = handle.read()
-    page = tail.rfind(b"OggS")
-    return page < 0 or not tail[page + 5 : page + 6] > b"\x03"
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27:
+        return True
+    size = 27 + page[26] + sum(page[27 : 27 + page[26]])  # header, table of lengths, packets
+    return len(page) < size or not page[5] & 4
 
 
 def _check_header(sound: soundfile.SoundFile, path: str | Path) -> None:

@@ -72,6 +72,7 @@ class _Sound(NamedTuple):
     flags: list[str]
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return what, beside the samples, the values depend on."""
     return {

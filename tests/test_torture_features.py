@@ -169,7 +169,7 @@ CASES = (
     (14, "cut.wav", cut(0.5), "truncated"),
     (14, "cut.flac", cut(0.5, format="FLAC"), "decoding"),
     (14, "cut.mp3", cut(0.5, format="MP3"), "truncated"),
-    (14, "cut.ogg", cut(0.5, format="OGG", subtype="VORBIS"), "empty"),
+    (14, "cut.ogg", cut(0.5, format="OGG", subtype="VORBIS"), "ok truncated;unvoiced"),
     (14, "cut.opus", cut(0.9, format="OGG", subtype="OPUS"), "ok truncated;unvoiced"),
     (14, "cut.aiff", cut(0.5, format="AIFF"), "truncated"),
     (14, "cut.au", cut(0.5, format="AU"), "truncated"),
