@@ -117,7 +117,7 @@ def _outcomes(
 ) -> list[parts.Outcome]:
     """Run parts (chunks of rows of the table) and return what became of them, in their order."""
     folder = str(Path(__file__).resolve().parent)
-    outcomes: dict[str, parts.Outcome] = {}
+    outcomes: dict[int, parts.Outcome] = {}
     clips = sum(map(len, chunks))
     with (
         BACKENDS[options.backend](options.workers, options.scheduler) as configuration,
@@ -158,15 +158,9 @@ def merge(
         paths: file of each part
         output: file to write, in the order of the table
         about: what the file's metadata says
-
-    Raises:
-        CorpusError: if the table has a column that is called like one that is measured
     """
     first = parts.read_part(paths[0]).schema
     names = [name for name in first.names if name not in parts.COLUMNS]
-    clashes = table.columns.intersection([QUALITY, *names, parts.DURATION])
-    if len(clashes):
-        raise corpora.CorpusError(f"the table has columns {list(clashes)}, which are features")
     schema = _schema(table, names, about)
     errors, digests, measured = [], [], 0
     with replaced(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
@@ -368,6 +362,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> int:
     """Measure a corpus as the command line says and return the exit code."""
     table = corpora.read_corpus(options.source)
+    names = [QUALITY, *isolation.feature_names(options.feature_set), parts.DURATION]
+    clashes = table.columns.intersection(names)
+    if len(clashes):
+        raise corpora.CorpusError(f"the table has columns {list(clashes)}, which are features")
     folder = beside(options.output, "parts")
     folder.mkdir(parents=True, exist_ok=True)
     job = parts.Job(

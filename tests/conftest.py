@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import soundfile
 
 import features
 from models import ModelSettings, TowerSettings, build_model
@@ -36,6 +37,49 @@ TINY_TEXT = {
     "max_position_embeddings": 128,
 }
 TEXTS = ["pitch is high and emotion is anger", "the speaker sounds sad", "the voice is loud"]
+
+
+FAULTY_DECODER = """
+import os, signal, time
+import soundfile
+
+FAULTS = {
+    8_001: lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    8_002: os.abort,
+    8_003: lambda: os._exit(3),
+    8_004: lambda: time.sleep(1_000),
+    8_005: lambda: bytearray(1 << 50),
+}
+read = soundfile.SoundFile.read
+
+def faulty(self, *arguments, **keywords):
+    time.sleep(float(os.environ.get("SECONDS_A_CLIP", 0)))
+    FAULTS.get(self.frames, bool)()
+    return read(self, *arguments, **keywords)
+
+soundfile.SoundFile.read = faulty
+"""
+
+
+@pytest.fixture(scope="session")
+def faulty_decoder(tmp_path_factory):
+    """A PYTHONPATH with which decoders fail as C libraries do, by the number of frames of a file.
+
+    With SECONDS_A_CLIP in the environment they are slow, so that a run can be met in the middle.
+    """
+    folder = tmp_path_factory.mktemp("decoder")
+    (folder / "sitecustomize.py").write_text(FAULTY_DECODER)
+    return str(folder)
+
+
+@pytest.fixture
+def toy(tmp_path, voice):
+    """A folder of forty short clips; with `--chunk 4` a dozen parts."""
+    root = tmp_path / "toy"
+    root.mkdir()
+    for number in range(40):
+        soundfile.write(root / f"clip{number:02}.wav", voice(0.1 + 0.01 * number), 16_000)
+    return root
 
 
 @pytest.fixture

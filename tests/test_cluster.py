@@ -14,39 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import soundfile
 
 import features
 
 REPOSITORY = Path(features.__file__).parent
 OPTIONS = ["--feature-set", "captions", "--chunk", "4"]
-SLOW_READER = """
-import time
-import soundfile
-
-read = soundfile.SoundFile.read
-
-def slow(self, *arguments, **keywords):
-    time.sleep(0.2)
-    return read(self, *arguments, **keywords)
-
-soundfile.SoundFile.read = slow
-"""
-
-
-@pytest.fixture
-def toy(tmp_path, voice):
-    """Forty short clips, and the bytes of their table as one local process writes it."""
-    root = tmp_path / "toy"
-    root.mkdir()
-    for number in range(40):
-        soundfile.write(root / f"clip{number:02}.wav", voice(0.1 + 0.01 * number), 16_000)
-    (root / "page.wav").write_text("<html></html>")
-    return root
 
 
 @pytest.fixture
 def expected(toy, tmp_path):
+    """Bytes of the table of `toy` and a bad file, as one local worker writes it."""
+    (toy / "page.wav").write_text("<html></html>")
     output = tmp_path / "local.parquet"
     arguments = [toy, "-o", output, *OPTIONS, "--workers", 1, "--max-reject", 0.1]
     assert features.main([str(argument) for argument in arguments]) == 0
@@ -69,14 +47,11 @@ def parts_of(output):
 
 
 @pytest.fixture
-def dask_cluster(tmp_path):
+def dask_cluster(tmp_path, faulty_decoder):
     """A scheduler and two workers with slow readers: (address, worker processes)."""
     pytest.importorskip("distributed")
-    slow = tmp_path / "slow"
-    slow.mkdir()
-    (slow / "sitecustomize.py").write_text(SLOW_READER)
     address = tmp_path / "scheduler.json"
-    environment = {**os.environ, "PYTHONPATH": str(slow), "DASK_DISTRIBUTED__WORKER__DAEMON": "0"}
+    environment = {**os.environ, "PYTHONPATH": faulty_decoder, "SECONDS_A_CLIP": "0.2"}
 
     def run(name, *options):
         module = [sys.executable, "-m", f"distributed.cli.dask_{name}", "--no-dashboard"]

@@ -9,28 +9,6 @@ import soundfile
 import isolation
 from extraction import Clip
 
-FAULTS = """
-import os, signal, time
-import soundfile
-
-def allocate():
-    return bytearray(1 << 50)
-
-FAULTS = {
-    8_001: lambda: os.kill(os.getpid(), signal.SIGSEGV),
-    8_002: os.abort,
-    8_003: lambda: os._exit(3),
-    8_004: lambda: time.sleep(1_000),
-    8_005: allocate,
-}
-read = soundfile.SoundFile.read
-
-def faulty(self, *arguments, **keywords):
-    FAULTS.get(self.frames, bool)()
-    return read(self, *arguments, **keywords)
-
-soundfile.SoundFile.read = faulty
-"""
 EXPECTED = {
     "segfault.wav": (8_001, "process", "crash", "SIGSEGV"),
     "abort.wav": (8_002, "process", "crash", "SIGABRT"),
@@ -41,12 +19,9 @@ EXPECTED = {
 
 
 @pytest.fixture
-def faults(tmp_path, monkeypatch):
+def faults(faulty_decoder, monkeypatch):
     """Let a file's number of frames decide what its decoder does in processes started from now."""
-    folder = tmp_path / "faults"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(FAULTS)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", faulty_decoder)
     isolation.stop_children()
     yield
     isolation.stop_children()

@@ -19,27 +19,6 @@ import features
 import isolation
 
 RATE = 16_000
-FAULTS = """
-import os, signal, time
-import soundfile
-
-FAULTS = {
-    8_001: lambda: os.kill(os.getpid(), signal.SIGSEGV),
-    8_002: os.abort,
-    8_003: lambda: os._exit(3),
-    8_004: lambda: time.sleep(1_000),
-    8_005: lambda: bytearray(1 << 50),
-}
-read = soundfile.SoundFile.read
-
-def faulty(self, *arguments, **keywords):
-    FAULTS.get(self.frames, bool)()
-    return read(self, *arguments, **keywords)
-
-soundfile.SoundFile.read = faulty
-"""
-"""Decoders that fail as C libraries do, by the number of frames of the file."""
-
 rng = np.random.default_rng(0)
 NOISE = rng.normal(0, 0.1, RATE)
 
@@ -211,7 +190,7 @@ def mutants(root):
 
 
 @pytest.fixture(scope="module")
-def tortured(tmp_path_factory):
+def tortured(tmp_path_factory, faulty_decoder):
     """Every case and mutant measured once: (feature table, errors, exit code)."""
     folder = tmp_path_factory.mktemp("torture")
     root = folder / "clips"
@@ -221,11 +200,10 @@ def tortured(tmp_path_factory):
             make(root / name)
     names = [name for _, name, _, _ in CASES] + mutants(root)
     pd.DataFrame({"file": names}).to_csv(root / "table.csv", index=False)
-    (folder / "sitecustomize.py").write_text(FAULTS)
     output = folder / "f.parquet"
     options = ["--feature-set", "captions", "--workers", "2", "--timeout", "3", "--chunk", "16"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("PYTHONPATH", faulty_decoder)
         isolation.stop_children()
         code = features.main([str(root / "table.csv"), "-o", str(output), *options])
     errors = pd.read_csv(features.beside(output, "errors.csv"), dtype=str, keep_default_na=False)
