@@ -64,14 +64,16 @@ def dask_cluster(tmp_path, faulty_decoder):
 
     scheduler = run("scheduler", "--port", "0", "--host", "127.0.0.1")
     workers = [run("worker", "--nthreads", "1", "--no-nanny") for _ in range(2)]
-    deadline = time.monotonic() + 60
-    while not (address.exists() and address.read_text()):
-        assert time.monotonic() < deadline and scheduler.poll() is None
-        time.sleep(0.05)
-    yield json.loads(address.read_text())["address"], workers
-    for process in (*workers, scheduler):
-        process.kill()
-        process.wait()
+    try:
+        deadline = time.monotonic() + 60
+        while not (address.exists() and address.read_text()):
+            assert time.monotonic() < deadline and scheduler.poll() is None
+            time.sleep(0.05)
+        yield json.loads(address.read_text())["address"], workers
+    finally:
+        for process in (*workers, scheduler):
+            process.kill()
+            process.wait()
 
 
 def test_killed_dask_worker_loses_nothing_and_doubles_nothing(
