@@ -3,9 +3,11 @@
 The only place that opens an audio file: features, training and evaluation hear the same samples::
 
     waveform = read_audio("speech.flac", start=0.5, end=2.0)  # (24000,) float32
+    waveform, report = read_audio_with_report("speech.flac")  # report.flags(): "resampled:44100"
 
 What cannot be read faithfully is refused with an `AudioError` whose ``reason`` is a short code
-(``missing``, ``truncated``, ``html``, ``segment``, ...); nothing is repaired or cut silently.
+(``missing``, ``truncated``, ``html``, ``segment``, ...); nothing is repaired or cut silently. What
+was changed to make 16 kHz mono of it, and what looks wrong but may be meant, is in the report.
 
 Letters: T samples at 16 kHz, F frames at the file's own rate, C channels.
 """
@@ -39,8 +41,26 @@ END_TOLERANCE = 0.05
 """A segment may end this much after the file does [s], because annotations are rounded."""
 SAMPLE_LIMITS = (-1.0, 32767 / 32768)
 """Range of a 16-bit sample; openSMILE wraps anything above to a negative value."""
+BLOCK_SECONDS = 30.0
+"""Stretch that is decoded and mixed to mono at a time [s]: memory does not grow with channels."""
+CLIPPED_SHARE = 0.001
+"""Share of samples at full scale from which a recording counts as clipped; a peak has a few."""
+OFFSET_LIMIT = 0.01
+"""Constant part (of full scale) from which it is worth a flag; it shifts pitch and loudness."""
+CANCELLED_SHARE = 0.01
+"""Share of the channels' power left in their mean below which they cancel each other."""
 CONDITIONING = "mean of the channels, soxr HQ to 16000 Hz, clipped to [-1, 32767/32768]"
 
+SIZE_FIELDS = {
+    # first bytes: offset and form of the size, offset of another one to add, bytes not counted
+    b"FORM": (4, ">I", None, 8),
+    b"RF64": (20, "<Q", None, 8),
+    b"riff": (16, "<Q", None, 0),
+    b".snd": (8, ">I", 4, 0),
+}
+"""Where AIFF, RF64, Wave64 and AU headers announce how long the file is."""
+OGG_PAGE = 65_307
+"""Largest page of an Ogg stream [bytes]."""
 RIFF_SLACK = 64
 """Bytes a RIFF data chunk may claim beyond the file; some writers count the header in."""
 RIFF_UNKNOWN = 0x7FFF_F000
@@ -92,6 +112,43 @@ class AudioError(ValueError):
         return self.args[1]
 
 
+@dataclass
+class Report:
+    """What reading did to a recording, and what looks wrong in it.
+
+    Attributes:
+        rate: rate of the file [Hz]
+        channels: number of channels C
+        silent_channels: channels of which every sample is 0
+        clipped: share of samples at full scale
+        offset: mean of the waveform, of full scale
+        kept_power: power of the channels' mean over the mean of the channels' power; 0 when they
+            cancel each other, 1 when they are equal
+        truncated: whether an Ogg stream lacks its last page
+    """
+
+    rate: int
+    channels: int = 1
+    silent_channels: int = 0
+    clipped: float = 0.0
+    offset: float = 0.0
+    kept_power: float = 1.0
+    truncated: bool = False
+
+    def flags(self) -> list[str]:
+        """Return what is worth telling, e.g. ``["resampled:44100", "mixed:2"]``."""
+        table = (
+            (self.rate != SAMPLING_RATE, f"resampled:{self.rate}"),
+            (self.channels > 1, f"mixed:{self.channels}"),
+            (0 < self.silent_channels < self.channels, f"silent_channels:{self.silent_channels}"),
+            (self.kept_power < CANCELLED_SHARE, "antiphase"),
+            (self.clipped >= CLIPPED_SHARE, f"clipped:{self.clipped:.4f}"),
+            (abs(self.offset) >= OFFSET_LIMIT, f"offset:{self.offset:.3f}"),
+            (self.truncated, "truncated"),
+        )
+        return [text for found, text in table if found]
+
+
 def read_audio(
     path: str | Path,
     start: Position = 0.0,
@@ -113,6 +170,21 @@ def read_audio(
         AudioError: if the file is no readable sound, is truncated or implausible, or does not
             contain the segment
     """
+    return read_audio_with_report(path, start, end, max_seconds=max_seconds)[0]
+
+
+def read_audio_with_report(
+    path: str | Path,
+    start: Position = 0.0,
+    end: Position = None,
+    *,
+    max_seconds: float = MAX_SECONDS,
+) -> tuple[np.ndarray, Report]:
+    """Return what `read_audio` does, and a report of its conditioning, from one reading.
+
+    Raises:
+        AudioError: as `read_audio`
+    """
     with _open_sound(path) as sound:
         first, last = _frame_range(sound, path, start, end)
         if last - first > max_seconds * sound.samplerate:
@@ -120,10 +192,9 @@ def read_audio(
             raise AudioError(
                 "too_long", f"{path}: {seconds:.1f} s to read, expected at most {max_seconds:g} s"
             )
-        samples = _decode(sound, path, first, last)
-        rate = sound.samplerate
-    _check_samples(samples, path)
-    return _condition(samples, rate)
+        mono, report = _decode(sound, path, first, last)
+    report.truncated = _lacks_ogg_end(path)
+    return _condition(mono, report.rate), report
 
 
 @dataclass(frozen=True)
@@ -189,6 +260,8 @@ def resolve_inside(root: str | Path, file: str) -> Path:
     root = Path(root).resolve()
     try:
         path = (root / file).resolve()
+        if (root / file).is_symlink() and not path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     except OSError as error:
         raise AudioError(*_system_reason(root / file, error)) from error
     except RuntimeError as error:  # Python < 3.13 tells of links that never end this way
@@ -206,6 +279,8 @@ def _open_sound(path: str | Path) -> Iterator[soundfile.SoundFile]:
         # By descriptor: works for names that are not UTF-8, and no suffix is ever trusted.
         with open(path, "rb", buffering=0) as handle:
             _check_riff_size(handle, path)
+            handle.seek(0)
+            _check_announced_size(handle, path)
             handle.seek(0)
             with soundfile.SoundFile(handle.fileno(), closefd=False) as sound:
                 _check_header(sound, path)
@@ -276,6 +351,35 @@ def _check_riff_size(handle: BinaryIO, path: str | Path) -> None:
         position += claimed + claimed % 2
 
 
+def _check_announced_size(handle: BinaryIO, path: str | Path) -> None:
+    """Refuse a file that is shorter than its header announces; libsndfile shortens the sound."""
+    size = os.fstat(handle.fileno()).st_size
+    head = handle.read(32)
+    if head[:4] not in SIZE_FIELDS or len(head) < 32:
+        return
+    offset, form, other, uncounted = SIZE_FIELDS[head[:4]]
+    (claimed,) = struct.unpack_from(form, head, offset)
+    if claimed in (0, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF):  # unknown, written to a pipe
+        return
+    claimed += uncounted + (0 if other is None else struct.unpack_from(form, head, other)[0])
+    if claimed - size > RIFF_SLACK:
+        raise AudioError("truncated", f"{path}: header announces {claimed} bytes, found {size}")
+
+
+def _lacks_ogg_end(path: str | Path) -> bool:
+    """Tell whether a file is an Ogg stream whose last page is not whole or not marked as last."""
+    with open(path, "rb") as handle:
+        if handle.read(4) != b"OggS":
+            return False
+        handle.seek(max(0, os.fstat(handle.fileno()).st_size - OGG_PAGE))
+        tail = handle.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27:
+        return True
+    size = 27 + page[26] + sum(page[27 : 27 + page[26]])  # header, table of lengths, packets
+    return len(page) < size or not page[5] & 4
+
+
 def _check_header(sound: soundfile.SoundFile, path: str | Path) -> None:
     """Refuse rates and channel counts that no speech recording has, and files without sound."""
     low, high = RATE_LIMITS
@@ -329,38 +433,87 @@ def _frame_range(
     return first, last
 
 
-def _decode(sound: soundfile.SoundFile, path: str | Path, first: int, last: int) -> np.ndarray:
-    """Return the frames from first to last, (F, C) float32; all of them must be there."""
+def _decode(
+    sound: soundfile.SoundFile, path: str | Path, first: int, last: int
+) -> tuple[np.ndarray, Report]:
+    """Return the frames from first to last as mono (F,) float32; all of them must be there."""
+    mono = np.empty(last - first, dtype=np.float32)
+    levels = _Levels(sound.channels)
+    decoded = 0
     try:
         sound.seek(first)
-        samples = sound.read(last - first, dtype="float32", always_2d=True)
+        while decoded < len(mono):
+            frames = min(len(mono) - decoded, round(BLOCK_SECONDS * sound.samplerate))
+            block = sound.read(frames, dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            with np.errstate(invalid="ignore"):  # infinities are refused below, all at once
+                mixed = block[:, 0] if sound.channels == 1 else block.mean(axis=1)
+            levels.add(block, mixed)
+            mono[decoded : decoded + len(block)] = mixed
+            decoded += len(block)
     except soundfile.LibsndfileError as error:
         raise AudioError("decoding", f"{path} is damaged: {error.error_string}") from error
-    missing = last - first - len(samples)
-    if missing > END_TOLERANCE * sound.samplerate or not len(samples):
+    if len(mono) - decoded > END_TOLERANCE * sound.samplerate or not decoded:
         raise AudioError(
-            "truncated", f"{path}: {last - first} frames asked for, only {len(samples)} decoded"
+            "truncated", f"{path}: {len(mono)} frames asked for, only {decoded} decoded"
         )
-    return samples
+    levels.check(path)
+    return mono[:decoded], levels.report(sound.samplerate)
 
 
-def _check_samples(samples: np.ndarray, path: str | Path) -> None:
-    """Refuse samples (F, C) that are not finite or far outside of [-1, 1]."""
-    broken = np.count_nonzero(~np.isfinite(samples))
-    if broken:
-        raise AudioError("non_finite", f"{path} holds {broken} samples that are NaN or infinite")
-    peak = float(np.abs(samples).max())
-    if peak > MAX_PEAK:
-        raise AudioError(
-            "range", f"{path} peaks at {peak:g}, expected float samples between -1 and 1"
+class _Levels:
+    """Levels of a recording, added up block by block."""
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+        self.frames = self.broken = self.limited = 0
+        self.peak = self.total = self.mono_power = self.channel_power = 0.0
+        self.sounding = np.zeros(channels, dtype=bool)
+
+    def add(self, block: np.ndarray, mono: np.ndarray) -> None:
+        """Take in frames (F, C) and the mean of their channels (F,)."""
+        magnitudes = np.abs(block)
+        self.frames += len(block)
+        self.peak = max(self.peak, float(magnitudes.max()))  # NaN only where `broken` counts it
+        if not np.isfinite(magnitudes.sum(dtype=np.float64)):
+            self.broken += int(np.count_nonzero(~np.isfinite(block)))
+            return
+        self.limited += int(np.count_nonzero(magnitudes >= np.float32(SAMPLE_LIMITS[1])))
+        self.total += float(mono.sum(dtype=np.float64))
+        if self.channels > 1:
+            self.sounding |= magnitudes.any(axis=0)
+            self.mono_power += float(np.square(mono, dtype=np.float64).sum())
+            self.channel_power += float(np.square(block, dtype=np.float64).sum()) / self.channels
+
+    def check(self, path: str | Path) -> None:
+        """Refuse samples that are not finite or far outside of [-1, 1]."""
+        if self.broken:
+            raise AudioError(
+                "non_finite", f"{path} holds {self.broken} samples that are NaN or infinite"
+            )
+        if self.peak > MAX_PEAK:
+            raise AudioError(
+                "range", f"{path} peaks at {self.peak:g}, expected float samples between -1 and 1"
+            )
+
+    def report(self, rate: int) -> Report:
+        """Return the levels of the whole as report."""
+        return Report(
+            rate=rate,
+            channels=self.channels,
+            silent_channels=int(self.channels - self.sounding.sum()) if self.channels > 1 else 0,
+            clipped=self.limited / (self.frames * self.channels),
+            offset=self.total / self.frames,
+            kept_power=self.mono_power / self.channel_power if self.channel_power else 1.0,
         )
 
 
-def _condition(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Return frames (F, C) at ``rate`` Hz as mono waveform (T,) at 16 kHz in range."""
-    waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+def _condition(mono: np.ndarray, rate: int) -> np.ndarray:
+    """Return a mono waveform (F,) at ``rate`` Hz as waveform (T,) at 16 kHz in range."""
+    waveform = mono
     if rate != SAMPLING_RATE:
-        waveform = soxr.resample(waveform, rate, SAMPLING_RATE, quality="HQ")
+        waveform = soxr.resample(mono, rate, SAMPLING_RATE, quality="HQ")
     if not len(waveform):
-        raise AudioError("segment", f"{len(samples)} frames at {rate} Hz are too few to resample")
+        raise AudioError("segment", f"{len(mono)} frames at {rate} Hz are too few to resample")
     return np.clip(waveform, *np.float32(SAMPLE_LIMITS))

@@ -1,36 +1,35 @@
-"""Measure a corpus: 88 eGeMAPSv02 functionals and the duration of every clip, as one parquet file.
+"""Measure a corpus: eGeMAPSv02 functionals, duration and quality of every clip, as a parquet file.
 
     python features.py ravdess=/data/RAVDESS -o features.parquet
-    python features.py /data/my-database -o features.parquet --workers 8 --keep-going
+    python features.py /data/my-database -o features.parquet --feature-set captions --workers 8
+    python features.py /data/my-database -o features.parquet --backend dask --scheduler tcp://n1:8786
+    python features.py /data/my-database -o features.parquet --shard 3/100
 
 The file has a row for each clip on the index ``file``, ``start``, ``end``: the labels of the corpus
-table, the functionals under openSMILE's own names (Eyben et al., IEEE Trans. Affective Computing
-7(2), 2016), and ``Duration`` [s]. Clips that could not be measured are left out and listed, with
-the reason, in ``features.errors.csv`` beside it. If there are any, the exit code is 1 unless
---keep-going is given; the rows of the others are written in either case.
+table, ``quality``, the functionals under openSMILE's own names (Eyben et al., IEEE Trans. Affective
+Computing 7(2), 2016), and ``Duration`` [s]. A functional that openSMILE cannot define is NaN.
+``quality`` holds flags, e.g. ``resampled:44100;clipped:0.0120;unvoiced``, or is empty.
 
-openSMILE gets conditioned samples (see audio.py). Voiced features of an unvoiced clip are 0.0, as
-openSMILE leaves them.
+Clips that could not be measured are left out and listed, with the reason, in
+``features.errors.csv`` beside it; clips with equal samples in ``features.duplicates.csv``. The exit
+code is 1 if more than --max-reject of the clips failed, or all of them.
+
+Work is cut into parts, each a file in ``features.parts/``. The same command goes on where it was
+stopped, measures again what changed, and writes the same bytes for any number of workers, backend
+and order. --shard computes some of the parts and does not merge; the command without it does.
 """
 
 import argparse
-import functools
 import json
-import multiprocessing
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-import opensmile
+import joblib
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,257 +37,222 @@ from tqdm import tqdm
 
 import audio
 import corpora
+import extraction
+import isolation
+import parts
+import smile
 
-MIN_SECONDS = 0.06
-"""Shorter clips have no complete frame of 60 ms, and openSMILE gives 88 NaN [s]."""
-DURATION = "Duration"
+QUALITY = "quality"
 METADATA_KEY = b"paraclap"
-ERROR_COLUMNS = ["file", "start", "end", "stage", "reason", "message"]
-CLIPS_IN_FLIGHT = 8
-"""Clips handed to the pool for each worker; after a crash, these are tried again one by one."""
+ERROR_COLUMNS = ["file", "start", "end", "stage", "error", "message"]
+CHUNKS_AHEAD = 256
+"""Parts handed out before the first is back; a cluster that grows finds work."""
+GROUP_ROWS = 65_536
+"""Rows that are held in memory while parts are merged, and of a row group of the merged file."""
+CLIP_SECONDS = 600.0
+"""Time after which a clip counts as hanging [s]; ten minutes of sound take about 15 s."""
+CLUSTER_HINT = "pip install -r requirements-cluster.txt"
 
 
-class Clip(NamedTuple):
-    """One row of a corpus table, as handed to a worker."""
+class Summary(NamedTuple):
+    """What a merged table holds and lacks."""
 
-    root: str
-    file: str
-    start: pd.Timedelta
-    end: pd.Timedelta
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a clip has no features: the stage it failed at, a short code and a sentence."""
-
-    stage: str
-    reason: str
-    message: str
+    measured: int
+    errors: pd.DataFrame
+    duplicates: pd.DataFrame
 
 
-Result = np.ndarray | Failure
+# --- Where the work is done ----------------------------------------------------------------------
 
 
-# --- One clip ------------------------------------------------------------------------------------
+@contextmanager
+def _local(workers: int, scheduler: str | None) -> Iterator[dict[str, Any]]:
+    """Threads of this process, each of which keeps a child process busy."""
+    if scheduler:
+        raise corpora.CorpusError("--scheduler needs --backend dask or ray")
+    yield {"backend": "threading", "n_jobs": workers}
 
 
-@functools.cache
-def _smile() -> opensmile.Smile:
-    """Return the extractor of this process, built once."""
-    return opensmile.Smile(
-        feature_set=opensmile.FeatureSet.eGeMAPSv02,
-        feature_level=opensmile.FeatureLevel.Functionals,
-    )
+@contextmanager
+def _dask(workers: int, scheduler: str | None) -> Iterator[dict[str, Any]]:
+    """Workers of a Dask cluster, or of one made here."""
+    from distributed import Client
+
+    here = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    with Client(scheduler) if scheduler else Client(**here) as client:
+        yield {"backend": "dask", "client": client, "wait_for_workers_timeout": 600}
 
 
-def feature_names() -> list[str]:
-    """Return the 88 names of openSMILE and ``Duration``, in the order of the table."""
-    return [*_smile().feature_names, DURATION]
+@contextmanager
+def _ray(workers: int, scheduler: str | None) -> Iterator[dict[str, Any]]:
+    """Actors of a Ray cluster, or of one made here."""
+    import ray
+    from ray.util.joblib import register_ray
 
-
-def measure(waveform: np.ndarray) -> np.ndarray:
-    """Return the functionals and the duration [s] of a waveform (T,) at 16 kHz as float64 (89,).
-
-    Raises:
-        AudioError: if the waveform is shorter than 60 ms or digital silence
-    """
-    seconds = len(waveform) / audio.SAMPLING_RATE
-    if seconds < MIN_SECONDS:
-        raise audio.AudioError("too_short", f"{seconds:.4f} s, expected at least {MIN_SECONDS} s")
-    if not waveform.any():
-        raise audio.AudioError("silent", f"all {len(waveform)} samples are zero")
-    values = _smile().process_signal(waveform, audio.SAMPLING_RATE).to_numpy()[0]
-    if np.isnan(values).any():
-        count = int(np.isnan(values).sum())
-        raise audio.AudioError("undefined", f"openSMILE left {count} features undefined")
-    return np.append(values.astype(np.float64), seconds)
-
-
-def measure_clip(clip: Clip) -> Result:
-    """Return the features of a clip (89,), or why there are none."""
-    stage = "read"
+    register_ray()
+    here = {"num_cpus": workers, "include_dashboard": False}
+    ray.init(**({"address": scheduler} if scheduler else here), log_to_driver=False)
     try:
-        path = audio.resolve_inside(clip.root, clip.file)
-        waveform = audio.read_audio(path, clip.start, clip.end)
-        stage = "features"
-        return measure(waveform)
-    except audio.AudioError as error:
-        return Failure(stage, error.reason, str(error))
-    except Exception as error:  # one clip must never stop the others; its row names the error
-        return Failure(stage, type(error).__name__, str(error))
+        yield {"backend": "ray", "n_jobs": -1}
+    finally:
+        ray.shutdown()
 
 
-# --- All clips, in processes ---------------------------------------------------------------------
+BACKENDS = {"local": _local, "dask": _dask, "ray": _ray}
+RETURNED = {"ray": "list"}
+"""How joblib gives results back; its backend for Ray has no generators."""
 
 
-def _start_worker() -> None:
-    """Prepare a worker: Ctrl-C is the parent's business, and without a parent it ends."""
+def _on_worker(folder: str, job: dict[str, Any], rows: list) -> tuple:
+    """Run a part on a worker, which may have been started anywhere on a shared disk."""
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    import parts
 
-    def follow_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=follow_parent, daemon=True).start()
-    _smile()
+    return tuple(parts.run_chunk(parts.Job(**job), rows))
 
 
-def _new_pool(workers: int) -> ProcessPoolExecutor:
-    """Return a pool of fresh interpreters, which share no threads or locks with this one."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+def _outcomes(
+    job: parts.Job, table: pd.DataFrame, chunks: list[range], options: argparse.Namespace
+) -> list[parts.Outcome]:
+    """Run parts (chunks of rows of the table) and return what became of them, in their order."""
+    folder = str(Path(__file__).resolve().parent)
+    outcomes: dict[int, parts.Outcome] = {}
+    clips = sum(map(len, chunks))
+    with (
+        BACKENDS[options.backend](options.workers, options.scheduler) as configuration,
+        joblib.parallel_config(**configuration),
+        tqdm(total=clips, unit="clip", desc="features") as progress,
+    ):
+        run = joblib.Parallel(
+            return_as=RETURNED.get(options.backend, "generator_unordered"),
+            pre_dispatch=CHUNKS_AHEAD,
+            batch_size=1,
+        )
+        numbered = (
+            joblib.delayed(_numbered)(place, folder, asdict(job), parts.clip_rows(table, chunk))
+            for place, chunk in enumerate(chunks)
+        )
+        for place, outcome in run(numbered):
+            outcomes[place] = parts.Outcome(*outcome)
+            progress.update(outcomes[place].clips)
+    return [outcomes[place] for place in range(len(chunks))]
 
 
-def _run_until_crash(
-    clips: list[Clip],
-    todo: list[int],
-    workers: int,
-    in_flight: int,
-    function: Callable[[Clip], Result],
-) -> Iterator[tuple[int, Result]]:
-    """Yield (position, result) as they are done; ends early if a worker dies."""
-    waiting, running = iter(todo), dict[Future, int]()
-    with _new_pool(workers) as pool:
-        try:
-            while True:
-                for position in islice(waiting, in_flight - len(running)):
-                    running[pool.submit(function, clips[position])] = position
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-        except BrokenProcessPool:
-            return
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _numbered(place: int, *arguments: Any) -> tuple[int, tuple]:
+    """Return the outcome of a part with its place, because parts are done in any order."""
+    return place, _on_worker(*arguments)
 
 
-def _run_all(
-    clips: list[Clip], workers: int, function: Callable[[Clip], Result]
-) -> Iterator[tuple[int, Result]]:
-    """Yield (position, result) of every clip once, in any order; a crash costs only its clip.
-
-    After the death of a worker, the clips that were in flight run again, one at a time: the first
-    that does not come back is the culprit.
-    """
-    todo = dict.fromkeys(range(len(clips)))
-    in_flight = workers * CLIPS_IN_FLIGHT
-    while todo:
-        for position, result in _run_until_crash(clips, list(todo), workers, in_flight, function):
-            del todo[position]
-            yield position, result
-        suspects = dict.fromkeys(islice(todo, in_flight))
-        for position, result in _run_until_crash(clips, list(suspects), 1, 1, function):
-            del todo[position], suspects[position]
-            yield position, result
-        for culprit in islice(suspects, 1):
-            del todo[culprit]
-            yield culprit, Failure("worker", "crash", "the process that worked on it died")
+# --- From parts to one table ---------------------------------------------------------------------
 
 
-def extract(
-    table: pd.DataFrame,
-    root: str | Path,
-    workers: int = 1,
-    *,
-    function: Callable[[Clip], Result] = measure_clip,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return (features, errors) of a corpus table; both keep its order for any number of workers.
+def merge(
+    table: pd.DataFrame, chunks: list[range], paths: list[str], output: Path, about: dict
+) -> Summary:
+    """Write the rows that could be measured, with their labels, and return what is missing.
 
     Args:
-        table: corpus table on the index ``file``, ``start``, ``end``
-        root: folder that the files are relative to
-        workers: processes; 0 works in this one, where a crash of the C library ends everything
-        function: what is done with a clip
-
-    Returns:
-        the table's columns with 88 functionals (float32) and ``Duration`` [s], without the rows
-        that failed; and a table of those: file, start, end, stage, reason, message
-
-    Raises:
-        CorpusError: if the table has a column that is called like a feature
+        table: corpus table
+        chunks: rows of the table in each part
+        paths: file of each part
+        output: file to write, in the order of the table
+        about: what the file's metadata says
     """
-    names = feature_names()
-    clashes = table.columns.intersection(names)
-    if len(clashes):
-        raise corpora.CorpusError(f"the table has columns {list(clashes)}, which are features")
-    clips = [Clip(str(root), *row) for row in table.index]
-    if workers:
-        runs = _run_all(clips, workers, function)
-    else:
-        runs = enumerate(map(function, clips))
-    results: list[Result | None] = [None] * len(clips)
-    for position, result in tqdm(runs, total=len(clips), unit="clip", desc="features"):
-        results[position] = result
-    return _as_features(table, results, names), _as_errors(clips, results)
+    first = parts.read_part(paths[0]).schema
+    names = [name for name in first.names if name not in parts.COLUMNS]
+    schema = _schema(table, names, about)
+    errors, digests, measured = [], [], 0
+    with replaced(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for group in _groups(zip(chunks, paths, strict=True)):
+            good = group[group["error"] == ""]
+            frame = _with_labels(table, good, names)
+            writer.write_table(pa.Table.from_pandas(frame, schema=schema), GROUP_ROWS)
+            errors.append(group.loc[group["error"] != "", ERROR_COLUMNS])
+            digests.append(good[["row", "file", "start", "end", "digest"]])
+            measured += len(good)
+    twins = pd.concat(digests, ignore_index=True)
+    return Summary(measured, pd.concat(errors, ignore_index=True), _duplicates(table, twins))
 
 
-def _as_features(table: pd.DataFrame, results: list[Result], names: list[str]) -> pd.DataFrame:
-    """Return the rows with features, the corpus table's columns first."""
-    good = [position for position, result in enumerate(results) if isinstance(result, np.ndarray)]
-    rows = table.iloc[good]
-    values = np.array([results[position] for position in good]).reshape(len(good), len(names))
-    features = pd.DataFrame(values, index=rows.index, columns=names)
-    features = features.astype({name: "float32" for name in names if name != DURATION})
-    joined = pd.concat([rows, features], axis=1)
-    joined.attrs = dict(table.attrs)
-    return joined
+def _groups(pieces: Iterable[tuple[range, str]]) -> Iterator[pd.DataFrame]:
+    """Yield the rows of consecutive parts, at most about `GROUP_ROWS`, with rows of the table."""
+    held: list[pd.DataFrame] = []
+    for rows, path in pieces:
+        part = parts.read_part(path).to_pandas()
+        held.append(part.assign(row=part["row"] + rows.start))
+        if sum(map(len, held)) >= GROUP_ROWS:
+            yield pd.concat(held, ignore_index=True)
+            held = []
+    if held:
+        yield pd.concat(held, ignore_index=True)
 
 
-def _as_errors(clips: list[Clip], results: list[Result]) -> pd.DataFrame:
-    """Return one row for each clip that failed."""
-    rows = [
-        (clip.file, clip.start, clip.end, result.stage, result.reason, result.message)
-        for clip, result in zip(clips, results, strict=True)
-        if isinstance(result, Failure)
-    ]
-    return pd.DataFrame(rows, columns=ERROR_COLUMNS)
+def _with_labels(table: pd.DataFrame, part: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return the rows of a part on audformat's segmented index, labels first."""
+    labels = table.iloc[part["row"].to_numpy()]
+    index = pd.MultiIndex.from_arrays(
+        [labels.index.get_level_values("file"), part["start"], part["end"]],
+        names=table.index.names,
+    )
+    values = part[[QUALITY, *names, parts.DURATION]].set_axis(index)
+    frame = pd.concat([labels.set_axis(index), values], axis=1)
+    frame.attrs = {}
+    return frame
+
+
+def _schema(table: pd.DataFrame, names: list[str], about: dict) -> pa.Schema:
+    """Return the schema of the merged table, with the types that the labels have as a whole."""
+    values = {QUALITY: pd.Series(dtype="str"), **dict.fromkeys(names, pd.Series(dtype="float32"))}
+    values[parts.DURATION] = pd.Series(dtype="float64")
+    empty = pd.DataFrame({"row": pd.Series(dtype=int), **values})
+    empty = empty.assign(start=pd.to_timedelta([]), end=pd.to_timedelta([]))
+    schema = pa.Schema.from_pandas(_with_labels(table, empty, names))
+    plain = table.copy(deep=False)
+    plain.attrs = {}
+    for field in pa.Schema.from_pandas(plain):
+        schema = schema.set(schema.get_field_index(field.name), field)
+    return schema.with_metadata({**schema.metadata, METADATA_KEY: json.dumps(about).encode()})
+
+
+def _duplicates(table: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
+    """Return the clips whose samples another clip has too, with their split if there is one."""
+    twins = clips[clips.duplicated("digest", keep=False)].sort_values(["digest", "row"])
+    if "split" in table:
+        twins = twins.assign(split=table["split"].to_numpy()[twins["row"].to_numpy()])
+    return twins.drop(columns="row").reset_index(drop=True)
 
 
 # --- Files ---------------------------------------------------------------------------------------
 
 
-def errors_path(output: Path) -> Path:
-    """Return where the failures of a feature file are listed: ``<stem>.errors.csv`` beside it."""
-    return output.with_name(f"{output.stem}.errors.csv")
+def beside(output: Path, ending: str) -> Path:
+    """Return a path beside the feature file: ``features.errors.csv``, ``features.parts``."""
+    return output.with_name(f"{output.stem}.{ending}")
 
 
-def _replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under a temporary name beside it, and rename it when it is whole."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside a path, and rename that file to it when it is whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_features(features: pd.DataFrame, errors: pd.DataFrame, output: Path) -> None:
-    """Write the parquet file with its metadata, and the list of failures or none."""
-    about = {
-        "name": features.attrs.get("name"),
-        "root": features.attrs.get("root"),
-        "corpus": features.attrs.get("corpus"),
-        "feature_set": opensmile.FeatureSet.eGeMAPSv02.name,
-        "feature_level": opensmile.FeatureLevel.Functionals.name,
-        "opensmile": opensmile.__version__,
-        "sampling_rate": audio.SAMPLING_RATE,
-        "conditioning": audio.CONDITIONING,
-    }
-    data = pa.Table.from_pandas(features)
-    data = data.replace_schema_metadata(
-        {**data.schema.metadata, METADATA_KEY: json.dumps(about).encode()}
-    )
-    listing = errors_path(output)
-    if errors.empty:
-        listing.unlink(missing_ok=True)
-    else:
-        _replace_file(listing, lambda path: errors.to_csv(path, index=False))
-    _replace_file(output, lambda path: pq.write_table(data, path))
+def write_listing(rows: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, or remove the file that an earlier run left if there is no row."""
+    if rows.empty:
+        path.unlink(missing_ok=True)
+        return
+    with replaced(path) as temporary:
+        rows.to_csv(temporary, index=False)
 
 
 def read_features(path: str | Path) -> pd.DataFrame:
-    """Return a feature file as `extract` gave it, with its metadata in ``attrs``.
+    """Return a feature file on the index file, start, end, with its metadata in ``attrs``.
 
     Raises:
         ValueError: if it was not written by features.py
@@ -312,11 +276,34 @@ def _output_path(text: str) -> Path:
     return path
 
 
-def _worker_count(text: str) -> int:
-    """Return a positive number of processes."""
+def _count(text: str) -> int:
+    """Return a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be a whole number from 1")
     return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Return (i, n) of a shard ``i/n``, counted from 1."""
+    shard, slash, total = text.partition("/")
+    if not (slash and shard.isdecimal() and total.isdecimal() and 1 <= int(shard) <= int(total)):
+        raise argparse.ArgumentTypeError(f"{text} must be i/n with i from 1 to n")
+    return int(shard), int(total)
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    """Return a reader of numbers in a range."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text} is no number") from error
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text} must be from {low:g} to {high:g}")
+        return number
+
+    return read
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -324,40 +311,137 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SOURCE", help=corpora.SOURCE_FORMS)
-    parser.add_argument("-o", "--output", required=True, type=_output_path, metavar="FILE.parquet")
-    parser.add_argument(
-        "--workers", type=_worker_count, default=os.cpu_count(), help="processes (%(default)s)"
+    add = parser.add_argument
+    sets = "; ".join(f"{name}: {chosen.about}" for name, chosen in smile.FEATURE_SETS.items())
+    add("source", metavar="SOURCE", help=corpora.SOURCE_FORMS)
+    add("-o", "--output", required=True, type=_output_path, metavar="FILE.parquet")
+    add("--feature-set", choices=list(smile.FEATURE_SETS), default="egemaps", help=sets)
+    add("--workers", type=_count, default=os.cpu_count(), help="processes (%(default)s)")
+    add(
+        "--backend",
+        choices=list(BACKENDS),
+        default="local",
+        help="who runs the parts; dask and ray need requirements-cluster.txt (%(default)s)",
     )
-    parser.add_argument(
-        "--keep-going", action="store_true", help="exit code 0 although some clips failed"
+    add(
+        "--scheduler", metavar="ADDRESS", help="join this Dask or Ray cluster instead of making one"
     )
-    return parser.parse_args(arguments)
+    add(
+        "--shard", type=_shard, metavar="i/n", help="only every n-th part from the i-th; no merging"
+    )
+    add(
+        "--chunk",
+        type=_count,
+        metavar="CLIPS",
+        help="clips of a part, about; by default 16 to 128, by the size of the corpus",
+    )
+    add(
+        "--split-long",
+        type=_number(1, audio.MAX_SECONDS),
+        metavar="SECONDS",
+        help="cut what is longer than 600 s into rows of equal length, at most so long; without "
+        "it, such clips are refused as too_long",
+    )
+    add(
+        "--timeout",
+        type=_number(0.1, 1e6),
+        default=CLIP_SECONDS,
+        metavar="SECONDS",
+        help="longest time for a clip (%(default)g)",
+    )
+    add(
+        "--max-reject",
+        type=_number(0, 1),
+        default=0.01,
+        metavar="SHARE",
+        help="exit code 1 if more than this share of the clips failed (%(default)g)",
+    )
+    return parser.parse_args(arguments)  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure a corpus as the command line says and return the exit code."""
+    table = corpora.read_corpus(options.source)
+    names = [QUALITY, *isolation.feature_names(options.feature_set), parts.DURATION]
+    clashes = table.columns.intersection(names)
+    if len(clashes):
+        raise corpora.CorpusError(f"the table has columns {list(clashes)}, which are features")
+    folder = beside(options.output, "parts")
+    folder.mkdir(parents=True, exist_ok=True)
+    job = parts.Job(
+        root=str(Path(table.attrs["root"]).absolute()),
+        folder=str(folder.absolute()),
+        feature_set=options.feature_set,
+        longest=options.split_long,
+        timeout=options.timeout,
+        versions=extraction.versions(),
+    )
+    chunks = parts.chunks(table.index.get_level_values("file").tolist(), options.chunk)
+    shard, total = options.shard or (1, 1)
+    outcomes = _outcomes(job, table, chunks[shard - 1 :: total], options)
+    print(
+        f"{folder}: {sum(o.measured for o in outcomes)} parts measured, "
+        f"{sum(not o.measured for o in outcomes)} were there"
+    )
+    if options.shard:
+        return 0
+    paths = [outcome.path for outcome in outcomes]
+    summary = merge(table, chunks, paths, options.output, _about(table, options))
+    parts.remove_others(Path(job.folder), set(paths))
+    write_listing(summary.errors, beside(options.output, "errors.csv"))
+    write_listing(summary.duplicates, beside(options.output, "duplicates.csv"))
+    return _report(options, summary, len(table), sum(outcome.failed for outcome in outcomes))
+
+
+def _about(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the metadata of the merged file says; nothing that differs between two runs."""
+    return {
+        **{key: table.attrs.get(key) for key in ("name", "root", "corpus")},
+        "feature_set": options.feature_set,
+        "derived_from": "eGeMAPSv02 functionals",
+        "sampling_rate": audio.SAMPLING_RATE,
+        "split_long": options.split_long,
+        **extraction.versions(),
+    }
+
+
+def _report(options: argparse.Namespace, summary: Summary, clips: int, failed: int) -> int:
+    """Tell what was written and what is missing, and return the exit code."""
+    print(f"{options.output}: {clips - failed} of {clips} clips, {summary.measured} rows")
+    if len(summary.duplicates):
+        twins = summary.duplicates
+        leaks = 0
+        if "split" in twins:
+            leaks = int(twins.groupby("digest")["split"].transform("nunique").gt(1).sum())
+        print(
+            f"{len(twins)} clips have the same samples as another, {leaks} of them one in another "
+            f"split, see {beside(options.output, 'duplicates.csv')}",
+            file=sys.stderr,
+        )
+    if len(summary.errors):
+        reasons = ", ".join(
+            f"{count} {error}" for error, count in summary.errors["error"].value_counts().items()
+        )
+        print(
+            f"{len(summary.errors)} rows could not be measured ({reasons}), "
+            f"see {beside(options.output, 'errors.csv')}; the others are written",
+            file=sys.stderr,
+        )
+    return 1 if failed > options.max_reject * clips or not summary.measured else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure a corpus and return the exit code."""
     options = parse_arguments(arguments)
     try:
-        table = corpora.read_corpus(options.source)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        features, errors = extract(table, table.attrs["root"], options.workers)
-        write_features(features, errors, options.output)
-    except (corpora.CorpusError, OSError) as error:
+        return run(options)
+    except ModuleNotFoundError as error:
+        print(f"features.py: {error}; --backend {options.backend}: {CLUSTER_HINT}", file=sys.stderr)
+    except (corpora.CorpusError, parts.PartError, isolation.ChildError, OSError) as error:
         print(f"features.py: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output}: {len(features)} of {len(table)} clips")
-    if errors.empty:
-        return 0
-    reasons = ", ".join(
-        f"{count} {reason}" for reason, count in errors.reason.value_counts().items()
-    )
-    print(
-        f"{len(errors)} clips could not be measured ({reasons}), see {errors_path(options.output)};"
-        " the others are written",
-        file=sys.stderr,
-    )
-    return 0 if options.keep_going and len(features) else 1
+    finally:
+        isolation.stop_children()
+    return 1
 
 
 if __name__ == "__main__":

@@ -123,6 +123,9 @@ def find_audio(root: str | Path, suffixes: frozenset[str] | None = None) -> list
             for name in files
             if not name.startswith(".") and posixpath.splitext(name)[1][1:].lower() in suffixes
         ]
+    for name in found:
+        if not name.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in name):
+            raise CorpusError(f"{root}: the name {os.fsencode(name)!r} is not UTF-8, rename it")
     return sorted(found)
 
 

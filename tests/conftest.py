@@ -4,10 +4,10 @@ import copy
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 
-import corpora
 import features
 from models import ModelSettings, ParaCLAPConfig, TowerSettings, build_model
 from preprocessing import synthetic_corpus, template_creation
@@ -128,6 +128,49 @@ def published(tmp_path):
     return reference, config, path
 
 
+FAULTY_DECODER = """
+import os, signal, time
+import soundfile
+
+FAULTS = {
+    8_001: lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    8_002: os.abort,
+    8_003: lambda: os._exit(3),
+    8_004: lambda: time.sleep(1_000),
+    8_005: lambda: bytearray(1 << 50),
+}
+read = soundfile.SoundFile.read
+
+def faulty(self, *arguments, **keywords):
+    time.sleep(float(os.environ.get("SECONDS_A_CLIP", 0)))
+    FAULTS.get(self.frames, bool)()
+    return read(self, *arguments, **keywords)
+
+soundfile.SoundFile.read = faulty
+"""
+
+
+@pytest.fixture(scope="session")
+def faulty_decoder(tmp_path_factory):
+    """A PYTHONPATH with which decoders fail as C libraries do, by the number of frames of a file.
+
+    With SECONDS_A_CLIP in the environment they are slow, so that a run can be met in the middle.
+    """
+    folder = tmp_path_factory.mktemp("decoder")
+    (folder / "sitecustomize.py").write_text(FAULTY_DECODER)
+    return str(folder)
+
+
+@pytest.fixture
+def toy(tmp_path, voice):
+    """A folder of forty short clips; with `--chunk 4` a dozen parts."""
+    root = tmp_path / "toy"
+    root.mkdir()
+    for number in range(40):
+        soundfile.write(root / f"clip{number:02}.wav", voice(0.1 + 0.01 * number), 16_000)
+    return root
+
+
 @pytest.fixture
 def settings():
     """Random tiny towers; free to change."""
@@ -158,6 +201,20 @@ def waveforms():
 
 
 @pytest.fixture(scope="session")
+def voice():
+    """A function that makes a buzz (T,) like a vowel: harmonics that fall by 12 dB an octave."""
+
+    def make(seconds=1.0, rate=16_000, f0=120.0, seed=0):
+        time = np.arange(round(seconds * rate)) / rate
+        harmonics = np.arange(1, int(7_000 / f0))
+        phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, len(harmonics))
+        waves = np.sin(2 * np.pi * f0 * np.outer(harmonics, time) + phases[:, None])
+        return 0.2 * (waves / harmonics[:, None] ** 2).sum(axis=0)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """Synthetic audformat database: 6 speakers, 6 emotions, 72 clips; read only."""
     root = tmp_path_factory.mktemp("corpus") / "synthetic"
@@ -169,10 +226,8 @@ def corpus(tmp_path_factory):
 def captions(corpus, tmp_path_factory):
     """Captions table of `corpus`; read only."""
     folder = tmp_path_factory.mktemp("captions")
-    table = corpora.read_corpus(corpus)
-    measured, errors = features.extract(table, corpus, workers=2)
-    assert errors.empty
-    features.write_features(measured, errors, folder / "features.parquet")
+    measured = [str(corpus), "-o", str(folder / "features.parquet"), "--workers", "2"]
+    assert features.main([*measured, "--max-reject", "0"]) == 0
     arguments = [str(folder / "features.parquet"), "-o", str(folder / "captions.parquet")]
     assert template_creation.main(arguments) == 0
     return folder / "captions.parquet"

@@ -23,7 +23,11 @@ ALLOWED = {
     "model_card": set(),
     "models": {"checkpoints", "model_card", "modeling_paraclap"},
     "checkpoints": set(),
-    "features": {"audio", "corpora"},
+    "smile": set(),
+    "extraction": {"audio", "smile"},
+    "isolation": {"extraction"},
+    "parts": {"extraction", "isolation"},
+    "features": {"audio", "corpora", "extraction", "isolation", "parts", "smile"},
     "datasets": {"audio", "corpora"},
     "scoring": set(),
     "probing": {"scoring"},
@@ -84,7 +88,21 @@ def test_imports_point_one_way(room):
     assert imported(ROOMS[room]) & set(ROOMS) <= ALLOWED[room]
 
 
-@pytest.mark.parametrize("room", ["audio", "corpora", "queries", "features", "scoring", "probing"])
+@pytest.mark.parametrize(
+    "room",
+    [
+        "audio",
+        "corpora",
+        "extraction",
+        "features",
+        "isolation",
+        "parts",
+        "probing",
+        "queries",
+        "scoring",
+        "smile",
+    ],
+)
 def test_measuring_needs_no_torch(room):
     assert not imported(ROOMS[room]) & {"torch", "transformers"}
 

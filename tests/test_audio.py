@@ -122,6 +122,64 @@ def test_resampling_overshoot_stays_in_range(tmp_path):
     assert waveform.min() >= -1 and waveform.max() <= 32767 / 32768
 
 
+# --- What is told about it -----------------------------------------------------------------------
+
+
+def flags_of(path: Path, *arguments) -> list[str]:
+    waveform, report = audio.read_audio_with_report(path, *arguments)
+    np.testing.assert_array_equal(waveform, audio.read_audio(path, *arguments))
+    return report.flags()
+
+
+def test_nothing_to_tell_of_a_clean_recording(tmp_path):
+    assert flags_of(write(tmp_path / "a.wav", tone())) == []
+
+
+def test_rate_channels_and_silent_channels_are_told(tmp_path):
+    samples = np.stack([tone(rate=44_100), np.zeros(44_100), tone(rate=44_100)], axis=1)
+    flags = flags_of(write(tmp_path / "a.wav", samples, 44_100))
+    assert flags == ["resampled:44100", "mixed:3", "silent_channels:1"]
+
+
+def test_clipped_share_is_counted_over_all_samples(tmp_path):
+    samples = tone()
+    samples[:160] = 1.0
+    assert flags_of(write(tmp_path / "a.wav", samples)) == ["clipped:0.0100"]
+    assert flags_of(tmp_path / "a.wav", 0.5) == [], "the other half is clean"
+    samples[10:160] = 0.5
+    assert flags_of(write(tmp_path / "a.wav", samples)) == [], "a peak is no clipping"
+
+
+def test_offset_is_the_mean(tmp_path):
+    assert flags_of(write(tmp_path / "a.wav", tone() * 0.5 - 0.25)) == ["offset:-0.250"]
+
+
+@pytest.mark.parametrize("gain, found", [(-1.0, True), (-0.9, True), (0.0, False), (1.0, False)])
+def test_channels_that_cancel_are_told(tmp_path, gain, found):
+    samples = np.stack([tone(), gain * tone()], axis=1)
+    assert ("antiphase" in flags_of(write(tmp_path / "a.wav", samples))) == found
+
+
+def test_blocks_do_not_change_samples_or_report(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).normal(0.02, 0.4, (3 * RATE, 2))
+    path = write(tmp_path / "a.wav", noise, 22_050)
+    whole, report = audio.read_audio_with_report(path)
+    monkeypatch.setattr(audio, "BLOCK_SECONDS", 0.17)
+    blocks, other = audio.read_audio_with_report(path)
+    assert blocks.tobytes() == whole.tobytes()
+    assert other.flags() == report.flags() and report.clipped > 0.001
+    assert other.kept_power == pytest.approx(report.kept_power, rel=1e-9)
+
+
+@pytest.mark.parametrize("share, found", [(1.0, False), (0.99, True), (0.6, True)])
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_cut_ogg_is_told(tmp_path, subtype, share, found):
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * RATE)
+    path = write(tmp_path / "a.ogg", noise, format="OGG", subtype=subtype)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert ("truncated" in flags_of(path)) == found
+
+
 # --- What is refused -----------------------------------------------------------------------------
 
 
@@ -161,6 +219,14 @@ def test_m4a_message_tells_the_way_out(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"\0\0\0\x20ftypM4A \0\0\0\0")
     with pytest.raises(audio.AudioError, match="needs ffmpeg to convert"):
         audio.read_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("suffix", ["aiff", "au", "w64", "rf64"])
+def test_file_shorter_than_announced_is_refused(tmp_path, suffix):
+    path = write(tmp_path / f"a.{suffix}", tone())
+    assert len(audio.read_audio(path)) == RATE
+    path.write_bytes(path.read_bytes()[:20_000])
+    assert reason_of(path) == "truncated"
 
 
 def test_stream_of_unknown_length_is_accepted(tmp_path, wav):

@@ -1,7 +1,10 @@
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,50 +13,35 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-import soxr
 
-import audio
 import corpora
 import features
+import isolation
 
 REPOSITORY = Path(features.__file__).parent
+DATA = Path(os.environ.get("PARACLAP_DATA", "../shared/data"))
 PITCH = "F0semitoneFrom27.5Hz_sma3nz_amean"
-LOUDNESS = "loudness_sma3_amean"
-
-
-def voice(seconds: float = 1.0, rate: int = 16_000, f0: float = 120.0, seed: int = 0) -> np.ndarray:
-    """Return a buzz with the spectrum of a vowel: harmonics that fall by 12 dB an octave."""
-    time = np.arange(round(seconds * rate)) / rate
-    harmonics = np.arange(1, int(7_000 / f0))
-    phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, len(harmonics))
-    waves = np.sin(2 * np.pi * f0 * np.outer(harmonics, time) + phases[:, None])
-    return 0.2 * (waves / harmonics[:, None] ** 2).sum(axis=0)
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
+def folder(tmp_path, voice) -> Path:
     root = tmp_path / "clips"
     root.mkdir()
     for number in range(4):
-        signal = voice(0.6, f0=100 + 40 * number, seed=number)
-        soundfile.write(root / f"good{number}.wav", signal, 16_000)
+        signal_ = voice(0.6, f0=100 + 40 * number, seed=number)
+        soundfile.write(root / f"good{number}.wav", signal_, 16_000)
     return root
 
 
 def spoil(root: Path) -> dict[str, str]:
-    """Add one bad clip of each kind to a folder and return file -> reason."""
+    """Add one bad clip of each kind to a folder and return file -> error."""
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000)
     soundfile.write(root / "bad_nan.wav", np.append(noise, np.nan), 16_000, subtype="FLOAT")
     soundfile.write(root / "bad_short.wav", noise[:959], 16_000)
     soundfile.write(root / "bad_silent.wav", np.zeros(16_000), 16_000)
-    soundfile.write(root / "bad_cut.wav", noise, 16_000)
-    (root / "bad_cut.wav").write_bytes((root / "bad_cut.wav").read_bytes()[:9_000])
     (root / "bad_page.wav").write_text("<html>not found</html>")
-    (root / "bad_empty.wav").touch()
     os.mkfifo(root / "bad_pipe.wav")
     return {
-        "bad_cut.wav": "truncated",
-        "bad_empty.wav": "empty",
         "bad_nan.wav": "non_finite",
         "bad_page.wav": "html",
         "bad_pipe.wav": "not_regular",
@@ -62,114 +50,130 @@ def spoil(root: Path) -> dict[str, str]:
     }
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, REPOSITORY / "features.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/")
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment)
+
+
+def measured(source: object, output: Path, *options: object) -> pd.DataFrame:
+    arguments = [source, "-o", output, "--workers", 1, "--max-reject", 0.99, *options]
+    assert features.main([str(argument) for argument in arguments]) == 0
+    return features.read_features(output)
+
+
+def listed(output: Path, listing: str = "errors") -> pd.DataFrame:
+    return pd.read_csv(features.beside(output, f"{listing}.csv"), dtype=str, keep_default_na=False)
 
 
 # --- Values --------------------------------------------------------------------------------------
 
 
-def test_values_are_those_of_opensmile_itself(folder):
-    table, errors = features.extract(corpora.read_corpus(folder), folder, workers=0)
-    assert errors.empty
+@pytest.mark.parametrize("feature_set, count", [("egemaps", 88), ("captions", 31)])
+def test_values_are_those_of_opensmile_itself(folder, tmp_path, feature_set, count):
+    found = measured(folder, tmp_path / "f.parquet", "--feature-set", feature_set)
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
-    expected = smile.process_file(str(folder / "good2.wav"))
-    found = table.loc["good2.wav"]
-    pd.testing.assert_frame_equal(
-        found[smile.feature_names].reset_index(drop=True), expected.reset_index(drop=True)
-    )
-    assert len(smile.feature_names) == 88 and found["Duration"].item() == 0.6
+    names = [name for name in found if name in smile.feature_names]
+    assert len(names) == count and (found["Duration"] == 0.6).all()
+    for file in ("good0.wav", "good2.wav"):
+        expected = smile.process_file(str(folder / file))[names].iloc[0]
+        values = found.loc[file, names].iloc[0].astype("float32")
+        undefined = values.isna()
+        assert undefined.sum() < count / 2 and (expected[undefined] == 0).all()
+        np.testing.assert_array_equal(values[~undefined], expected[~undefined])
 
 
-def test_full_scale_samples_do_not_wrap():
-    loud = np.clip(voice() * 8, -1, 1).astype(np.float32)
-    limited = np.minimum(loud, np.float32(32767 / 32768))
-    names = features.feature_names()
-    wrapped, right = (dict(zip(names, features.measure(x), strict=True)) for x in (loud, limited))
-    assert wrapped[LOUDNESS] > 1.2 * right[LOUDNESS], "the fault must be there"
-
-
-def test_loud_float_file_has_the_features_of_its_16_bit_limit(tmp_path):
-    loud = voice() * 8
-    soundfile.write(tmp_path / "a.wav", loud, 16_000, subtype="FLOAT")
-    limited = np.clip(loud, -1, 32767 / 32768).astype(np.float32)
-    clip = features.Clip(str(tmp_path), "a.wav", pd.Timedelta(0), pd.NaT)
-    np.testing.assert_array_equal(features.measure_clip(clip), features.measure(limited))
-
-
-@pytest.mark.parametrize("rate", [22_050, 44_100, 48_000, 96_000])
-def test_sampling_rate_of_the_file_does_not_change_loudness_and_pitch(tmp_path, rate):
-    native = voice(2.0)
-    soundfile.write(tmp_path / "a.wav", soxr.resample(native, 16_000, rate), rate, subtype="FLOAT")
-    clip = features.Clip(str(tmp_path), "a.wav", pd.Timedelta(0), pd.NaT)
-    names = features.feature_names()
-    copy = dict(zip(names, features.measure_clip(clip), strict=True))
-    reference = dict(zip(names, features.measure(native.astype(np.float32)), strict=True))
-    assert reference[PITCH] == pytest.approx(12 * np.log2(120 / 27.5), abs=0.2)
-    assert copy[PITCH] == pytest.approx(reference[PITCH], abs=0.1)
-    assert copy[LOUDNESS] == pytest.approx(reference[LOUDNESS], rel=0.02)
-    assert copy["Duration"] == pytest.approx(2.0, abs=1e-3)
-
-
-def test_60_ms_are_enough_and_59_are_not():
-    measured = features.measure(voice(0.06).astype(np.float32))
-    assert np.isfinite(measured).all()
-    with pytest.raises(audio.AudioError) as caught:
-        features.measure(voice(0.059).astype(np.float32))
-    assert caught.value.reason == "too_short"
-
-
-def test_segment_has_the_features_of_its_part(folder):
-    signal = voice(1.0, f0=150)
-    soundfile.write(folder / "long.wav", signal, 16_000, subtype="FLOAT")
-    clip = features.Clip(str(folder), "long.wav", pd.Timedelta("0.25s"), pd.Timedelta("0.75s"))
-    part = signal[4_000:12_000].astype(np.float32)
-    np.testing.assert_array_equal(features.measure_clip(clip), features.measure(part))
-
-
-# --- Bad clips and worker processes --------------------------------------------------------------
-
-
-def test_bad_clips_have_their_reason_and_change_no_other(folder):
-    alone, none = features.extract(corpora.read_corpus(folder), folder, workers=0)
+def test_bad_clips_have_their_reason_and_change_no_other(folder, tmp_path):
+    alone = measured(folder, tmp_path / "alone.parquet")
     reasons = spoil(folder)
-    table = corpora.read_corpus(folder)
-    for workers in (0, 1, 2):
-        found, errors = features.extract(table, folder, workers)
+    for workers in (1, 3):
+        output = tmp_path / f"{workers}.parquet"
+        found = measured(folder, output, "--workers", workers, "--chunk", 2)
         pd.testing.assert_frame_equal(found, alone, check_exact=True)
-        assert dict(zip(errors["file"], errors["reason"], strict=True)) == reasons
-        assert len(found) + len(errors) == len(table)
-        assert errors["message"].str.len().gt(0).all()
-    assert none.empty
+        errors = listed(output)
+        assert dict(zip(errors["file"], errors["error"], strict=True)) == reasons
+        assert len(found) + len(errors) == len(corpora.read_corpus(folder))
+        assert errors["message"].str.len().gt(0).all() and not found[features.QUALITY].any()
 
 
-def crash_on_good1(clip: features.Clip) -> features.Result:
-    if clip.file == "good1.wav":
-        os.abort()
-    return np.full(89, len(clip.file), dtype=float)
-
-
-def test_crash_of_a_worker_costs_only_its_clip(folder):
-    table = corpora.read_corpus(folder)
-    found, errors = features.extract(table, folder, 1, function=crash_on_good1)
-    assert list(found.index.get_level_values("file")) == ["good0.wav", "good2.wav", "good3.wav"]
-    assert errors[["file", "stage", "reason"]].to_numpy().tolist() == [
-        ["good1.wav", "worker", "crash"]
-    ]
-
-
-def test_path_through_a_link_out_of_the_root_is_refused(folder, tmp_path):
+def test_path_through_a_link_out_of_the_root_is_refused(folder, tmp_path, voice):
     soundfile.write(tmp_path / "secret.wav", voice(0.3), 16_000)
     (folder / "link.wav").symlink_to(tmp_path / "secret.wav")
-    _, errors = features.extract(corpora.read_corpus(folder), folder, workers=0)
-    assert errors["reason"].tolist() == ["outside_root"]
+    measured(folder, tmp_path / "f.parquet")
+    assert listed(tmp_path / "f.parquet")["error"].tolist() == ["outside_root"]
 
 
-def test_column_called_like_a_feature_is_refused(folder):
-    table = corpora.read_corpus(folder).assign(Duration=1.0)
-    with pytest.raises(corpora.CorpusError, match="Duration"):
-        features.extract(table, folder, workers=0)
+def test_column_called_like_a_feature_is_refused(folder, tmp_path, capsys):
+    rows = pd.DataFrame({"file": ["good0.wav"], "Duration": [1.0]})
+    rows.to_csv(folder / "table.csv", index=False)
+    assert features.main([str(folder / "table.csv"), "-o", str(tmp_path / "f.parquet")]) == 1
+    assert "['Duration'], which are features" in capsys.readouterr().err
+    assert not list(tmp_path.glob("f.*")), "it must be told before anything is measured"
+
+
+def test_labels_and_segments_keep_their_types_and_order(folder, tmp_path):
+    rows = pd.DataFrame(
+        {
+            "file": ["good3.wav", "good1.wav", "good1.wav", "gone.wav"],
+            "start": [0.0, 0.1, 0.3, 0.0],
+            "end": [None, 0.3, 0.5, None],
+            "emotion": ["anger", "NA", "001", None],
+            "age": [30, 40, 50, 60],
+            "arousal": [0.5, None, -0.5, 0.1],
+        }
+    )
+    rows.to_csv(folder / "table.csv", index=False)
+    found = measured(folder / "table.csv", tmp_path / "f.parquet")
+    labels = corpora.read_corpus(folder / "table.csv").iloc[:3]
+    pd.testing.assert_frame_equal(found[labels.columns], labels, check_index_type=False)
+    assert list(found.columns[:4]) == ["emotion", "age", "arousal", features.QUALITY]
+    assert found["Duration"].tolist() == pytest.approx([0.6, 0.2, 0.2])
+
+
+def test_changed_labels_need_no_measuring(folder, tmp_path, capsys):
+    for emotion in ("anger", "joy"):
+        rows = pd.DataFrame({"file": ["good0.wav", "good1.wav"], "emotion": emotion})
+        rows.to_csv(folder / "table.csv", index=False)
+        found = measured(folder / "table.csv", tmp_path / "f.parquet")
+        assert found["emotion"].tolist() == [emotion] * 2
+    assert capsys.readouterr().out.count("0 parts measured, 1 were there") == 1
+
+
+def test_long_files_become_rows_of_equal_length(tmp_path, voice):
+    root = tmp_path / "clips"
+    root.mkdir()
+    with soundfile.SoundFile(root / "long.flac", "w", 16_000, 1) as file:
+        file.write(voice(1.0))
+        for _ in range(11):
+            file.write(np.zeros(60 * 16_000))
+        file.write(voice(1.0, f0=200.0))
+    (root / "table.csv").write_text("file,emotion\nlong.flac,joy\n")
+    refused = ["--feature-set", "captions", "--workers", "1"]
+    output = tmp_path / "f.parquet"
+    assert features.main([str(root / "table.csv"), "-o", str(output), *refused]) == 1
+    assert listed(output)["error"].tolist() == ["too_long"]
+    found = measured(root / "table.csv", output, *refused, "--split-long", 15)
+    seconds = found.index.get_level_values("end") - found.index.get_level_values("start")
+    assert len(found) == 2 and found["emotion"].tolist() == ["joy", "joy"]
+    assert found["Duration"].tolist() == pytest.approx([662 / 45] * 2, abs=1e-4)
+    assert seconds.total_seconds().tolist() == pytest.approx([662 / 45] * 2, abs=1e-6)
+    assert len(listed(output)) == 43 and set(listed(output)["error"]) == {"silent"}
+
+
+def test_same_samples_under_two_names_are_reported_across_splits(folder, tmp_path, capsys):
+    samples, rate = soundfile.read(folder / "good0.wav", dtype="int16")
+    soundfile.write(folder / "copy.flac", samples, rate)
+    rows = "file,split\ngood0.wav,train\ngood1.wav,train\ncopy.flac,test\n"
+    (folder / "table.csv").write_text(rows)
+    measured(folder / "table.csv", tmp_path / "f.parquet")
+    twins = listed(tmp_path / "f.parquet", "duplicates")
+    assert dict(zip(twins["file"], twins["split"], strict=True)) == {
+        "good0.wav": "train",
+        "copy.flac": "test",
+    }
+    assert "2 clips have the same samples as another, 2 of them one in another split" in (
+        capsys.readouterr().err
+    )
 
 
 # --- Files and exit codes ------------------------------------------------------------------------
@@ -182,35 +186,31 @@ def test_script_writes_features_errors_and_exit_codes(folder, tmp_path):
     failed = run(folder, "-o", output, "--workers", 1)
     assert failed.returncode == 1 and "1 html" in failed.stderr and "clip/s" in failed.stderr
     first = output.read_bytes()
-    errors = pd.read_csv(listing, dtype=str, keep_default_na=False)
-    assert list(errors.columns) == features.ERROR_COLUMNS
-    assert errors[["file", "stage", "reason"]].to_numpy().tolist() == [["page.wav", "read", "html"]]
-
-    assert run(folder, "-o", output, "--workers", 2, "--keep-going").returncode == 0
+    assert list(listed(output).columns) == features.ERROR_COLUMNS
+    assert listed(output)[["file", "stage", "error"]].to_numpy().tolist() == [
+        ["page.wav", "read", "html"]
+    ]
+    assert run(folder, "-o", output, "--workers", 2, "--max-reject", 0.2).returncode == 0
     assert output.read_bytes() == first, "the number of workers must not change the file"
     assert listing.exists()
-
     page.unlink()
     assert features.main([str(folder), "-o", str(output), "--workers", "1"]) == 0
     assert not listing.exists(), "a list of failures that are none any more must go"
-    assert sorted(path.name for path in output.parent.iterdir()) == ["f.parquet"]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["f.parquet", "f.parts"]
 
 
-def test_features_read_back_as_written(folder, tmp_path):
-    table = corpora.read_corpus(folder).assign(emotion=["anger", "NA", "001", np.nan])
-    found, errors = features.extract(table, folder, workers=0)
-    features.write_features(found, errors, tmp_path / "f.parquet")
-    again = features.read_features(tmp_path / "f.parquet")
-    pd.testing.assert_frame_equal(again, found, check_exact=True, check_index_type=False)
+def test_metadata_tells_what_was_done_and_nothing_of_the_run(folder, tmp_path):
+    measured(folder, tmp_path / "f.parquet", "--feature-set", "captions", "--workers", 2)
     about = json.loads(pq.read_schema(tmp_path / "f.parquet").metadata[b"paraclap"])
-    assert about["feature_set"] == "eGeMAPSv02" and about["sampling_rate"] == 16_000
+    assert about["feature_set"] == "captions" and about["sampling_rate"] == 16_000
     assert about["opensmile"] == opensmile.__version__ and about["root"] == str(folder)
+    assert not {"workers", "backend", "date", "host"} & set(about)
 
 
-def test_nothing_measured_is_a_failure_even_when_going_on(tmp_path):
+def test_nothing_measured_is_a_failure_even_when_all_may_fail(tmp_path):
     (tmp_path / "a.wav").write_text("<html></html>")
     arguments = [str(tmp_path), "-o", str(tmp_path / "f.parquet"), "--workers", "1"]
-    assert features.main([*arguments, "--keep-going"]) == 1
+    assert features.main([*arguments, "--max-reject", "1"]) == 1
     assert len(features.read_features(tmp_path / "f.parquet")) == 0
 
 
@@ -220,6 +220,103 @@ def test_wrong_root_ends_with_one_line(tmp_path):
     assert str(tmp_path) in failed.stderr and "Actor_01" in failed.stderr
 
 
+@pytest.mark.parametrize(
+    "options", ["--shard 0/3", "--shard 4/3", "--shard x", "--workers 0", "--max-reject 2"]
+)
+def test_impossible_options_are_refused(options, capsys):
+    with pytest.raises(SystemExit):
+        features.parse_arguments(["x", "-o", "f.parquet", *options.split()])
+    assert "must be" in capsys.readouterr().err
+
+
 def test_torch_is_never_imported():
     code = "import sys, features; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+# --- Shards, interruption, merging ---------------------------------------------------------------
+
+
+def test_shards_and_small_groups_give_the_same_bytes(toy, tmp_path, capsys, monkeypatch):
+    whole, shards = tmp_path / "whole.parquet", tmp_path / "shards.parquet"
+    options = ["--feature-set", "captions", "--chunk", 4]
+    measured(toy, whole, *options)
+    for shard in ("2/3", "1/3", "3/3"):
+        arguments = [toy, "-o", shards, *options, "--workers", 1, "--shard", shard]
+        assert features.main([str(argument) for argument in arguments]) == 0
+        assert not shards.exists(), "shards do not merge"
+    capsys.readouterr()
+    measured(toy, shards, *options)
+    assert ": 0 parts measured" in capsys.readouterr().out
+    assert shards.read_bytes() == whole.read_bytes()
+    monkeypatch.setattr(features, "GROUP_ROWS", 7)
+    pd.testing.assert_frame_equal(measured(toy, shards, *options), features.read_features(whole))
+
+
+def part_times(output: Path) -> dict[str, int]:
+    folder = features.beside(output, "parts")
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*.parquet")}
+
+
+def kill_at(
+    command: list[str],
+    environment: dict[str, str],
+    output: Path,
+    enough: int | None = None,
+    seconds: float = 120.0,
+) -> None:
+    """Start a run and kill -9 it with so many parts, or at a time; children end by themselves."""
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        if enough is not None and len(part_times(output)) >= enough:
+            break
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "the kill must have hit a running process"
+
+
+def test_killed_runs_end_in_the_same_bytes_and_measure_no_part_twice(toy, tmp_path, faulty_decoder):
+    environment = {**os.environ, "PYTHONPATH": faulty_decoder, "SECONDS_A_CLIP": "0.15"}
+    whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
+    options = ["--feature-set", "captions", "--chunk", "4", "--workers", "2"]
+    measured(toy, whole, *options)
+    command = [sys.executable, str(REPOSITORY / "features.py"), str(toy), "-o", str(killed)]
+    before: dict[str, int] = {}
+    for more in (1, 2):
+        kill_at([*command, *options], environment, killed, enough=len(before) + more)
+        now = part_times(killed)
+        assert before.items() <= now.items() and len(now) > len(before)
+        before = now
+    assert len(before) < len(part_times(whole)), "it must have been killed in the middle"
+    measured(toy, killed, *options)
+    assert killed.read_bytes() == whole.read_bytes()
+    assert before.items() <= part_times(killed).items(), "finished parts are not touched"
+    assert part_times(killed).keys() == part_times(whole).keys()
+
+
+@pytest.mark.slow
+def test_ten_kills_on_real_corpora_change_no_byte(tmp_path):
+    if not (DATA / "ravdess").is_dir() or not (DATA / "emodb").is_dir():
+        pytest.skip(f"no corpora in {DATA}")
+    root = DATA.resolve()
+    whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
+    options = ["--feature-set", "captions", "--workers", "2"]
+    measured(root, whole, *options)
+    command = [sys.executable, str(REPOSITORY / "features.py"), str(root), "-o", str(killed)]
+    moments = random.Random(7)
+    before: dict[str, int] = {}
+    for _ in range(10):
+        kill_at([*command, *options], dict(os.environ), killed, seconds=moments.uniform(2, 7))
+        now = part_times(killed)
+        assert before.items() <= now.items()
+        before = now
+    assert 0 < len(before) < len(part_times(whole))
+    measured(root, killed, *options)
+    assert killed.read_bytes() == whole.read_bytes()
+    assert before.items() <= part_times(killed).items()
+
+
+def test_children_end_with_the_run(folder, tmp_path):
+    measured(folder, tmp_path / "f.parquet", "--workers", 2, "--chunk", 1)
+    assert not any(isolation._CHILDREN.idle.values())

@@ -1,0 +1,283 @@
+"""openSMILE, one instance for all clips: 16 kHz samples -> named functionals, bit for bit its own.
+
+    extractor = Extractor("captions")
+    values = extractor(waveform)  # (N,) float32, in the order of extractor.names
+
+A feature set is the component graph of eGeMAPSv02 (Eyben et al., IEEE Trans. Affective Computing
+7(2), 2016) without the components that do not lead to its functionals. The graph is read from the
+configuration files of the installed opensmile package, so every parameter is openSMILE's and none
+is copied here; `FEATURE_SETS` says which functionals stay. What goes, measured as work saved, are
+the low-level descriptors as an output (egemaps), and for captions also harmonics, formants, LPC,
+cepstra and spectral shape.
+
+openSMILE writes 0.0 where a functional has nothing to be computed from (the mean pitch of a clip
+without voice). `Extractor.defined` finds these: 0.0 would pose as a measurement.
+
+Letters: T samples at 16 kHz, N functionals.
+"""
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import opensmile
+from opensmile.core.lib import OpenSMILE
+
+SAMPLING_RATE = 16_000
+"""Rate of the samples [Hz]; the default of openSMILE's external source."""
+FULL_SCALE = 32_768
+"""What 1.0 is as 16-bit sample; opensmile multiplies by it and drops the fraction."""
+
+CONFIGURATION = Path(opensmile.__file__).parent / "core" / "config"
+COMPONENT_FILES = (
+    "gemaps/v01b/GeMAPSv01b_core.lld.conf.inc",
+    "egemaps/v02/eGeMAPSv02_core.lld.conf.inc",
+    "gemaps/v01b/GeMAPSv01b_core.func.conf.inc",
+    "egemaps/v02/eGeMAPSv02_core.func.conf.inc",
+    "egemaps/v02/eGeMAPSv02.conf",
+)
+"""Files of the package that describe eGeMAPSv02, in the order in which it includes them."""
+INCLUDES = {
+    "bufferModeRbConf": "BufferModeRb.conf.inc",
+    "bufferModeRbLagConf": "BufferModeRbLag.conf.inc",
+    "bufferModeConf": "BufferMode.conf.inc",
+    "frameModeFunctionalsConf": "FrameModeFunctionals.conf.inc",
+}
+"""Options that name an included file, and the file in ``shared`` that eGeMAPSv02 gives them."""
+SOURCE = CONFIGURATION / "shared" / "standard_external_wave_input.conf.inc"
+SINK = CONFIGURATION / "shared" / "standard_external_data_output_single.conf.inc"
+SOURCE_NAME, SOURCE_LEVEL = "extsource", "wave"
+SINK_NAME, SINK_LEVEL = "extsink", "func"
+
+SECTION = re.compile(r"\[(\w+):(c\w+)\]")
+OPTION_INCLUDE = re.compile(r"\\\{\\cm\[(\w+)")
+ASSIGNMENT = re.compile(r"([\w.]+)\s*=\s*(.*)")
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Which part of the graph of eGeMAPSv02 is computed.
+
+    Attributes:
+        about: one line for the help
+        changes: component -> key -> value that replaces the package's
+    """
+
+    about: str
+    changes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+FEATURE_SETS = {
+    "egemaps": FeatureSet("all 88 functionals of eGeMAPSv02"),
+    "captions": FeatureSet(
+        "the 31 on pitch, jitter, shimmer, loudness, sound level and segments; all that captions "
+        "read, 2.5 times as fast",
+        {
+            "egemapsv02_lldSetSelectorNoF0LoudnNz": {
+                "reader.dmLevel": "gemapsv01b_jitterShimmer",
+                "selected": "jitterLocal;shimmerLocalDB",
+                "newNames": "jitterLocal;shimmerLocaldB",
+            },
+            "egemapsv02_functionalsMVRVoiced": {
+                "reader.dmLevel": "egemapsv02_lldSetNoF0AndLoudnessNz_smo",
+            },
+            "funcconcat": {
+                "reader.dmLevel": "gemapsv01b_functionalsF0;gemapsv01b_functionalsLoudness;"
+                "egemapsv02_functionalsMeanStddevVoiced;gemapsv01b_temporalSet;egemapsv02_leq",
+            },
+        },
+    ),
+}
+
+
+# --- The component graph -------------------------------------------------------------------------
+
+
+@dataclass
+class _Component:
+    """One component: its type and the lines of its section."""
+
+    kind: str
+    lines: list[str]
+
+    def levels(self, pattern: str) -> list[str]:
+        """Return the levels named by the keys that match, e.g. all that it reads."""
+        found = (ASSIGNMENT.match(line) for line in self.lines)
+        values = [match[2] for match in found if match and re.fullmatch(pattern, match[1])]
+        return [level.strip() for value in values for level in value.split(";") if level.strip()]
+
+    def change(self, key: str, value: str) -> None:
+        """Replace the value of a key that stands in the section."""
+        places = [
+            place
+            for place, line in enumerate(self.lines)
+            if (match := ASSIGNMENT.match(line)) and match[1] == key
+        ]
+        if len(places) != 1:
+            raise ValueError(f"{key} stands {len(places)} times in {self.kind}, expected once")
+        self.lines[places[0]] = f"{key} = {value}"
+
+
+def _read_components() -> dict[str, _Component]:
+    """Return the components of eGeMAPSv02 by name, in the order in which openSMILE runs them."""
+    components: dict[str, _Component] = {}
+    for file in COMPONENT_FILES:
+        text = re.sub(r"/\*.*?\*/", "", (CONFIGURATION / file).read_text(), flags=re.DOTALL)
+        lines: list[str] = []
+        for line in filter(None, map(str.strip, text.splitlines())):
+            if section := SECTION.match(line):
+                lines = []
+                if section[1] != "componentInstances":
+                    components[section[1]] = _Component(section[2], lines)
+            elif include := OPTION_INCLUDE.match(line):
+                if include[1] in INCLUDES:
+                    lines.append(rf"\{{{CONFIGURATION / 'shared' / INCLUDES[include[1]]}}}")
+            elif line[0] not in ";/":
+                lines.append(line)
+    return components
+
+
+def _needed(components: Mapping[str, _Component]) -> set[str]:
+    """Return the names of the components on the way from the samples to the functionals."""
+    writers = {
+        level: name
+        for name, component in components.items()
+        for level in component.levels(r"writer\.dmLevel")
+    }
+    needed, levels = set[str](), [SINK_LEVEL]
+    while levels:
+        level = levels.pop()
+        if level != SOURCE_LEVEL and writers[level] not in needed:
+            needed.add(writers[level])
+            levels += components[writers[level]].levels(r"(F0)?reader\d?\.dmLevel")
+    return needed
+
+
+def component_graph(name: str) -> str:
+    """Return the text of the openSMILE configuration of a feature set."""
+    components = _read_components()
+    for component, changes in FEATURE_SETS[name].changes.items():
+        for key, value in changes.items():
+            components[component].change(key, value)
+    needed = _needed(components)
+    kept = {name: component for name, component in components.items() if name in needed}
+    return "\n".join(
+        [
+            "[componentInstances:cComponentManager]",
+            "instance[dataMemory].type=cDataMemory",
+            "printLevelStats=0",
+            rf"\{{{SOURCE}}}",
+            "[componentInstances:cComponentManager]",
+            *(f"instance[{name}].type={component.kind}" for name, component in kept.items()),
+            *(
+                "\n".join([f"[{name}:{component.kind}]", *component.lines])
+                for name, component in kept.items()
+            ),
+            rf"\{{{SINK}}}",
+            "",
+        ]
+    )
+
+
+# --- Values --------------------------------------------------------------------------------------
+
+
+class Extractor:
+    """An openSMILE instance of one feature set; it is built once and reset between clips.
+
+    Attributes:
+        names: openSMILE's own names of the functionals (N)
+    """
+
+    def __init__(self, feature_set: str) -> None:
+        """Build the instance, 6 ms.
+
+        Raises:
+            ValueError: if there is no such feature set
+        """
+        if feature_set not in FEATURE_SETS:
+            raise ValueError(f"{feature_set} is not in {sorted(FEATURE_SETS)}")
+        self._smile = OpenSMILE()
+        with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
+            file.write(component_graph(feature_set))
+            file.flush()
+            self._smile.initialize(file.name, {})
+        self._used = False
+        count = self._smile.external_sink_get_num_elements(SINK_NAME)
+        self.names = [
+            self._smile.external_sink_get_element_name(SINK_NAME, place) for place in range(count)
+        ]
+        self._rules = undefined_rules(self.names)
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """Return the functionals (N,) float32 of a waveform (T,) in [-1, 32767/32768] at 16 kHz.
+
+        They are openSMILE's values to the bit, NaN where openSMILE has none: for clips below 60 ms
+        all of them.
+        """
+        samples = as_integers(waveform)
+        rows: list[np.ndarray] = []
+        if self._used:
+            self._smile.reset()
+            self._smile._callbacks.clear()  # registered again below; kept ones would pile up
+        self._used = True
+        self._smile.external_sink_set_callback(SINK_NAME, lambda row: rows.append(row.copy()))
+        if not self._smile.external_audio_source_write_data(SOURCE_NAME, samples.tobytes()):
+            raise RuntimeError(f"openSMILE did not take {len(samples)} samples")
+        self._smile.external_audio_source_set_eoi(SOURCE_NAME)
+        self._smile.run()
+        return rows[0] if rows else np.full(len(self.names), np.nan, dtype=np.float32)
+
+    def defined(self, values: np.ndarray) -> np.ndarray:
+        """Return functionals (N,) with NaN where openSMILE had nothing to measure."""
+        defined = values.copy()
+        for place, undefined, decided in self._rules:
+            if values[place] == undefined:
+                defined[decided] = np.nan
+        return defined
+
+
+def as_integers(waveform: np.ndarray) -> np.ndarray:
+    """Return the 16-bit samples that openSMILE hears, (T,) int16; rounded towards zero as it does.
+
+    A sample of 1.0 or above would wrap to a negative one, see `audio.SAMPLE_LIMITS`.
+    """
+    return (waveform * np.float32(FULL_SCALE)).astype(np.int16)
+
+
+UNDEFINED = (
+    # column, its value if and only if there was nothing to measure; the columns it decides on
+    (r"((?!F[123]amplitude).+_sma3nz)_amean", 0.0, r"{}_.+"),
+    (r"(F[123]amplitudeLogRelF0_sma3nz)_amean", -201.0, r"{}_.+"),
+    (r"(.+)_mean(Rising|Falling)Slope", 0.0, r"{}_(mean|stddev){}Slope"),
+    (r"MeanVoicedSegmentLengthSec", 0.0, r"(Mean|Stddev)VoicedSegmentLengthSec"),
+    (r"MeanUnvoicedSegmentLength", 0.0, r"(Mean|Stddev)UnvoicedSegmentLength"),
+)
+"""When a value of openSMILE is no measurement.
+
+- ``sma3nz`` descriptors are averaged over the frames in which they are not 0: voiced ones for F0,
+  jitter, shimmer, HNR, formants, harmonics and ``...V``, unvoiced ones for ``...UV``. A mean of
+  exactly 0.0 says that there was no such frame.
+- A formant's amplitude relative to F0 is the floor of openSMILE's logarithm, -201 dB, in frames
+  without F0; 0 dB is a measurement, F0 itself at the formant. A mean of -201 says that there was no
+  other frame. (In clips that are voiced in part these frames count, by openSMILE's definition.)
+- A mean slope of 0.0 says that the contour nowhere rose (fell) between two peaks: slopes have a
+  sign, and their mean cannot vanish.
+- A mean length of 0.0 s says that there was no segment. Rates (``VoicedSegmentsPerSec``,
+  ``loudnessPeaksPerSec``) are measurements also when they are 0.
+"""
+
+
+def undefined_rules(names: Sequence[str]) -> list[tuple[int, float, list[int]]]:
+    """Return (place of the deciding column, its value, places of the columns it decides on)."""
+    rules = []
+    for deciding, value, pattern in UNDEFINED:
+        for place, name in enumerate(names):
+            if match := re.fullmatch(deciding, name):
+                decided = re.compile(pattern.format(*map(re.escape, match.groups())))
+                decides = [other for other, name in enumerate(names) if decided.fullmatch(name)]
+                rules.append((place, value, decides))
+    return rules

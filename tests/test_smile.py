@@ -1,0 +1,173 @@
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import opensmile
+import pytest
+
+import audio
+import smile
+
+DATA = Path(os.environ.get("PARACLAP_DATA", "../shared/data"))
+RATE = 16_000
+SETS = sorted(smile.FEATURE_SETS)
+PITCH = "F0semitoneFrom27.5Hz_sma3nz_amean"
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """openSMILE as its own package runs it: an instance for each clip, all outputs."""
+    levels = opensmile.FeatureLevel.Functionals
+    return opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, levels)
+
+
+@pytest.fixture(scope="module", params=SETS)
+def extractor(request):
+    return smile.Extractor(request.param)
+
+
+def edge_cases(voice):
+    """Clips on which components of openSMILE begin, end and fail differently."""
+    rng = np.random.default_rng(0)
+    noise, sung = rng.normal(0, 0.1, 2 * RATE), voice(2.0)
+    glide = np.sin(2 * np.pi * np.cumsum(np.linspace(80, 400, 2 * RATE)) / RATE)
+    gated = voice(3.0) * np.repeat(rng.integers(0, 2, 30), RATE // 10)
+    yield from (sung[:samples] for samples in (959, 960, 961, 1_119, 1_120, 1_600, 4_000, 8_001))
+    yield from (noise, noise * 1e-4, sung, sung * 1e-3, sung + noise * 0.3, glide * 0.3, gated)
+    yield np.concatenate([np.zeros(RATE), sung, np.zeros(RATE)])  # silence around
+    yield np.clip(sung * 8, -1, 32767 / 32768)  # clipped
+    yield sung + 0.4  # offset
+    yield np.full(RATE, 0.5)
+    yield np.zeros(RATE)
+    yield np.eye(1, RATE, RATE // 2)[0] * 0.9  # one click
+    yield voice(1.0, f0=55.0)
+    yield voice(1.0, f0=990.0)
+    yield voice(6.0) * np.tile([1.0, 0.01], 3 * RATE)
+
+
+def plain(reference, waveform):
+    """Values of openSMILE itself by name."""
+    values = reference.process_signal(waveform, RATE).to_numpy()[0]
+    return dict(zip(reference.feature_names, values, strict=True))
+
+
+def assert_bits_equal(found, names, expected, what):
+    wanted = np.array([expected[name] for name in names], dtype=np.float32)
+    different = found.view(np.int32) != wanted.view(np.int32)
+    both_nan = np.isnan(found) & np.isnan(wanted)
+    wrong = np.flatnonzero(different & ~both_nan)
+    assert not len(wrong), f"{what}: {[(names[i], found[i], wanted[i]) for i in wrong[:3]]}"
+
+
+@pytest.fixture(scope="module")
+def edges(reference, voice):
+    """The edge cases, and what openSMILE itself says of each."""
+    clips = [clip.astype(np.float32) for clip in edge_cases(voice)]
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # too short
+        return clips, [plain(reference, clip) for clip in clips]
+
+
+def test_bits_are_those_of_opensmile_on_edge_cases_in_any_order(extractor, edges):
+    clips, expected = edges
+    order = np.random.default_rng(1).permutation(len(clips)).tolist()
+    for place in [*order, *reversed(order)]:  # what came before must not matter
+        assert_bits_equal(extractor(clips[place]), extractor.names, expected[place], place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corpus", ["ravdess", "emodb"])
+def test_bits_are_those_of_opensmile_on_real_speech(corpus, reference):
+    files = sorted((DATA / corpus).rglob("*.flac"))[::5]
+    if not files:
+        pytest.skip(f"no {DATA / corpus}")
+    extractors = [smile.Extractor(name) for name in smile.FEATURE_SETS]
+    for file in files:
+        waveform = audio.read_audio(file)
+        expected = plain(reference, waveform)
+        for extractor in extractors:
+            assert_bits_equal(extractor(waveform), extractor.names, expected, file)
+
+
+def test_sets_have_the_columns_that_they_promise(reference):
+    assert smile.Extractor("egemaps").names == reference.feature_names
+    captions = smile.Extractor("captions").names
+    read = {
+        PITCH,
+        "F0semitoneFrom27.5Hz_sma3nz_stddevNorm",
+        "loudness_sma3_amean",
+        "equivalentSoundLevel_dBp",
+        "jitterLocal_sma3nz_amean",
+        "shimmerLocaldB_sma3nz_amean",
+    }
+    assert read < set(captions) < set(reference.feature_names) and len(captions) == 31
+    with pytest.raises(ValueError, match="compare is not in"):
+        smile.Extractor("compare")
+
+
+def test_captions_drop_what_costs_most():
+    costly = {"cHarmonics", "cLpc", "cFormantLpc", "cMfcc", "cSpectral", "cSpecResample"}
+    kinds = {name: re.findall(r"type=(\w+)", smile.component_graph(name)) for name in SETS}
+    assert costly < set(kinds["egemaps"]) and not costly & set(kinds["captions"])
+
+
+def test_change_of_a_key_that_is_not_there_is_refused(monkeypatch):
+    broken = smile.FeatureSet("broken", {"funcconcat": {"reader.dmLevl": "x"}})
+    monkeypatch.setitem(smile.FEATURE_SETS, "broken", broken)
+    with pytest.raises(ValueError, match=r"reader.dmLevl stands 0 times"):
+        smile.component_graph("broken")
+
+
+# --- Undefined is not zero -----------------------------------------------------------------------
+
+
+def test_clip_without_voice_has_no_voice_measures(extractor):
+    noise = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
+    raw = extractor(noise)
+    found = dict(zip(extractor.names, extractor.defined(raw), strict=True))
+    assert raw[extractor.names.index(PITCH)] == 0, "the fault must be there"
+    voiced = {name for name in found if "_sma3nz_" in name and "UV" not in name}
+    lengths = {"MeanVoicedSegmentLengthSec", "StddevVoicedSegmentLengthSec"}
+    undefined = {name for name, value in found.items() if np.isnan(value)}
+    assert undefined == (voiced | lengths) & set(found)
+    assert found["VoicedSegmentsPerSec"] == 0, "no segment in a second is a measurement"
+
+
+def test_clip_that_is_all_voice_has_no_unvoiced_measures(voice):
+    extractor = smile.Extractor("egemaps")
+    raw = extractor(voice(2.0).astype(np.float32))
+    found = dict(zip(extractor.names, extractor.defined(raw), strict=True))
+    unvoiced = {name for name in found if "UV" in name}
+    assert len(unvoiced) == 5 and all(np.isnan(found[name]) for name in unvoiced)
+    assert np.isnan(found["MeanUnvoicedSegmentLength"]) and found["VoicedSegmentsPerSec"] > 0
+    assert not np.isnan(found[PITCH])
+
+
+def test_only_zeros_and_floors_become_undefined(extractor, edges):
+    for expected in edges[1]:
+        raw = np.array([expected[name] for name in extractor.names], dtype=np.float32)
+        values = extractor.defined(raw)
+        changed = values.view(np.int32) != raw.view(np.int32)
+        assert np.isnan(values[changed]).all()
+        spread = [i for i, n in enumerate(extractor.names) if re.search("stddev|pctl|perc", n)]
+        means = np.setdiff1d(np.flatnonzero(changed), spread)
+        floor = ["amplitudeLogRelF0" in extractor.names[place] for place in means]
+        assert (raw[means] == np.where(floor, -201, 0)).all(), [extractor.names[i] for i in means]
+
+
+# --- What opensmile does with samples ------------------------------------------------------------
+
+
+def test_full_scale_samples_do_not_wrap(voice):
+    loud = np.clip(voice() * 8, -1, 1).astype(np.float32)
+    limited = np.minimum(loud, np.float32(32767 / 32768))
+    extractor = smile.Extractor("captions")
+    place = extractor.names.index("loudness_sma3_amean")
+    assert extractor(loud)[place] > 1.2 * extractor(limited)[place], "the fault must be there"
+    assert (smile.as_integers(limited) >= 0).sum() == (loud >= 0).sum()
+
+
+def test_60_ms_are_enough_and_59_are_not(extractor, voice):
+    assert np.isfinite(extractor(voice(0.06).astype(np.float32))).all()
+    assert np.isnan(extractor(voice(0.059).astype(np.float32))).all()
