@@ -73,7 +73,6 @@ PICTURES = (".png", ".pdf", ".svg")
 HISTOGRAMS = 4  # in a row of the picture
 LINES = 6  # most groups drawn in one histogram
 EMOTIONS_SHOWN = 40
-SHORT = {"low": "low", "normal": "norm", "high": "high", "present": "yes"}
 HASH_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 
 # openSMILE writes 0.0 here when no frame of the clip is voiced
@@ -1460,9 +1459,9 @@ def write_captions(
         b"pandas": _pandas_metadata(schema),
         b"edges": json.dumps(fitted).encode(),
         b"templates": json.dumps(templates).encode(),
-        # read as `schema`, although texts and phrases are written from dictionaries
-        b"ARROW:schema": base64.b64encode(schema.serialize().to_pybytes()),
     }
+    # read as `schema`, although texts and phrases are written from dictionaries
+    told = base64.b64encode(schema.with_metadata(ours).serialize().to_pybytes())
     stored = pa.schema([(f.name, _stored_type(f.type)) for f in schema])
     for name in ("captions", "caption_descriptors"):
         texts = pa.list_(pa.dictionary(pa.int32(), pa.string()))
@@ -1476,7 +1475,7 @@ def write_captions(
         with pq.ParquetWriter(part, stored, **options) as writer:
             for batch in batches:
                 writer.write_batch(batch.cast(stored), row_group_size=BATCH)
-            writer.add_key_value_metadata(ours)
+            writer.add_key_value_metadata({**ours, b"ARROW:schema": told})
         beside.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
 
 
@@ -1506,9 +1505,9 @@ def plot(
         values = grouped_values(features, found, descriptor, edges[descriptor.name].by)
         axes = upper.add_subplot(rows, HISTOGRAMS, place + 1)
         _draw_histogram(axes, descriptor, values, edges[descriptor.name])
-    part = "all" if found.training is None or found.training.all() else "training"
+    part = "all" if found.training is None or found.training.all() else "the training"
     if rows:
-        upper.suptitle(f"Measured values of the {part} rows; between the lines is normal")
+        upper.suptitle(f"Measured values of {part} rows; what is between the lines is normal")
     _draw_shares(lower, shares, emotions, columns)
     with _replacing(path) as part:
         figure.savefig(part, format=path.suffix[1:] or "png")
@@ -1536,7 +1535,7 @@ def _draw_histogram(
     axes.set_xlabel(descriptor.unit or descriptor.column, fontsize=9)
     axes.set_yticks([])
     axes.set_ylim(0, axes.get_ylim()[1] * (1.15 + 0.1 * len(largest)))  # room for the legend
-    axes.legend(fontsize=8, loc="upper right", framealpha=0.6, borderpad=0.3)
+    axes.legend(fontsize=8, loc="upper right", framealpha=0.9, borderpad=0.3)
 
 
 def _shares(captioner: Captioner) -> tuple[np.ndarray, list[str], list[tuple[str, str]]]:
@@ -1581,11 +1580,16 @@ def _draw_shares(
     for start in starts:
         axes.axvline(start - 0.5, color="black", linewidth=0.8)
     axes.set_yticks(range(len(emotions)), emotions, fontsize=9)
-    axes.set_xticks(range(len(columns)), [SHORT.get(v, v) for _, v in columns], fontsize=8)
+    # a rule has one column, too narrow for its name above
+    ticks = [name if value in PRESENCE else value for name, value in columns]
+    axes.set_xticks(range(len(columns)), ticks, fontsize=8, rotation=90)
     names = axes.secondary_xaxis("top")
     ends = [*starts[1:], len(columns)]
     middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
-    texts = [columns[start][0].replace("_", "\n") for start in starts]
+    texts = [
+        "" if columns[start][1] in PRESENCE else columns[start][0].replace("_", "\n")
+        for start in starts
+    ]
     names.set_xticks(middles, texts, fontsize=9)
     names.tick_params(length=0)
     figure.suptitle("Levels within each emotion: percent of the rows where they are defined")
