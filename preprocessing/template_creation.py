@@ -47,6 +47,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -69,6 +70,7 @@ MINIMUM = 10  # fewer defined values than this give no edges
 EDGES_FORMAT = 2  # 1 had no groups, and is still read
 TEMPLATES = Path(__file__).parent / "templates"
 BATCH = 65536  # rows of a batch, and of a row group of the output
+HASHED = 4096  # texts hashed at once
 PICTURES = (".png", ".pdf", ".svg")
 HISTOGRAMS = 4  # in a row of the picture
 LINES = 6  # most groups drawn in one histogram
@@ -341,39 +343,6 @@ def compared(
     return tuple(
         " ".join([phrase, first[place % len(first)], *rest]) for place, phrase in enumerate(phrases)
     )
-
-
-class PhraseBook:
-    """Numbers for phrases, so that captions can be written as arrays.
-
-    A slot is one wording of one value of one descriptor.
-
-    Attributes:
-        phrases: different texts.
-        slots: (slots, 2) for each slot the numbers of its phrase and of its descriptor.
-    """
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-        self._slots: list[tuple[int, int]] = []
-
-    def enter(self, wordings: Iterable[str], descriptor: int) -> list[int]:
-        """Slots of the wordings of one value."""
-        first = len(self._slots)
-        for phrase in wordings:
-            number = self._numbers.setdefault(phrase, len(self._numbers))
-            self._slots.append((number, descriptor))
-        return list(range(first, len(self._slots)))
-
-    @property
-    def phrases(self) -> list[str]:
-        """Different texts, in the order of their numbers."""
-        return list(self._numbers)
-
-    @property
-    def slots(self) -> np.ndarray:
-        """Numbers of phrase and descriptor of each slot, (2, slots)."""
-        return np.array(self._slots, np.int32).reshape(-1, 2).T
 
 
 # --- Features, batch by batch --------------------------------------------------------------------
@@ -800,28 +769,29 @@ def _shown(features: Features, columns: Iterable[str], what: str) -> Iterator[pa
 @functools.cache
 def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Powers 0 to count - 1 of HASH_BASE and of its inverse, modulo 2**64."""
-    bases = (HASH_BASE, pow(HASH_BASE, -1, 2**64))
-    first, second = (
-        np.cumprod(
-            np.concatenate([[1], np.full(count - 1, base)]).astype(np.uint64), dtype=np.uint64
-        )
-        for base in map(np.uint64, bases)
-    )
+    bases = np.array([[HASH_BASE], [pow(HASH_BASE, -1, 2**64)]], np.uint64)
+    factors = np.repeat(bases, count, axis=1)
+    factors[:, 0] = 1
+    first, second = np.cumprod(factors, axis=1, dtype=np.uint64)
     return first, second
 
 
 def _hash_texts(column: pa.Array) -> np.ndarray:
-    """Polynomial hash modulo 2**64 of each text's bytes (rows,), all of them at once."""
-    column = _decoded(column).cast(pa.large_binary()).fill_null(b"")
+    """Polynomial hash modulo 2**64 of each text's bytes (rows,), many texts at once."""
+    column = _decoded(column).cast(pa.large_string()).fill_null("")
     _, ends, content = column.buffers()
     ends = np.frombuffer(ends, np.int64)[column.offset : column.offset + len(column) + 1]
-    first, last = int(ends[0]), int(ends[-1])
-    octets = np.frombuffer(content or b"", np.uint8)[first:last]
-    powers, inverse = _powers(1 << max(10, (last - first).bit_length()))
-    sums = np.zeros(len(octets) + 1, np.uint64)
-    np.cumsum(powers[: len(octets)] * (octets.astype(np.uint64) + np.uint64(1)), out=sums[1:])
-    starts, ends = ends[:-1] - first, ends[1:] - first
-    return (sums[ends] - sums[starts]) * inverse[starts]
+    content = np.frombuffer(content or b"", np.uint8)
+    hashes = np.empty(len(column), np.uint64)
+    for row in range(0, len(column), HASHED):
+        limits = ends[row : row + HASHED + 1] - ends[row]
+        octets = content[ends[row] :][: limits[-1]].astype(np.uint64)
+        powers, inverse = _powers(1 << int(limits[-1]).bit_length())
+        sums = np.zeros(len(octets) + 1, np.uint64)
+        np.cumsum(powers[: len(octets)] * (octets + np.uint64(1)), out=sums[1:])
+        sums = sums[limits]
+        hashes[row : row + HASHED] = (sums[1:] - sums[:-1]) * inverse[limits[:-1]]
+    return hashes
 
 
 def _hash_rows(batch: pa.RecordBatch, identity: Sequence[str]) -> np.ndarray:
@@ -836,9 +806,14 @@ def _hash_rows(batch: pa.RecordBatch, identity: Sequence[str]) -> np.ndarray:
         elif pa.types.is_null(column.type):
             new = np.zeros(len(batch), np.int64)
         else:
-            new = _hash_texts(_decoded(column).cast(pa.large_string()))
-        hashes = (hashes ^ (hashes >> np.uint64(31))) * np.uint64(HASH_BASE) + new.view(np.uint64)
+            new = _hash_texts(column)
+        hashes = _mixed(hashes, new.view(np.uint64))
     return hashes
+
+
+def _mixed(hashes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Hashes of rows (rows,) with one more value each, modulo 2**64."""
+    return (hashes ^ (hashes >> np.uint64(31))) * np.uint64(HASH_BASE) + values
 
 
 def _check_unique(features: Features, identity: Sequence[str], hashes: np.ndarray) -> None:
@@ -1138,27 +1113,34 @@ def measured(
 
 
 class Wordings:
-    """Slots for the values of one descriptor, by the codes of these values."""
+    """Numbers of the phrases for each value of one descriptor, by the codes of the values."""
 
-    def __init__(self, book: PhraseBook, descriptor: int) -> None:
-        self._book, self._descriptor = book, descriptor
+    def __init__(self, numbers: dict[str, int]) -> None:
+        """Start without values.
+
+        Args:
+            numbers: phrase -> number, for all descriptors; new phrases are entered
+        """
+        self._numbers = numbers
         self._rows: list[list[int]] = []
         self._table = np.full((1, 0), -1, np.int32)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, phrases: Sequence[str]) -> None:
+    def add(self, phrases: Iterable[str]) -> None:
         """Enter the phrases of the value with the next code."""
-        self._rows.append(self._book.enter(phrases, self._descriptor))
+        self._rows.append([self._numbers.setdefault(p, len(self._numbers)) for p in phrases])
 
-    def slots(self, codes: np.ndarray) -> np.ndarray:
-        """Slots that hold, (rows, longest), filled up with -1; none for code -1."""
+    def of(self, codes: np.ndarray) -> np.ndarray:
+        """Numbers of the phrases (rows, longest), filled up with -1; none for code -1."""
         if len(self._table) != len(self._rows) + 1:
             longest = max(map(len, self._rows), default=0)
             rows = [row + [-1] * (longest - len(row)) for row in [*self._rows, []]]
-            self._table = np.array(rows, np.int32)
-        return self._table[codes]
+            # half the bytes where they do, as this is what most of the time goes into
+            kind = np.int16 if len(self._numbers) < 2**15 else np.int32
+            self._table = np.array(rows, kind)
+        return self._table.take(codes, axis=0, mode="wrap")
 
 
 class Captioner:
@@ -1206,8 +1188,8 @@ class Captioner:
             + [features.schema.field(name) for name in INDEX]
             + [("captions", texts), ("caption_descriptors", texts)]
         )
-        self._book = PhraseBook()
-        self._wordings = {d.name: Wordings(self._book, i) for i, d in enumerate(selected)}
+        self._numbers: dict[str, int] = {}
+        self._wordings = {d.name: Wordings(self._numbers) for d in selected}
         self._numberings = {d.name: Numbering() for d in selected if d.kind == "label"}
         self._splits = Numbering()
         self._groupings = {}
@@ -1320,34 +1302,45 @@ class Captioner:
 
     def _texts(self, codes: Mapping[str, np.ndarray], rows: slice) -> list[pa.Array]:
         """Lists of all phrases that hold and of their descriptors, in the order of these."""
-        blocks = [np.full((rows.stop - rows.start, 0), -1, np.int32)]
-        hashes = np.zeros(rows.stop - rows.start, np.uint64)
-        for descriptor in self.selected:
-            places = codes[descriptor.name]
-            if descriptor.kind != "label" and self._groupings[descriptor.name].by:
-                groups = self._groupings[descriptor.name].codes(rows)
-                among = groups * len(VALUES[descriptor.kind]) + places
-                places = np.where((groups < 0) | (places < 0), -1, among)
-            block = self._wordings[descriptor.name].slots(places)
+        count = rows.stop - rows.start
+        blocks, owners = [np.zeros((count, 0), np.int16)], []
+        for place, descriptor in enumerate(self.selected):
+            block = self._wordings[descriptor.name].of(self._among(codes, descriptor, rows))
             blocks.append(block)
-            first = block[:, 0].astype(np.uint64) if block.shape[1] else np.uint64(0)
-            hashes = (hashes ^ (hashes >> np.uint64(31))) * np.uint64(HASH_BASE) + first
-        self._hashes[rows] = hashes
-        slots = np.concatenate(blocks, axis=1)
-        said = slots >= 0
-        offsets = np.zeros(len(slots) + 1, np.int32)
+            owners += [place] * block.shape[1]
+        numbers = np.concatenate(blocks, axis=1)
+        said = numbers >= 0
+        offsets = np.zeros(count + 1, np.int32)
         np.cumsum(said.sum(axis=1), out=offsets[1:])
         self.silent += int((offsets[1:] == offsets[:-1]).sum())
         self.spoken += int(offsets[-1])
-        numbers = self._book.slots[:, slots[said]]
+        hashes = np.zeros(count, np.uint64)
+        for block in blocks[1:]:
+            if block.shape[1]:
+                hashes = _mixed(hashes, block[:, 0].astype(np.uint64))
+        self._hashes[rows] = hashes
         names = [descriptor.name for descriptor in self.selected]
+        owners = np.broadcast_to(np.array(owners, np.int16), numbers.shape)
         return [
             pa.ListArray.from_arrays(
                 pa.array(offsets),
-                pa.DictionaryArray.from_arrays(pa.array(chosen), pa.array(texts, pa.string())),
+                pa.DictionaryArray.from_arrays(
+                    pa.array(chosen[said].astype(np.int32)), pa.array(texts, pa.string())
+                ),
             )
-            for chosen, texts in zip(numbers, (self._book.phrases, names), strict=True)
+            for chosen, texts in ((numbers, list(self._numbers)), (owners, names))
         ]
+
+    def _among(
+        self, codes: Mapping[str, np.ndarray], descriptor: Descriptor, rows: slice
+    ) -> np.ndarray:
+        """Places of each row in the wordings: those of its group, then its value; -1 for none."""
+        values = codes[descriptor.name]
+        if descriptor.kind == "label" or not self._groupings[descriptor.name].by:
+            return values
+        groups = self._groupings[descriptor.name].codes(rows)
+        places = groups * len(VALUES[descriptor.kind]) + values
+        return np.where((groups < 0) | (values < 0), -1, places)
 
 
 def _rule_codes(descriptor: Descriptor, codes: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -1472,9 +1465,12 @@ def write_captions(
         "write_statistics": [f.name for f in schema if not pa.types.is_list(f.type)],
     }
     with _replacing(path) as part, _replacing(path.with_name(f"{path.stem}.edges.json")) as beside:
-        with pq.ParquetWriter(part, stored, **options) as writer:
-            for batch in batches:
-                writer.write_batch(batch.cast(stored), row_group_size=BATCH)
+        with pq.ParquetWriter(part, stored, **options) as writer, ThreadPoolExecutor(1) as pool:
+            written = pool.submit(lambda: None)
+            for batch in batches:  # the next one is made while one is written
+                written.result()
+                written = pool.submit(writer.write_batch, batch.cast(stored), BATCH)
+            written.result()
             writer.add_key_value_metadata({**ours, b"ARROW:schema": told})
         beside.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
 
