@@ -448,16 +448,17 @@ def _decoded(column: pa.Array) -> pa.Array:
 
 
 def _as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Column of the type wanted; a text may stay a dictionary of texts."""
-    if column.type == wanted or column.type == _stored_type(wanted):
+    """Column of the type wanted; a text becomes a dictionary of texts if it was one."""
+    if column.type == wanted:
         return column
-    if not pa.types.is_dictionary(wanted):
-        return _decoded(column).cast(wanted)
     if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    indices = column.indices.cast(wanted.index_type)
-    values = column.dictionary.cast(wanted.value_type)
-    return pa.DictionaryArray.from_arrays(indices, values, ordered=wanted.ordered)
+        column = column.cast(_value_type(wanted))
+        return column.dictionary_encode() if pa.types.is_dictionary(wanted) else column
+    kind = wanted if pa.types.is_dictionary(wanted) else _stored_type(wanted)
+    if not pa.types.is_dictionary(kind):
+        return _decoded(column).cast(kind)
+    indices, values = column.indices.cast(kind.index_type), column.dictionary.cast(kind.value_type)
+    return pa.DictionaryArray.from_arrays(indices, values, ordered=kind.ordered)
 
 
 def _stored_type(kind: pa.DataType) -> pa.DataType:
@@ -474,19 +475,20 @@ def _encode(column: pa.Array) -> tuple[np.ndarray, list]:
 
 
 class Numbering:
-    """Numbers for the values of a column, the same ones in every batch.
-
-    Attributes:
-        values: in the order of their numbers.
-    """
+    """Numbers for the values of a column, the same ones in every batch."""
 
     def __init__(self, key: Callable[[Any], Any] = lambda value: value) -> None:
-        self._key = key  # None for a value that counts as missing
+        """Start without values.
+
+        Args:
+            key: what a value is counted as, None for missing
+        """
+        self._key = functools.cache(key)
         self._numbers: dict[Any, int] = {}
 
     @property
     def values(self) -> list:
-        """Values in the order of their numbers."""
+        """Keys of the values, in the order of their numbers."""
         return list(self._numbers)
 
     def of(self, column: pa.Array) -> np.ndarray:
