@@ -9,18 +9,23 @@ from pathlib import Path
 import numpy as np
 import opensmile
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from preprocessing import template_creation as creation
-from preprocessing.template_creation import DESCRIPTORS, LEVELS, VOICING_COLUMN, InputError
+from preprocessing.template_creation import LEVELS, VOICING_COLUMN, Edges, InputError
 
 ROOT = Path(__file__).parents[1]
-BY_NAME = {descriptor.name: descriptor for descriptor in DESCRIPTORS}
+DESCRIPTORS = creation.default_descriptors()
+EXTENDED = creation.read_templates(["paraclap", "extended"])
+BY_NAME = {descriptor.name: descriptor for descriptor in EXTENDED}
 MEASURED = [descriptor for descriptor in DESCRIPTORS if descriptor.kind == "level"]
 LABELS = [descriptor for descriptor in DESCRIPTORS if descriptor.kind == "label"]
 PITCH, JITTER, INTENSITY = BY_NAME["pitch"], BY_NAME["jitter"], BY_NAME["intensity"]
+GENDER = creation.Comparison("gender", DESCRIPTORS)
+CORPUS = creation.Comparison("corpus", DESCRIPTORS)
 
 
 def make_table(**columns: list) -> pd.DataFrame:
@@ -30,6 +35,12 @@ def make_table(**columns: list) -> pd.DataFrame:
     end = pd.to_timedelta([pd.NaT] * len(table)).astype(start.dtype)
     table.index = pd.MultiIndex.from_arrays([files, start, end], names=creation.INDEX)
     return table
+
+
+def join(*tables: pd.DataFrame) -> pd.DataFrame:
+    """One table of other files, as a row may stand only once."""
+    table = pd.concat(tables)
+    return table.set_axis(make_table(row=range(len(table))).index)
 
 
 def make_corpus(rows: int = 60, seed: int = 0) -> pd.DataFrame:
@@ -59,15 +70,49 @@ def run(*arguments: object) -> int:
     return creation.main([str(argument) for argument in arguments])
 
 
+def stream(*tables: pd.DataFrame, **options) -> creation.Features:
+    parts = [creation.open_table(pa.Table.from_pandas(table)) for table in tables]
+    return creation.Features(parts, **options)
+
+
+def fit(table, descriptors=None, quantiles=creation.QUANTILES, comparisons=(), templates=EXTENDED):
+    features = stream(table)
+    if descriptors is None:
+        descriptors = creation.select_descriptors(features, None, templates)
+    levels = creation.measured(descriptors, templates)
+    found = creation.survey(features, levels, comparisons)
+    return creation.fit_edges(features, found, levels, comparisons, quantiles)
+
+
+def caption(table, edges, descriptors=None, templates=EXTENDED) -> pd.DataFrame:
+    features = stream(table)
+    if descriptors is None:
+        descriptors = creation.select_descriptors(features, None, templates)
+    by = dict.fromkeys(column for fitted in edges.values() for column in fitted.by)
+    comparisons = [creation.Comparison(column, templates) for column in by]
+    found = creation.survey(features, creation.measured(descriptors, templates), comparisons)
+    captioner = creation.Captioner(features, found, descriptors, templates, edges)
+    batches = list(creation.captions_of(features, captioner))
+    frame = pa.Table.from_batches(batches, None if batches else captioner.schema).to_pandas()
+    return frame.set_index(list(creation.INDEX))
+
+
+def bounds(edges: Edges, *group: str) -> tuple:
+    found = edges.groups[group]
+    return found.low, found.high, found.n
+
+
+def as_lists(column: pd.Series) -> list:
+    return [[str(phrase) for phrase in phrases] for phrases in column]
+
+
 def levels_of(table: pd.DataFrame, descriptor: creation.Descriptor) -> list:
-    edges = creation.fit_edges(table, [descriptor])
-    levels = creation.to_levels(table, edges, [descriptor])[descriptor.output_column]
+    levels = caption(table, fit(table, [descriptor]), [descriptor])[descriptor.output_column]
     return [None if pd.isna(level) else level for level in levels]
 
 
 def captions_of(table: pd.DataFrame, descriptors: list) -> list:
-    edges = creation.fit_edges(table, descriptors)
-    return list(creation.caption_table(table, edges, descriptors)["captions"])
+    return as_lists(caption(table, fit(table, descriptors), descriptors)["captions"])
 
 
 def test_edges_equal_hand_computed_quantiles():
@@ -76,14 +121,23 @@ def test_edges_equal_hand_computed_quantiles():
         (range(1, 12), (0.3, 0.7), (4.0, 8.0, 11)), (range(10), (0.25, 0.5), (2.25, 4.5, 10))
     ):  # fmt: skip
         table = make_table(equivalentSoundLevel_dBp=list(values))
-        fitted = creation.fit_edges(table, [INTENSITY], quantiles)["intensity"]
-        assert (fitted.low, fitted.high, fitted.n) == pytest.approx(expected)
+        assert bounds(fit(table, [INTENSITY], quantiles)["intensity"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_edges_equal_numpy_over_the_whole_column_bit_for_bit(kind):
+    generator = np.random.default_rng(0)
+    for rows in (10, 11, 997, creation.BATCH + 1):
+        values = generator.lognormal(size=rows).astype(kind)
+        expected = tuple(np.quantile(values.astype(np.float64), creation.QUANTILES).tolist())
+        table = make_table(equivalentSoundLevel_dBp=values)
+        assert bounds(fit(table, [INTENSITY])["intensity"]) == (*expected, rows)
 
 
 def test_levels_include_their_edges():
-    edges = {"intensity": creation.Edges(INTENSITY.column, 2.0, 4.0, 10)}
+    edges = {"intensity": Edges(INTENSITY.column, {(): creation.Bounds(2.0, 4.0, 10)})}
     values = [np.nextafter(2, 0), 2.0, np.nextafter(2, 3), 3.0, np.nextafter(4, 3), 4.0, 5.0]
-    levels = creation.to_levels(make_table(equivalentSoundLevel_dBp=values), edges)
+    levels = caption(make_table(equivalentSoundLevel_dBp=values), edges)
     assert list(levels["intensity_level"]) == ["low"] * 2 + ["normal"] * 3 + ["high"] * 2
 
 
@@ -92,8 +146,8 @@ def test_unvoiced_clips_neither_move_edges_nor_get_levels(descriptor):
     voiced = make_corpus(60)
     silent = voiced.sample(140, replace=True, random_state=0)
     silent[VOICING_COLUMN] = np.repeat([0.0, np.nan], 70)
-    both = pd.concat([silent, voiced])
-    assert creation.fit_edges(both, [descriptor]) == creation.fit_edges(voiced, [descriptor])
+    both = join(silent, voiced)
+    assert fit(both, [descriptor]) == fit(voiced, [descriptor])
     levels = levels_of(both, descriptor)
     assert levels[:140] == [None] * 140 and None not in levels[140:]
     assert None not in levels_of(both, INTENSITY)
@@ -110,8 +164,8 @@ def test_zero_and_whole_numbers_are_values_of_a_measure():
 @pytest.mark.parametrize("undefined", [np.nan, np.inf, -np.inf])
 def test_undefined_values_get_no_phrase_and_do_not_move_edges(undefined):
     table = make_corpus(30)
-    broken = pd.concat([table, table.assign(equivalentSoundLevel_dBp=undefined)])
-    assert creation.fit_edges(broken, [INTENSITY]) == creation.fit_edges(table, [INTENSITY])
+    broken = join(table, table.assign(equivalentSoundLevel_dBp=undefined))
+    assert fit(broken, [INTENSITY]) == fit(table, [INTENSITY])
     captions = captions_of(broken, [INTENSITY])
     assert all(captions[:30]) and not any(captions[30:])
 
@@ -133,21 +187,21 @@ def test_rows_of_other_splits_do_not_move_edges():
     changed = table.copy()
     changed.loc[changed["split"] != "train", INTENSITY.column] = 1000.0
     alone = table[table["split"] == "train"].drop(columns="split")
-    expected = creation.fit_edges(alone)
-    assert creation.fit_edges(table) == creation.fit_edges(changed) == expected
+    expected = fit(alone)
+    assert fit(table) == fit(changed) == expected
     changed.loc[changed["split"] == "train", INTENSITY.column] += 1
-    assert creation.fit_edges(changed) != expected
+    assert fit(changed) != expected
     with pytest.raises(InputError, match="'train'.*'test'.*--edges"):
-        creation.fit_edges(table.assign(split="test"))
+        fit(table.assign(split="test"))
 
 
 def test_row_order_changes_neither_edges_nor_captions():
     table = make_corpus(500)
     shuffled = table.sample(frac=1, random_state=1)
-    edges = creation.fit_edges(table)
-    assert creation.fit_edges(shuffled) == edges
-    again = creation.caption_table(shuffled, edges).loc[table.index]
-    pd.testing.assert_frame_equal(creation.caption_table(table, edges), again)
+    edges = fit(table)
+    assert fit(shuffled) == edges
+    again = caption(shuffled, edges).sort_index()
+    pd.testing.assert_frame_equal(caption(table, edges), again)
 
 
 def test_levels_that_a_corpus_gives_itself_are_kept():
@@ -155,7 +209,7 @@ def test_levels_that_a_corpus_gives_itself_are_kept():
     assert levels_of(table, BY_NAME["arousal"]) == ["low", "high", None, "normal"] * 5
     assert levels_of(table.astype("category"), BY_NAME["arousal"])[:2] == ["low", "high"]
     with pytest.raises(InputError, match="'arousal' holds 'activated'"):
-        creation.fit_edges(make_table(arousal=["activated", "low"] * 10))
+        fit(make_table(arousal=["activated", "low"] * 10))
 
 
 @pytest.mark.parametrize("descriptor", DESCRIPTORS, ids=lambda d: d.name)
@@ -215,17 +269,17 @@ def test_labels_that_say_nothing_get_no_phrase():
 
 
 def test_all_and_only_true_phrases_are_spoken_beside_their_descriptors():
-    table = creation.example_table(DESCRIPTORS, 200)
-    edges = creation.fit_edges(table)
-    captions = creation.caption_table(table, edges)
+    part = creation.example_part(DESCRIPTORS, 200)
+    table = pa.Table.from_batches(part.read(part.schema.names)).to_pandas()
+    edges = fit(table, DESCRIPTORS)
+    captions = caption(table, edges, DESCRIPTORS)
     for row, spoken in zip(table.to_dict("records"), captions.to_dict("records"), strict=True):
         expected = []
         for descriptor in DESCRIPTORS:
             value, fitted = row[descriptor.column], edges.get(descriptor.name)
             if fitted:
-                value = (
-                    "low" if value <= fitted.low else "normal" if value < fitted.high else "high"
-                )
+                low, high, _ = bounds(fitted)
+                value = "low" if value <= low else "normal" if value < high else "high"
             phrases = (
                 descriptor.phrases[value] if fitted else creation.phrases_of(descriptor, value)
             )
@@ -238,14 +292,17 @@ def test_all_88_functionals_are_features_and_labels_are_kept():
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
     labels = ["emotion", "speaker", "gender", "arousal", "split", "language", "fold"]
     table = make_table(**{name: ["low"] for name in [*labels, *smile.feature_names, "Duration"]})
-    kept = creation.caption_table(table, {}, [])
+    kept = caption(table, {}, [])
     assert len(smile.feature_names) == 88
     assert list(kept) == [*labels, "captions", "caption_descriptors"]
-    assert all(d.column in [*table, "valence", "dominance"] for d in DESCRIPTORS)
+    known = [*table, "valence", "dominance", "corpus"]
+    assert all(d.kind == "rule" or d.column in known for d in EXTENDED)
 
 
-def test_speakers_are_compared_as_text():
-    split = creation.assign_split(make_corpus(), ["02"], ["01", "03"])
+def test_speakers_are_compared_as_text(features, tmp_path):
+    options = ["--validation-speakers", "02", "--test-speakers", "01,03"]
+    assert run(features, "-o", tmp_path / "captions.parquet", *options) == 0
+    split = pd.read_parquet(tmp_path / "captions.parquet")
     found = dict(zip(split["speaker"], split["split"], strict=True))
     expected = dict.fromkeys(["04", "05", "06"], "train")
     assert found == {"01": "test", "02": "dev", "03": "test", **expected}
@@ -257,23 +314,29 @@ def test_impossible_splits_are_refused():
         ({}, ["03", "02"], "02 are both"),
         ({"speaker": None}, ["01"], "column 'speaker' without missing"),
     ):
+        table = make_corpus().assign(**change)
         with pytest.raises(InputError, match=message):
-            creation.assign_split(make_corpus().assign(**change), ["02"], test)
+            creation.survey(stream(table, speakers={"dev": ["02"], "test": test}), [])
+            stream(table, speakers={"dev": ["02"], "test": test}).check_names()
 
 
-def test_filtered_emotions_are_gone_and_others_stay():
+def test_filtered_emotions_are_gone_and_others_stay(tmp_path, capsys):
     table = make_corpus()
     table.iloc[0, table.columns.get_loc("emotion")] = None
-    with pytest.warns(UserWarning, match="'joy'"):
-        left = creation.filter_emotions(table, ["No_agreement", "joy"])
+    features, output = write(table, tmp_path / "f.parquet"), tmp_path / "captions.parquet"
+    assert run(features, "-o", output, "--filter-emotions", "No_agreement,joy") == 0
+    assert "no row has emotion 'joy'" in capsys.readouterr().err
+    left = pd.read_parquet(output)
     assert left["emotion"].value_counts(dropna=False)["neutral"] == 15
     assert len(left) == 45 and left["emotion"].isna().sum() == 1
 
 
 def test_descriptors_are_chosen_by_name_or_by_default():
-    table = make_corpus().drop(columns="valence")
+    table = stream(make_corpus().drop(columns="valence"))
     default = [d.name for d in creation.select_descriptors(table, None, DESCRIPTORS)]
-    assert default == [d.name for d in DESCRIPTORS if d.name not in ("loudness", "valence")]
+    assert default == [
+        d.name for d in DESCRIPTORS if d.name not in ("loudness", "valence", "corpus")
+    ]
     chosen = creation.select_descriptors(table, ["loudness", "pitch"], DESCRIPTORS)
     assert chosen == (BY_NAME["loudness"], PITCH)
     wrong = {"pich": "unknown descriptor 'pich'", "pitch": "twice", "valence": "column 'valence'"}
@@ -294,12 +357,14 @@ def test_files_repeat_to_the_byte_and_nothing_else_is_left(features, tmp_path):
 def test_files_carry_index_labels_levels_and_metadata(features, tmp_path):
     table, output = make_corpus(), tmp_path / "captions.parquet"
     columns = write(table.reset_index(), tmp_path / "columns.parquet")
-    pd.testing.assert_frame_equal(creation.read_features(columns)[0], table)
     stored = pq.read_table(features)
     metadata = {**stored.schema.metadata, b"opensmile": b'{"version": "2.6.0"}'}
     pq.write_table(stored.replace_schema_metadata(metadata), features)
     assert run(features, "-o", output, "--test-speakers", "05,06") == 0
     captions = pd.read_parquet(output)
+    assert run(columns, "-o", output, "--test-speakers", "05,06") == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(output), captions)
+    assert run(features, "-o", output, "--test-speakers", "05,06") == 0
     assert captions.index.equals(table.index) and captions.index.names == list(creation.INDEX)
     pd.testing.assert_frame_equal(captions[["note", "speaker"]], table[["note", "speaker"]])
     assert set(captions["split"]) == {"train", "test"}
@@ -314,37 +379,49 @@ def test_files_carry_index_labels_levels_and_metadata(features, tmp_path):
 def test_edges_come_back_bit_for_bit_and_are_reused(features, tmp_path):
     table, edges = make_corpus(), tmp_path / "captions.edges.json"
     assert run(features, "-o", tmp_path / "captions.parquet") == 0
-    fitted = creation.fit_edges(table, [d for d in DESCRIPTORS if d.default])
-    assert creation.parse_edges(edges.read_text()) == fitted
+    fitted = fit(table, [d for d in MEASURED if d.default])
+    assert creation.parse_edges(edges.read_text(), DESCRIPTORS) == fitted
     shifted = table.assign(equivalentSoundLevel_dBp=table["equivalentSoundLevel_dBp"] + 10)
     assert run(write(shifted, features), "-o", tmp_path / "b.parquet", "--edges", edges) == 0
     assert set(pd.read_parquet(tmp_path / "b.parquet")["intensity_level"]) == {"high"}
     assert (tmp_path / "b.edges.json").read_bytes() == edges.read_bytes()
 
 
+def test_edges_without_groups_are_still_read():
+    entry = {"column": INTENSITY.column, "low": "0.1", "high": "0.30000000000000004", "n": 10}
+    old = {"format": 1, "descriptors": {"intensity": entry | {"quantiles": ["0.3", "0.7"]}}}
+    edges = creation.parse_edges(json.dumps(old), DESCRIPTORS)
+    assert edges == {
+        "intensity": Edges(INTENSITY.column, {(): creation.Bounds(0.1, 0.1 + 0.2, 10)})
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"column": "loudness_sma3_amean"}, "'intensity' are .*loudness.*expected column"),
-        ({"low": "5.0", "high": "4.0"}, "low below high"),
-        ({"low": "nan"}, "finite"),
-        ({"low": "x"}, "no edges of this program"),
+        ({"groups": [{"group": [], "low": "5.0", "high": "4.0", "n": 10}]}, "low below high"),
+        ({"groups": [{"group": [], "low": "nan", "high": "4.0", "n": 10}]}, "finite"),
+        ({"groups": [{"group": ["man"], "low": "1", "high": "4.0", "n": 10}]}, "'intensity' are"),
+        ({"groups": [{"group": [], "low": "x", "high": "4.0", "n": 10}]}, "no edges of this"),
         ({"colour": "red"}, "no edges of this program"),
     ],
 )
 def test_edges_that_do_not_fit_are_refused(change, message):
-    edges = {"intensity": creation.Edges(INTENSITY.column, 2.0, 4.0, 10)}
+    edges = {"intensity": Edges(INTENSITY.column, {(): creation.Bounds(2.0, 4.0, 10)})}
     content = creation.edges_to_dict(edges)
-    assert creation.parse_edges(json.dumps(content)) == edges
+    assert creation.parse_edges(json.dumps(content), DESCRIPTORS) == edges
     with pytest.raises(InputError, match="unknown descriptor 'intensity'"):
         creation.parse_edges(json.dumps(content), [PITCH])
+    with pytest.raises(InputError, match="format is 3"):
+        creation.parse_edges(json.dumps(content | {"format": 3}), DESCRIPTORS)
     content["descriptors"]["intensity"].update(change)
     with pytest.raises(InputError, match=message):
-        creation.parse_edges(json.dumps(content))
+        creation.parse_edges(json.dumps(content), DESCRIPTORS)
 
 
 def test_templates_come_back_as_dumped_and_replace_the_table(tmp_path):
-    assert creation.parse_templates(creation.dump_templates()) == DESCRIPTORS
+    assert creation.parse_templates(creation.dump_templates(EXTENDED)) == EXTENDED
     words = {"tone": PITCH.column, "tilt": "alphaRatioV_sma3nz_amean"}
     own = [
         creation.Descriptor(
@@ -377,7 +454,7 @@ def test_templates_come_back_as_dumped_and_replace_the_table(tmp_path):
     ],
 )
 def test_templates_that_do_not_fit_are_refused(name, change, message):
-    entries = yaml.safe_load(creation.dump_templates())
+    entries = yaml.safe_load(creation.dump_templates(EXTENDED))
     entries[name] |= change
     with pytest.raises(InputError, match=message):
         creation.parse_templates(yaml.safe_dump(entries))
@@ -444,19 +521,21 @@ def test_failed_write_leaves_the_previous_file_whole(features, tmp_path, monkeyp
     assert run(features, "-o", output) == 0
     before = output.read_bytes()
 
-    def fail(table, path):
-        Path(path).write_bytes(b"half")
+    edges = (tmp_path / "captions.edges.json").read_bytes()
+
+    def fail(writer, batch, size):
         raise OSError("disk is full")
 
-    monkeypatch.setattr(creation.pq, "write_table", fail)
+    monkeypatch.setattr(creation.pq.ParquetWriter, "write_batch", fail)
     assert run(features, "-o", output, "--descriptors", "pitch") == 1
     assert output.read_bytes() == before
+    assert (tmp_path / "captions.edges.json").read_bytes() == edges
     assert not list(tmp_path.glob(".*"))
 
 
 def test_table_without_rows_still_becomes_a_file(features, tmp_path):
     output = tmp_path / "captions.parquet"
     with pytest.warns(UserWarning):
-        creation.fit_edges(make_corpus().iloc[:0])
+        fit(make_corpus().iloc[:0])
     assert run(write(make_corpus().iloc[:0], features), "-o", output, "--preview", 2) == 0
     assert str(pq.read_schema(output).field("captions").type) == "list<element: string>"
