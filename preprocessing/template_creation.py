@@ -1490,10 +1490,16 @@ def _pandas_metadata(schema: pa.Schema) -> bytes:
 def plot(
     features: Features, found: Survey, captioner: Captioner, edges: Mapping[str, Edges], path: Path
 ) -> None:
-    """Draw the distribution of each descriptor with its edges, and its levels in each emotion."""
+    """Draw the distribution of each descriptor with its edges, and its levels in each emotion.
+
+    Raises:
+        InputError: if there are no levels
+    """
     shown = [d for d in captioner.selected if d.name in edges]
     rows = -(-len(shown) // HISTOGRAMS)
     shares, emotions, columns = _shares(captioner)
+    if not columns:
+        raise InputError(f"there are no levels to draw in {path}")
     heights = (2.9 * rows, 1.6 + 0.3 * len(emotions))
     figure = Figure(figsize=(16, max(sum(heights), 3)), dpi=100, layout="constrained")
     upper, lower = (

@@ -212,7 +212,9 @@ def test_levels_that_a_corpus_gives_itself_are_kept():
         fit(make_table(arousal=["activated", "low"] * 10))
 
 
-@pytest.mark.parametrize("descriptor", DESCRIPTORS, ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "descriptor", [d for d in EXTENDED if d.kind != "rule"], ids=lambda d: d.name
+)
 def test_every_phrase_is_reachable(descriptor):
     values = np.linspace(1, 2, 100)
     if descriptor.kind == "label":
@@ -225,11 +227,11 @@ def test_every_phrase_is_reachable(descriptor):
 
 
 def test_wordings_are_distinct_clauses_with_paraphrases():
-    wordings = [words for d in DESCRIPTORS for words in d.phrases.values()]
+    wordings = [words for d in EXTENDED for words in d.phrases.values()]
     phrases = [phrase for words in wordings for phrase in words]
     assert min(map(len, wordings)) >= 3 and len(set(phrases)) == len(phrases)
     filled = [p for d in LABELS for label in d.forms for p in creation.phrases_of(d, label)]
-    measured = [phrase for d in MEASURED for words in d.phrases.values() for phrase in words]
+    measured = [p for d in EXTENDED if d.kind != "label" for w in d.phrases.values() for p in w]
     for phrase in [*measured, *filled]:
         assert phrase == phrase.strip().strip(".")
         assert phrase[0].islower() and " and " not in phrase and "{" not in phrase
@@ -531,6 +533,340 @@ def test_failed_write_leaves_the_previous_file_whole(features, tmp_path, monkeyp
     assert output.read_bytes() == before
     assert (tmp_path / "captions.edges.json").read_bytes() == edges
     assert not list(tmp_path.glob(".*"))
+
+
+def test_rows_without_features_get_no_phrase_and_change_no_other_row():
+    table = make_corpus(40)
+    columns = [descriptor.column for descriptor in MEASURED]
+    absent, missing = table.iloc[1:], table.copy()
+    missing.loc[missing.index[0], columns] = None
+    edges, chosen = fit(absent, MEASURED), MEASURED
+    assert fit(missing, MEASURED) == edges
+    captions = caption(missing, edges, chosen)
+    assert as_lists(captions["captions"])[0] == []
+    assert captions.iloc[0][[d.output_column for d in MEASURED]].isna().all()
+    pd.testing.assert_frame_equal(captions.iloc[1:], caption(absent, edges, chosen))
+
+
+@pytest.mark.parametrize("rows", range(4))
+def test_too_few_rows_are_never_normal(rows):
+    with pytest.warns(UserWarning, match=f"has {rows} defined training values"):
+        assert levels_of(make_corpus(60).iloc[:rows], INTENSITY) == [None] * rows
+
+
+@pytest.mark.parametrize("unvoiced", [0.0, np.nan])
+def test_edges_of_a_mostly_unvoiced_corpus_are_those_of_its_voiced_part(unvoiced):
+    table = make_corpus(200)
+    voiced = [descriptor for descriptor in MEASURED if descriptor.voiced]
+    silent = np.random.default_rng(0).permutation(200) < 140
+    for descriptor in voiced:
+        table.loc[silent, descriptor.column] = unvoiced
+    assert fit(table, voiced) == fit(table[~silent], voiced)
+    levels = caption(table, fit(table, voiced), voiced)[[d.output_column for d in voiced]]
+    assert levels[silent].isna().all(axis=None) and levels[~silent].notna().all(axis=None)
+
+
+def test_60000_rows_repeat_to_the_byte_and_shuffled_ones_row_by_row(tmp_path):
+    table, files = make_corpus(60_000), []
+    orders = [table, table, table.sample(frac=1, random_state=1)]
+    for number, rows in enumerate(orders):
+        output = tmp_path / str(number) / "captions.parquet"
+        features = write(rows, tmp_path / f"features{number}.parquet")
+        assert run(features, "-o", output, "--test-speakers", "01") == 0
+        files.append([output.read_bytes(), output.with_name("captions.edges.json").read_bytes()])
+    assert files[0] == files[1] and files[0][0] != files[2][0]
+    assert json.loads(files[0][1]) == json.loads(files[2][1])
+    first, shuffled = (
+        pq.read_table(tmp_path / name / "captions.parquet").sort_by("file") for name in "02"
+    )
+    assert first.equals(shuffled)
+
+
+def test_changed_test_rows_leave_the_stored_edges_as_they_were(tmp_path):
+    table, contents = make_corpus(300), []
+    for name, scale in (("same", 1.0), ("changed", 7.0)):
+        test = table["speaker"].isin(["05", "06"])
+        columns = [descriptor.column for descriptor in MEASURED]
+        rows = table.astype({c: "float32" for c in columns})
+        rows.loc[test, columns] *= np.float32(scale)
+        output = tmp_path / name / "captions.parquet"
+        features = write(rows, tmp_path / f"{name}.parquet")
+        assert run(features, "-o", output, "--test-speakers", "05,06") == 0
+        contents.append(output.with_name("captions.edges.json").read_bytes())
+    assert contents[0] == contents[1]
+    assert run(features, "-o", output, "--test-speakers", "01,02") == 0
+    assert output.with_name("captions.edges.json").read_bytes() != contents[0]
+
+
+def test_size_of_batches_changes_nothing(tmp_path, monkeypatch):
+    table = make_corpus(100)
+    table.iloc[3, table.columns.get_loc("gender")] = None
+    features, tables = write(table, tmp_path / "f.parquet"), []
+    for size in (creation.BATCH, 7):
+        monkeypatch.setattr(creation, "BATCH", size)
+        output = tmp_path / f"{size}.parquet"
+        options = ["--edges-by", "gender", "--filter-emotions", "sad", "--test-speakers", "01"]
+        assert run(features, "-o", output, *options) == 0
+        tables.append(pd.read_parquet(output))
+        assert pq.ParquetFile(output).metadata.num_row_groups == -(-100 // size)
+    pd.testing.assert_frame_equal(*tables)
+    assert list(tables[1]["pitch_level"].cat.categories) == list(LEVELS)
+
+
+def test_other_columns_pass_through_as_they_are(tmp_path):
+    table = make_corpus(30)
+    table["quality"] = ["clipped", None, "ok; truncated"] * 10
+    table["fold"], table["sure"] = np.arange(30), [True, False, None] * 10
+    table["kind"] = pd.Categorical(["b", "a", None] * 10, ["c", "b", "a"], ordered=True)
+    output = tmp_path / "captions.parquet"
+    assert run(write(table, tmp_path / "f.parquet"), "-o", output) == 0
+    names = ["quality", "fold", "sure", "kind"]
+    pd.testing.assert_frame_equal(pd.read_parquet(output)[names], table[names])
+
+
+# --- several tables ---
+
+
+def make_corpora(folder: Path) -> list[Path]:
+    paths = []
+    for seed, name in enumerate(("one", "two")):
+        table = make_corpus(40, seed)
+        table[INTENSITY.column] += 100 * seed
+        stored = pa.Table.from_pandas(table)
+        about = json.dumps({"name": name, "corpus": name, "root": f"/data/{name}"}).encode()
+        metadata = {**stored.schema.metadata, b"paraclap": about}
+        paths.append(folder / f"{name}.parquet")
+        pq.write_table(stored.replace_schema_metadata(metadata), paths[-1])
+    return paths
+
+
+def test_several_tables_are_told_apart_by_their_corpus(tmp_path):
+    one, two = make_corpora(tmp_path)  # with the same names of files
+    output = tmp_path / "out" / "captions.parquet"
+    assert run(one, two, "-o", output) == 0
+    captions = pd.read_parquet(output)
+    assert list(captions["corpus"]) == ["one"] * 40 + ["two"] * 40
+    assert set(captions["intensity_level"][:40]) <= {"low", "normal"}
+    about = json.loads(pq.read_schema(output).metadata[b"paraclap"])
+    assert about["corpora"]["two"]["root"] == "/data/two"
+    assert run(one, two, "-o", output, "--edges-by", "corpus") == 0
+    captions = pd.read_parquet(output)
+    for part in (captions[:40], captions[40:]):
+        assert part["intensity_level"].value_counts()[["low", "high"]].tolist() == [12, 12]
+    assert 'intensity is high within the corpus "two"' in captions["captions"][40:].explode().array
+
+
+def test_row_that_stands_twice_is_refused(tmp_path, capsys):
+    one, _ = make_corpora(tmp_path)
+    assert run(one, one, "-o", tmp_path / "out" / "captions.parquet") == 1
+    assert "stands twice in the features: file a/00000.wav" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    table = make_corpus(40)
+    later = table.reset_index().assign(start=pd.Timedelta(1, "s")).set_index([*creation.INDEX])
+    assert len(caption(pd.concat([table, later]), {})) == 80  # another segment of a file
+
+
+def test_equal_hashes_of_different_rows_are_looked_at_again(monkeypatch):
+    table = make_corpus(40)
+    equal = lambda batch, _: np.zeros(len(batch), np.uint64)  # noqa: E731
+    monkeypatch.setattr(creation, "_hash_rows", equal)
+    assert len(caption(table, {})) == 40
+    with pytest.raises(InputError, match="a/00007.wav"):
+        caption(pd.concat([table, table.iloc[7:8]]), {})
+
+
+def test_hashes_tell_names_of_files_apart():
+    names = [f"a/{row:05d}.wav" for row in range(20_000)] + ["", "a", "b", "ab", "ba", "\0", "ü"]
+    hashes = creation._hash_texts(pa.array(names).slice(5))
+    assert len(set(hashes.tolist())) == len(names) - 5
+    assert (creation._hash_texts(pa.array(names[5:]).dictionary_encode()) == hashes).all()
+
+
+def test_folder_of_tables_is_one_table(tmp_path):
+    table, folder = make_corpus(90), tmp_path / "features"
+    folder.mkdir()
+    for part in range(3):
+        rows = table.iloc[30 * part : 30 * part + 30]
+        write(rows.drop(columns=["note"] if part == 1 else []), folder / f"part-{part}.parquet")
+    output = tmp_path / "captions.parquet"
+    assert run(folder, "-o", output) == 0
+    captions = pd.read_parquet(output)
+    assert captions["note"].isna().sum() == 30
+    assert run(write(table, tmp_path / "f.parquet"), "-o", output) == 0
+    pd.testing.assert_series_equal(captions["captions"], pd.read_parquet(output)["captions"])
+    assert run(folder, "-o", folder / "captions.parquet") == 1
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty", "-o", output) == 1
+
+
+def test_types_that_do_not_fit_together_are_refused():
+    with pytest.raises(InputError, match="'gender' is int64 in table, large_string before"):
+        stream(make_corpus(), make_corpus().assign(gender=1))
+
+
+# --- edges within groups ---
+
+
+def test_edges_of_a_group_are_the_quantiles_of_its_rows():
+    table = make_corpus(200)
+    table["gender"] = ["female", "F", "male", "woman", "unknown"] * 40
+    edges = fit(table, MEASURED, comparisons=[GENDER])
+    women = table["gender"].isin(["female", "F", "woman"])
+    assert set(edges["pitch"].groups) == {("woman",), ("man",)}
+    for group, rows in (("woman", women), ("man", table["gender"] == "male")):
+        values = table[rows][PITCH.column].astype(float)
+        expected = (*np.quantile(values, creation.QUANTILES), len(values))
+        assert bounds(edges["pitch"], group) == expected
+    assert edges["pitch"].by == ("gender",)
+    assert edges["duration"].by == () and edges["arousal"].by == ()
+
+
+def test_phrases_say_within_which_group_they_hold():
+    table = make_corpus(60)
+    table[PITCH.column] += np.where(table["gender"] == "female", 50, 0).astype(np.float32)
+    plain = set(captions_of(table, [PITCH])[1])
+    assert plain & {"pitch is low"}  # every man
+    captions = caption(table, fit(table, [PITCH], comparisons=[GENDER]), [PITCH])
+    women, men = captions[captions["gender"] == "female"], captions[captions["gender"] == "male"]
+    for rows, noun, adjective in ((women, "woman", "female"), (men, "man", "male")):
+        assert rows["pitch_level"].value_counts().to_dict() == {"normal": 12, "low": 9, "high": 9}
+        high = rows[rows["pitch_level"] == "high"]["captions"].iloc[0]
+        assert list(high) == [
+            f"pitch is high for a {noun}",
+            f"the voice is high-pitched by the standards of {adjective} speakers",
+            f"the speaker talks in a high voice compared with other {adjective} speakers",
+        ]
+
+
+def test_first_wordings_tell_all_groups_apart():
+    table = make_corpus(400)
+    table["gender"] = ["female", "male", "girl", "diverse"] * 100
+    table["corpus"] = np.repeat(["one", "two"], 200)
+    for comparisons, groups in (([GENDER], 4), ([CORPUS], 2), ([CORPUS, GENDER], 8)):
+        edges = fit(table, [PITCH], comparisons=comparisons)
+        captions = caption(table, edges, [PITCH])
+        firsts = {phrases[0] for phrases in captions["captions"]}
+        assert len(edges["pitch"].groups) == groups and len(firsts) == 3 * groups
+    assert 'pitch is low within the corpus "one" for a girl' in firsts
+    assert 'pitch is low within the corpus "two" for the gender "diverse"' in firsts
+
+
+def test_any_label_column_can_be_compared_within():
+    table = make_corpus(90)
+    speaker = creation.Comparison("speaker", DESCRIPTORS)
+    captions = caption(table, fit(table, [PITCH], comparisons=[speaker]), [PITCH])
+    phrases = set(captions["captions"].explode())
+    assert 'pitch is low within speaker "03"' in phrases
+    assert len(phrases) == 6 * 3 * 3
+
+
+def test_unknown_and_small_groups_get_no_phrase_and_a_warning(tmp_path, capsys):
+    table = make_corpus(60)
+    table["gender"] = ["female"] * 45 + ["male"] * 9 + [None, "unknown"] * 3
+    output = tmp_path / "captions.parquet"
+    assert run(write(table, tmp_path / "f.parquet"), "-o", output, "--edges-by", "gender") == 0
+    told = capsys.readouterr().err
+    assert re.search("pitch gets no phrase for man: column .* 9 defined training values", told)
+    assert "6 rows have no gender and no phrase compared by it" in told
+    captions = pd.read_parquet(output)
+    assert captions["pitch_level"][:45].notna().all() and captions["pitch_level"][45:].isna().all()
+    assert captions["duration_level"].notna().all()
+    assert "pitch" not in captions["caption_descriptors"][45:].explode().array
+
+
+def test_edges_of_groups_are_reused_and_unknown_groups_get_no_phrase(tmp_path, capsys):
+    table, output = make_corpus(60), tmp_path / "captions.parquet"
+    features = write(table, tmp_path / "f.parquet")
+    assert run(features, "-o", output, "--edges-by", "gender") == 0
+    captions, edges = pd.read_parquet(output), output.with_name("captions.edges.json")
+    again = tmp_path / "again.parquet"
+    assert run(features, "-o", again, "--edges", edges) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(again), captions)
+    other = table.assign(gender=["girl", "female"] * 30)
+    assert run(write(other, features), "-o", again, "--edges", edges) == 0
+    assert "pitch gets no phrase for girl: " in capsys.readouterr().err
+    levels = pd.read_parquet(again)["pitch_level"]
+    assert levels[::2].isna().all() and levels[1::2].notna().all()
+    assert run(features, "-o", again, "--edges", edges, "--edges-by", "gender") == 1
+    lacking = write(other.drop(columns="gender"), features)
+    assert run(lacking, "-o", again, "--edges", edges) == 1
+    assert run(lacking, "-o", again, "--edges-by", "gender") == 1
+
+
+# --- rules and tables ---
+
+
+def test_rule_holds_where_all_of_its_parts_do():
+    breathy = BY_NAME["breathy"]
+    noise, harmonic = (BY_NAME[name] for name in breathy.rule)
+    pairs = [(low, high) for low in range(1, 13) for high in range(1, 13)] + [(0, 5), (5, 0)]
+    table = make_table(
+        **{noise.column: [p[0] for p in pairs], harmonic.column: [p[1] for p in pairs]}
+    )
+    edges = fit(table.astype(float), [breathy])
+    assert set(edges) == {"noise", "first_harmonic"}
+    captions = caption(table.astype(float), edges, [breathy])
+    for (hnr, h1), level, phrases in zip(
+        pairs, captions["breathy_level"], as_lists(captions["captions"]), strict=True
+    ):
+        holds = hnr <= bounds(edges["noise"])[0] and h1 >= bounds(edges["first_harmonic"])[1]
+        expected = "present" if holds else "absent"
+        assert pd.isna(level) if 0 in (hnr, h1) else level == expected
+        assert phrases == (list(breathy.phrases["present"]) if level == "present" else [])
+    assert captions["breathy_level"].value_counts().min() > 0
+
+
+def test_rules_of_compared_levels_say_so():
+    table = make_corpus(400)
+    for column in (BY_NAME["noise"].column, BY_NAME["first_harmonic"].column):
+        table[column] = np.random.default_rng(len(column)).uniform(1, 2, 400)
+    edges = fit(table, [BY_NAME["breathy"]], comparisons=[GENDER])
+    phrases = set(caption(table, edges, [BY_NAME["breathy"]])["captions"].explode().dropna())
+    assert "voice quality is breathy for a woman" in phrases
+    assert len(phrases) == 6
+
+
+def test_tables_are_joined_in_their_order(tmp_path):
+    with pytest.raises(InputError, match="creaky.*'pitch', which extended lacks"):
+        creation.read_templates(["extended"])
+    names = [descriptor.name for descriptor in DESCRIPTORS]
+    assert [d.name for d in EXTENDED][: len(names)] == names
+    own = tmp_path / "own.yaml"
+    own.write_text(creation.dump_templates([PITCH]).replace("pitch is low", "pitch is deep"))
+    joined = creation.read_templates(["paraclap", str(own)])
+    assert [d.name for d in joined] == names
+    assert joined[0].phrases["low"][0] == "pitch is deep" and joined[1:] == DESCRIPTORS[1:]
+
+
+# --- picture ---
+
+
+def test_shares_in_the_picture_are_those_of_the_captions():
+    table = make_corpus(200)
+    table[INTENSITY.column] += np.where(table["emotion"] == "sad", 0.2, 0).astype(np.float32)
+    features = stream(table)
+    chosen = [INTENSITY]
+    found = creation.survey(features, chosen)
+    captioner = creation.Captioner(features, found, chosen, EXTENDED, fit(table, chosen))
+    frame = pa.Table.from_batches(list(creation.captions_of(features, captioner))).to_pandas()
+    shares, emotions, columns = creation._shares(captioner)
+    assert emotions == ["all rows", "anger", "neutral", "sadness"]
+    assert columns == [("intensity", level) for level in LEVELS]
+    levels = frame["intensity_level"].astype(str)
+    expected = pd.crosstab(frame["emotion"], levels, normalize="index")[list(LEVELS)]
+    np.testing.assert_allclose(shares[1:], expected.loc[["anger", "neutral", "sad"]])
+    np.testing.assert_allclose(shares[0], [0.3, 0.4, 0.3], atol=0.01)
+
+
+@pytest.mark.parametrize("options", ["", "--edges-by gender"])
+def test_picture_is_drawn(features, tmp_path, options):
+    picture = tmp_path / "new" / "edges.png"
+    assert run(features, "--plot", picture, *options.split()) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+    assert [path.name for path in picture.parent.iterdir()] == ["edges.png"]
+    assert run(features, "--plot", tmp_path / "edges.txt") == 1
+    assert run(features, "--plot", tmp_path / "b.png", "--descriptors", "emotion") == 1
+    assert not (tmp_path / "b.png").exists()
 
 
 def test_table_without_rows_still_becomes_a_file(features, tmp_path):
