@@ -86,7 +86,7 @@ FEATURE_PATTERN = re.compile(
 # ends of phrases compared within a label column whose templates have none
 COMPARISONS = (
     'within {column} "{label}"', 'by the standards of {column} "{label}"',
-    'compared with the rest of {column} "{label}"',
+    'compared with other clips of {column} "{label}"',
 )  # fmt: skip
 
 
