@@ -443,6 +443,10 @@ def _is_number(kind: pa.DataType) -> bool:
     return any(check(kind) for check in checks)
 
 
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def _decoded(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
@@ -573,12 +577,12 @@ class Features:
             for batch in part.read(stored):
                 found = [self._column(part, batch, name) for name in columns]
                 whole = pa.RecordBatch.from_arrays(found, columns)
-                yield whole.filter(self._kept(batch)) if self._dropped else whole
+                yield whole.filter(self._kept(part, batch)) if self._dropped else whole
 
     def _column(self, part: Part, batch: pa.RecordBatch, name: str) -> pa.Array:
         kind = self.schema.field(name).type
         if name == "split" and self._splits:
-            return self._split(batch).cast(_stored_type(kind))
+            return self._split(part, batch)
         if name in part.schema.names:
             return _as_type(batch.column(name), kind)
         if name == "corpus":
@@ -587,15 +591,15 @@ class Features:
             return pa.DictionaryArray.from_arrays(codes, value)
         return pa.nulls(len(batch), _stored_type(kind))
 
-    def _split(self, batch: pa.RecordBatch) -> pa.Array:
-        codes, speakers = _encode(batch.column("speaker"))
+    def _split(self, part: Part, batch: pa.RecordBatch) -> pa.Array:
+        codes, speakers = _encode(self._column(part, batch, "speaker"))
         if (codes < 0).any():
             raise InputError("a split by speaker needs a column 'speaker' without missing values")
         splits = [self._splits.get(str(speaker), "train") for speaker in speakers]
         return pa.array(splits, pa.large_string()).take(pa.array(codes)).dictionary_encode()
 
-    def _kept(self, batch: pa.RecordBatch) -> pa.Array:
-        codes, emotions = _encode(batch.column("emotion"))
+    def _kept(self, part: Part, batch: pa.RecordBatch) -> pa.Array:
+        codes, emotions = _encode(self._column(part, batch, "emotion"))
         kept = [label_key(emotion) not in self._dropped for emotion in emotions]
         return pa.array(np.array([*kept, True])[codes])
 
@@ -605,14 +609,15 @@ class Features:
         Raises:
             InputError: if a speaker is unknown, or if no row is left without the emotions
         """
-        speakers, emotions, left = Numbering(str), Numbering(label_key), 0
-        for part in self.parts:
-            names = {"speaker": speakers, "emotion": emotions}
-            names = {name: names[name] for name in names if name in part.schema.names}
-            for batch in part.read(list(names) or [INDEX[0]]):
-                for name, numbering in names.items():
-                    numbering.of(batch.column(name))
-                left += self._kept(batch).true_count if "emotion" in names else len(batch)
+        columns = {"speaker": Numbering(str)} if self._splits else {}
+        columns |= {"emotion": Numbering(label_key)} if self._dropped else {}
+        speakers, emotions = (columns.get(name, Numbering()) for name in ("speaker", "emotion"))
+        left = 0
+        for part in self.parts if columns else ():
+            for batch in part.read([c for c in columns if c in part.schema.names] or [INDEX[0]]):
+                for name, numbering in columns.items():
+                    numbering.of(self._column(part, batch, name))
+                left += self._kept(part, batch).true_count if self._dropped else 0
         unknown = [repr(name) for name in self._splits if name not in speakers.values]
         if unknown:
             found = ", ".join(sorted(speakers.values))
@@ -636,10 +641,7 @@ def _joined_schema(parts: Sequence[Part]) -> pa.Schema:
         for new in part.schema.remove_metadata():
             known = kinds.get(new.name, new.type)
             if known != new.type:
-                known, other = (
-                    kind.value_type if pa.types.is_dictionary(kind) else kind
-                    for kind in (known, new.type)
-                )
+                known, other = _value_type(known), _value_type(new.type)
                 pair = [pa.schema([(new.name, kind)]) for kind in (known, other)]
                 try:
                     known = pa.unify_schemas(pair, promote_options="permissive").field(0).type
@@ -745,10 +747,6 @@ def survey(
         {name: (codes[name][:done], numbering.values) for name, numbering in groups.items()},
         frozenset(name for name, numbering in texts.items() if _are_levels(name, numbering.values)),
     )
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _are_levels(column: str, values: list) -> bool:

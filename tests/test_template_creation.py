@@ -699,6 +699,17 @@ def test_folder_of_tables_is_one_table(tmp_path):
     assert run(tmp_path / "empty", "-o", output) == 1
 
 
+def test_table_without_the_named_column_keeps_its_rows_or_is_refused(tmp_path, capsys):
+    one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
+    write(make_corpus(40), one)
+    write(make_corpus(40).drop(columns=["emotion", "speaker"]), two)
+    output = tmp_path / "captions.parquet"
+    assert run(one, two, "-o", output, "--filter-emotions", "sad") == 0
+    assert pd.read_parquet(output)["corpus"].value_counts().to_dict() == {"two": 40, "one": 30}
+    assert run(one, two, "-o", output, "--test-speakers", "01") == 1
+    assert "column 'speaker' without missing values" in capsys.readouterr().err
+
+
 def test_types_that_do_not_fit_together_are_refused():
     with pytest.raises(InputError, match="'gender' is int64 in table, large_string before"):
         stream(make_corpus(), make_corpus().assign(gender=1))
