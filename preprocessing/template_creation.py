@@ -912,15 +912,16 @@ def grouped_values(
     features: Features, found: Survey, descriptor: Descriptor, by: Sequence[str]
 ) -> dict[Group, np.ndarray]:
     """Defined training values of a level descriptor in each group that has rows."""
+    values = training_values(features, found, descriptor)
+    if not by:
+        return {(): values[~np.isnan(values)]}
     grouping = Grouping(found, by)
     codes = grouping.codes(slice(0, found.rows))
     places = grouping.occurring(codes)
-    values = training_values(features, found, descriptor)
     defined = ~np.isnan(values) & (codes >= 0)
     values, codes = values[defined], codes[defined]
-    if by:
-        order = np.argsort(codes, kind="stable")
-        values, codes = values[order], codes[order]
+    order = np.argsort(codes, kind="stable")
+    values, codes = values[order], codes[order]
     firsts, lasts = (np.searchsorted(codes, places, side) for side in ("left", "right"))
     return {
         grouping.groups[place]: values[first:last]
@@ -1232,7 +1233,8 @@ class Captioner:
     @property
     def different(self) -> int:
         """Number of different sets of phrases."""
-        hashes = np.sort(self._hashes[: self._done])
+        hashes = self._hashes[: self._done]
+        hashes.sort()  # in place, as they may be many; their order says nothing
         return int((hashes[1:] != hashes[:-1]).sum()) + bool(len(hashes))
 
     def values(self, name: str) -> list:
