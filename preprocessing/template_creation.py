@@ -395,10 +395,11 @@ def open_file(path: Path) -> Part:
         raise InputError(f"{path} is not a readable parquet file: {error}") from error
 
     def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
-        # texts with few values are fastest as the dictionaries that they are stored as
+        # texts with few values are fastest as the dictionaries that they are stored as; buffers
+        # read ahead would be kept until the file is closed
         texts = [name for name in columns if name != INDEX[0] and _is_text(schema.field(name).type)]
         try:
-            with pq.ParquetFile(path, read_dictionary=texts) as file:
+            with pq.ParquetFile(path, read_dictionary=texts, pre_buffer=False) as file:
                 yield from file.iter_batches(BATCH, columns=columns)
         except pa.ArrowException as error:
             raise InputError(f"{path} is not a readable parquet file: {error}") from error
