@@ -69,7 +69,7 @@ QUANTILES = (0.3, 0.7)  # as in the paper (Jing et al., ParaCLAP, Interspeech 20
 MINIMUM = 10  # fewer defined values than this give no edges
 EDGES_FORMAT = 2  # 1 had no groups, and is still read
 TEMPLATES = Path(__file__).parent / "templates"
-BATCH = 65536  # rows of a batch, and of a row group of the output
+BATCH = 32768  # rows of a batch, and of a row group of the output
 HASHED = 4096  # texts hashed at once
 PICTURES = (".png", ".pdf", ".svg")
 HISTOGRAMS = 4  # in a row of the picture
@@ -1464,8 +1464,8 @@ def write_captions(
         stored = stored.set(stored.get_field_index(name), pa.field(name, texts))
     options = {
         "store_schema": False,
-        # of lists of phrases, least and greatest say nothing and cost half of the time
-        "write_statistics": [f.name for f in schema if not pa.types.is_list(f.type)],
+        # least and greatest of levels and phrases say nothing, and cost half of the time
+        "write_statistics": [name for name in schema.names if name in INDEX],
     }
     with _replacing(path) as part, _replacing(path.with_name(f"{path.stem}.edges.json")) as beside:
         with pq.ParquetWriter(part, stored, **options) as writer, ThreadPoolExecutor(1) as pool:
