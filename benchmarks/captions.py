@@ -1,0 +1,241 @@
+"""Captions of a generated features table: the plain way against template_creation.py, in one run.
+
+    python -m benchmarks.captions
+    python -m benchmarks.captions --rows 1000000 --plain-rows 20000 --repeat 5
+    python -m benchmarks.captions --large 10000000
+
+The plain way walks over the rows with pandas' iterrows, picks the phrases and writes one JSON file
+per row; it is given the edges and the table in memory, and walks over the first --plain-rows rows.
+Ours is the whole command: reading the file, fitting the edges, writing the captions. Both take
+turns, and both must have written the same texts. The last lines are the ratios of their rows/s, as
+the median over the turns and from the worst pair to the best: by the clock, where ours may use two
+cores, and per second of CPU time, which other programs on the machine disturb less.
+
+--large measures ours alone in a process of its own and tells its peak memory.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from preprocessing import template_creation as creation
+
+EMOTIONS = ("anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+CHUNK = 500_000  # rows generated at a time
+UNVOICED = 0.1  # share of clips
+SPEAKERS = 200
+MEANS = {"Duration": 3.0, "equivalentSoundLevel_dBp": -30.0}  # others are about 1
+MIB = 2**20
+
+
+def generate(first: int, rows: int) -> pa.Table:
+    """Rows of a features table that depend on their numbers only by `first` and `rows`."""
+    generator = np.random.default_rng([first, rows])
+    numbers = np.arange(first, first + rows)
+    speakers = generator.integers(SPEAKERS, size=rows)
+    files = [f"speaker_{s:03d}/clip_{n:09d}.wav" for s, n in zip(speakers, numbers, strict=True)]
+    table = pd.DataFrame(
+        {
+            "emotion": pd.Categorical.from_codes(generator.integers(8, size=rows), EMOTIONS),
+            "gender": np.where(speakers % 2, "female", "male"),
+            "speaker": [f"{speaker:03d}" for speaker in speakers],
+            "split": np.where(speakers % 10, "train", "test"),
+        },
+        index=pd.MultiIndex.from_arrays(
+            [files, np.zeros(rows, "m8[us]"), np.full(rows, "NaT", "m8[us]")], names=creation.INDEX
+        ),
+    ).astype({"emotion": "str"})
+    voiced = generator.random(rows) >= UNVOICED
+    for descriptor in creation.default_descriptors():
+        ratings = ("arousal", "valence", "dominance")
+        if descriptor.kind == "level" and descriptor.name not in ratings:
+            values = MEANS.get(descriptor.column, 1.0) + 0.3 * generator.standard_normal(rows)
+            values[~voiced & descriptor.voiced] = np.nan
+            table[descriptor.column] = values.astype(np.float32)
+    return pa.Table.from_pandas(table)
+
+
+def write_features(path: Path, rows: int) -> None:
+    """Write a generated features table in parts, so that it may be large."""
+    firsts = range(0, rows, CHUNK)
+    with pq.ParquetWriter(path, generate(0, 1).schema) as writer:
+        for first in firsts:
+            writer.write_table(generate(first, min(CHUNK, rows - first)))
+
+
+def plain(
+    table: pd.DataFrame,
+    edges: dict[str, tuple[float, float]],
+    phrases: dict[str, dict[str, tuple[str, ...]]],
+    columns: dict[str, str],
+    folder: Path,
+) -> None:
+    """Write the captions of each row as one JSON file, the way that first comes to mind.
+
+    Args:
+        table: features, undefined values NaN
+        edges: descriptor -> low and high
+        phrases: descriptor -> level or label -> wordings
+        columns: descriptor -> column
+        folder: to write to
+    """
+    for number, (_, row) in enumerate(table.iterrows()):
+        captions, belongs = [], []
+        for name, column in columns.items():
+            value = row[column]
+            if name in edges:
+                if np.isnan(value):
+                    continue
+                low, high = edges[name]
+                value = "low" if value <= low else "high" if value >= high else "normal"
+            for phrase in phrases[name][value]:
+                captions.append(phrase)
+                belongs.append(name)
+        with open(folder / f"{number:09d}.json", "w") as file:
+            json.dump({"captions": captions, "caption_descriptors": belongs}, file)
+
+
+def rates(rows: int, work: Callable[[], None]) -> tuple[float, float]:
+    """Rows per second by the clock, and per second of this process's CPU time."""
+    start = time.perf_counter(), time.process_time()
+    work()
+    return rows / (time.perf_counter() - start[0]), rows / (time.process_time() - start[1])
+
+
+def time_plain(features: Path, rows: int, folder: Path) -> tuple[float, float]:
+    """Rates of the plain way, not counting what it is given."""
+    selected = [d for d in creation.default_descriptors() if d.default]
+    whole = pd.read_parquet(features)
+    selected = [d for d in selected if d.column in whole]
+    training = whole[whole["split"] == "train"]
+    measured = [d for d in selected if d.kind == "level"]
+    edges = {
+        d.name: tuple(np.quantile(training[d.column].dropna().astype(float), creation.QUANTILES))
+        for d in measured
+    }
+    phrases = {
+        d.name: {
+            value: creation.phrases_of(d, value)
+            for value in (creation.LEVELS if d.kind == "level" else whole[d.column].unique())
+        }
+        for d in selected
+    }
+    columns = {d.name: d.column for d in selected}
+    table = whole[[*columns.values()]].head(rows)
+    table.index = table.index.remove_unused_levels()  # iterrows would look at those of all rows
+    del whole, training
+    return rates(len(table), lambda: plain(table, edges, phrases, columns, folder))
+
+
+def time_ours(features: Path, rows: int, output: Path) -> tuple[float, float]:
+    """Rates of the whole command in this process."""
+
+    def command() -> None:
+        if creation.main([str(features), "-o", str(output)]):
+            raise RuntimeError(f"template_creation.py failed on {features}")
+
+    return rates(rows, command)
+
+
+def check_equal(output: Path, folder: Path) -> int:
+    """Number of rows whose texts are equal in both ways.
+
+    Raises:
+        RuntimeError: if a row differs
+    """
+    names = ["captions", "caption_descriptors"]
+    written = sorted(folder.iterdir())
+    batches = pq.ParquetFile(output).iter_batches(columns=names)
+    ours = (row for batch in batches for row in batch.to_pylist())
+    for path, row in zip(written, ours, strict=False):
+        if json.loads(path.read_text()) != row:
+            raise RuntimeError(f"{path.name} differs from its row in {output}")
+    return len(written)
+
+
+def compare(rows: int, plain_rows: int, repeat: int) -> None:
+    """Print rows/s of both ways, in turns, and their ratio."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        features, output = folder / "features.parquet", folder / "captions.parquet"
+        write_features(features, rows)
+        speeds = []
+        for turn in range(repeat):
+            files = folder / f"plain{turn}"
+            files.mkdir()
+            pair = time_plain(features, plain_rows, files), time_ours(features, rows, output)
+            speeds.append(pair)
+            print(f"turn {turn + 1}: plain {pair[0][0]:,.0f}, ours {pair[1][0]:,.0f} rows/s")
+        equal = check_equal(output, files)
+    print(f"texts of {equal} of {equal} rows are equal")
+    for clock, name in enumerate(("rows/s", "rows/s of CPU time")):
+        theirs, ours = np.array(speeds)[..., clock].T
+        ratios = ours / theirs
+        print(
+            f"{name}: plain {np.median(theirs):,.0f} ({plain_rows} rows), ours "
+            f"{np.median(ours):,.0f} ({rows} rows), "
+            f"ratio {np.median(ratios):.0f} ({ratios.min():.0f} to {ratios.max():.0f})"
+        )
+
+
+def measure_large(rows: int, options: Sequence[str]) -> None:
+    """Print rows/s and peak memory of ours in a process of its own."""
+    with tempfile.TemporaryDirectory() as temporary:
+        features, output = (
+            Path(temporary) / "features.parquet",
+            Path(temporary) / "captions.parquet",
+        )
+        # in a process of its own: the peak of a process begins at that of the one that started it
+        generating = multiprocessing.get_context("spawn").Process(
+            target=write_features, args=(features, rows)
+        )
+        generating.start()
+        generating.join()
+        print(f"{features.name}: {rows} rows, {features.stat().st_size / MIB:,.0f} MiB")
+        start = time.perf_counter()
+        command = [sys.executable, creation.__file__, features, "-o", output, *options]
+        _, status, usage = os.wait4(subprocess.Popen(command).pid, 0)
+        seconds = time.perf_counter() - start
+        if status:
+            raise RuntimeError(f"template_creation.py failed on {features}")
+        peak = usage.ru_maxrss / (
+            MIB if sys.platform == "darwin" else 1024
+        )  # bytes there, else KiB
+        groups = pq.ParquetFile(output).metadata.num_row_groups
+        size = output.stat().st_size / MIB
+        print(f"{output.name}: {groups} row groups, {size:,.0f} MiB")
+        print(f"{rows / seconds:,.0f} rows/s, peak memory {peak:,.0f} MiB")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--rows", type=int, default=100_000, help="of the table (%(default)s)")
+    add("--plain-rows", type=int, default=5_000, help="for the plain way (%(default)s)")
+    add("--repeat", type=int, default=3, help="turns (%(default)s)")
+    add("--large", type=int, metavar="ROWS", help="ours alone on so many rows, with its memory")
+    add("--options", nargs=argparse.REMAINDER, default=[], help="for template_creation.py, last")
+    options = parser.parse_args(arguments)
+    if options.large:
+        measure_large(options.large, options.options)
+    else:
+        compare(options.rows, options.plain_rows, options.repeat)
+
+
+if __name__ == "__main__":
+    main()
