@@ -21,13 +21,15 @@ HASH = "state.pt.sha256"
 
 
 class CheckpointError(RuntimeError):
-    """No checkpoint can be used, although there are some."""
+    """No checkpoint can be used, although there are some, or none can be written."""
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder that takes the place of `path` when the block ends without error."""
     temporary, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
+    if old.exists() and not path.exists():  # killed between the two renames below
+        old.rename(path)
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -35,18 +37,23 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.iterdir():
             _flush(file)
+        _flush(temporary)
         if path.exists():
             path.rename(old)
         temporary.rename(path)
+        _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and path.exists():
             shutil.rmtree(old)
 
 
-def _flush(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
@@ -57,12 +64,34 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         step: number of steps done.
         state: tensors, numbers, text and containers of them.
         keep: number of checkpoints to keep, at least 1.
+
+    Raises:
+        CheckpointError: if it cannot be written, as on a full disk; older ones are as they were.
     """
-    with whole_folder(folder / f"step_{step:08d}") as temporary:
-        torch.save(state, temporary / STATE)
-        (temporary / HASH).write_text(_sha256(temporary / STATE))
+    path = folder / f"step_{step:08d}"
+    try:
+        with whole_folder(path) as temporary:
+            _write(state, temporary / STATE)
+            (temporary / HASH).write_text(_sha256(temporary / STATE))
+    except OSError as error:
+        older = list_checkpoints(folder)
+        left = f"the last good one is {older[-1]}" if older else "there is no older one"
+        raise CheckpointError(
+            f"{path} cannot be written ({error}); {left}. Free space or give another output, "
+            "then give the same command again"
+        ) from error
     for old in list_checkpoints(folder)[: -max(keep, 1)]:
         shutil.rmtree(old)
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    """Save a state; torch tells a failed write as a RuntimeError, which hides the reason."""
+    with path.open("wb") as stream:
+        try:
+            torch.save(state, stream)
+        except RuntimeError as error:
+            reason = error.__context__
+            raise reason if isinstance(reason, OSError) else OSError(str(error)) from error
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -335,17 +335,25 @@ class TrainingBatches(torch.utils.data.Sampler):
     """
 
     def __init__(self, rows: int, batch_size: int, steps: int, seed: int, start: int = 0) -> None:
-        if batch_size < 2:
-            raise ValueError(f"batch_size is {batch_size}, a contrastive loss needs at least 2")
-        if rows < batch_size:
-            raise ValueError(f"{rows} clips do not fill a batch of {batch_size}")
+        self.batches_per_epoch = self.per_epoch(rows, batch_size)
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.steps, self.start = steps, start
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of whole batches in an epoch."""
-        return self.rows // self.batch_size
+    @staticmethod
+    def per_epoch(rows: int, batch_size: int) -> int:
+        """Number of whole batches in an epoch.
+
+        Raises:
+            ValueError: for a batch of one, or one that the clips do not fill.
+        """
+        if batch_size < 2:
+            raise ValueError(
+                f"batch_size is {batch_size}: a contrastive loss needs at least 2, alone a clip "
+                "has nothing to be told from"
+            )
+        if rows < batch_size:
+            raise ValueError(f"{rows} clips do not fill a batch of {batch_size}")
+        return rows // batch_size
 
     def __len__(self) -> int:
         return self.steps - self.start

@@ -5,24 +5,23 @@ r"""Train ParaCLAP: captions and audio in, a run folder out.
     python train.py configs/paraclap.yaml data.root=/data/MSP-Podcast optim.lr=1e-4
 
 The first argument may be a YAML file (default configs/paraclap.yaml); `key=value` arguments go over
-it. Every key is a field of `Settings` below or of `ModelSettings` (models.py) and `CaptionSettings`
-(datasets.py). The run folder receives config.yaml, metrics.jsonl, TensorBoard events, checkpoints/
-(everything to resume), best/ (by validation UAR) and last/, both ready for evaluate.py. The same
+it. Every key is a field of `Settings` (settings.py), `ModelSettings` (models.py) or
+`CaptionSettings` (datasets.py). The run folder receives config.yaml, metrics.jsonl, TensorBoard
+events, checkpoints/ (everything to resume), best/ (by validation UAR) and last/, both ready for
+evaluate.py. The same
 command again resumes an interrupted run (`train.resume=auto`) and gives the same weights as a run
 that was never interrupted.
 """
 
 import dataclasses
-import difflib
 import hashlib
+import itertools
 import json
 import math
-import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 import torch.utils.data
-import yaml
+import transformers
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from torch.utils.tensorboard import SummaryWriter
+from safetensors import SafetensorError
 from tqdm import tqdm
 
-from audio import AudioError
+from audio import AudioError, resolve_inside
 from checkpoints import (
     CheckpointError,
     load_checkpoint,
@@ -49,231 +47,31 @@ from corpora import CorpusError, scored_classes
 from datasets import (
     PHRASE_COLUMNS,
     CaptionDataset,
-    CaptionSettings,
     Collate,
     TrainingBatches,
     equal_captions,
 )
 from evaluate import answer
 from models import (
-    ModelSettings,
     ParaCLAPModel,
     build_model,
     clip_loss,
     scaled_cosines,
 )
+from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, seed_step
 from queries import queries_for
+from reports import write_text
 from scoring import score
+from settings import OptimSettings, Settings, SettingsError, changed_keys, read_settings
+from stopping import EXIT_CODES, Stopped, StopRequests
+from tracking import Log
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "paraclap.yaml"
 CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
-LOADER_TIMEOUT = 300  # s; without one a dead worker is waited for without end
-
-
-@dataclass
-class DataSettings:
-    """What is read.
-
-    Attributes:
-        root: folder that the audio files of the captions table are relative to.
-        captions: table of preprocessing/template_creation.py.
-        train_split: value of the column `split` that is trained on; without such a column, all.
-        validation_split: value of the column `split` that checkpoints are chosen on.
-        validation_speakers: if no row is in that split: number of training speakers held out
-            instead, drawn by the seed; 0 trains without validation.
-        crop_seconds: longest training crop [s].
-        workers: processes that read audio.
-    """
-
-    root: str | None = None
-    captions: str = "captions.parquet"
-    train_split: str = "train"
-    validation_split: str = "dev"
-    validation_speakers: int = 2
-    crop_seconds: float = 5.0
-    workers: int = 0
-
-
-@dataclass
-class LossSettings:
-    """What is learned.
-
-    Attributes:
-        positives: captions of the batch that match a clip: "matching" (every one that holds for it)
-            or "own" (the one that was drawn for it; the others count as wrong, true or not).
-    """
-
-    positives: str = "matching"
-
-
-@dataclass
-class OptimSettings:
-    """How it is learned.
-
-    Attributes:
-        name: "adamw" or "adam".
-        lr: learning rate of the projections and the scale.
-        audio_lr: of the speech encoder.
-        text_lr: of the text encoder.
-        text_projection_lr: of the text projection; None = `lr`. After a text stage it should be
-            small, like `text_lr`, or captions are merged again before clips can be told apart.
-        weight_decay: of matrices; vectors and the scale have none.
-        schedule: "cosine" (to zero) or "constant", both after the warm-up.
-        warmup_steps: steps of linear warm-up.
-        clip_norm: largest norm of the gradient; 0 = no limit.
-    """
-
-    name: str = "adamw"
-    lr: float = 1e-3
-    audio_lr: float = 1e-5
-    text_lr: float = 1e-5
-    text_projection_lr: float | None = None
-    weight_decay: float = 0.01
-    schedule: str = "cosine"
-    warmup_steps: int = 100
-    clip_norm: float = 1.0
-
-
-@dataclass
-class TextStageSettings:
-    """A first stage without audio, for text encoders from random weights.
-
-    Such an encoder gives all captions nearly one embedding, and the contrastive loss keeps it so:
-    as long as clips cannot be told apart, equal captions are its best answer, and as long as
-    captions cannot be told apart, clips need not be. Here captions that say different things are
-    pushed apart, and those that say the same in other words are drawn together.
-
-    Attributes:
-        steps: length of the stage; 0 for pretrained text encoders.
-        lr: learning rate of the text encoder and its projection, falling to zero.
-        batch_size: captions per step.
-    """
-
-    steps: int = 0
-    lr: float = 1e-3
-    batch_size: int = 64
-
-
-@dataclass
-class TrainSettings:
-    """How long, how often, where.
-
-    Attributes:
-        epochs: passes over the training clips.
-        batch_size: clips per step.
-        seed: decides initial weights, order, crops, captions and dropout.
-        validate_every: steps between validations; the last step always has one.
-        target: label that validation asks for.
-        queries: query set of the validation, see corpora.py.
-        save_every: steps between checkpoints.
-        keep: number of checkpoints kept.
-        log_every: steps between rows of metrics.jsonl.
-        resume: "auto" (newest checkpoint of the run folder, if any), "never" or a checkpoint.
-        precision: "auto" (bfloat16 where the hardware has it), "fp32" or "bf16".
-        device: "auto", "cpu", "cuda", ...
-    """
-
-    epochs: int = 10
-    batch_size: int = 32
-    seed: int = 3407
-    validate_every: int = 200
-    target: str = "emotion"
-    queries: str = "sentence"
-    save_every: int = 200
-    keep: int = 2
-    log_every: int = 10
-    resume: str = "auto"
-    precision: str = "auto"
-    device: str = "auto"
-
-
-@dataclass
-class Settings:
-    """Everything a run is told; `output` is its folder."""
-
-    output: str = "runs/paraclap"
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    captions: CaptionSettings = field(default_factory=CaptionSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    optim: OptimSettings = field(default_factory=OptimSettings)
-    text_stage: TextStageSettings = field(default_factory=TextStageSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-
-
-# Keys that may differ when a run is resumed: they change where and how often, never what.
-FREE_KEYS = {"output", "data.root", "data.captions", "data.workers"} | {
-    f"train.{name}" for name in ("save_every", "keep", "log_every", "resume", "device")
-}
-
-CHOICES: dict[str, Sequence[str]] = {
-    "loss.positives": ("matching", "own"),
-    "optim.name": ("adamw", "adam"),
-    "optim.schedule": ("cosine", "constant"),
-    "captions.style": ("sampled", "published", "emotion"),
-    "train.precision": ("auto", "fp32", "bf16"),
-}
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "constant": lambda done: 1.0,
-}
-
-
-class SettingsError(ValueError):
-    """A configuration that cannot be run."""
-
-
-def read_settings(arguments: Sequence[str]) -> Settings:
-    """Merge defaults, a YAML file and `key=value` arguments.
-
-    Raises:
-        SettingsError: for an unknown key, a wrong type or a value that is not offered.
-    """
-    files = [argument for argument in arguments if "=" not in argument]
-    if len(files) > 1:
-        raise SettingsError(f"expected one YAML file, got {files}")
-    path = Path(files[0]) if files else DEFAULT_CONFIG
-    if not path.is_file():
-        raise SettingsError(f"there is no configuration {path}")
-    try:
-        config = OmegaConf.merge(
-            OmegaConf.structured(Settings),
-            OmegaConf.load(path),
-            OmegaConf.from_dotlist([argument for argument in arguments if "=" in argument]),
-        )
-        settings = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise SettingsError(_explain(error)) from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from error
-    flat = flatten(dataclasses.asdict(settings))
-    for key, offered in CHOICES.items():
-        if flat[key] not in offered:
-            raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(offered)}")
-    return settings
-
-
-def _explain(error: OmegaConfBaseException) -> str:
-    """One sentence that names the key and the nearest known ones."""
-    reason = str(error.msg or error).splitlines()[0]
-    if error.full_key is None:
-        return reason
-    near = difflib.get_close_matches(error.full_key, flatten(dataclasses.asdict(Settings())))
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{error.full_key}: {reason}{hint}"
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
+VERSIONS = {"torch": str(torch.__version__), "transformers": transformers.__version__}
+DUMP = "nonfinite.json"
+PREFETCH = 2  # batches that each worker reads ahead
+SIGNAL_PATIENCE = 1.0  # s; a signal to all processes may reach the workers first
 
 
 def read_captions(path: str | Path) -> pd.DataFrame:
@@ -366,42 +164,6 @@ def _refuse_shared_speakers(train: pd.DataFrame, validation: pd.DataFrame) -> No
             raise SettingsError(f"speakers {shared} are in the training and the validation split")
 
 
-def parameter_groups(model: ParaCLAPModel, optim: OptimSettings) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate, matrices with weight decay and vectors without."""
-    rates = {
-        "audio_branch": optim.audio_lr,
-        "text_branch": optim.text_lr,
-    }
-    if optim.text_projection_lr is not None:
-        rates["text_projection"] = optim.text_projection_lr
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            rate = rates.get(name.split(".")[0], optim.lr)
-            decay = optim.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
-    ]
-
-
-def learning_rate_factor(step: int, steps: int, optim: OptimSettings) -> float:
-    """Factor on the base learning rates in step number `step` of `steps`, counted from 0."""
-    if step < optim.warmup_steps:
-        return (step + 1) / optim.warmup_steps
-    done = (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)
-    return SCHEDULES[optim.schedule](done)
-
-
-def seed_step(seed: int, step: int) -> None:
-    """Set every generator from the seed and the step, so that a resumed run draws the same."""
-    derived = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
-    random.seed(derived)
-    np.random.seed(derived)
-    torch.manual_seed(derived)
-
-
 def use_bfloat16(precision: str, device: torch.device) -> bool:
     """Whether to train under bfloat16 autocast; "auto" asks the hardware."""
     if precision != "auto":
@@ -422,21 +184,23 @@ class Run:
         self.bfloat16 = use_bfloat16(train.precision, self.device)
         table = read_captions(settings.data.captions)
         self.train_table, self.validation_table = split_table(table, settings)
-        rows = len(self.train_table)
-        self.batches_per_epoch = rows // train.batch_size
-        self.steps = train.epochs * self.batches_per_epoch
+        self.steps = train.epochs * TrainingBatches.per_epoch(
+            len(self.train_table), train.batch_size
+        )
         self.classes = self._validation_classes()
         seed_step(train.seed, 0)
         texts = sorted({text for row in self.train_table["captions"] for text in row})
         model, self.processor = build_model(settings.model, texts)
-        model.config.provenance = provenance(settings, rows)
+        model.config.provenance = provenance(settings, len(self.train_table))
         self.model: ParaCLAPModel = model.to(self.device)
         self.optimizer = OPTIMIZERS[settings.optim.name](
             parameter_groups(model, settings.optim), lr=settings.optim.lr
         )
         self.step = 0
         self.best = -1.0
-        self.fingerprint = hashlib.sha256(Path(settings.data.captions).read_bytes()).hexdigest()
+        self.validated = 0
+        self.skipped = self.skipped_in_a_row = 0
+        self.fingerprints = self._fingerprints()
 
     def _validation_classes(self) -> pd.Series:
         """Classes of the validation clips; the rest of these clips is left out."""
@@ -444,37 +208,61 @@ class Run:
             return pd.Series(dtype=str)
         return scored_classes(self.validation_table, self.settings.train.target).dropna()
 
-    def state(self) -> dict[str, Any]:
-        """Everything that resuming needs; generators are derived from the step."""
+    def _fingerprints(self) -> dict[str, str]:
+        """What was read, in two hashes: the captions table, and names and sizes of the audio."""
+        root = self.settings.data.root
+        files = dict.fromkeys(
+            file
+            for table in (self.train_table, self.validation_table)
+            for file, _, _ in table.index
+        )
+        sizes = [f"{resolve_inside(root, file).stat().st_size} {file}" for file in files]
         return {
-            "step": self.step,
-            "best": self.best,
+            "captions table": hashlib.sha256(
+                Path(self.settings.data.captions).read_bytes()
+            ).hexdigest(),
+            "audio": hashlib.sha256("\n".join(sizes).encode()).hexdigest(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything that resuming needs.
+
+        Generators and the position in the data are no part of it: both follow from the step.
+        """
+        return {
+            **{name: getattr(self, name) for name in COUNTERS},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "settings": dataclasses.asdict(self.settings),
-            "fingerprint": self.fingerprint,
+            "fingerprints": self.fingerprints,
+            "versions": VERSIONS,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint of the same settings and captions.
+        """Continue from a checkpoint of the same settings and data.
 
         Raises:
-            SettingsError: naming what differs.
+            SettingsError: naming what differs, unless `train.force` is set.
         """
-        then, now = flatten(state["settings"]), flatten(dataclasses.asdict(self.settings))
-        changed = sorted(
-            key for key in (then.keys() | now.keys()) - FREE_KEYS if then.get(key) != now.get(key)
-        )
-        if state["fingerprint"] != self.fingerprint:
-            changed.append("the captions table")
-        if changed:
+        changed = changed_keys(state["settings"], dataclasses.asdict(self.settings))
+        changed += [
+            f"the {name}"
+            for name, hashed in self.fingerprints.items()
+            if state["fingerprints"][name] != hashed
+        ]
+        if changed and not self.settings.train.force:
             raise SettingsError(
                 f"cannot resume {self.output}: changed since its checkpoint: {', '.join(changed)}; "
-                "take another output or train.resume=never"
+                "take another output, train.resume=never, or train.force=true to go on regardless"
             )
+        if changed:
+            print(f"resumed although changed: {', '.join(changed)}")
+        if state["versions"] != VERSIONS:
+            print(f"checkpoint of {state['versions']}, now {VERSIONS}: results may differ slightly")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best = state["step"], state["best"]
+        for name in COUNTERS:
+            setattr(self, name, state[name])
 
     def dataset(self) -> CaptionDataset:
         """Training clips with captions."""
@@ -487,24 +275,37 @@ class Run:
             repeat_short=not self.model.audio_branch.supports_padding,
         )
 
+    def batches(self) -> TrainingBatches:
+        """What is read in the steps that are left."""
+        train = self.settings.train
+        rows = len(self.train_table)
+        return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step)
+
+    def files_in_flight(self) -> list[str]:
+        """Files that the loader may be reading: of the next batch, and those read ahead."""
+        ahead = 1 + PREFETCH * self.settings.data.workers
+        batches = itertools.islice(self.batches(), ahead)
+        return sorted({self.train_table.index[row][0] for batch in batches for _, row in batch})
+
     def loader(self) -> torch.utils.data.DataLoader:
         """Batches of the steps that are left."""
-        data, train = self.settings.data, self.settings.train
-        dataset = self.dataset()
+        data = self.settings.data
         return torch.utils.data.DataLoader(
-            dataset,
-            batch_sampler=TrainingBatches(
-                len(dataset), train.batch_size, self.steps, train.seed, self.step
-            ),
+            self.dataset(),
+            batch_sampler=self.batches(),
             num_workers=data.workers,
             collate_fn=Collate(self.processor, data.crop_seconds),
             pin_memory=self.device.type == "cuda",
-            timeout=LOADER_TIMEOUT if data.workers else 0,
+            timeout=data.timeout if data.workers else 0,
+            prefetch_factor=PREFETCH if data.workers else None,
             generator=torch.Generator(),
         )
 
-    def text_stage(self) -> None:
-        """Train the text side alone on drawn captions, before the first step with audio."""
+    def text_stage(self, requests: StopRequests | None = None) -> None:
+        """Train the text side alone on drawn captions, before the first step with audio.
+
+        It is short and not saved: a run that is stopped here starts anew.
+        """
         stage = self.settings.text_stage
         optim = OptimSettings(lr=stage.lr, text_lr=stage.lr, warmup_steps=stage.steps // 10)
         text_side = [p for n, p in self.model.named_parameters() if n.startswith("text_")]
@@ -531,18 +332,26 @@ class Run:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if requests is not None and requests.received:
+                raise Stopped(
+                    f"{requests.received.name} in the text stage, which starts anew",
+                    EXIT_CODES[requests.received],
+                )
 
-    def training_step(self, batch: Mapping[str, Any]) -> dict[str, float]:
+    def training_step(self, batch: Mapping[str, Any]) -> dict[str, float | None]:
         """Forward, backward, clip, step; returns what is logged.
 
+        A step whose loss or gradient is not finite changes no weight and is counted.
+
         Raises:
-            FloatingPointError: before anything is changed, if the loss or a gradient is not finite.
+            FloatingPointError: after more than `train.max_skipped` such steps in a row, naming
+                the clips.
         """
-        optim, seed = self.settings.optim, self.settings.train.seed
+        optim = self.settings.optim
         factor = learning_rate_factor(self.step, self.steps, optim)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        seed_step(seed, self.step)
+        seed_step(self.settings.train.seed, self.step)
         inputs = {
             name: value.to(self.device, non_blocking=True)
             for name, value in batch.items()
@@ -550,27 +359,43 @@ class Run:
         }
         matches = inputs.pop("matches")
         targets = matches if self.settings.loss.positives == "matching" else None
+        self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             loss = self.model(**inputs, targets=targets, return_loss=True).loss
-        self.optimizer.zero_grad()
         loss.backward()
-        limit = optim.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-            files = [self.train_table.index[row][0] for row in batch["row"]]
-            raise FloatingPointError(
-                f"step {self.step}: loss {loss.item()}, gradient norm {norm.item()}, clips {files}"
-            )
-        self.optimizer.step()
-        self.model.clamp_logit_scale()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
+        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            self.optimizer.step()
+            self.model.clamp_logit_scale()
+            self.skipped_in_a_row = 0
+        else:
+            self._skip(loss.item(), norm.item(), batch["row"])
         self.step += 1
         return {
-            "loss": loss.item(),
+            "loss": _finite(loss.item()),
             "lr": optim.lr * factor,
             "logit_scale": self.model.logit_scale.exp().item(),
-            "gradient_norm": norm.item(),
+            "gradient_norm": _finite(norm.item()),
             "matches_per_clip": matches.sum().item() / len(matches),
+            "skipped": self.skipped,
         }
+
+    def _skip(self, loss: float, norm: float, rows: Sequence[int]) -> None:
+        """Leave a step out: count it, write down what was in it, and stop after too many."""
+        self.optimizer.zero_grad()
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        files = [self.train_table.index[row][0] for row in rows]
+        reason = f"step {self.step + 1}: loss {loss}, gradient norm {norm}, clips {files}"
+        dump = {"step": self.step + 1, "loss": str(loss), "norm": str(norm), "clips": files}
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_text(self.output / DUMP, json.dumps(dump, indent=1) + "\n")
+        if self.skipped_in_a_row > self.settings.train.max_skipped:
+            raise FloatingPointError(
+                f"{reason}: step {self.skipped_in_a_row} in a row that is not finite; "
+                "a smaller optim.lr or train.precision=fp32 may help"
+            )
+        tqdm.write(f"{reason}: left out")
 
     def validate(self) -> dict[str, float]:
         """Zero-shot scores of the validation speakers, by the code of evaluate.py."""
@@ -582,44 +407,41 @@ class Run:
         return {name: figures[name] for name in ("UAR", "ACC", "F1", "chance")}
 
     def save_model(self, name: str) -> None:
-        """Write the model and its processor to `best` or `last`."""
-        with whole_folder(self.output / name) as folder:
-            self.model.save_pretrained(folder)
-            self.processor.save_pretrained(folder)
+        """Write the model and its processor to `best` or `last`.
+
+        Raises:
+            CheckpointError: if it cannot be written; the former one is as it was.
+        """
+        try:
+            with whole_folder(self.output / name) as folder:
+                self.model.save_pretrained(folder)
+                self.processor.save_pretrained(folder)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{self.output / name} cannot be written ({error}): free space, then give the "
+                "same command again"
+            ) from error
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            FloatingPointError: if a weight is not finite; older checkpoints are as they were.
+        """
+        broken = [n for n, p in self.model.named_parameters() if not bool(p.isfinite().all())]
+        if broken:
+            raise FloatingPointError(f"step {self.step}: {broken[0]} is not finite; nothing saved")
         keep = self.settings.train.keep
         save_checkpoint(self.output / "checkpoints", self.step, self.state(), keep)
 
 
+def _finite(value: float) -> float | None:
+    """The value, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None
+
+
 def _device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-class Log:
-    """metrics.jsonl and TensorBoard; on resuming, rows after the checkpoint are dropped."""
-
-    def __init__(self, output: Path, step: int) -> None:
-        self.path = output / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        self.path.write_text("".join(line + "\n" for line in kept))
-        self.board = SummaryWriter(str(output), purge_step=step + 1)
-
-    def write(self, step: int, values: Mapping[str, float], prefix: str) -> None:
-        """Add one row; TensorBoard shows its values under `prefix`."""
-        with self.path.open("a") as stream:
-            stream.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(f"{prefix}/{name}", value, step)
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:  # the last line of a killed run may be cut off
-        return math.inf
 
 
 def train(settings: Settings) -> Run:
@@ -638,16 +460,46 @@ def train(settings: Settings) -> Run:
         f"{len(run.train_table)} clips to train on, {len(run.classes)} to validate on, "
         f"{run.steps} steps, {run.device}, {'bfloat16' if run.bfloat16 else 'float32'}"
     )
-    for values in _steps(run):
-        if run.step % settings.train.log_every == 0 or run.step == run.steps:
-            log.write(run.step, values, "train")
-        if run.step % settings.train.validate_every == 0 or run.step == run.steps:
-            _validate_and_keep(run, log)
-        if run.step % settings.train.save_every == 0 or run.step == run.steps:
-            run.save()
-    run.save_model("last")
-    log.board.close()
+    with StopRequests() as requests:
+        _train_to_the_end(run, log, requests)
+    log.close()
     return run
+
+
+def _train_to_the_end(run: Run, log: Log, requests: StopRequests) -> None:
+    """Step, log, validate, save; stop early when asked to.
+
+    Raises:
+        Stopped: after a checkpoint was written, if a signal asked for it.
+    """
+    settings = run.settings.train
+    saved = time.monotonic()
+    if run.step and _is_due(run, settings.validate_every) and run.validated < run.step:
+        _validate_and_keep(run, log)  # the run was stopped between this step and its validation
+    for values in _steps(run, requests):
+        if _is_due(run, settings.log_every):
+            log.write(run.step, values, "train")
+        if requests.received is None and _is_due(run, settings.validate_every):
+            _validate_and_keep(run, log)
+        late = settings.save_minutes and time.monotonic() - saved > 60 * settings.save_minutes
+        if requests.received or late or _is_due(run, settings.save_every):
+            run.save()
+            saved = time.monotonic()
+        _stop_if_asked(run, requests)
+    run.save_model("last")
+
+
+def _is_due(run: Run, every: int) -> bool:
+    return run.step % every == 0 or run.step == run.steps
+
+
+def _stop_if_asked(run: Run, requests: StopRequests) -> None:
+    if requests.received:
+        raise Stopped(
+            f"{requests.received.name}: {run.output} is saved at step {run.step} of {run.steps}; "
+            "the same command goes on from there",
+            EXIT_CODES[requests.received],
+        )
 
 
 def check_data(settings: Settings) -> None:
@@ -678,28 +530,54 @@ def resume(run: Run) -> None:
         print(f"resumed {run.output} at step {run.step}")
 
 
-def _steps(run: Run) -> Iterator[dict[str, float]]:
+def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]]:
     """Train to the end, one step at a time, behind a progress bar."""
     size = run.settings.train.batch_size
+    _stop_if_asked(run, requests)
     if run.step == 0 and run.settings.text_stage.steps:
-        run.text_stage()
+        run.text_stage(requests)
     run.model.train()
     bar = tqdm(
         total=run.steps * size, initial=run.step * size, unit="clip", desc="train", mininterval=2
     )
     with bar:
         before = time.perf_counter()
-        for batch in run.loader():
+        for batch in _batches(run, requests):
+            waited = time.perf_counter() - before
             values = run.training_step(batch)
-            now = time.perf_counter()
+            elapsed = time.perf_counter() - before
             bar.update(size)
-            bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-            yield values | {"clips_per_second": size / (now - before)}
+            shown = math.nan if values["loss"] is None else values["loss"]
+            bar.set_postfix(loss=f"{shown:.3f}", waiting=f"{waited / elapsed:.0%}", refresh=False)
+            yield values | {"clips_per_second": size / elapsed, "waiting": waited / elapsed}
             before = time.perf_counter()
+
+
+def _batches(run: Run, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
+    """Batches of the steps that are left; a worker that dies is told with what it was reading.
+
+    Raises:
+        Stopped: after a checkpoint was written, if the workers were told to end with the run.
+        RuntimeError: naming the clips, if a worker crashed or hangs.
+    """
+    loader = iter(run.loader())
+    while True:
+        try:
+            batch = next(loader, None)
+        except RuntimeError as error:
+            time.sleep(SIGNAL_PATIENCE)
+            if requests.received:
+                run.save()
+                _stop_if_asked(run, requests)
+            raise RuntimeError(f"{error}; being read: {run.files_in_flight()}") from error
+        if batch is None:
+            return
+        yield batch
 
 
 def _validate_and_keep(run: Run, log: Log) -> None:
     """Validate, and keep the model if it is the best so far (or if nothing tells)."""
+    run.validated = run.step
     if run.classes.empty:
         run.save_model("best")
         return
@@ -719,7 +597,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
-    run = train(read_settings(arguments))
+    try:
+        run = train(read_settings(arguments))
+    except Stopped as stopped:
+        print(f"train.py: {stopped}", file=sys.stderr)
+        return stopped.code
     best = f"best validation UAR {run.best:.3f}, " if run.best >= 0 else ""
     print(f"{best}models in {run.output / 'best'} and {run.output / 'last'}")
     return 0
@@ -734,6 +616,7 @@ if __name__ == "__main__":
         CorpusError,
         FloatingPointError,
         OSError,
+        RuntimeError,
         ValueError,
     ) as error:
         sys.exit(f"train.py: {error}")

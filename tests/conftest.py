@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 
 import features
@@ -231,3 +232,32 @@ def captions(corpus, tmp_path_factory):
     arguments = [str(folder / "features.parquet"), "-o", str(folder / "captions.parquet")]
     assert template_creation.main(arguments) == 0
     return folder / "captions.parquet"
+
+
+@pytest.fixture
+def config(captions, corpus, tmp_path):
+    """Arguments of a short run: 24 clips to train on, 8 steps."""
+    audio = {**TINY_AUDIO, "hidden_dropout": 0.2, "mask_time_prob": 0.2}
+    settings = {
+        "output": str(tmp_path / "run"),
+        "model": {
+            "audio": {"config": audio},
+            "text": {"config": TINY_TEXT},
+            "projection_dim": 24,
+            "input_gain": 10.0,
+        },
+        "data": {"root": str(corpus), "captions": str(captions), "crop_seconds": 1.0},
+        "optim": {"lr": 0.01, "audio_lr": 0.001, "text_lr": 0.001, "warmup_steps": 2},
+        "train": {
+            "epochs": 2,
+            "batch_size": 5,
+            "validate_every": 4,
+            "save_every": 3,
+            "log_every": 1,
+            "precision": "fp32",
+            "device": "cpu",
+        },
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)

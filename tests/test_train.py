@@ -14,45 +14,17 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import TINY_AUDIO, TINY_TEXT
 from safetensors.torch import load_file
 
 import evaluate
 import train
-from checkpoints import list_checkpoints
+from checkpoints import list_checkpoints, load_newest
 from models import build_model, load_model
+from optimisation import learning_rate_factor, parameter_groups, seed_step
+from settings import DataSettings, OptimSettings, Settings, SettingsError, read_settings
 
 REPOSITORY = Path(train.__file__).resolve().parent
 WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture
-def config(captions, corpus, tmp_path):
-    """Arguments of a short run: 24 clips to train on, 8 steps."""
-    audio = {**TINY_AUDIO, "hidden_dropout": 0.2, "mask_time_prob": 0.2}
-    settings = {
-        "output": str(tmp_path / "run"),
-        "model": {
-            "audio": {"config": audio},
-            "text": {"config": TINY_TEXT},
-            "projection_dim": 24,
-            "input_gain": 10.0,
-        },
-        "data": {"root": str(corpus), "captions": str(captions), "crop_seconds": 1.0},
-        "optim": {"lr": 0.01, "audio_lr": 0.001, "text_lr": 0.001, "warmup_steps": 2},
-        "train": {
-            "epochs": 2,
-            "batch_size": 5,
-            "validate_every": 4,
-            "save_every": 3,
-            "log_every": 1,
-            "precision": "fp32",
-            "device": "cpu",
-        },
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return str(path)
 
 
 def weights(run, name="last"):
@@ -83,29 +55,29 @@ def rows(run):
     ],
 )
 def test_wrong_settings_are_named_with_what_is_expected(config, argument, message):
-    with pytest.raises(train.SettingsError, match=message):
-        train.read_settings([config, argument])
+    with pytest.raises(SettingsError, match=message):
+        read_settings([config, argument])
 
 
 def test_arguments_go_over_the_file_and_the_file_over_defaults(config):
-    settings = train.read_settings([config, "optim.lr=1e-4", "model.freeze=[text]"])
+    settings = read_settings([config, "optim.lr=1e-4", "model.freeze=[text]"])
     assert settings.optim.lr == 1e-4 and settings.model.freeze == ["text"]
     assert settings.train.epochs == 2
-    assert settings.optim.weight_decay == train.OptimSettings().weight_decay
+    assert settings.optim.weight_decay == OptimSettings().weight_decay
 
 
 def test_python_objects_in_a_configuration_are_refused(tmp_path):
     marker = tmp_path / "executed"
     path = tmp_path / "bad.yaml"
     path.write_text(f"output: !!python/object/apply:os.mkdir ['{marker}']\n")
-    with pytest.raises(train.SettingsError, match="bad.yaml"):
-        train.read_settings([str(path)])
+    with pytest.raises(SettingsError, match="bad.yaml"):
+        read_settings([str(path)])
     assert not marker.exists()
 
 
 def test_missing_configuration_is_named():
-    with pytest.raises(train.SettingsError, match=r"nowhere\.yaml"):
-        train.read_settings(["nowhere.yaml"])
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
+        read_settings(["nowhere.yaml"])
 
 
 def test_training_without_a_data_root_stops_with_one_sentence():
@@ -126,7 +98,7 @@ def table_of(speakers, splits=None):
 
 
 def settings_with(**data):
-    return train.Settings(data=train.DataSettings(**data))
+    return Settings(data=DataSettings(**data))
 
 
 def test_validation_takes_the_split_that_the_table_names():
@@ -154,7 +126,7 @@ def test_validation_holds_out_speakers_where_no_split_does():
     ],
 )
 def test_impossible_splits_are_refused(table, data, message):
-    with pytest.raises(train.SettingsError, match=message):
+    with pytest.raises(SettingsError, match=message):
         train.split_table(table, settings_with(**data))
 
 
@@ -162,19 +134,19 @@ def test_impossible_splits_are_refused(table, data, message):
 
 
 def test_learning_rate_warms_up_and_falls_along_a_cosine():
-    optim = train.OptimSettings(warmup_steps=10, schedule="cosine")
-    factors = [train.learning_rate_factor(step, 110, optim) for step in range(111)]
+    optim = OptimSettings(warmup_steps=10, schedule="cosine")
+    factors = [learning_rate_factor(step, 110, optim) for step in range(111)]
     assert factors[0] == pytest.approx(0.1) and factors[9] == factors[10] == pytest.approx(1.0)
     assert factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0.0, abs=1e-9)
-    constant = train.OptimSettings(warmup_steps=0, schedule="constant")
-    assert {train.learning_rate_factor(step, 9, constant) for step in range(9)} == {1.0}
+    constant = OptimSettings(warmup_steps=0, schedule="constant")
+    assert {learning_rate_factor(step, 9, constant) for step in range(9)} == {1.0}
 
 
 def test_parameter_groups_hold_each_trainable_weight_once(tiny):
     model, _ = tiny
     model.freeze(["audio_convolutions"])
-    groups = train.parameter_groups(
-        model, train.OptimSettings(lr=3.0, audio_lr=2.0, text_lr=1.0, weight_decay=0.5)
+    groups = parameter_groups(
+        model, OptimSettings(lr=3.0, audio_lr=2.0, text_lr=1.0, weight_decay=0.5)
     )
     found = {id(p): group for group in groups for p in group["params"]}
     assert len(found) == sum(len(group["params"]) for group in groups)
@@ -191,9 +163,9 @@ def test_parameter_groups_hold_each_trainable_weight_once(tiny):
 @pytest.mark.parametrize("rate, expected", [(None, 3.0), (0.5, 0.5), (0.0, 0.0)])
 def test_text_projection_has_its_own_rate_and_zero_is_a_rate(tiny, rate, expected):
     model, _ = tiny
-    optim = train.OptimSettings(lr=3.0, text_projection_lr=rate)
+    optim = OptimSettings(lr=3.0, text_projection_lr=rate)
     weight = model.text_projection.linear1.weight
-    groups = train.parameter_groups(model, optim)
+    groups = parameter_groups(model, optim)
     found = [g for g in groups if any(p is weight for p in g["params"])]
     assert [group["base_lr"] for group in found] == [expected]
 
@@ -202,12 +174,12 @@ def test_a_step_is_seeded_by_its_number_alone():
     def draw():
         return torch.rand(3).tolist(), np.random.rand(3).tolist()
 
-    train.seed_step(1, 7)
+    seed_step(1, 7)
     first = draw()
     draw()
-    train.seed_step(1, 7)
+    seed_step(1, 7)
     assert draw() == first
-    train.seed_step(1, 8)
+    seed_step(1, 8)
     assert draw() != first
 
 
@@ -215,7 +187,7 @@ def test_a_step_is_seeded_by_its_number_alone():
 
 
 def test_run_leaves_what_evaluation_and_a_reader_need(config, corpus, tmp_path):
-    run = train.train(train.read_settings([config]))
+    run = train.train(read_settings([config]))
     output = tmp_path / "run"
     assert run.step == run.steps == 2 * (len(run.train_table) // 5)
     names = {path.name for path in output.iterdir()}
@@ -259,7 +231,7 @@ def test_provenance_names_encoders_without_paths_and_no_corpus_that_is_not_recor
 
 
 def test_validation_gives_the_scores_of_evaluate(config, corpus, tmp_path):
-    run = train.train(train.read_settings([config, "train.queries=sentence"]))
+    run = train.train(read_settings([config, "train.queries=sentence"]))
     logged = [row for row in rows(tmp_path / "run") if "UAR" in row][-1]
     results = tmp_path / "results"
     arguments = [str(tmp_path / "run" / "last"), str(corpus), "-o", str(results)]
@@ -274,7 +246,7 @@ def test_validation_gives_the_scores_of_evaluate(config, corpus, tmp_path):
 
 def test_frozen_towers_keep_their_weights_through_a_run(config, tmp_path):
     first = [config, "model.freeze=[audio,text]", "train.epochs=1"]
-    settings = train.read_settings(first)
+    settings = read_settings(first)
     before = {k: v.clone() for k, v in train.Run(settings).model.state_dict().items()}
     train.train(settings)
     after = weights(tmp_path / "run")
@@ -284,7 +256,7 @@ def test_frozen_towers_keep_their_weights_through_a_run(config, tmp_path):
 
 def test_a_model_learns_its_training_clips(config, tmp_path):
     fast = ["train.epochs=25", "train.validate_every=1000", "captions.style=emotion"]
-    train.train(train.read_settings([config, *fast, "captions.paraphrases=false"]))
+    train.train(read_settings([config, *fast, "captions.paraphrases=false"]))
     losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
@@ -292,7 +264,7 @@ def test_a_model_learns_its_training_clips(config, tmp_path):
 def test_equal_seeds_give_equal_weights_and_others_do_not(config, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         output = f"output={tmp_path / name}"
-        train.train(train.read_settings([config, output, f"train.seed={seed}", "train.epochs=1"]))
+        train.train(read_settings([config, output, f"train.seed={seed}", "train.epochs=1"]))
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
@@ -316,12 +288,12 @@ def stop_after(monkeypatch, step):
 @pytest.mark.parametrize("step, workers", [(4, 0), (7, 0), (5, 2)])
 def test_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, step, workers):
     whole, parts = (f"output={tmp_path / name}" for name in ("whole", "parts"))
-    train.train(train.read_settings([config, whole]))
+    train.train(read_settings([config, whole]))
     with monkeypatch.context() as patch:
         stop_after(patch, step)
         with pytest.raises(StoppedError):
-            train.train(train.read_settings([config, parts, f"data.workers={workers}"]))
-    resumed = train.train(train.read_settings([config, parts, f"data.workers={workers}"]))
+            train.train(read_settings([config, parts, f"data.workers={workers}"]))
+    resumed = train.train(read_settings([config, parts, f"data.workers={workers}"]))
     assert resumed.step == resumed.steps
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "parts", "best"))
@@ -336,11 +308,11 @@ def test_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, 
 def test_resuming_weights_without_the_optimiser_would_differ(config, tmp_path, monkeypatch):
     """Control of the test above: it can tell an inexact resume."""
     whole, parts = (f"output={tmp_path / name}" for name in ("whole", "parts"))
-    train.train(train.read_settings([config, whole]))
+    train.train(read_settings([config, whole]))
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
         with pytest.raises(StoppedError):
-            train.train(train.read_settings([config, parts]))
+            train.train(read_settings([config, parts]))
     original = train.Run.restore
 
     def restore(self, state):
@@ -349,13 +321,13 @@ def test_resuming_weights_without_the_optimiser_would_differ(config, tmp_path, m
         self.optimizer.load_state_dict(fresh)
 
     monkeypatch.setattr(train.Run, "restore", restore)
-    train.train(train.read_settings([config, parts]))
+    train.train(read_settings([config, parts]))
     assert not same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
 def test_killed_process_resumes_to_the_same_weights(config, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train.train(train.read_settings([config, f"output={whole}"]))
+    train.train(read_settings([config, f"output={whole}"]))
     command = [sys.executable, "train.py", config, f"output={parts}", "train.save_every=1"]
     options = {"cwd": REPOSITORY, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on their number
@@ -367,44 +339,88 @@ def test_killed_process_resumes_to_the_same_weights(config, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (parts / "last").exists()  # it was killed before the end
-    train.train(train.read_settings([config, f"output={parts}"]))
+    train.train(read_settings([config, f"output={parts}"]))
     assert same(weights(whole), weights(parts))
 
 
 @pytest.mark.parametrize("change", ["optim.lr=0.02", "captions.style=published", "train.epochs=3"])
 def test_resuming_with_other_settings_is_refused_and_named(config, change):
-    train.train(train.read_settings([config]))
-    with pytest.raises(train.SettingsError, match=change.split("=")[0]):
-        train.train(train.read_settings([config, change]))
+    train.train(read_settings([config]))
+    with pytest.raises(SettingsError, match=change.split("=")[0]):
+        train.train(read_settings([config, change]))
 
 
 def test_resuming_with_other_captions_is_refused(config, captions, tmp_path):
-    train.train(train.read_settings([config]))
+    train.train(read_settings([config]))
     other = tmp_path / "other.parquet"
     pd.read_parquet(captions).iloc[1:].to_parquet(other)
-    with pytest.raises(train.SettingsError, match="captions table"):
-        train.train(train.read_settings([config, f"data.captions={other}"]))
+    with pytest.raises(SettingsError, match="captions table"):
+        train.train(read_settings([config, f"data.captions={other}"]))
 
 
 def test_starting_anew_forgets_the_old_run(config, tmp_path):
-    train.train(train.read_settings([config]))
-    train.train(train.read_settings([config, "train.resume=never", "train.epochs=1"]))
+    train.train(read_settings([config]))
+    train.train(read_settings([config, "train.resume=never", "train.epochs=1"]))
     training = [row["step"] for row in rows(tmp_path / "run") if "loss" in row]
     assert training == list(range(1, len(training) + 1)) and len(training) < 20
 
 
-def test_non_finite_loss_stops_before_the_step_and_names_the_clips(config, monkeypatch):
-    run = train.Run(train.read_settings([config]))
-    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+@pytest.mark.parametrize("where", ["input_values", "weights"])
+def test_step_that_is_not_finite_changes_nothing_and_is_counted(config, where):
+    run = train.Run(read_settings([config]))
     batch = next(iter(run.loader()))
-    batch["input_values"][2, 5] = float("nan")
-    with pytest.raises(FloatingPointError, match=run.train_table.index[batch["row"][2]][0]):
+    if where == "input_values":
+        batch["input_values"][2, 5] = float("nan")
+    else:
+        with torch.no_grad():
+            run.model.audio_projection.linear1.weight.fill_(1e38)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    values = run.training_step(batch)
+    assert values["skipped"] == run.skipped == 1 and values["gradient_norm"] is None
+    assert same(before, run.model.state_dict()) and not run.optimizer.state
+    assert run.step == 1  # the next batch has its turn
+
+
+def test_too_many_steps_in_a_row_that_are_not_finite_stop_and_name_the_clips(config, tmp_path):
+    run = train.Run(read_settings([config, "train.max_skipped=2"]))
+    good = next(iter(run.loader()))
+    bad = {**good, "input_values": torch.full_like(good["input_values"], torch.nan)}
+    file = run.train_table.index[bad["row"][2]][0]
+    for batch in (bad, bad, good, bad, bad):  # the good one between them starts the count again
         run.training_step(batch)
-    assert same(before, run.model.state_dict())
+    with pytest.raises(FloatingPointError, match=file):
+        run.training_step(bad)
+    dump = json.loads((tmp_path / "run" / train.DUMP).read_text())
+    assert dump["step"] == 6 and file in dump["clips"] and dump["loss"] == "nan"
+
+
+def test_a_learning_rate_out_of_range_leaves_a_finite_checkpoint(config, tmp_path):
+    arguments = [config, "optim.lr=1e20", "optim.audio_lr=1e20", "optim.clip_norm=0"]
+    with pytest.raises(FloatingPointError):
+        train.train(read_settings([*arguments, "train.save_every=1", "train.epochs=20"]))
+    newest = load_newest(tmp_path / "run" / "checkpoints")
+    assert newest["step"] and all(w.isfinite().all() for w in newest["model"].values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
+    run = train.Run(read_settings([config]))
+    run.save()
+    with torch.no_grad():
+        run.model.text_projection.linear2.weight[0, 0] = torch.inf
+    run.step = 1
+    with pytest.raises(FloatingPointError, match="text_projection.linear2"):
+        run.save()
+    assert [p.name for p in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step_00000000"]
+
+
+@pytest.mark.parametrize("size, reason", [(1, "nothing to be told from"), (1000, "do not fill")])
+def test_batches_that_cannot_be_learned_from_are_refused_at_the_start(config, size, reason):
+    with pytest.raises(ValueError, match=reason):
+        train.Run(read_settings([config, f"train.batch_size={size}"]))
 
 
 def test_logit_scale_is_clamped_in_training(config):
-    run = train.Run(train.read_settings([config]))
+    run = train.Run(read_settings([config]))
     with torch.no_grad():
         run.model.logit_scale.fill_(200.0)
     run.model.clamp_logit_scale()
@@ -415,7 +431,7 @@ def test_logit_scale_is_clamped_in_training(config):
 def test_positives_decide_the_loss(config):
     losses = {}
     for positives in ("own", "matching"):
-        run = train.Run(train.read_settings([config, f"loss.positives={positives}"]))
+        run = train.Run(read_settings([config, f"loss.positives={positives}"]))
         batch = next(iter(run.loader()))
         batch["matches"] = torch.ones_like(batch["matches"])
         losses[positives] = run.training_step(batch)["loss"]
@@ -431,7 +447,7 @@ def mean_cosine(run, texts):
 def test_text_stage_parts_captions_by_meaning_and_leaves_audio_alone(config):
     stage = ["text_stage.steps=200", "text_stage.lr=5e-3", "captions.style=emotion"]
     tower = ["model.text.config.initializer_range=0.1", "model.projection_dropout=0.1"]
-    run = train.Run(train.read_settings([config, *stage, *tower]))
+    run = train.Run(read_settings([config, *stage, *tower]))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     apart = [f"the speaker sounds {name}" for name in ("angry", "sad", "happy", "bored")]
     same_meaning = ["emotion is anger", "the speaker sounds angry"]
@@ -463,7 +479,7 @@ def test_recipe_of_the_paper_trains_projections_over_pretrained_towers(
         "train.epochs=2",
         "train.batch_size=12",
     ]
-    train.train(train.read_settings(arguments))
+    train.train(read_settings(arguments))
     after = weights(tmp_path / "paper")
     before = source.state_dict()
     branches = [name for name in after if "_branch." in name]
@@ -473,5 +489,5 @@ def test_recipe_of_the_paper_trains_projections_over_pretrained_towers(
 
 
 def test_missing_captions_table_is_named(config):
-    with pytest.raises(train.SettingsError, match="template_creation"):
-        train.train(train.read_settings([config, "data.captions=nowhere.parquet"]))
+    with pytest.raises(SettingsError, match="template_creation"):
+        train.train(read_settings([config, "data.captions=nowhere.parquet"]))

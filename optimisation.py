@@ -1,0 +1,57 @@
+"""How weights change: parameter groups, learning rates, and generators that follow the step."""
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from models import ParaCLAPModel
+from settings import OptimSettings
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda done: 1.0,
+}
+
+
+def parameter_groups(model: ParaCLAPModel, optim: OptimSettings) -> list[dict[str, Any]]:
+    """Trainable parameters by learning rate, matrices with weight decay and vectors without."""
+    rates = {
+        "audio_branch": optim.audio_lr,
+        "text_branch": optim.text_lr,
+    }
+    if optim.text_projection_lr is not None:
+        rates["text_projection"] = optim.text_projection_lr
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = rates.get(name.split(".")[0], optim.lr)
+            decay = optim.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def learning_rate_factor(step: int, steps: int, optim: OptimSettings) -> float:
+    """Factor on the base learning rates in step number `step` of `steps`, counted from 0."""
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    done = (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)
+    return SCHEDULES[optim.schedule](done)
+
+
+def seed_step(seed: int, *place: int) -> None:
+    """Set every generator from the seed and a place in the run (step, ...).
+
+    A resumed run draws what an uninterrupted one would have drawn, because nothing else decides.
+    """
+    derived = int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
+    random.seed(derived)
+    np.random.seed(derived)
+    torch.manual_seed(derived)

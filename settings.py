@@ -1,0 +1,239 @@
+"""What a training run is told: documented defaults, a YAML file over them, arguments over both.
+
+    settings = read_settings(["configs/small.yaml", "data.root=/data/RAVDESS", "optim.lr=1e-4"])
+
+An unknown key stops with the nearest known ones.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from datasets import CaptionSettings
+from models import ModelSettings
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "paraclap.yaml"
+
+
+@dataclass
+class DataSettings:
+    """What is read.
+
+    Attributes:
+        root: folder that the audio files of the captions table are relative to.
+        captions: table of preprocessing/template_creation.py.
+        train_split: value of the column `split` that is trained on; without such a column, all.
+        validation_split: value of the column `split` that checkpoints are chosen on.
+        validation_speakers: if no row is in that split: number of training speakers held out
+            instead, drawn by the seed; 0 trains without validation.
+        crop_seconds: longest training crop [s].
+        workers: processes that read audio.
+        timeout: longest wait for a worker [s]; one that hangs longer stops the run.
+    """
+
+    root: str | None = None
+    captions: str = "captions.parquet"
+    train_split: str = "train"
+    validation_split: str = "dev"
+    validation_speakers: int = 2
+    crop_seconds: float = 5.0
+    workers: int = 0
+    timeout: float = 300.0
+
+
+@dataclass
+class LossSettings:
+    """What is learned.
+
+    Attributes:
+        positives: captions of the batch that match a clip: "matching" (every one that holds for it)
+            or "own" (the one that was drawn for it; the others count as wrong, true or not).
+    """
+
+    positives: str = "matching"
+
+
+@dataclass
+class OptimSettings:
+    """How it is learned.
+
+    Attributes:
+        name: "adamw" or "adam".
+        lr: learning rate of the projections and the scale.
+        audio_lr: of the speech encoder.
+        text_lr: of the text encoder.
+        text_projection_lr: of the text projection; None = `lr`. After a text stage it should be
+            small, like `text_lr`, or captions are merged again before clips can be told apart.
+        weight_decay: of matrices; vectors and the scale have none.
+        schedule: "cosine" (to zero) or "constant", both after the warm-up.
+        warmup_steps: steps of linear warm-up.
+        clip_norm: largest norm of the gradient; 0 = no limit.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    audio_lr: float = 1e-5
+    text_lr: float = 1e-5
+    text_projection_lr: float | None = None
+    weight_decay: float = 0.01
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    clip_norm: float = 1.0
+
+
+@dataclass
+class TextStageSettings:
+    """A first stage without audio, for text encoders from random weights.
+
+    Such an encoder gives all captions nearly one embedding, and the contrastive loss keeps it so:
+    as long as clips cannot be told apart, equal captions are its best answer, and as long as
+    captions cannot be told apart, clips need not be. Here captions that say different things are
+    pushed apart, and those that say the same in other words are drawn together.
+
+    Attributes:
+        steps: length of the stage; 0 for pretrained text encoders.
+        lr: learning rate of the text encoder and its projection, falling to zero.
+        batch_size: captions per step.
+    """
+
+    steps: int = 0
+    lr: float = 1e-3
+    batch_size: int = 64
+
+
+@dataclass
+class TrainSettings:
+    """How long, how often, where.
+
+    Attributes:
+        epochs: passes over the training clips.
+        batch_size: clips per step.
+        seed: decides initial weights, order, crops, captions and dropout.
+        validate_every: steps between validations; the last step always has one.
+        target: label that validation asks for.
+        queries: query set of the validation, see queries.py.
+        save_every: steps between checkpoints.
+        save_minutes: minutes between checkpoints, beside `save_every`; 0 = by steps alone.
+        keep: number of checkpoints kept; the best model has a folder of its own.
+        log_every: steps between rows of metrics.jsonl.
+        resume: "auto" (newest checkpoint of the run folder, if any), "never" or a checkpoint.
+        force: resume although settings or data were changed since the checkpoint.
+        max_skipped: steps in a row that may be skipped because their loss or gradient is not
+            finite; one more stops the run.
+        precision: "auto" (bfloat16 where the hardware has it), "fp32" or "bf16".
+        device: "auto", "cpu", "cuda", ...
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    seed: int = 3407
+    validate_every: int = 200
+    target: str = "emotion"
+    queries: str = "sentence"
+    save_every: int = 200
+    save_minutes: float = 0.0
+    keep: int = 2
+    log_every: int = 10
+    resume: str = "auto"
+    force: bool = False
+    max_skipped: int = 3
+    precision: str = "auto"
+    device: str = "auto"
+
+
+@dataclass
+class Settings:
+    """Everything a run is told; `output` is its folder."""
+
+    output: str = "runs/paraclap"
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    captions: CaptionSettings = field(default_factory=CaptionSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    text_stage: TextStageSettings = field(default_factory=TextStageSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+
+
+# Keys that may differ when a run is resumed: they change where and how often, never what.
+FREE_KEYS = {"output", "data.root", "data.captions", "data.workers", "data.timeout"} | {
+    f"train.{name}"
+    for name in ("save_every", "save_minutes", "keep", "log_every", "resume", "force", "device")
+}
+
+CHOICES: dict[str, Sequence[str]] = {
+    "loss.positives": ("matching", "own"),
+    "optim.name": ("adamw", "adam"),
+    "optim.schedule": ("cosine", "constant"),
+    "captions.style": ("sampled", "published", "emotion"),
+    "train.precision": ("auto", "fp32", "bf16"),
+}
+
+
+class SettingsError(ValueError):
+    """A configuration that cannot be run."""
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Merge defaults, a YAML file and `key=value` arguments.
+
+    Raises:
+        SettingsError: for an unknown key, a wrong type or a value that is not offered.
+    """
+    files = [argument for argument in arguments if "=" not in argument]
+    if len(files) > 1:
+        raise SettingsError(f"expected one YAML file, got {files}")
+    path = Path(files[0]) if files else DEFAULT_CONFIG
+    if not path.is_file():
+        raise SettingsError(f"there is no configuration {path}")
+    try:
+        config = OmegaConf.merge(
+            OmegaConf.structured(Settings),
+            OmegaConf.load(path),
+            OmegaConf.from_dotlist([argument for argument in arguments if "=" in argument]),
+        )
+        settings = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise SettingsError(_explain(error)) from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    flat = flatten(dataclasses.asdict(settings))
+    for key, offered in CHOICES.items():
+        if flat[key] not in offered:
+            raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(offered)}")
+    return settings
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    """One sentence that names the key and the nearest known ones."""
+    reason = str(error.msg or error).splitlines()[0]
+    if error.full_key is None:
+        return reason
+    near = difflib.get_close_matches(error.full_key, flatten(dataclasses.asdict(Settings())))
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{error.full_key}: {reason}{hint}"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Dotted keys whose values differ between two nested settings, but for `FREE_KEYS`."""
+    first, second = flatten(then), flatten(now)
+    keys = (first.keys() | second.keys()) - FREE_KEYS
+    return sorted(key for key in keys if first.get(key) != second.get(key))
