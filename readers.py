@@ -569,7 +569,7 @@ def corpus_table(
 ) -> pd.DataFrame:
     """Return rows (file, optional start and end, labels) as checked corpus table.
 
-    Rows of files that are not there are left out, and told.
+    Rows of files that are not there stay, and are told: who reads them says so of each.
 
     Args:
         rows: column ``file`` and any others
@@ -583,8 +583,8 @@ def corpus_table(
     """
     if rows.empty:
         raise CorpusError(f"{name}: the table of {root} has no rows")
-    rows = _present_rows(rows.assign(file=_check_files(rows["file"], root)), root)
-    files = rows["file"]
+    files = _check_files(rows["file"], root)
+    _check_presence(files, root)
     starts, ends = _timedeltas(rows, "start"), _timedeltas(rows, "end")
     wrong = (starts < pd.Timedelta(0)) | (ends <= starts)
     if wrong.any():
@@ -613,15 +613,12 @@ def _check_files(files: pd.Series, root: Path) -> pd.Series:
     return files.map(posixpath.normpath)
 
 
-def _present_rows(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Return the rows whose file is there; a link without a goal is, for `audio.py` to refuse."""
-    found = {file: os.path.lexists(os.path.join(root, file)) for file in set(rows["file"])}
-    is_there = rows["file"].map(found)
-    absent = rows.loc[~is_there, "file"].unique()
-    if is_there.any():
-        tell(root, len(absent), "files of the table are not there and are left out", absent)
-        return rows[is_there]
-    raise CorpusError(f"{root} holds none of the files of its table, e.g. {absent[0]}")
+def _check_presence(files: pd.Series, root: Path) -> None:
+    """Tell of files that are not there; if none is, the root is another one."""
+    absent = [f for f in files.unique() if not os.path.lexists(os.path.join(root, f))]
+    if len(absent) == files.nunique():
+        raise CorpusError(f"{root} holds none of the files of its table, e.g. {absent[0]}")
+    tell(root, len(absent), "files of the table are not there", absent)
 
 
 def _timedeltas(rows: pd.DataFrame, column: str) -> pd.Series:

@@ -188,12 +188,13 @@ def test_separator_and_encoding_of_a_table_do_not_matter(tmp_path, separator, en
     assert table["speaker"].tolist() == ["01", "Zoë"] and table["arousal"].tolist() == [1.5, -2.25]
 
 
-def test_listed_files_that_are_not_there_are_left_out_and_told(tmp_path):
+def test_listed_files_that_are_not_there_are_told_and_stay_for_who_reads_them(tmp_path):
     touch(tmp_path, "a.wav")
     (tmp_path / "link.wav").symlink_to("nowhere.wav")
     path = write_csv(tmp_path, "file,start\na.wav,0\nb.wav,0\nb.wav,1\nc.wav,0\nlink.wav,0\n")
-    with pytest.warns(UserWarning, match=r"2 files of the table are not there .* e\.g\. b\.wav"):
-        assert files_of(corpora.read_corpus(path)) == ["a.wav", "link.wav"]
+    with pytest.warns(UserWarning, match=r"2 files of the table are not there, e\.g\. b\.wav"):
+        found = files_of(corpora.read_corpus(path))
+    assert found == ["a.wav", "b.wav", "b.wav", "c.wav", "link.wav"]
 
 
 # --- Classes -------------------------------------------------------------------------------------
@@ -306,9 +307,11 @@ def test_report_fails_for_files_that_cannot_be_read_and_says_why(tess, capsys):
     lines = lines_of(capsys)
     assert lines["clips"] == ["11 of 2800 published"]
     problems = " | ".join(lines["problem"])
-    expected = {"html": "OAF_page_sad", "truncated": "OAF_half_sad", "missing": "nowhere"}
+    expected = {"html": "page", "truncated": "half", "dangling_link": "none"}
     for reason, file in expected.items():
-        assert f"files that cannot be read ({reason}): 1, e.g. {tess}/{file}.wav" in problems
+        assert (
+            f"files that cannot be read ({reason}): 1, e.g. {tess}/OAF_{file}_sad.wav" in problems
+        )
 
 
 def test_report_of_a_corpus_without_any_readable_file(tmp_path, capsys):
