@@ -209,7 +209,7 @@ def test_run_leaves_what_evaluation_and_a_reader_need(config, corpus, tmp_path):
         "corpora": ["paraclap-synthetic"],
         "clips": 24,
         "epochs": 2,
-        "seed": train.TrainSettings().seed,
+        "seed": run.settings.train.seed,
     }
     arguments = [str(output), str(corpus), "-o", str(tmp_path / "results"), "--split", "test"]
     assert evaluate.main(arguments) == 0
