@@ -29,6 +29,9 @@ ALLOWED = {
     "probing": {"scoring"},
     "reports": set(),
     "embeddings": {"audio", "datasets", "models"},
+    "descriptions": {"features"},
+    "paraclap": {"audio", "descriptions", "embeddings", "models", "queries"},
+    "predict": {"audio", "corpora", "embeddings", "paraclap", "queries", "reports"},
     "evaluate": {
         "audio",
         "corpora",
@@ -51,6 +54,7 @@ ALLOWED = {
         "scoring",
     },
 }
+MEASURING = ["audio", "corpora", "queries", "features", "descriptions", "scoring", "probing"]
 PREPROCESSING = sorted((REPOSITORY / "preprocessing").glob("*.py"))
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SCRIPTS = [
@@ -59,6 +63,7 @@ SCRIPTS = [
     "models.py",
     "features.py",
     "evaluate.py",
+    "predict.py",
     *(f"preprocessing/{p.name}" for p in PREPROCESSING),
 ]
 
@@ -84,7 +89,7 @@ def test_imports_point_one_way(room):
     assert imported(ROOMS[room]) & set(ROOMS) <= ALLOWED[room]
 
 
-@pytest.mark.parametrize("room", ["audio", "corpora", "queries", "features", "scoring", "probing"])
+@pytest.mark.parametrize("room", MEASURING)
 def test_measuring_needs_no_torch(room):
     assert not imported(ROOMS[room]) & {"torch", "transformers"}
 
