@@ -41,6 +41,7 @@ BATCHES_READ = 4  # batches of audio that `embed_each` holds, to sort them by le
 CHUNK = 4096  # clips that are embedded, and written to the cache, at a time
 DIGEST_BYTES = 32
 AUDIO_SIDE = ("audio_branch.", "audio_projection.")
+TEXT_SIDE = ("text_branch.", "text_projection.")
 
 
 def probabilities_of(model: ParaCLAPModel, cosines: np.ndarray) -> np.ndarray:
@@ -228,19 +229,31 @@ def clip_keys(clips: ClipDataset) -> list[bytes]:
     with ThreadPoolExecutor() as pool:
         paths = (resolve_inside(clips.root, file) for file in files)
         contents = dict(zip(files, pool.map(hash_file, paths), strict=True))
-    return [
-        hashlib.sha256(f"{contents[file]} {start} {end} {CONDITIONING}".encode()).digest()
-        for file, start, end in clips.clips
-    ]
+    return [clip_key(contents[file], start, end) for file, start, end in clips.clips]
+
+
+def clip_key(content: str, start: Position, end: Position) -> bytes:
+    """Name a clip by the SHA-256 of its file, its limits and how audio is conditioned."""
+    return hashlib.sha256(f"{content} {start} {end} {CONDITIONING}".encode()).digest()
 
 
 def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
     """Name the audio side of a model by its weights, its configuration and how it is fed."""
-    digest = hashlib.sha256()
     settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict()]
+    return _fingerprint(model, AUDIO_SIDE, settings)
+
+
+def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
+    """Name the text side of a model by its weights, its configuration and its tokenizer."""
+    settings = [model.config.text_config.to_dict(), processor.tokenizer.get_vocab()]
+    return _fingerprint(model, TEXT_SIDE, settings)
+
+
+def _fingerprint(model: ParaCLAPModel, side: tuple[str, ...], settings: Sequence[object]) -> str:
+    digest = hashlib.sha256()
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(AUDIO_SIDE):
+        if name.startswith(side):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -31,6 +31,8 @@ ALLOWED = {
     "embeddings": {"audio", "datasets", "models"},
     "descriptions": {"features"},
     "paraclap": {"audio", "descriptions", "embeddings", "models", "queries"},
+    "clip_index": {"audio", "embeddings", "paraclap", "reports"},
+    "search": {"audio", "clip_index", "corpora", "embeddings", "paraclap", "reports"},
     "predict": {"audio", "corpora", "embeddings", "paraclap", "queries", "reports"},
     "evaluate": {
         "audio",
@@ -64,6 +66,7 @@ SCRIPTS = [
     "features.py",
     "evaluate.py",
     "predict.py",
+    "search.py",
     *(f"preprocessing/{p.name}" for p in PREPROCESSING),
 ]
 
