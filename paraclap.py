@@ -42,6 +42,7 @@ from embeddings import (
     probabilities_of,
 )
 from models import ParaCLAPModel, ParaCLAPProcessor, load_model
+from onnx_towers import OnnxModel, load_onnx
 from queries import EMOTION_FORMS, WORDS, word_class
 
 REFERENCES = ("a person is speaking", "speech", "someone is talking", "a recording of a voice")
@@ -72,7 +73,7 @@ class Question:
 
     names: tuple[str, ...]
     texts: np.ndarray
-    model: ParaCLAPModel
+    model: ParaCLAPModel | OnnxModel
 
     def answer(self, audio: np.ndarray) -> pd.DataFrame:
         """Compare clips (B, D) with the queries.
@@ -138,7 +139,7 @@ class ParaCLAP:
 
     def __init__(
         self,
-        model: ParaCLAPModel,
+        model: ParaCLAPModel | OnnxModel,
         processor: ParaCLAPProcessor,
         batch_seconds: float = BATCH_SECONDS,
     ) -> None:
@@ -162,6 +163,13 @@ class ParaCLAP:
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(*load_model(source, device), batch_seconds)
+
+    @classmethod
+    def from_onnx(
+        cls, folder: str | Path, int8: bool = False, batch_seconds: float = BATCH_SECONDS
+    ) -> "ParaCLAP":
+        """Load what `models.py export` wrote; see `onnx_towers.load_onnx`."""
+        return cls(*load_onnx(folder, int8), batch_seconds)
 
     # --- Embeddings ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ r"""Ask a trained model about recordings in words.
     arecord -q -t raw -f S16_LE -r 16000 -c 1 | \
         python predict.py runs/small --stdin-pcm 16000 --windows 3 --hop 1 --queries angry calm
     python predict.py runs/small clip.wav --describe --edges captions.edges.json
+    python predict.py --onnx out/small-onnx clip.wav --queries angry calm
 
 What is asked about: audio files, folders, patterns in quotes (** for any folders), tables of
 segments (.csv, .tsv, .parquet with file, start, end [s]), sources as evaluate.py takes them, and -
@@ -257,7 +258,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     # A wrong path, a missing table: found before the model is loaded.
     clips = pd.DataFrame() if options.stdin_pcm else _read_arguments(options.audio)
-    paraclap = ParaCLAP.from_pretrained(options.model, options.device, options.batch_seconds)
+    if options.onnx:
+        paraclap = ParaCLAP.from_onnx(options.onnx, options.int8, options.batch_seconds)
+    else:
+        paraclap = ParaCLAP.from_pretrained(options.model, options.device, options.batch_seconds)
     if options.describe:
         return _describe(paraclap, clips, options.edges)
     question = paraclap.ask(_queries(options.queries), options.template)
@@ -335,7 +339,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run folder, its best/ or last/, or a Hub name")
+    add("model", nargs="?", metavar="MODEL", help="run folder, model folder or Hub name")
     add("audio", nargs="*", metavar="AUDIO", help=f"files, patterns, -, {SOURCE_FORMS}")
     add("--queries", nargs="+", metavar="TEXT", help="what is asked for, or one YAML file")
     add("--template", default="{}", help='put around each query, e.g. "the speaker sounds {}"')
@@ -347,9 +351,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--stdin-pcm", type=_rate, metavar="RATE", help="16-bit mono samples from a pipe [Hz]")
     add("--describe", action="store_true", help="measure clips, and show what the model hears")
     add("--edges", type=Path, help="captions.edges.json, for --describe")
+    add("--onnx", type=Path, metavar="FOLDER", help="in place of MODEL: what was exported")
+    add("--int8", action="store_true", help="the 8-bit towers of the export")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     options = parser.parse_args(arguments)
+    if options.onnx and options.model is not None:  # with --onnx, everything named is audio
+        options.model, options.audio = None, [options.model, *options.audio]
     problem = next(filter(None, _problems(options)), None)
     if problem:
         parser.error(problem)
@@ -361,6 +369,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _problems(options: argparse.Namespace) -> Iterator[str | bool]:
     """Yield what is wrong with a combination of options, and False for what is right."""
+    yield not (options.model or options.onnx) and "give a MODEL, or --onnx a folder"
+    yield options.int8 and not options.onnx and "--int8 needs --onnx"
+    yield bool(options.onnx and options.device) and "--onnx runs on the CPU, without --device"
     size, hop = options.windows, options.hop
     given = bool(options.audio), options.stdin_pcm is not None
     yield sum(given) != 1 and "give either AUDIO or --stdin-pcm"
@@ -385,7 +396,7 @@ def _rate(text: str) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (AudioError, CorpusError, OSError, ValueError) as error:
+    except (AudioError, CorpusError, ImportError, OSError, ValueError) as error:
         sys.exit(f"predict.py: {error}")
     except KeyboardInterrupt:  # how one leaves a microphone
         sys.exit(130)
