@@ -312,12 +312,12 @@ class ClipIndex:
         if not (self.folder / TABLE).is_file():
             raise ClipIndexError(f"{self.folder} is unfinished, give its index command again")
         self.clips = pd.read_parquet(self.folder / TABLE)
+        names = self.clips["chunk"].unique()
         self._chunks = [
-            np.load(_chunk_paths(self.folder, name)[0], mmap_mode="r")
-            for name in self.clips["chunk"].unique()
+            np.load(_chunk_paths(self.folder, name)[0], mmap_mode="r") for name in names
         ]
         starts = np.cumsum([0, *map(len, self._chunks)])
-        first = dict(zip(self.clips["chunk"].unique(), starts, strict=False))
+        first = dict(zip(names, starts[:-1], strict=True))
         self._rows = (self.clips["chunk"].map(first) + self.clips["row"]).to_numpy(np.int64)
 
     def __len__(self) -> int:
