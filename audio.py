@@ -197,6 +197,37 @@ def read_audio_with_report(
     return _condition(mono, report.rate), report
 
 
+def condition(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Return samples that are in memory as `read_audio` returns those of a file: (T,) at 16 kHz.
+
+    Args:
+        samples: (F,) or (F, C), float in [-1, 1] or signed integers of full scale; not changed
+        rate: of the samples [Hz]
+
+    Raises:
+        AudioError: for another shape or type, and for what is refused in a file
+    """
+    frames = np.atleast_2d(samples.T).T
+    if frames.ndim != 2 or not 1 <= frames.shape[1] <= MAX_CHANNELS:
+        shape = tuple(samples.shape)
+        raise AudioError("channels", f"signal has shape {shape}, expected (F,) or (F, C)")
+    if not RATE_LIMITS[0] <= rate <= RATE_LIMITS[1]:
+        raise AudioError("sample_rate", f"signal at {rate} Hz, expected {RATE_LIMITS} Hz")
+    if not len(frames):
+        raise AudioError("empty", "signal holds no samples")
+    if np.issubdtype(frames.dtype, np.signedinteger):
+        frames = frames / -float(np.iinfo(frames.dtype).min)
+    if not np.issubdtype(frames.dtype, np.floating):
+        raise AudioError("type", f"signal is {frames.dtype}, expected float or signed integers")
+    frames = frames.astype(np.float32)
+    with np.errstate(invalid="ignore"):  # infinities are refused below
+        mono = frames.mean(axis=1)
+    levels = _Levels(frames.shape[1])
+    levels.add(frames, mono)
+    levels.check("signal")
+    return _condition(mono, rate)
+
+
 @dataclass(frozen=True)
 class Header:
     """What the header of a file tells about its sound."""

@@ -23,7 +23,9 @@ or None). Reading a corpus opens no audio; printing what is in it reads the head
 
 import argparse
 import difflib
+import glob
 import hashlib
+import math
 import os
 import re
 import sys
@@ -51,6 +53,8 @@ LOW, MIDDLE, HIGH = "low", "middle", "high"
 SOURCE_FORMS = (
     "NAME=ROOT, a folder with db.yaml, a .csv, .tsv or .parquet table, or a folder of audio"
 )
+
+CLIP_COLUMNS = ("name", "root", "file", "start", "end")
 
 
 # --- From a source to its table ------------------------------------------------------------------
@@ -94,6 +98,49 @@ def read_corpus(source: str | Path) -> pd.DataFrame:
     if rows.empty:
         raise CorpusError(f"{path} holds no db.yaml and no audio; found: {_contents(path)}")
     return corpus_table(rows, path, path.name)
+
+
+def read_clips(arguments: Iterable[str]) -> pd.DataFrame:
+    """Return what a list of files, globs and sources stands for, one row for each clip.
+
+    A file that is named need not exist: what is wrong with it is found when it is read.
+
+    Args:
+        arguments: audio files, patterns (``**`` for any folders), or sources
+
+    Returns:
+        ``name`` (as given, or with the folder that was given), ``root``, ``file`` (inside of
+        root), ``start`` and ``end`` [s] (NaN: the end of the file); labels are left out
+
+    Raises:
+        CorpusError: if a source or a pattern stands for nothing
+    """
+    clips: list[tuple] = []
+    for argument in arguments:
+        matches = [argument]
+        if not os.path.lexists(argument) and glob.has_magic(argument):
+            matches = sorted(glob.glob(argument, recursive=True))
+            if not matches:
+                raise CorpusError(f"{argument} matches nothing")
+        for match in matches:
+            clips += _read_clips_of(match)
+    return pd.DataFrame(clips, columns=list(CLIP_COLUMNS))
+
+
+def _read_clips_of(argument: str) -> list[tuple]:
+    """Return the clips of one file or source."""
+    path = Path(argument).expanduser()
+    is_table = path.suffix.lower() in TABLE_READERS
+    if is_table or path.is_dir() or ("=" in argument and not os.path.lexists(path)):
+        table = read_corpus(argument)
+        root = table.attrs["root"]
+        shown = path if path.is_dir() else Path(os.path.relpath(root))
+        return [
+            (str(shown / file), root, file, start.total_seconds(), end.total_seconds())
+            for file, start, end in table.index
+        ]
+    goal = Path(os.path.realpath(path))  # this very file is wanted, wherever a link leads
+    return [(argument, str(goal.parent), goal.name, 0.0, math.nan)]
 
 
 def _read_known(corpus: Corpus, root: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Embeddings of clips and texts, in batches, and a cache of those of clips.
+"""Embeddings of clips and texts, in batches, what they say, and a cache of those of clips.
 
 A cached embedding is found again by what it was made from: the content of the audio file, the
 limits of the segment, the way audio is conditioned, and the weights and settings of the audio side
@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import scipy.special
 import torch
 import torch.nn.functional as F
 import torch.utils.data
@@ -23,14 +24,30 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from tqdm import tqdm
 
-from audio import CONDITIONING, hash_file, resolve_inside
+from audio import (
+    CONDITIONING,
+    SAMPLING_RATE,
+    AudioError,
+    Position,
+    hash_file,
+    read_audio,
+    resolve_inside,
+)
 from datasets import ClipDataset, Collate, length_sorted_batches
 from models import ParaCLAPModel, ParaCLAPProcessor
 
 BATCH_SECONDS = 60.0  # padded audio in one batch
+BATCHES_READ = 4  # batches of audio that `embed_each` holds, to sort them by length
 CHUNK = 4096  # clips that are embedded, and written to the cache, at a time
 DIGEST_BYTES = 32
 AUDIO_SIDE = ("audio_branch.", "audio_projection.")
+TEXT_SIDE = ("text_branch.", "text_projection.")
+
+
+def probabilities_of(model: ParaCLAPModel, cosines: np.ndarray) -> np.ndarray:
+    """Probabilities (B, K) that the model gives to classes of these cosines (B, K)."""
+    scale = model.logit_scale.exp().item()
+    return scipy.special.softmax(scale * cosines.astype(np.float64), axis=1)
 
 
 @torch.inference_mode()
@@ -123,10 +140,84 @@ def _features(
         clips, batch_sampler=batches, num_workers=workers, collate_fn=Collate(processor)
     )
     for batch in loader:
-        features = model.get_audio_features(
-            batch["input_values"].to(model.device), batch["padding_mask"].to(model.device)
+        yield batch["row"], _audio_features(model, batch)
+
+
+def _audio_features(model: ParaCLAPModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Embed one padded batch: (B, D) on the CPU."""
+    values, mask = (batch[name].to(model.device) for name in ("input_values", "padding_mask"))
+    return model.get_audio_features(values, mask).pooler_output.float().cpu()
+
+
+@torch.inference_mode()
+def embed_waveforms(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    waveforms: Sequence[np.ndarray],
+    batch_seconds: float = BATCH_SECONDS,
+) -> torch.Tensor:
+    """Embed waveforms (T,) at 16 kHz that are in memory: (B, D) on the CPU, unit length."""
+    limit = batch_seconds if model.audio_branch.supports_padding else 0.0
+    embeddings = torch.empty(len(waveforms), model.config.projection_dim)
+    durations = np.array([len(waveform) / SAMPLING_RATE for waveform in waveforms])
+    for rows in length_sorted_batches(durations, limit):
+        batch = processor.feature_extractor(
+            [waveforms[row] for row in rows], sampling_rate=SAMPLING_RATE, return_tensors="pt"
         )
-        yield batch["row"], features.pooler_output.float().cpu()
+        embeddings[rows] = _audio_features(model, batch)
+    return embeddings
+
+
+def embed_each(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    clips: Iterable[tuple[str | Path, str, Position, Position]],
+    batch_seconds: float = BATCH_SECONDS,
+) -> Iterator[np.ndarray | AudioError]:
+    """Embed clips one after the other, however many: each (D,), or why it has no embedding.
+
+    Few batches of audio are in memory at a time, and a clip that cannot be read costs no other.
+
+    Args:
+        model: in evaluation mode.
+        processor: of the model.
+        clips: root, file inside of it, start and end of each.
+        batch_seconds: padded audio per batch [s], see `embed_clips`.
+
+    Yields:
+        In the order of the clips.
+    """
+    heard: list[np.ndarray | AudioError] = []
+    samples = 0
+    for clip in clips:
+        heard.append(_waveform_or_error(*clip))
+        samples += len(heard[-1]) if isinstance(heard[-1], np.ndarray) else 0
+        if samples >= BATCHES_READ * batch_seconds * SAMPLING_RATE or len(heard) >= CHUNK:
+            yield from _embed_heard(model, processor, heard, batch_seconds)
+            heard, samples = [], 0
+    yield from _embed_heard(model, processor, heard, batch_seconds)
+
+
+def _waveform_or_error(
+    root: str | Path, file: str, start: Position, end: Position
+) -> np.ndarray | AudioError:
+    try:
+        return read_audio(resolve_inside(root, file), start, end)
+    except AudioError as error:
+        return error
+
+
+def _embed_heard(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    heard: Sequence[np.ndarray | AudioError],
+    batch_seconds: float,
+) -> Iterator[np.ndarray | AudioError]:
+    """Yield the embedding of each waveform; errors stay where they are."""
+    waveforms = [item for item in heard if isinstance(item, np.ndarray)]
+    embeddings = iter(embed_waveforms(model, processor, waveforms, batch_seconds).numpy())
+    for item in heard:
+        yield next(embeddings) if isinstance(item, np.ndarray) else item
 
 
 # --- Cache ---------------------------------------------------------------------------------------
@@ -138,19 +229,31 @@ def clip_keys(clips: ClipDataset) -> list[bytes]:
     with ThreadPoolExecutor() as pool:
         paths = (resolve_inside(clips.root, file) for file in files)
         contents = dict(zip(files, pool.map(hash_file, paths), strict=True))
-    return [
-        hashlib.sha256(f"{contents[file]} {start} {end} {CONDITIONING}".encode()).digest()
-        for file, start, end in clips.clips
-    ]
+    return [clip_key(contents[file], start, end) for file, start, end in clips.clips]
+
+
+def clip_key(content: str, start: Position, end: Position) -> bytes:
+    """Name a clip by the SHA-256 of its file, its limits and how audio is conditioned."""
+    return hashlib.sha256(f"{content} {start} {end} {CONDITIONING}".encode()).digest()
 
 
 def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
     """Name the audio side of a model by its weights, its configuration and how it is fed."""
-    digest = hashlib.sha256()
     settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict()]
+    return _fingerprint(model, AUDIO_SIDE, settings)
+
+
+def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
+    """Name the text side of a model by its weights, its configuration and its tokenizer."""
+    settings = [model.config.text_config.to_dict(), processor.tokenizer.get_vocab()]
+    return _fingerprint(model, TEXT_SIDE, settings)
+
+
+def _fingerprint(model: ParaCLAPModel, side: tuple[str, ...], settings: Sequence[object]) -> str:
+    digest = hashlib.sha256()
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(AUDIO_SIDE):
+        if name.startswith(side):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

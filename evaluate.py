@@ -42,7 +42,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.special
 import torch
 import yaml
 
@@ -56,6 +55,7 @@ from embeddings import (
     embed_classes,
     embed_clips,
     embed_texts,
+    probabilities_of,
 )
 from models import ParaCLAPModel, ParaCLAPProcessor, load_model
 from probing import probe
@@ -137,12 +137,6 @@ def classify(
     answers.insert(0, "prediction", prediction)
     answers.insert(1, "confidence", best)
     return answers
-
-
-def probabilities_of(model: ParaCLAPModel, cosines: np.ndarray) -> np.ndarray:
-    """Probabilities (B, K) that the model gives to classes of these cosines (B, K)."""
-    scale = model.logit_scale.exp().item()
-    return scipy.special.softmax(scale * cosines.astype(np.float64), axis=1)
 
 
 def answer(

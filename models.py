@@ -2,6 +2,7 @@ r"""Build, load, convert and publish ParaCLAP models; the model itself is in mod
 
     python models.py convert best.pth.tar out/paraclap --tokenizer bert-base-uncased
     python models.py publish runs/small out/small --scores results/scores.yaml --name USER/NAME
+    python models.py export runs/small out/small-onnx --int8
 
     model, processor = load_model("runs/small")
     inputs = processor(text=["an angry voice"], audio=[waveform], sampling_rate=16_000,
@@ -12,7 +13,8 @@ r"""Build, load, convert and publish ParaCLAP models; the model itself is in mod
 Hub as KeiKinn/paraclap), without downloading the base encoders; `publish` reads a run folder or a
 model folder. Both write a folder that train.py, evaluate.py, transformers (`AutoModel`,
 `AutoProcessor`, `pipeline`) and sentence-transformers load, with a model card: ready for
-`hf upload USER/NAME out/small`. The folder is written as a whole or not at all.
+`hf upload USER/NAME out/small`. `export` writes both towers as ONNX, see onnx_towers.py. A folder
+is written as a whole or not at all.
 """
 
 import argparse
@@ -51,6 +53,7 @@ from modeling_paraclap import (
     receptive_field,
     scaled_cosines,
 )
+from onnx_towers import export_onnx
 
 __all__ = [
     "MAX_LOGIT_SCALE",
@@ -383,6 +386,8 @@ def _read_scores(path: str | None) -> dict[str, Any] | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
+    if options.command == "export":
+        return _export(options)
     card = {
         "scores": _read_scores(options.scores),
         "name": options.name,
@@ -396,6 +401,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         output = publish(options.source, options.output, **card)
     print(f"written to {output}; `hf upload USER/NAME {output}` puts it on the Hub")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Export a model, and tell how far it is from torch."""
+    output = _free_folder(options.output)
+    about = export_onnx(*load_model(options.source), output, options.int8)
+    print(f"written to {output}, opset {about['opset']}; largest differences from torch:")
+    for tower, value in about["differences"].items():
+        print(f"  {tower:<6}{value:.1e} in a component of an embedding")
+    for tower, value in about.get("int8_distances", {}).items():
+        print(f"  {tower:<6}{value:.1e} between embeddings (1 - cosine), int8")
     return 0
 
 
@@ -415,6 +432,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--scores", help="scores.yaml of evaluate.py, for the model card")
         command.add_argument("--name", help="name on the Hub in the model card, USER/NAME")
         command.add_argument("--license", help="of the weights, as the Hub writes it, e.g. mit")
+    export = commands.add_parser("export", help="to ONNX (requirements-onnx.txt)")
+    export.add_argument("source", help=reads["publish"])
+    export.add_argument("output", help="folder to write; must not exist, or be empty")
+    export.add_argument("--int8", action="store_true", help="also with weights in 8 bits")
     add = parsers["convert"].add_argument
     add(
         "--tokenizer", default=PUBLISHED_CONFIG["provenance"]["text_encoder"], help="name or folder"
@@ -434,5 +455,5 @@ for travelling in (ParaCLAPConfig, ParaCLAPModel, ParaCLAPFeatureExtractor, Para
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"models.py: {error}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -187,3 +188,37 @@ def _plot_calibration(axes: Axes, calibration: Figures) -> None:
     axes.scatter(*points, s=sizes, color="tab:blue", alpha=0.6, clip_on=False)
     title = f"calibration error {calibration['ECE']:.3f}"
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=title)
+
+
+def plot_timeline(answers: pd.DataFrame, title: str) -> Figure:
+    """Draw the probability of each query over time.
+
+    Args:
+        answers: one row for each window, in order: `start` and `end` [s], `none_of_these`, and
+            `probability.QUERY` of each query.
+        title: of the picture.
+    """
+    prefix = "probability."
+    columns = [column for column in answers if column.startswith(prefix)]
+    middles = ((answers["start"] + answers["end"]) / 2).to_numpy()
+    figure = Figure(figsize=(12, 4.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["tab10" if len(columns) <= 10 else "tab20"].colors
+    width, marker = (1.6, ".") if len(middles) <= 200 else (0.9, None)
+    for number, column in enumerate(columns):
+        axes.plot(
+            middles,
+            answers[column],
+            label=column.removeprefix(prefix),
+            color=colours[number % len(colours)],
+            linewidth=width,
+            marker=marker,
+        )
+    axes.fill_between(
+        middles, answers["none_of_these"], color="grey", alpha=0.25, label="none of these"
+    )
+    limits = answers["start"].iloc[0], answers["end"].iloc[-1]
+    axes.set(xlim=limits, ylim=(0, 1), xlabel="time [s]", ylabel="probability", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

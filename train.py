@@ -107,9 +107,9 @@ def provenance(settings: Settings, clips: int) -> dict[str, Any]:
     }
     metadata = pq.read_schema(settings.data.captions).metadata or {}
     about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
-    corpus = about.get("corpus") or about.get("name")
-    if corpus:
-        facts["corpora"] = [corpus]
+    corpora = list(about.get("corpora", [about.get("corpus") or about.get("name")]))
+    if all(corpora):
+        facts["corpora"] = corpora
     return facts | {
         "clips": clips,
         "epochs": settings.train.epochs,

@@ -230,6 +230,16 @@ def test_provenance_names_encoders_without_paths_and_no_corpus_that_is_not_recor
     assert facts["clips"] == 7 and "corpora" not in facts
 
 
+def test_provenance_names_every_corpus_of_joined_captions(tmp_path):
+    about = {"corpora": {"ravdess": {"root": "/secret"}, "emodb": {}}}
+    table = pa.table({"captions": [["x"]]})
+    metadata = {train.CAPTIONS_METADATA: json.dumps(about).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "joined.parquet")
+    settings = train.Settings()
+    settings.data.captions = str(tmp_path / "joined.parquet")
+    assert train.provenance(settings, 7)["corpora"] == ["ravdess", "emodb"]
+
+
 def test_validation_gives_the_scores_of_evaluate(config, corpus, tmp_path):
     run = train.train(read_settings([config, "train.queries=sentence"]))
     logged = [row for row in rows(tmp_path / "run") if "UAR" in row][-1]
