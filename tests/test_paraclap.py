@@ -10,8 +10,8 @@ import torch
 
 import descriptions
 import smile
-from extraction import measure
 from audio import AudioError, read_audio
+from extraction import measure
 from paraclap import REFERENCES, ParaCLAP, windows
 from preprocessing import template_creation
 
