@@ -74,7 +74,7 @@ FEATURE_SETS = {
     "egemaps": FeatureSet("all 88 functionals of eGeMAPSv02"),
     "captions": FeatureSet(
         "the 31 on pitch, jitter, shimmer, loudness, sound level and segments; all that captions "
-        "read, 2.5 times as fast",
+        "read, more than twice as fast",
         {
             "egemapsv02_lldSetSelectorNoF0LoudnNz": {
                 "reader.dmLevel": "gemapsv01b_jitterShimmer",
