@@ -19,6 +19,7 @@ deleted, for instance by an earlier run. With TMPDIR=/dev/shm there is no such e
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -158,12 +159,13 @@ def check_equal(output: Path, folder: Path) -> int:
 
     Raises:
         RuntimeError: if a row differs
+        ValueError: if ours wrote fewer rows
     """
     names = ["captions", "caption_descriptors"]
     written = sorted(folder.iterdir())
     batches = pq.ParquetFile(output).iter_batches(columns=names)
     ours = (row for batch in batches for row in batch.to_pylist())
-    for path, row in zip(written, ours, strict=False):
+    for path, row in zip(written, itertools.islice(ours, len(written)), strict=True):
         if json.loads(path.read_text()) != row:
             raise RuntimeError(f"{path.name} differs from its row in {output}")
     return len(written)

@@ -30,6 +30,9 @@ def test_a_differing_text_is_noticed(tmp_path):
     pq.write_table(changed, output)
     with pytest.raises(RuntimeError, match="000000007.json differs"):
         captions.check_equal(output, folder)
+    pq.write_table(table.slice(0, 40), output)
+    with pytest.raises(ValueError, match="shorter"):
+        captions.check_equal(output, folder)
 
 
 def test_rows_depend_on_their_place_alone():
