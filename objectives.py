@@ -1,7 +1,10 @@
-"""What is learned from a batch: contrastive cross entropy, or the sigmoid loss.
+"""What is learned from a batch: contrastive cross entropy, or the sigmoid loss; in shares.
 
-Where the logits are many, only some rows of them are held at a time. Letters: B clips and captions,
-D embedding size.
+Every process computes the terms of its own clips and captions against those of all; the sum over
+processes is the loss of the whole batch. Of the B x B logits a process holds its own rows, and
+where these are many, only some of them at a time.
+
+Letters: b clips and captions of this process, B of all, D embedding size.
 """
 
 from collections.abc import Callable
@@ -11,17 +14,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from processes import gather
 from models import scaled_cosines
 
 LOGITS_AT_ONCE = 2**24  # of one direction; 64 MiB in float32
 SIGMOID_BIAS = -10.0  # Zhai et al. 2023, section 3.1: most pairs do not match
 
 Matches = tuple[torch.Tensor, torch.Tensor]
-"""(B, B) captions true of each clip, (B, B) clips that each caption is true of; 1 where true."""
+"""(b, B) captions true of own clips, (b, B) clips that own captions are true of; 1 where true."""
 
 
 class ContrastiveLoss(nn.Module):
-    """Symmetric cross entropy over the batch, `models.clip_loss`."""
+    """Symmetric cross entropy over the batch, `models.clip_loss` in shares."""
 
     def forward(
         self,
@@ -30,19 +34,19 @@ class ContrastiveLoss(nn.Module):
         logit_scale: torch.Tensor,
         matches: Matches,
     ) -> torch.Tensor:
-        """Loss of the batch.
+        """Own terms of the loss.
 
         Args:
-            audio: unit embeddings of clips (B, D).
-            text: of captions (B, D).
+            audio: unit embeddings of own clips (b, D).
+            text: of own captions (b, D).
             logit_scale: logarithm of the factor on the cosines.
-            matches: see `Matches`.
+            matches: of own clips and captions.
 
         Raises:
             ValueError: if a clip or a caption has no match.
         """
         total = matches[0].shape[1]
-        every_audio, every_text = audio, text
+        every_audio, every_text = gather(audio, total), gather(text, total)
         terms = [
             _in_rows(_cross_entropy, audio, every_text, logit_scale, matches[0]),
             _in_rows(_cross_entropy, text, every_audio, logit_scale, matches[1]),
@@ -68,9 +72,9 @@ class SigmoidLoss(nn.Module):
         logit_scale: torch.Tensor,
         matches: Matches,
     ) -> torch.Tensor:
-        """Loss of the batch; arguments as in `ContrastiveLoss`, only `matches[0]` is read."""
+        """Own terms of the loss; arguments as in `ContrastiveLoss`, only `matches[0]` is read."""
         total = matches[0].shape[1]
-        every_text = text
+        every_text = gather(text, total)
         terms = _in_rows(self._binary, audio, every_text, logit_scale, matches[0])
         return terms / total
 

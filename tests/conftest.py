@@ -1,6 +1,12 @@
 """Fixtures: tiny real towers and a small synthetic corpus with features and captions."""
 
 import copy
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
 
 import numpy as np
 import pytest
@@ -261,3 +267,83 @@ def config(captions, corpus, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(settings))
     return str(path)
+
+
+class Together:
+    """What became of processes that ran one function together.
+
+    Attributes:
+        results: by process: what the function returned, or its error as text.
+        codes: exit codes, negative for a signal.
+        errors: what each wrote to the standard error.
+        seconds: until the last had ended.
+    """
+
+    def __init__(self, codes, results, errors, seconds):
+        self.codes, self.results, self.errors, self.seconds = codes, results, errors, seconds
+
+
+def _free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def _run_one(number, world, port, folder, function, arguments):
+    """In a forked process: run the function under the environment that torchrun would give."""
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    stream = (folder / f"{number}.err").open("w", buffering=1)
+    os.dup2(stream.fileno(), 2)
+    sys.stderr = stream
+    try:
+        result, code = function(*arguments), 0
+    except BaseException as error:
+        traceback.print_exc(file=stream)
+        result, code = f"{type(error).__name__}: {error}", getattr(error, "code", 1)
+    torch.save(result, folder / f"{number}.tmp")
+    (folder / f"{number}.tmp").rename(folder / f"{number}.pt")
+    os._exit(code)
+
+
+@pytest.fixture
+def together(tmp_path_factory, monkeypatch):
+    """A function that runs another in several processes that know each other; forked, so quick.
+
+    What the test patched before is patched in them. Those that run longer than `limit` [s] fail
+    the test.
+    """
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(world, function, *arguments, limit=60):
+        folder, port, start = tmp_path_factory.mktemp("together"), _free_port(), time.monotonic()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # a pool of threads does not survive a fork
+        children = []
+        for number in range(world):
+            children.append(os.fork())
+            if children[-1] == 0:
+                _run_one(number, world, port, folder, function, arguments)
+        torch.set_num_threads(threads)
+        codes = {}
+        try:
+            while len(codes) < world:
+                for number in set(range(world)) - set(codes):
+                    ended, status = os.waitpid(children[number], os.WNOHANG)
+                    if ended:
+                        codes[number] = os.waitstatus_to_exitcode(status)
+                assert time.monotonic() < start + limit, f"only {codes} ended in {limit} s"
+                time.sleep(0.01)
+        finally:
+            for number in set(range(world)) - set(codes):
+                os.kill(children[number], signal.SIGKILL)
+                os.waitpid(children[number], 0)
+        stored = [folder / f"{number}.pt" for number in range(world)]
+        results = [
+            torch.load(path, weights_only=True) if path.exists() else None for path in stored
+        ]
+        errors = [(folder / f"{number}.err").read_text() for number in range(world)]
+        ordered = [codes[number] for number in range(world)]
+        return Together(ordered, results, errors, time.monotonic() - start)
+
+    return run

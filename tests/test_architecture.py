@@ -55,6 +55,8 @@ ALLOWED = {
     "settings": {"datasets", "models"},
     "optimisation": {"models", "settings"},
     "stopping": set(),
+    "processes": {"stopping"},
+    "objectives": {"models", "processes"},
     "tracking": set(),
     "train": {
         "audio",
