@@ -35,6 +35,7 @@ from audio import (
 )
 from datasets import ClipDataset, Collate, length_sorted_batches
 from models import ParaCLAPModel, ParaCLAPProcessor
+from processes import broadcast, rank, share, sum_in_place, world_size
 
 BATCH_SECONDS = 60.0  # padded audio in one batch
 BATCHES_READ = 4  # batches of audio that `embed_each` holds, to sort them by length
@@ -102,26 +103,33 @@ def embed_clips(
         progress: text of the progress bar; None = no bar.
         cache: of this model; None = every clip is embedded.
 
+    Several processes embed batches in turn, the same batches as one would, and all get all.
+
     Raises:
         AudioError: naming the first clip that cannot be read.
     """
     limit = batch_seconds if model.audio_branch.supports_padding else 0.0
-    embeddings = torch.empty(len(clips), model.config.projection_dim)
+    embeddings = torch.zeros(len(clips), model.config.projection_dim)
     rows = list(range(len(clips)))
     keys: list[bytes] = []
-    if cache is not None:
+    if cache is not None and rank() == 0:
         keys = clip_keys(clips)
         rows = cache.fill(embeddings, keys)
-    with tqdm(total=len(clips), desc=progress, unit="clip", disable=progress is None) as bar:
+    rows, keys = broadcast((rows, keys))
+    hidden = progress is None or rank() > 0
+    with tqdm(total=len(clips), desc=progress, unit="clip", disable=hidden) as bar:
         bar.update(len(clips) - len(rows))
         for first in range(0, len(rows), CHUNK):
-            chosen = rows[first : first + CHUNK]
+            chosen, own = rows[first : first + CHUNK], []
             for done, features in _features(model, processor, clips, chosen, limit, workers):
                 embeddings[done] = features
+                own += done
                 bar.update(len(done))
-            if cache is not None:
-                cache.add([keys[row] for row in chosen], embeddings[chosen])
-    return embeddings
+            if cache is not None and own:
+                own.sort()
+                cache.add([keys[row] for row in own], embeddings[own])
+            bar.update(len(chosen) - len(own))
+    return sum_in_place(embeddings)  # a row that another process embedded is zero here
 
 
 @torch.inference_mode()
@@ -133,14 +141,25 @@ def _features(
     batch_seconds: float,
     workers: int,
 ) -> Iterable[tuple[list[int], torch.Tensor]]:
-    """Yield (rows of `clips`, their embeddings) of a batch at a time."""
-    durations = clips.durations(rows)
+    """Yield (rows of `clips`, their embeddings) of a batch at a time, of this process's batches."""
+    durations = _durations(clips, rows)
     batches = [[rows[i] for i in b] for b in length_sorted_batches(durations, batch_seconds)]
     loader = torch.utils.data.DataLoader(
-        clips, batch_sampler=batches, num_workers=workers, collate_fn=Collate(processor)
+        clips,
+        batch_sampler=batches[rank() :: world_size()],
+        num_workers=workers,
+        collate_fn=Collate(processor),
     )
     for batch in loader:
         yield batch["row"], _audio_features(model, batch)
+
+
+def _durations(clips: ClipDataset, rows: list[int]) -> np.ndarray:
+    """Durations of clips [s]; several processes open their share of the files each."""
+    durations = torch.zeros(len(rows), dtype=torch.float64)
+    own = share(len(rows))
+    durations[own] = torch.from_numpy(clips.durations(rows[own]))
+    return sum_in_place(durations).numpy()
 
 
 def _audio_features(model: ParaCLAPModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -6,6 +6,7 @@
     python evaluate.py runs/small emodb=/data/emodb --retrieval emodb_captions.parquet
     python evaluate.py runs/paraclap iemocap=/data/IEMOCAP ravdess=/data/RAVDESS \
         --protocol paper --reference
+    torchrun --nproc-per-node=4 evaluate.py runs/paraclap iemocap=/data/IEMOCAP
 
 Each class is asked for by a text query, or by the mean embedding of several; a clip gets the class
 whose query is nearest to it by cosine. Nothing is fitted to the corpus that is scored. A SOURCE is
@@ -59,6 +60,7 @@ from embeddings import (
 )
 from models import ParaCLAPModel, ParaCLAPProcessor, load_model
 from probing import probe
+from processes import TIMEOUT, PeerError, device_named, processes, rank
 from queries import PUBLISHED, QUERY_SETS, queries_for
 from reports import (
     markdown_page,
@@ -371,8 +373,15 @@ def _scored_rows(table: pd.DataFrame, questions: Sequence[Question]) -> np.ndarr
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, processor = load_model(options.model, device)
+    device = device_named(options.device)
+    with processes(device, options.timeout):
+        evaluate(options, device)
+    return 0
+
+
+def evaluate(options: argparse.Namespace, device: torch.device) -> None:
+    """Embed, ask, score and write as the options of the command line say."""
+    model, processor = load_model(options.model, str(device))
     cache = None
     if options.cache is not None:
         cache = EmbeddingCache(options.cache, audio_fingerprint(model, processor))
@@ -397,6 +406,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress=table.attrs["name"],
             cache=cache,
         ).numpy()
+        if rank():
+            continue  # the first process scores and writes
         probes: dict[tuple[str, ...], dict[str, Any]] = {}
         for question in questions:
             figures, answers = evaluate_target(model, processor, table, audio, question)
@@ -408,8 +419,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results.retrieval[table.attrs["name"]] = evaluate_retrieval(
                 model, processor, table, audio, captions
             )
-    _report(results, options, output)
-    return 0
+    if rank() == 0:
+        _report(results, options, output)
 
 
 def _read_sources(
@@ -527,7 +538,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--no-cache", dest="cache", action="store_const", const=None, help="embed everything")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--workers", type=int, default=0, help="processes that read audio")
-    add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--device", default="auto", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--timeout", type=float, default=TIMEOUT, help="longest wait for another process [s]")
     options = parser.parse_args(arguments)
     if options.protocol:
         given = [f"--{name}" for name in OWN_CHOICES if getattr(options, name) is not None]
@@ -549,5 +561,5 @@ def _comma_list(text: str) -> list[str]:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (AudioError, CorpusError, OSError, ValueError) as error:
+    except (AudioError, CorpusError, OSError, PeerError, ValueError) as error:
         sys.exit(f"evaluate.py: {error}")

@@ -1,5 +1,7 @@
 """evaluate.py: answers, questions, protocol, retrieval, probe, cache, files, selections."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -302,3 +304,53 @@ def test_page_shows_every_recall(saved_model, corpus, tmp_path):
         row = f"| paraclap-synthetic | {name} | {figures['support'][name]} | {recall:.3f} |"
         assert row in page
     assert "speakers: s01" in page
+
+
+# --- Several processes ---------------------------------------------------------------------------
+
+
+def evaluated_by_several(arguments):
+    """Run the command; returns how many clips this process embedded, in batches of which size."""
+    embedded = []
+    plain = ParaCLAPModel.get_audio_features
+
+    def counting(self, values, mask=None):
+        embedded.append(len(values))
+        return plain(self, values, mask)
+
+    ParaCLAPModel.get_audio_features = counting  # of a forked process
+    assert evaluate.main(arguments) == 0
+    return embedded
+
+
+def test_several_processes_write_the_same_bytes_as_one(together, saved_model, corpus, tmp_path):
+    arguments = [str(saved_model), str(corpus), "--split", "test"]
+    arguments += ["--batch-seconds", "9", "--cache", str(tmp_path / "cache")]
+    one, several, again = (tmp_path / name for name in ("one", "several", "again"))
+    run = together(1, evaluated_by_several, [*arguments, "--no-cache", "-o", str(one)])
+    batches = sorted(run.results[0])
+    run = together(3, evaluated_by_several, [*arguments, "-o", str(several)])
+    assert run.codes == [0, 0, 0], run.errors
+    assert sorted(sum(run.results, [])) == batches and sum(batches) == 24  # no clip twice
+    assert all(run.results)  # and each took part
+    written = sorted(path.name for path in one.iterdir())
+    assert written == sorted(path.name for path in several.iterdir()) and len(written) == 4
+    for name in written:
+        assert (several / name).read_bytes() == (one / name).read_bytes(), name
+    run = together(3, evaluated_by_several, [*arguments, "-o", str(again)])
+    assert not any(run.results)  # all from the cache
+    assert (again / "scores.yaml").read_bytes() == (one / "scores.yaml").read_bytes()
+
+
+def test_a_clip_that_one_process_cannot_read_stops_all_with_its_name(
+    together, saved_model, corpus, tmp_path
+):
+    copy = tmp_path / "corpus"
+    shutil.copytree(corpus, copy)
+    broken = corpora.read_corpus(copy).index[3][0]
+    (copy / broken).write_bytes((copy / broken).read_bytes()[:1000])
+    arguments = [str(saved_model), str(copy), "-o", str(tmp_path / "results"), "--no-cache"]
+    run = together(2, evaluate.main, [*arguments, "--batch-seconds", "2"])
+    assert run.codes == [1, 1] and all(broken in result for result in run.results)
+    assert sorted(result.split(":")[0] for result in run.results) == ["AudioError", "PeerError"]
+    assert not list((tmp_path / "results").iterdir())
