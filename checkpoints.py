@@ -68,7 +68,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     Raises:
         CheckpointError: if it cannot be written, as on a full disk; older ones are as they were.
     """
-    path = folder / f"step_{step:08d}"
+    path = checkpoint_path(folder, step)
     try:
         with whole_folder(path) as temporary:
             _write(state, temporary / STATE)
@@ -82,6 +82,11 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         ) from error
     for old in list_checkpoints(folder)[: -max(keep, 1)]:
         shutil.rmtree(old)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps is."""
+    return folder / f"step_{step:08d}"
 
 
 def _write(state: dict[str, Any], path: Path) -> None:

@@ -173,6 +173,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         seed: together with epoch and row it decides crop and caption.
         repeat_short: fill short clips up to `crop_seconds` by repeating them, for encoders that
             cannot leave padding out.
+        own: clips of each batch that are read here; another process reads the others.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         crop_seconds: float,
         seed: int,
         repeat_short: bool = False,
+        own: slice = slice(None),
     ) -> None:
         missing = [column for column in PHRASE_COLUMNS if column not in table]
         if missing:
@@ -198,6 +200,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.crop_seconds = crop_seconds
         self.seed = seed
         self.repeat_short = repeat_short
+        self.own = own
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -219,15 +222,31 @@ class CaptionDataset(torch.utils.data.Dataset):
             if phrases.keys() >= set(names)
         ]
 
+    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        """Read a whole batch: its own clips, and of the others what is said about them."""
+        own = range(len(draws))[self.own]
+        return [
+            self[draw] if place in own else self.unread(draw) for place, draw in enumerate(draws)
+        ]
+
+    def unread(self, draw: tuple[int, int]) -> dict[str, Any]:
+        """Return the item of a draw without its waveform."""
+        _, caption = self._drawn(draw)
+        return {"row": draw[1], "caption": caption, "phrases": self.phrases[draw[1]]}
+
+    def _drawn(self, draw: tuple[int, int]) -> tuple[np.random.Generator, Caption]:
+        """Caption of a draw, and the generator that goes on to draw the crop."""
+        rng = np.random.default_rng([self.seed, *draw])
+        return rng, draw_caption(self.phrases[draw[1]], self.settings, rng)
+
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         """Read row `draw[1]` as it is drawn in epoch `draw[0]`.
 
         Returns:
             `row`, `waveform` (T,) float32, `caption`, and `phrases` that hold for the clip.
         """
-        epoch, row = draw
-        rng = np.random.default_rng([self.seed, epoch, row])
-        caption = draw_caption(self.phrases[row], self.settings, rng)
+        _, row = draw
+        rng, caption = self._drawn(draw)
         file, start, end = self.clips[row]
         path = resolve_inside(self.root, file)
         first, last = random_crop(path, start, end, self.crop_seconds, rng)
@@ -300,26 +319,40 @@ class Collate:
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return tensors, `row` as a list, and for captioned clips `captions` and `matches`.
 
-        `matches` (B, B) are those of `true_captions`.
+        Of B items, the b that have a waveform become tensors. `row` is that of all, `own` are the
+        places of the b among them. `matches` are two: which captions are true of each own clip
+        (b, B), and which clips each own caption is true of (b, B), by `true_captions`.
         """
+        own = [place for place, item in enumerate(items) if "waveform" in item]
         batch = dict(
             self.processor.feature_extractor(
-                [item["waveform"] for item in items],
+                [items[place]["waveform"] for place in own],
                 sampling_rate=SAMPLING_RATE,
                 samples=self.samples,
                 return_tensors="pt",
             )
         )
         batch["row"] = [item["row"] for item in items]
+        batch["own"] = own
         if "caption" in items[0]:
             captions = [item["caption"] for item in items]
-            batch["captions"] = [caption.text for caption in captions]
-            batch["matches"] = true_captions([item["phrases"] for item in items], captions)
+            batch["captions"] = [captions[place].text for place in own]
+            batch["matches"] = _matches([item["phrases"] for item in items], captions, own)
             tokens = self.processor.tokenizer(
                 batch["captions"], padding=True, truncation=True, return_tensors="pt"
             )
             batch |= dict(tokens)
         return batch
+
+
+def _matches(
+    phrases: Sequence[Phrases], captions: Sequence[Caption], own: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Captions true of own clips, and clips that own captions are true of: each (b, B)."""
+    of_clips = true_captions([phrases[place] for place in own], captions)
+    if len(own) == len(captions):
+        return of_clips, of_clips.T
+    return of_clips, true_captions(phrases, [captions[place] for place in own]).T
 
 
 class TrainingBatches(torch.utils.data.Sampler):

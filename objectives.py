@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from processes import gather
 from models import scaled_cosines
+from processes import gather
 
 LOGITS_AT_ONCE = 2**24  # of one direction; 64 MiB in float32
 SIGMOID_BIAS = -10.0  # Zhai et al. 2023, section 3.1: most pairs do not match

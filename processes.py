@@ -229,7 +229,7 @@ def largest(*values: int) -> list[int]:
     """The largest of the values of all processes, one by one."""
     if world_size() == 1:
         return list(values)
-    tensor = torch.tensor(values)
+    tensor = torch.tensor([int(value) for value in values])
     with _contact():
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return tensor.tolist()

@@ -128,7 +128,8 @@ class TrainSettings:
         max_skipped: steps in a row that may be skipped because their loss or gradient is not
             finite; one more stops the run.
         precision: "auto" (bfloat16 where the hardware has it), "fp32" or "bf16".
-        device: "auto", "cpu", "cuda", ...
+        device: "auto", "cpu", "cuda", ...; of several processes each takes a GPU of its own.
+        timeout: longest wait of one process for another [s], as for process 0 while it saves.
     """
 
     epochs: int = 10
@@ -146,6 +147,7 @@ class TrainSettings:
     max_skipped: int = 3
     precision: str = "auto"
     device: str = "auto"
+    timeout: float = 1800.0
 
 
 @dataclass
@@ -165,7 +167,16 @@ class Settings:
 # Keys that may differ when a run is resumed: they change where and how often, never what.
 FREE_KEYS = {"output", "data.root", "data.captions", "data.workers", "data.timeout"} | {
     f"train.{name}"
-    for name in ("save_every", "save_minutes", "keep", "log_every", "resume", "force", "device")
+    for name in (
+        "save_every",
+        "save_minutes",
+        "keep",
+        "log_every",
+        "resume",
+        "force",
+        "device",
+        "timeout",
+    )
 }
 
 CHOICES: dict[str, Sequence[str]] = {

@@ -3,6 +3,7 @@ r"""Train ParaCLAP: captions and audio in, a run folder out.
     python train.py configs/small.yaml data.root=/data/RAVDESS data.captions=captions.parquet \
         output=runs/small
     python train.py configs/paraclap.yaml data.root=/data/MSP-Podcast optim.lr=1e-4
+    torchrun --nproc-per-node=4 train.py configs/paraclap.yaml data.root=/data/MSP-Podcast
 
 The first argument may be a YAML file (default configs/paraclap.yaml); `key=value` arguments go over
 it. Every key is a field of `Settings` (settings.py), `ModelSettings` (models.py) or
@@ -19,6 +20,7 @@ import itertools
 import json
 import math
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +40,7 @@ from tqdm import tqdm
 from audio import AudioError, resolve_inside
 from checkpoints import (
     CheckpointError,
+    checkpoint_path,
     load_checkpoint,
     load_newest,
     save_checkpoint,
@@ -58,7 +61,21 @@ from models import (
     clip_loss,
     scaled_cosines,
 )
+from objectives import OBJECTIVES
 from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, seed_step
+from processes import (
+    GradientSum,
+    broadcast,
+    broadcast_in_place,
+    device_named,
+    largest,
+    meet,
+    processes,
+    rank,
+    share,
+    sum_in_place,
+    world_size,
+)
 from queries import queries_for
 from reports import write_text
 from scoring import score
@@ -180,7 +197,12 @@ class Run:
         self.settings = settings
         self.output = Path(settings.output)
         train = settings.train
-        self.device = torch.device(_device(train.device))
+        self.device = device_named(train.device)
+        if train.batch_size < world_size():
+            raise SettingsError(
+                f"train.batch_size is {train.batch_size} for {world_size()} processes, expected at "
+                "least a clip for each"
+            )
         self.bfloat16 = use_bfloat16(train.precision, self.device)
         table = read_captions(settings.data.captions)
         self.train_table, self.validation_table = split_table(table, settings)
@@ -193,6 +215,8 @@ class Run:
         model, self.processor = build_model(settings.model, texts)
         model.config.provenance = provenance(settings, len(self.train_table))
         self.model: ParaCLAPModel = model.to(self.device)
+        self.objective = OBJECTIVES["contrastive"]()
+        self.gradients = GradientSum(model.parameters())
         self.optimizer = OPTIMIZERS[settings.optim.name](
             parameter_groups(model, settings.optim), lr=settings.optim.lr
         )
@@ -200,7 +224,9 @@ class Run:
         self.best = -1.0
         self.validated = 0
         self.skipped = self.skipped_in_a_row = 0
-        self.fingerprints = self._fingerprints()
+        self.saved: int | None = None  # step that this process wrote a checkpoint of
+        self.saved_at = time.monotonic()
+        self.fingerprints = broadcast(self._fingerprints() if rank() == 0 else None)
 
     def _validation_classes(self) -> pd.Series:
         """Classes of the validation clips; the rest of these clips is left out."""
@@ -273,6 +299,7 @@ class Run:
             self.settings.data.crop_seconds,
             self.settings.train.seed,
             repeat_short=not self.model.audio_branch.supports_padding,
+            own=share(self.settings.train.batch_size),
         )
 
     def batches(self) -> TrainingBatches:
@@ -284,7 +311,8 @@ class Run:
     def files_in_flight(self) -> list[str]:
         """Files that the loader may be reading: of the next batch, and those read ahead."""
         ahead = 1 + PREFETCH * self.settings.data.workers
-        batches = itertools.islice(self.batches(), ahead)
+        own = share(self.settings.train.batch_size)
+        batches = [batch[own] for batch in itertools.islice(self.batches(), ahead)]
         return sorted({self.train_table.index[row][0] for batch in batches for _, row in batch})
 
     def loader(self) -> torch.utils.data.DataLoader:
@@ -304,7 +332,8 @@ class Run:
     def text_stage(self, requests: StopRequests | None = None) -> None:
         """Train the text side alone on drawn captions, before the first step with audio.
 
-        It is short and not saved: a run that is stopped here starts anew.
+        It is short and not saved: a run that is stopped here starts anew. Every process does all
+        of it.
         """
         stage = self.settings.text_stage
         optim = OptimSettings(lr=stage.lr, text_lr=stage.lr, warmup_steps=stage.steps // 10)
@@ -312,7 +341,10 @@ class Run:
         optimizer = torch.optim.AdamW(text_side, lr=stage.lr, weight_decay=optim.weight_decay)
         dataset = self.dataset()
         self.model.train()
-        for step in tqdm(range(stage.steps), desc="text stage", unit="step", mininterval=2):
+        steps = tqdm(
+            range(stage.steps), "text stage", unit="step", mininterval=2, disable=rank() > 0
+        )
+        for step in steps:
             optimizer.param_groups[0]["lr"] = stage.lr * learning_rate_factor(
                 step, stage.steps, optim
             )
@@ -332,10 +364,10 @@ class Run:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if requests is not None and requests.received:
+            asked = None if requests is None else agreed(requests)
+            if asked:
                 raise Stopped(
-                    f"{requests.received.name} in the text stage, which starts anew",
-                    EXIT_CODES[requests.received],
+                    f"{asked.name} in the text stage, which starts anew", EXIT_CODES[asked]
                 )
 
     def training_step(self, batch: Mapping[str, Any]) -> dict[str, float | None]:
@@ -351,18 +383,9 @@ class Run:
         factor = learning_rate_factor(self.step, self.steps, optim)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        seed_step(self.settings.train.seed, self.step)
-        inputs = {
-            name: value.to(self.device, non_blocking=True)
-            for name, value in batch.items()
-            if torch.is_tensor(value)
-        }
-        matches = inputs.pop("matches")
-        targets = matches if self.settings.loss.positives == "matching" else None
+        seed_step(self.settings.train.seed, self.step, rank())
         self.optimizer.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            loss = self.model(**inputs, targets=targets, return_loss=True).loss
-        loss.backward()
+        loss = self._backward(batch)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
         if bool(torch.isfinite(loss) & torch.isfinite(norm)):
             self.optimizer.step()
@@ -376,9 +399,33 @@ class Run:
             "lr": optim.lr * factor,
             "logit_scale": self.model.logit_scale.exp().item(),
             "gradient_norm": _finite(norm.item()),
-            "matches_per_clip": matches.sum().item() / len(matches),
+            "matches_per_clip": sum_in_place(batch["matches"][0].sum()).item()
+            / self.settings.train.batch_size,
             "skipped": self.skipped,
         }
+
+    def _backward(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Gradients of the whole batch, from what this process reads of it; returns its loss."""
+        matches = batch["matches"]
+        if self.settings.loss.positives == "own":
+            matches = (torch.eye(matches[0].shape[1])[batch["own"]],) * 2
+        inputs = {
+            name: value.to(self.device, non_blocking=True)
+            for name, value in batch.items()
+            if torch.is_tensor(value)
+        }
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            outputs = self.model(**inputs)
+        loss = self.objective(
+            outputs.audio_embeds,
+            outputs.text_embeds,
+            self.model.logit_scale,
+            tuple(pairs.to(self.device) for pairs in matches),
+        )
+        self.gradients.expect()
+        loss.backward()
+        self.gradients.finish()
+        return sum_in_place(loss.detach())
 
     def _skip(self, loss: float, norm: float, rows: Sequence[int]) -> None:
         """Leave a step out: count it, write down what was in it, and stop after too many."""
@@ -388,8 +435,9 @@ class Run:
         files = [self.train_table.index[row][0] for row in rows]
         reason = f"step {self.step + 1}: loss {loss}, gradient norm {norm}, clips {files}"
         dump = {"step": self.step + 1, "loss": str(loss), "norm": str(norm), "clips": files}
-        self.output.mkdir(parents=True, exist_ok=True)
-        write_text(self.output / DUMP, json.dumps(dump, indent=1) + "\n")
+        if rank() == 0:
+            self.output.mkdir(parents=True, exist_ok=True)
+            write_text(self.output / DUMP, json.dumps(dump, indent=1) + "\n")
         if self.skipped_in_a_row > self.settings.train.max_skipped:
             raise FloatingPointError(
                 f"{reason}: step {self.skipped_in_a_row} in a row that is not finite; "
@@ -404,44 +452,47 @@ class Run:
         queries = queries_for(table, train.target, train.queries)
         answers = answer(self.model, self.processor, table, self.settings.data.root, queries)
         figures = score(self.classes, answers["prediction"])
-        return {name: figures[name] for name in ("UAR", "ACC", "F1", "chance")}
+        return broadcast({name: figures[name] for name in ("UAR", "ACC", "F1", "chance")})
 
     def save_model(self, name: str) -> None:
-        """Write the model and its processor to `best` or `last`.
+        """Write the model and its processor to `best` or `last`; the others wait for process 0.
 
         Raises:
             CheckpointError: if it cannot be written; the former one is as it was.
         """
-        try:
-            with whole_folder(self.output / name) as folder:
-                self.model.save_pretrained(folder)
-                self.processor.save_pretrained(folder)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{self.output / name} cannot be written ({error}): free space, then give the "
-                "same command again"
-            ) from error
+        if rank() == 0:
+            try:
+                with whole_folder(self.output / name) as folder:
+                    self.model.save_pretrained(folder)
+                    self.processor.save_pretrained(folder)
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(
+                    f"{self.output / name} cannot be written ({error}): free space, then give the "
+                    "same command again"
+                ) from error
+        meet()
 
     def save(self) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint, unless there is one of this step; the others wait for process 0.
 
         Raises:
             FloatingPointError: if a weight is not finite; older checkpoints are as they were.
         """
+        if self.saved == self.step:
+            return
         broken = [n for n, p in self.model.named_parameters() if not bool(p.isfinite().all())]
         if broken:
             raise FloatingPointError(f"step {self.step}: {broken[0]} is not finite; nothing saved")
-        keep = self.settings.train.keep
-        save_checkpoint(self.output / "checkpoints", self.step, self.state(), keep)
+        if rank() == 0:
+            keep = self.settings.train.keep
+            save_checkpoint(self.output / "checkpoints", self.step, self.state(), keep)
+        meet()
+        self.saved, self.saved_at = self.step, time.monotonic()
 
 
 def _finite(value: float) -> float | None:
     """The value, or None where JSON has no word for it."""
     return value if math.isfinite(value) else None
-
-
-def _device(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def train(settings: Settings) -> Run:
@@ -454,38 +505,46 @@ def train(settings: Settings) -> Run:
     run = Run(settings)
     run.output.mkdir(parents=True, exist_ok=True)
     resume(run)
-    OmegaConf.save(OmegaConf.structured(settings), run.output / "config.yaml")
-    log = Log(run.output, run.step)
+    log = None
+    if rank() == 0:
+        OmegaConf.save(OmegaConf.structured(settings), run.output / "config.yaml")
+        log = Log(run.output, run.step)
     print(
         f"{len(run.train_table)} clips to train on, {len(run.classes)} to validate on, "
-        f"{run.steps} steps, {run.device}, {'bfloat16' if run.bfloat16 else 'float32'}"
+        f"{run.steps} steps, {_several(run.device)}, {'bfloat16' if run.bfloat16 else 'float32'}"
     )
     with StopRequests() as requests:
         _train_to_the_end(run, log, requests)
-    log.close()
+    if log is not None:
+        log.close()
     return run
 
 
-def _train_to_the_end(run: Run, log: Log, requests: StopRequests) -> None:
+def _several(device: torch.device) -> str:
+    return f"{world_size()} x {device.type}" if world_size() > 1 else str(device)
+
+
+def _train_to_the_end(run: Run, log: Log | None, requests: StopRequests) -> None:
     """Step, log, validate, save; stop early when asked to.
+
+    Args:
+        run: at its first step, or where it was resumed.
+        log: of process 0; None for the others.
+        requests: signals to this process.
 
     Raises:
         Stopped: after a checkpoint was written, if a signal asked for it.
     """
     settings = run.settings.train
-    saved = time.monotonic()
     if run.step and _is_due(run, settings.validate_every) and run.validated < run.step:
         _validate_and_keep(run, log)  # the run was stopped between this step and its validation
     for values in _steps(run, requests):
-        if _is_due(run, settings.log_every):
+        if log is not None and _is_due(run, settings.log_every):
             log.write(run.step, values, "train")
-        if requests.received is None and _is_due(run, settings.validate_every):
+        if _is_due(run, settings.validate_every) and not agreed(requests):
             _validate_and_keep(run, log)
-        late = settings.save_minutes and time.monotonic() - saved > 60 * settings.save_minutes
-        if requests.received or late or _is_due(run, settings.save_every):
+        if _is_due(run, settings.save_every):
             run.save()
-            saved = time.monotonic()
-        _stop_if_asked(run, requests)
     run.save_model("last")
 
 
@@ -493,12 +552,29 @@ def _is_due(run: Run, every: int) -> bool:
     return run.step % every == 0 or run.step == run.steps
 
 
-def _stop_if_asked(run: Run, requests: StopRequests) -> None:
-    if requests.received:
+def agreed(requests: StopRequests) -> signal.Signals | None:
+    """The signal that any process received, told to all; None if there was none."""
+    (number,) = largest(requests.received or 0)
+    return signal.Signals(number) if number else None
+
+
+def _save_or_stop(run: Run, requests: StopRequests) -> None:
+    """Between two steps: save if it is time to, or if a signal came to any of the processes.
+
+    Raises:
+        Stopped: in every process, if there was a signal.
+    """
+    minutes = run.settings.train.save_minutes
+    is_late = bool(minutes) and time.monotonic() - run.saved_at > 60 * minutes
+    number, late = largest(requests.received or 0, int(is_late))
+    if run.step and (number or late):
+        run.save()
+    if number:
+        asked = signal.Signals(number)
+        state = f"{run.output} is saved at step {run.step}" if run.step else "nothing is done"
         raise Stopped(
-            f"{requests.received.name}: {run.output} is saved at step {run.step} of {run.steps}; "
-            "the same command goes on from there",
-            EXIT_CODES[requests.received],
+            f"{asked.name}: {state} of {run.steps}; the same command goes on from there",
+            EXIT_CODES[asked],
         )
 
 
@@ -518,27 +594,41 @@ def check_data(settings: Settings) -> None:
 
 
 def resume(run: Run) -> None:
-    """Bring a run to where its checkpoints left it, as `train.resume` says."""
+    """Bring a run to where its checkpoints left it, as `train.resume` says.
+
+    Process 0 chooses the checkpoint, and the others read the same.
+    """
     folder, choice = run.output / "checkpoints", run.settings.train.resume
-    if choice == "never":
-        for old in (folder, run.output / "metrics.jsonl"):
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+    state = None
+    if rank() == 0:
+        if choice == "never":
+            for old in (folder, run.output / "metrics.jsonl"):
+                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        else:
+            state = load_newest(folder) if choice == "auto" else load_checkpoint(Path(choice))
+    step = broadcast(None if state is None else state["step"])
+    if step is None:
         return
-    state = load_newest(folder) if choice == "auto" else load_checkpoint(Path(choice))
-    if state is not None:
-        run.restore(state)
-        print(f"resumed {run.output} at step {run.step}")
+    if state is None:
+        state = load_checkpoint(checkpoint_path(folder, step) if choice == "auto" else Path(choice))
+    run.restore(state)
+    print(f"resumed {run.output} at step {run.step}")
 
 
 def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]]:
     """Train to the end, one step at a time, behind a progress bar."""
     size = run.settings.train.batch_size
-    _stop_if_asked(run, requests)
     if run.step == 0 and run.settings.text_stage.steps:
         run.text_stage(requests)
+    broadcast_in_place(parameter.detach() for parameter in run.model.parameters())
     run.model.train()
     bar = tqdm(
-        total=run.steps * size, initial=run.step * size, unit="clip", desc="train", mininterval=2
+        total=run.steps * size,
+        initial=run.step * size,
+        unit="clip",
+        desc="train",
+        mininterval=2,
+        disable=rank() > 0,
     )
     with bar:
         before = time.perf_counter()
@@ -556,33 +646,36 @@ def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]
 def _batches(run: Run, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
     """Batches of the steps that are left; a worker that dies is told with what it was reading.
 
+    Whether to stop is agreed when every process has its batch, or knows why it has none.
+
     Raises:
         Stopped: after a checkpoint was written, if the workers were told to end with the run.
         RuntimeError: naming the clips, if a worker crashed or hangs.
     """
     loader = iter(run.loader())
     while True:
+        batch = None
         try:
             batch = next(loader, None)
         except RuntimeError as error:
             time.sleep(SIGNAL_PATIENCE)
-            if requests.received:
-                run.save()
-                _stop_if_asked(run, requests)
-            raise RuntimeError(f"{error}; being read: {run.files_in_flight()}") from error
+            if not requests.received:
+                raise RuntimeError(f"{error}; being read: {run.files_in_flight()}") from error
+        _save_or_stop(run, requests)
         if batch is None:
             return
         yield batch
 
 
-def _validate_and_keep(run: Run, log: Log) -> None:
+def _validate_and_keep(run: Run, log: Log | None) -> None:
     """Validate, and keep the model if it is the best so far (or if nothing tells)."""
     run.validated = run.step
     if run.classes.empty:
         run.save_model("best")
         return
     scores = run.validate()
-    log.write(run.step, scores, "validation")
+    if log is not None:
+        log.write(run.step, scores, "validation")
     tqdm.write(
         f"step {run.step}: validation UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
     )
@@ -597,13 +690,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    settings = read_settings(arguments)
     try:
-        run = train(read_settings(arguments))
+        with processes(device_named(settings.train.device), settings.train.timeout):
+            run = train(settings)
+            best = f"best validation UAR {run.best:.3f}, " if run.best >= 0 else ""
+            print(f"{best}models in {run.output / 'best'} and {run.output / 'last'}")
     except Stopped as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
         return stopped.code
-    best = f"best validation UAR {run.best:.3f}, " if run.best >= 0 else ""
-    print(f"{best}models in {run.output / 'best'} and {run.output / 'last'}")
     return 0
 
 

@@ -445,7 +445,7 @@ def test_positives_decide_the_loss(config):
     for positives in ("own", "matching"):
         run = train.Run(read_settings([config, f"loss.positives={positives}"]))
         batch = next(iter(run.loader()))
-        batch["matches"] = torch.ones_like(batch["matches"])
+        batch["matches"] = tuple(map(torch.ones_like, batch["matches"]))
         losses[positives] = run.training_step(batch)["loss"]
     assert losses["own"] != losses["matching"]
 
