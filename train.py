@@ -58,11 +58,13 @@ from models import (
     clip_loss,
     scaled_cosines,
 )
+from objectives import OBJECTIVES
 from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, seed_step
 from queries import queries_for
 from reports import write_text
 from scoring import score
 from settings import OptimSettings, Settings, SettingsError, changed_keys, read_settings
+from steps import TrainingStep
 from stopping import EXIT_CODES, Stopped, StopRequests
 from tracking import Log
 
@@ -193,8 +195,16 @@ class Run:
         model, self.processor = build_model(settings.model, texts)
         model.config.provenance = provenance(settings, len(self.train_table))
         self.model: ParaCLAPModel = model.to(self.device)
+        self.objective = OBJECTIVES[settings.loss.name]().to(self.device)
+        self.gradients = TrainingStep(
+            model,
+            self.objective,
+            positives=settings.loss.positives,
+            bfloat16=self.bfloat16,
+            clip_norm=settings.optim.clip_norm,
+        )
         self.optimizer = OPTIMIZERS[settings.optim.name](
-            parameter_groups(model, settings.optim), lr=settings.optim.lr
+            parameter_groups(model, settings.optim, self.objective), lr=settings.optim.lr
         )
         self.step = 0
         self.best = -1.0
@@ -232,6 +242,7 @@ class Run:
         return {
             **{name: getattr(self, name) for name in COUNTERS},
             "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "settings": dataclasses.asdict(self.settings),
             "fingerprints": self.fingerprints,
@@ -260,6 +271,7 @@ class Run:
         if state["versions"] != VERSIONS:
             print(f"checkpoint of {state['versions']}, now {VERSIONS}: results may differ slightly")
         self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in COUNTERS:
             setattr(self, name, state[name])
@@ -339,7 +351,7 @@ class Run:
                 )
 
     def training_step(self, batch: Mapping[str, Any]) -> dict[str, float | None]:
-        """Forward, backward, clip, step; returns what is logged.
+        """Set the rates, take the gradients, step; returns what is logged.
 
         A step whose loss or gradient is not finite changes no weight and is counted.
 
@@ -352,18 +364,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         seed_step(self.settings.train.seed, self.step)
-        inputs = {
-            name: value.to(self.device, non_blocking=True)
-            for name, value in batch.items()
-            if torch.is_tensor(value)
-        }
-        matches = inputs.pop("matches")
-        targets = matches if self.settings.loss.positives == "matching" else None
-        self.optimizer.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            loss = self.model(**inputs, targets=targets, return_loss=True).loss
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
+        gradients = self.gradients(batch)
+        loss, norm = gradients.loss, gradients.norm
         if bool(torch.isfinite(loss) & torch.isfinite(norm)):
             self.optimizer.step()
             self.model.clamp_logit_scale()
@@ -371,12 +373,14 @@ class Run:
         else:
             self._skip(loss.item(), norm.item(), batch["row"])
         self.step += 1
+        matches = batch["matches"]
         return {
             "loss": _finite(loss.item()),
             "lr": optim.lr * factor,
             "logit_scale": self.model.logit_scale.exp().item(),
             "gradient_norm": _finite(norm.item()),
             "matches_per_clip": matches.sum().item() / len(matches),
+            "distinct_captions": gradients.distinct / len(matches),
             "skipped": self.skipped,
         }
 
@@ -428,7 +432,8 @@ class Run:
         Raises:
             FloatingPointError: if a weight is not finite; older checkpoints are as they were.
         """
-        broken = [n for n, p in self.model.named_parameters() if not bool(p.isfinite().all())]
+        named = [*self.model.named_parameters(), *self.objective.named_parameters()]
+        broken = [n for n, p in named if not bool(p.isfinite().all())]
         if broken:
             raise FloatingPointError(f"step {self.step}: {broken[0]} is not finite; nothing saved")
         keep = self.settings.train.keep
