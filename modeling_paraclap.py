@@ -317,17 +317,39 @@ class ParaCLAPModel(PreTrainedModel):
         Returns:
             `pooler_output` (B, D) of unit length, `last_hidden_state` (B, N, H).
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "audio" not in self._frozen):
-            frames, pooled = self.audio_branch(input_values, padding_mask)
-        return _features(frames, self.audio_projection(pooled))
+        frames, pooled = self.encode("audio", input_values, padding_mask)
+        return BaseModelOutputWithPooling(frames, self.project("audio", pooled))
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
         """Embed texts: tokens (K, L) to `pooler_output` (K, D) of unit length."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "text" not in self._frozen):
-            states, pooled = self.text_branch(input_ids, attention_mask)
-        return _features(states, self.text_projection(pooled))
+        states, pooled = self.encode("text", input_ids, attention_mask)
+        return BaseModelOutputWithPooling(states, self.project("text", pooled))
+
+    def encode(
+        self, branch: str, inputs: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run one encoder alone, without autograd if it is frozen.
+
+        Args:
+            branch: "audio" or "text".
+            inputs: waveforms (B, T) or tokens (K, L).
+            mask: of the same shape, 1 where there is something; None = no row is padded.
+
+        Returns:
+            States (B, N, H) or (K, L, H), and what stands for each row, (B, H) or (K, H).
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and branch not in self._frozen):
+            return self.get_submodule(f"{branch}_branch")(inputs, mask)
+
+    def project(self, branch: str, pooled: torch.Tensor) -> torch.Tensor:
+        """Map what an encoder says of each row (B, H) to unit embeddings (B, D).
+
+        They are normalised in float32: in half precision the epsilon of `normalize` is zero.
+        """
+        projected = self.get_submodule(f"{branch}_projection")(pooled)
+        return F.normalize(_at_least_float32(projected), dim=-1)
 
     def forward(
         self,
@@ -371,13 +393,6 @@ class ParaCLAPModel(PreTrainedModel):
             text_model_output=text,
             audio_model_output=audio,
         )
-
-
-def _features(states: torch.Tensor, projected: torch.Tensor) -> BaseModelOutputWithPooling:
-    """Normalise in float32: in half precision the epsilon of `normalize` is zero."""
-    return BaseModelOutputWithPooling(
-        last_hidden_state=states, pooler_output=F.normalize(_at_least_float32(projected), dim=-1)
-    )
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,13 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def parameter_groups(model: ParaCLAPModel, optim: OptimSettings) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate, matrices with weight decay and vectors without."""
+def parameter_groups(
+    model: ParaCLAPModel, optim: OptimSettings, objective: torch.nn.Module | None = None
+) -> list[dict[str, Any]]:
+    """Trainable parameters by learning rate, matrices with weight decay and vectors without.
+
+    Those of the objective, if it has any, have the rate of the scale.
+    """
     rates = {
         "audio_branch": optim.audio_lr,
         "text_branch": optim.text_lr,
@@ -27,7 +32,8 @@ def parameter_groups(model: ParaCLAPModel, optim: OptimSettings) -> list[dict[st
     if optim.text_projection_lr is not None:
         rates["text_projection"] = optim.text_projection_lr
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    learned = [] if objective is None else list(objective.named_parameters())
+    for name, parameter in [*model.named_parameters(), *learned]:
         if parameter.requires_grad:
             rate = rates.get(name.split(".")[0], optim.lr)
             decay = optim.weight_decay if parameter.ndim > 1 else 0.0

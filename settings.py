@@ -53,10 +53,13 @@ class LossSettings:
     """What is learned.
 
     Attributes:
+        name: "contrastive" (symmetric cross entropy over the batch) or "sigmoid" (each pair alone
+            is true or not).
         positives: captions of the batch that match a clip: "matching" (every one that holds for it)
             or "own" (the one that was drawn for it; the others count as wrong, true or not).
     """
 
+    name: str = "contrastive"
     positives: str = "matching"
 
 
@@ -180,6 +183,7 @@ FREE_KEYS = {"output", "data.root", "data.captions", "data.workers", "data.timeo
 }
 
 CHOICES: dict[str, Sequence[str]] = {
+    "loss.name": ("contrastive", "sigmoid"),
     "loss.positives": ("matching", "own"),
     "optim.name": ("adamw", "adam"),
     "optim.schedule": ("cosine", "constant"),

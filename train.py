@@ -64,7 +64,6 @@ from models import (
 from objectives import OBJECTIVES
 from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, seed_step
 from processes import (
-    GradientSum,
     broadcast,
     broadcast_in_place,
     device_named,
@@ -80,6 +79,7 @@ from queries import queries_for
 from reports import write_text
 from scoring import score
 from settings import OptimSettings, Settings, SettingsError, changed_keys, read_settings
+from steps import TrainingStep
 from stopping import EXIT_CODES, Stopped, StopRequests
 from tracking import Log
 
@@ -215,10 +215,16 @@ class Run:
         model, self.processor = build_model(settings.model, texts)
         model.config.provenance = provenance(settings, len(self.train_table))
         self.model: ParaCLAPModel = model.to(self.device)
-        self.objective = OBJECTIVES["contrastive"]()
-        self.gradients = GradientSum(model.parameters())
+        self.objective = OBJECTIVES[settings.loss.name]().to(self.device)
+        self.gradients = TrainingStep(
+            model,
+            self.objective,
+            positives=settings.loss.positives,
+            bfloat16=self.bfloat16,
+            clip_norm=settings.optim.clip_norm,
+        )
         self.optimizer = OPTIMIZERS[settings.optim.name](
-            parameter_groups(model, settings.optim), lr=settings.optim.lr
+            parameter_groups(model, settings.optim, self.objective), lr=settings.optim.lr
         )
         self.step = 0
         self.best = -1.0
@@ -258,6 +264,7 @@ class Run:
         return {
             **{name: getattr(self, name) for name in COUNTERS},
             "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "settings": dataclasses.asdict(self.settings),
             "fingerprints": self.fingerprints,
@@ -286,6 +293,7 @@ class Run:
         if state["versions"] != VERSIONS:
             print(f"checkpoint of {state['versions']}, now {VERSIONS}: results may differ slightly")
         self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in COUNTERS:
             setattr(self, name, state[name])
@@ -371,7 +379,7 @@ class Run:
                 )
 
     def training_step(self, batch: Mapping[str, Any]) -> dict[str, float | None]:
-        """Forward, backward, clip, step; returns what is logged.
+        """Set the rates, take the gradients, step; returns what is logged.
 
         A step whose loss or gradient is not finite changes no weight and is counted.
 
@@ -384,9 +392,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         seed_step(self.settings.train.seed, self.step, rank())
-        self.optimizer.zero_grad()
-        loss = self._backward(batch)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
+        gradients = self.gradients(batch)
+        loss, norm = gradients.loss, gradients.norm
         if bool(torch.isfinite(loss) & torch.isfinite(norm)):
             self.optimizer.step()
             self.model.clamp_logit_scale()
@@ -394,38 +401,17 @@ class Run:
         else:
             self._skip(loss.item(), norm.item(), batch["row"])
         self.step += 1
+        counts = torch.tensor([batch["matches"][0].sum().item(), gradients.distinct])
+        matches, distinct = sum_in_place(counts).tolist()
         return {
             "loss": _finite(loss.item()),
             "lr": optim.lr * factor,
             "logit_scale": self.model.logit_scale.exp().item(),
             "gradient_norm": _finite(norm.item()),
-            "matches_per_clip": sum_in_place(batch["matches"][0].sum()).item()
-            / self.settings.train.batch_size,
+            "matches_per_clip": matches / len(batch["row"]),
+            "distinct_captions": distinct / len(batch["row"]),
             "skipped": self.skipped,
         }
-
-    def _backward(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Gradients of the whole batch, from what this process reads of it; returns its loss."""
-        matches = batch["matches"]
-        if self.settings.loss.positives == "own":
-            matches = (torch.eye(matches[0].shape[1])[batch["own"]],) * 2
-        inputs = {
-            name: value.to(self.device, non_blocking=True)
-            for name, value in batch.items()
-            if torch.is_tensor(value)
-        }
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            outputs = self.model(**inputs)
-        loss = self.objective(
-            outputs.audio_embeds,
-            outputs.text_embeds,
-            self.model.logit_scale,
-            tuple(pairs.to(self.device) for pairs in matches),
-        )
-        self.gradients.expect()
-        loss.backward()
-        self.gradients.finish()
-        return sum_in_place(loss.detach())
 
     def _skip(self, loss: float, norm: float, rows: Sequence[int]) -> None:
         """Leave a step out: count it, write down what was in it, and stop after too many."""
@@ -480,7 +466,8 @@ class Run:
         """
         if self.saved == self.step:
             return
-        broken = [n for n, p in self.model.named_parameters() if not bool(p.isfinite().all())]
+        named = [*self.model.named_parameters(), *self.objective.named_parameters()]
+        broken = [n for n, p in named if not bool(p.isfinite().all())]
         if broken:
             raise FloatingPointError(f"step {self.step}: {broken[0]} is not finite; nothing saved")
         if rank() == 0:
@@ -620,7 +607,7 @@ def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]
     size = run.settings.train.batch_size
     if run.step == 0 and run.settings.text_stage.steps:
         run.text_stage(requests)
-    broadcast_in_place(parameter.detach() for parameter in run.model.parameters())
+    broadcast_in_place(parameter.detach() for parameter in run.gradients.parameters())
     run.model.train()
     bar = tqdm(
         total=run.steps * size,
