@@ -92,4 +92,4 @@ def test_table_without_rows_still_becomes_a_file(features, tmp_path):
     with pytest.warns(UserWarning):
         fit(make_corpus().iloc[:0])
     assert run(write(make_corpus().iloc[:0], features), "-o", output, "--preview", 2) == 0
-    assert str(pq.read_schema(output).field("captions").type) == "list<element: string>"
+    assert str(pq.read_schema(output).field("captions").type) == "list<element: string not null>"

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from preprocessing.captioning.edges import QUANTILES, VOICING_COLUMN
+from preprocessing.captioning.edges import QUANTILES
 from preprocessing.captioning.feature_tables import BATCH
 from preprocessing.captioning.input_errors import InputError
+from preprocessing.captioning.survey import VOICING_COLUMN
 from small_corpora import (
     GENDER,
     INTENSITY,

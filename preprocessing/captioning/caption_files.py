@@ -11,11 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .captions import texts_type
 from .columns import stored_type
 from .edges import Edges
 from .edges_file import edges_to_dict
 from .feature_tables import BATCH, INDEX
 from .templates import Descriptor, templates_to_dict
+
+WRITTEN = 1 << 20  # values of a column that are encoded at once; lists have many in a row
 
 
 @contextlib.contextmanager
@@ -54,14 +57,14 @@ def write_captions(
     }
     # read as `schema`, although texts and phrases are written from dictionaries
     told = base64.b64encode(schema.with_metadata(ours).serialize().to_pybytes())
-    stored = pa.schema([(f.name, stored_type(f.type)) for f in schema])
-    for name in ("captions", "caption_descriptors"):
-        texts = pa.list_(pa.dictionary(pa.int32(), pa.string()))
-        stored = stored.set(stored.get_field_index(name), pa.field(name, texts))
+    stored = pa.schema([_stored_field(field) for field in schema])
     options = {
         "store_schema": False,
+        # names of files hardly repeat, and a dictionary of them costs as much as all other columns
+        "use_dictionary": [_leaf(field) for field in schema if field.name not in INDEX],
         # least and greatest of levels and phrases say nothing, and cost half of the time
-        "write_statistics": [name for name in schema.names if name in INDEX],
+        "write_statistics": [*INDEX],
+        "write_batch_size": WRITTEN,
     }
     with replacing(path) as part, replacing(path.with_name(f"{path.stem}.edges.json")) as beside:
         with pq.ParquetWriter(part, stored, **options) as writer, ThreadPoolExecutor(1) as pool:
@@ -72,6 +75,19 @@ def write_captions(
             written.result()
             writer.add_key_value_metadata({**ours, b"ARROW:schema": told})
         beside.write_text(json.dumps(fitted, indent=2) + "\n", encoding="utf-8")
+
+
+def _stored_field(field: pa.Field) -> pa.Field:
+    """What a column is written from."""
+    if field.name in INDEX:
+        return field
+    kind = texts_type() if pa.types.is_list(field.type) else stored_type(field.type)
+    return field.with_type(kind)
+
+
+def _leaf(field: pa.Field) -> str:
+    """Path of a column's values in the file."""
+    return f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
 
 
 def _pandas_metadata(schema: pa.Schema) -> bytes:

@@ -1,18 +1,31 @@
 """Levels and captions of record batches."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from .columns import Numbering, encode
-from .edges import VOICING_COLUMN, Edges, Grouping, measured_values
+from .edges import Edges, Grouping, measured_values
 from .feature_tables import INDEX, Features, shown
-from .hashing import mixed
+from .hashing import mixed, scattered
 from .input_errors import InputError
 from .phrases import Comparison, compared, phrases_of
 from .survey import Survey
 from .templates import LEVELS, VALUES, Descriptor
+
+TEXTS = ("captions", "caption_descriptors")  # columns with a list of texts for each row
+JOINT = 4096  # most combinations of values whose phrases are looked up at once
+
+
+def texts_type(values: pa.DataType | None = None) -> pa.DataType:
+    """Type of lists of texts, none of which is missing; by default as indices of known texts.
+
+    What is never missing needs no bitmaps, and is written faster.
+    """
+    values = pa.dictionary(pa.int32(), pa.string()) if values is None else values
+    return pa.list_(pa.field("element", values, nullable=False))
 
 
 def select_descriptors(
@@ -61,7 +74,6 @@ class Wordings:
         """
         self._numbers = numbers
         self._rows: list[list[int]] = []
-        self._table = np.full((1, 0), -1, np.int32)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -70,15 +82,62 @@ class Wordings:
         """Enter the phrases of the value with the next code."""
         self._rows.append([self._numbers.setdefault(p, len(self._numbers)) for p in phrases])
 
-    def of(self, codes: np.ndarray) -> np.ndarray:
-        """Numbers of the phrases (rows, longest), filled up with -1; none for code -1."""
-        if len(self._table) != len(self._rows) + 1:
-            longest = max(map(len, self._rows), default=0)
-            rows = [row + [-1] * (longest - len(row)) for row in [*self._rows, []]]
-            # half the bytes where they do, as this is what most of the time goes into
-            kind = np.int16 if len(self._numbers) < 2**15 else np.int32
-            self._table = np.array(rows, kind)
-        return self._table.take(codes, axis=0, mode="wrap")
+    def table(self) -> np.ndarray:
+        """Numbers for each code from -1 on (values + 1, longest), filled up with -1."""
+        longest = max(map(len, self._rows), default=0)
+        rows = [row + [-1] * (longest - len(row)) for row in [[], *self._rows]]
+        return np.array(rows, np.int32).reshape(len(rows), longest)
+
+
+class JointWordings:
+    """Numbers of the phrases for each combination of the values of some descriptors.
+
+    Looking up a few wide rows costs a third of looking up many narrow ones.
+
+    Attributes:
+        names: of the descriptors.
+        owners: names of the descriptors that the columns of `numbers` belong to.
+        numbers: of the phrases (combinations, longest), filled up with -1.
+        lengths: number of phrases (combinations,).
+        hashes: numbers that are equal where the first wordings are (combinations,).
+    """
+
+    def __init__(self, tables: Mapping[str, np.ndarray]) -> None:
+        """Join the tables of descriptors (name -> values + 1, longest)."""
+        self.names = list(tables)
+        self.owners = [name for name, table in tables.items() for _ in range(table.shape[1])]
+        self._sizes = [len(table) for table in tables.values()]
+        numbers, hashes = np.zeros((1, 0), np.int32), np.zeros(1, np.uint64)
+        for table in tables.values():
+            before, count = len(numbers), len(table)
+            new = np.tile(table, (before, 1))
+            numbers = np.hstack([np.repeat(numbers, count, axis=0), new])
+            hashes = np.repeat(hashes, count)
+            if table.shape[1]:
+                hashes = mixed(hashes, new[:, 0].astype(np.uint64))
+        self.numbers, self.hashes = numbers, scattered(hashes)
+        self.lengths = (numbers >= 0).sum(axis=1, dtype=np.int32)
+
+    def places(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Combination of each row (rows,), from the codes of the descriptors, -1 for undefined."""
+        places: Any = 0
+        for name, size in zip(self.names, self._sizes, strict=True):
+            places = places * size + codes[name].astype(np.intp) + 1
+        return places
+
+
+def join_wordings(wordings: Mapping[str, Wordings]) -> list[JointWordings]:
+    """All descriptors in their order, as many together as have at most `JOINT` combinations."""
+    joined: list[dict[str, np.ndarray]] = []
+    combinations = np.inf
+    for name, words in wordings.items():
+        table = words.table()
+        combinations *= len(table)
+        if combinations > JOINT:
+            joined.append({})
+            combinations = len(table)
+        joined[-1][name] = table
+    return [JointWordings(tables) for tables in joined]
 
 
 class Captioner:
@@ -112,22 +171,22 @@ class Captioner:
         self._found, self._edges = found, edges
         self._labels = features.labels
         told = [d for d in selected if d.kind != "label"]
-        new = [d.output_column for d in told] + ["captions", "caption_descriptors"]
+        new = [d.output_column for d in told] + [*TEXTS]
         taken = [name for name in new if name in self._labels]
         if taken:
             raise InputError(f"the table already holds {', '.join(taken)}, expected features")
-        names = features.schema.names
-        voicing = [VOICING_COLUMN] if VOICING_COLUMN in names else []
-        self.columns = [*self._labels, *INDEX, *(d.column for d in self.levels), *voicing]
-        level, texts = pa.dictionary(pa.int8(), pa.large_string(), True), pa.list_(pa.string())
+        self.columns = [*self._labels, *INDEX, *(d.column for d in self.levels)]
+        level = pa.dictionary(pa.int8(), pa.large_string(), True)
         self.schema = pa.schema(
             [features.schema.field(name) for name in self._labels]
             + [(d.output_column, level) for d in told]
             + [features.schema.field(name) for name in INDEX]
-            + [("captions", texts), ("caption_descriptors", texts)]
+            + [pa.field(name, texts_type(pa.string()), nullable=False) for name in TEXTS]
         )
         self._numbers: dict[str, int] = {}
         self._wordings = {d.name: Wordings(self._numbers) for d in selected}
+        self._joint: list[JointWordings] = []
+        self._joint_sizes: list[int] | None = None
         self._numberings = {d.name: Numbering() for d in selected if d.kind == "label"}
         self._splits = Numbering()
         self._groupings = {}
@@ -190,7 +249,8 @@ class Captioner:
             return np.array([*places, -1], np.int8)[codes]
         if descriptor.name not in self._edges:
             return np.full(len(batch), -1, np.int8)
-        values, undefined = measured_values(batch, descriptor)
+        unvoiced = self._found.unvoiced_in(rows)
+        values, undefined = measured_values(batch, descriptor, unvoiced)
         grouping = self._groupings[descriptor.name]
         places = grouping.codes(rows) if grouping.by else 0
         low, high = (bounds[places] for bounds in self._bounds[descriptor.name])
@@ -242,32 +302,39 @@ class Captioner:
     def _texts(self, codes: Mapping[str, np.ndarray], rows: slice) -> list[pa.Array]:
         """Lists of all phrases that hold and of their descriptors, in the order of these."""
         count = rows.stop - rows.start
-        blocks, owners = [np.zeros((count, 0), np.int16)], []
-        for place, descriptor in enumerate(self.selected):
-            block = self._wordings[descriptor.name].of(self._among(codes, descriptor, rows))
-            blocks.append(block)
-            owners += [place] * block.shape[1]
+        among = {d.name: self._among(codes, d, rows) for d in self.selected}
+        sizes = [len(wordings) for wordings in self._wordings.values()]
+        if sizes != self._joint_sizes:
+            self._joint, self._joint_sizes = join_wordings(self._wordings), sizes
+        blocks, owners = [np.zeros((count, 0), np.int32)], []
+        lengths, hashes = np.zeros(count, np.int32), np.zeros(count, np.uint64)
+        for joint in self._joint:
+            places = joint.places(among)
+            blocks.append(joint.numbers.take(places, axis=0))
+            owners += joint.owners
+            lengths += joint.lengths.take(places)
+            hashes = mixed(hashes, joint.hashes.take(places))
+        self._hashes[rows] = hashes
+        self.silent += int((lengths == 0).sum())
+        offsets = np.zeros(count + 1, np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        self.spoken += int(offsets[-1])
         numbers = np.concatenate(blocks, axis=1)
         said = numbers >= 0
-        offsets = np.zeros(count + 1, np.int32)
-        np.cumsum(said.sum(axis=1), out=offsets[1:])
-        self.silent += int((offsets[1:] == offsets[:-1]).sum())
-        self.spoken += int(offsets[-1])
-        hashes = np.zeros(count, np.uint64)
-        for block in blocks[1:]:
-            if block.shape[1]:
-                hashes = mixed(hashes, block[:, 0].astype(np.uint64))
-        self._hashes[rows] = hashes
         names = [descriptor.name for descriptor in self.selected]
-        owners = np.broadcast_to(np.array(owners, np.int16), numbers.shape)
+        owners = np.array([names.index(name) for name in owners], np.int32)
         return [
             pa.ListArray.from_arrays(
                 pa.array(offsets),
                 pa.DictionaryArray.from_arrays(
-                    pa.array(chosen[said].astype(np.int32)), pa.array(texts, pa.string())
+                    pa.array(chosen[said]), pa.array(texts, pa.string())
                 ),
+                texts_type(),
             )
-            for chosen, texts in ((numbers, list(self._numbers)), (owners, names))
+            for chosen, texts in (
+                (numbers, list(self._numbers)),
+                (np.broadcast_to(owners, numbers.shape), names),
+            )
         ]
 
     def _among(

@@ -17,8 +17,6 @@ from .templates import Descriptor
 
 QUANTILES = (0.3, 0.7)  # as in the paper (Jing et al., ParaCLAP, Interspeech 2024)
 MINIMUM = 10  # fewer defined values than this give no edges
-# openSMILE writes 0.0 here when no frame of the clip is voiced
-VOICING_COLUMN = "F0semitoneFrom27.5Hz_sma3nz_amean"
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,15 @@ class Edges:
     quantiles: tuple[float, float] = QUANTILES  # that the bounds are
 
 
-def measured_values(batch: pa.RecordBatch, descriptor: Descriptor) -> tuple[np.ndarray, np.ndarray]:
+def measured_values(
+    batch: pa.RecordBatch, descriptor: Descriptor, unvoiced: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Values of a level descriptor as float64 (rows,), and which of them are undefined (rows,).
+
+    Args:
+        batch: with its column
+        descriptor: of a level
+        unvoiced: which rows have no voice (rows,), if that is known
 
     Raises:
         InputError: if the column does not hold numbers
@@ -54,16 +59,9 @@ def measured_values(batch: pa.RecordBatch, descriptor: Descriptor) -> tuple[np.n
     undefined = ~np.isfinite(values)
     if descriptor.voiced:
         undefined |= values == 0
-        if VOICING_COLUMN in batch.schema.names:
-            voicing = batch.column(VOICING_COLUMN).cast(pa.float64())
-            undefined |= np.nan_to_num(voicing.to_numpy(zero_copy_only=False)) == 0
+        if unvoiced is not None:
+            undefined |= unvoiced
     return values, undefined
-
-
-def _columns_of(features: Features, descriptor: Descriptor) -> list[str]:
-    """Columns that `measured_values` reads."""
-    voicing = [VOICING_COLUMN] if descriptor.voiced else []
-    return [descriptor.column, *(name for name in voicing if name in features.schema.names)]
 
 
 class Grouping:
@@ -99,10 +97,9 @@ class Grouping:
 def training_values(features: Features, found: Survey, descriptor: Descriptor) -> np.ndarray:
     """Values of a level descriptor (rows,), NaN where undefined or not of the training part."""
     values, done = np.empty(found.rows), 0
-    columns = _columns_of(features, descriptor)
-    for batch in shown(features, columns, descriptor.name):
+    for batch in shown(features, [descriptor.column], descriptor.name):
         rows = slice(done, done + len(batch))
-        measured, undefined = measured_values(batch, descriptor)
+        measured, undefined = measured_values(batch, descriptor, found.unvoiced_in(rows))
         values[rows] = np.where(undefined, np.nan, measured)
         done = rows.stop
     if found.training is not None:

@@ -60,3 +60,11 @@ def hash_rows(batch: pa.RecordBatch, identity: Sequence[str]) -> np.ndarray:
 def mixed(hashes: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Hashes of rows (rows,) with one more value each, modulo 2**64."""
     return (hashes ^ (hashes >> np.uint64(31))) * np.uint64(HASH_BASE) + values
+
+
+def scattered(hashes: np.ndarray) -> np.ndarray:
+    """Hashes (rows,) so far apart that sums of them are as different as they are themselves."""
+    for _ in range(2):
+        hashes = hashes ^ (hashes >> np.uint64(31))
+        hashes = hashes * np.uint64(HASH_BASE)
+    return hashes ^ (hashes >> np.uint64(31))

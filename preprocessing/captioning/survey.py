@@ -13,6 +13,9 @@ from .input_errors import InputError
 from .phrases import Comparison
 from .templates import LEVELS, Descriptor
 
+# openSMILE writes 0.0 here when no frame of the clip is voiced
+VOICING_COLUMN = "F0semitoneFrom27.5Hz_sma3nz_amean"
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -24,6 +27,7 @@ class Survey:
         splits: names of the splits.
         groups: column -> (codes (rows,), -1 where missing; names of the groups).
         given: columns of levels that hold low/normal/high themselves.
+        unvoiced: (rows,) which ones have no voice; None if nothing tells, or nobody asks.
     """
 
     rows: int
@@ -31,6 +35,11 @@ class Survey:
     splits: tuple[str, ...]
     groups: dict[str, tuple[np.ndarray, list[str]]]
     given: frozenset[str]
+    unvoiced: np.ndarray | None
+
+    def unvoiced_in(self, rows: slice) -> np.ndarray | None:
+        """Which of some rows have no voice, as far as that is known."""
+        return None if self.unvoiced is None else self.unvoiced[rows]
 
 
 def survey(
@@ -52,15 +61,20 @@ def survey(
     numberings = {**counted, **groups}
     codes = {name: np.empty(features.rows, np.int32) for name in numberings}
     hashes = np.empty(features.rows, np.uint64)
+    voicing = [VOICING_COLUMN] if any(d.voiced for d in descriptors) else []
+    voicing = [name for name in voicing if name in names]
+    unvoiced = np.empty(features.rows, bool) if voicing else None
     identity = [*INDEX, *(["corpus"] if "corpus" in names else [])]
     done = 0
-    for batch in shown(features, [*identity, *numberings, *texts], "survey"):
+    for batch in shown(features, [*identity, *numberings, *texts, *voicing], "survey"):
         rows = slice(done, done + len(batch))
         hashes[rows] = hash_rows(batch, identity)
         for name, numbering in numberings.items():
             codes[name][rows] = numbering.of(batch.column(name))
         for name, numbering in texts.items():
             numbering.of(batch.column(name))
+        if unvoiced is not None:
+            unvoiced[rows] = _unvoiced(batch.column(VOICING_COLUMN))
         done = rows.stop
     _check_unique(features, identity, hashes[:done])
     training = np.ones(done, bool)
@@ -73,7 +87,14 @@ def survey(
         tuple(map(str, splits.values)),
         {name: (codes[name][:done], numbering.values) for name, numbering in groups.items()},
         frozenset(name for name, numbering in texts.items() if _are_levels(name, numbering.values)),
+        None if unvoiced is None else unvoiced[:done],
     )
+
+
+def _unvoiced(column: pa.Array) -> np.ndarray:
+    """Where a measure of the voice is undefined (rows,)."""
+    values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return (values == 0) | np.isnan(values)
 
 
 def _are_levels(column: str, values: list) -> bool:
