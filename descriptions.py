@@ -17,9 +17,9 @@ import pandas as pd
 import smile
 from extraction import measure
 from parts import DURATION
-from preprocessing import template_creation
-
-LEVELS = template_creation.LEVELS
+from preprocessing.captioning.edges import Bounds
+from preprocessing.captioning.edges_file import parse_edges
+from preprocessing.captioning.templates import LEVELS, Descriptor, default_descriptors
 
 
 @functools.cache
@@ -27,14 +27,10 @@ def _extractor() -> smile.Extractor:
     return smile.Extractor("captions")
 
 
-def _descriptors() -> list[template_creation.Descriptor]:
+def _descriptors() -> list[Descriptor]:
     """Descriptors of the default templates that one clip tells by itself."""
     measurable = {*_extractor().names, DURATION}
-    return [
-        d
-        for d in template_creation.default_descriptors()
-        if d.kind == "level" and d.column in measurable
-    ]
+    return [d for d in default_descriptors() if d.kind == "level" and d.column in measurable]
 
 
 def measured_levels(waveform: np.ndarray, edges: str | Path) -> pd.DataFrame:
@@ -53,8 +49,8 @@ def measured_levels(waveform: np.ndarray, edges: str | Path) -> pd.DataFrame:
         ValueError: if the file does not hold edges, or such of groups that the clip is not known
             to belong to
     """
-    descriptors = template_creation.default_descriptors()
-    fitted = template_creation.parse_edges(Path(edges).read_text(encoding="utf-8"), descriptors)
+    descriptors = default_descriptors()
+    fitted = parse_edges(Path(edges).read_text(encoding="utf-8"), descriptors)
     grouped = sorted({column for entry in fitted.values() for column in entry.by})
     if grouped:
         raise ValueError(f"{edges} holds edges by {', '.join(grouped)}, expected them of everyone")
@@ -70,9 +66,7 @@ def measured_levels(waveform: np.ndarray, edges: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("descriptor")
 
 
-def _level_row(
-    descriptor: template_creation.Descriptor, value: float, bounds: template_creation.Bounds
-) -> dict[str, object]:
+def _level_row(descriptor: Descriptor, value: float, bounds: Bounds) -> dict[str, object]:
     level = None
     if not np.isnan(value):
         level = "low" if value <= bounds.low else "high" if value >= bounds.high else "normal"

@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 import features
 from models import ModelSettings, ParaCLAPConfig, TowerSettings, build_model
 from preprocessing import synthetic_corpus, template_creation
+from small_corpora import make_corpus, write
 
 RATE = 16_000
 TINY_AUDIO = {
@@ -238,6 +239,12 @@ def captions(corpus, tmp_path_factory):
     arguments = [str(folder / "features.parquet"), "-o", str(folder / "captions.parquet")]
     assert template_creation.main(arguments) == 0
     return folder / "captions.parquet"
+
+
+@pytest.fixture(name="features")
+def small_features(tmp_path):
+    """Features of a small corpus that was made up; free to change."""
+    return write(make_corpus(), tmp_path / "features.parquet")
 
 
 @pytest.fixture

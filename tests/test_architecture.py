@@ -93,6 +93,55 @@ MEASURING = [
     "smile",
 ]
 PREPROCESSING = sorted((REPOSITORY / "preprocessing").glob("*.py"))
+PACKAGES = {"template_creation": {"captioning"}}  # script of preprocessing -> folders beside it
+CAPTIONING = {p.stem: p for p in (REPOSITORY / "preprocessing" / "captioning").glob("*.py")}
+CAPTIONING_ALLOWED = {
+    "__init__": set(),
+    "input_errors": set(),
+    "columns": set(),
+    "hashing": {"columns"},
+    "templates": {"input_errors"},
+    "phrases": {"templates"},
+    "feature_tables": {"columns", "input_errors", "templates"},
+    "survey": {"columns", "feature_tables", "hashing", "input_errors", "phrases", "templates"},
+    "edges": {"columns", "feature_tables", "input_errors", "phrases", "survey", "templates"},
+    "edges_file": {"edges", "input_errors", "templates"},
+    "captions": {
+        "columns",
+        "edges",
+        "feature_tables",
+        "hashing",
+        "input_errors",
+        "phrases",
+        "survey",
+        "templates",
+    },
+    "summary": {"captions", "edges", "feature_tables", "templates"},
+    "caption_files": {"columns", "edges", "edges_file", "feature_tables", "templates"},
+    "picture": {
+        "caption_files",
+        "captions",
+        "edges",
+        "feature_tables",
+        "input_errors",
+        "phrases",
+        "survey",
+        "templates",
+    },
+    "command": {
+        "caption_files",
+        "captions",
+        "edges",
+        "edges_file",
+        "feature_tables",
+        "input_errors",
+        "phrases",
+        "picture",
+        "summary",
+        "survey",
+        "templates",
+    },
+}
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SCRIPTS = [
     "train.py",
@@ -106,16 +155,21 @@ SCRIPTS = [
 ]
 
 
-def imported(path):
-    """Top-level names of every import of a file, also inside functions."""
+def imported(path, level=0):
+    """Top-level names of every import of a file, also inside functions; level 1: of `.name`."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Import) and not level:
             names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            names.add(node.module.split(".")[0])
+        elif isinstance(node, ast.ImportFrom) and node.level == level:
+            found = [node.module] if node.module else [alias.name for alias in node.names]
+            names |= {name.split(".")[0] for name in found}
     return names
+
+
+def relative_levels(path):
+    tree = ast.walk(ast.parse(path.read_text()))
+    return {node.level for node in tree if isinstance(node, ast.ImportFrom)} - {0}
 
 
 def test_every_room_is_known():
@@ -125,6 +179,7 @@ def test_every_room_is_known():
 @pytest.mark.parametrize("room", sorted(ALLOWED))
 def test_imports_point_one_way(room):
     assert imported(ROOMS[room]) & set(ROOMS) <= ALLOWED[room]
+    assert not relative_levels(ROOMS[room])  # a script is no part of a package
 
 
 @pytest.mark.parametrize("room", MEASURING)
@@ -133,11 +188,54 @@ def test_measuring_needs_no_torch(room):
 
 
 @pytest.mark.parametrize("path", PREPROCESSING, ids=lambda path: path.stem)
-def test_preprocessing_files_stand_alone(path):
-    assert not imported(path) & (set(ROOMS) | {"preprocessing"} | {p.stem for p in PREPROCESSING})
+def test_preprocessing_scripts_import_only_the_folder_of_their_own_rooms(path):
+    ours = {*ROOMS, "preprocessing", "captioning", *(p.stem for p in PREPROCESSING)}
+    own = PACKAGES.get(path.stem, set())
+    assert imported(path) & ours == own  # run by path
+    assert imported(path, level=1) == own  # run by -m, or imported
+    assert relative_levels(path) <= {1}
 
 
-@pytest.mark.parametrize("path", list(ROOMS.values()) + PREPROCESSING, ids=lambda path: path.stem)
+def test_every_captioning_room_is_known():
+    assert set(CAPTIONING) == set(CAPTIONING_ALLOWED)
+
+
+@pytest.mark.parametrize("room", sorted(CAPTIONING_ALLOWED))
+def test_captioning_rooms_import_each_other_one_way_and_nothing_else_of_ours(room):
+    path, allowed = CAPTIONING[room], CAPTIONING_ALLOWED[room]
+    assert imported(path, level=1) == allowed and relative_levels(path) <= {1}
+    assert not imported(path) & {*ROOMS, "preprocessing", "captioning", "torch", "transformers"}
+    for other in allowed:
+        assert room not in CAPTIONING_ALLOWED[other]
+
+
+@pytest.mark.parametrize("way", ["by path", "by -m", "by import"])
+def test_template_creation_runs_from_any_folder_and_leaves_the_path_alone(way, tmp_path):
+    script = REPOSITORY / "preprocessing" / "template_creation.py"
+    (tmp_path / "captioning").mkdir()  # what else has that name is not found instead
+    (tmp_path / "captioning" / "__init__.py").write_text("raise ImportError('another captioning')")
+    code = "from preprocessing import template_creation as t; raise SystemExit(t.main(['{}']))"
+    arguments, path = {
+        "by path": ([str(script), "--dump-templates"], str(tmp_path)),
+        "by -m": (["-m", "preprocessing.template_creation", "--dump-templates"], str(REPOSITORY)),
+        "by import": (["-c", code.format("--dump-templates")], str(REPOSITORY)),
+    }[way]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("pitch:")
+    assert "sys.path" not in script.read_text()
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOMS.values(), *PREPROCESSING, *CAPTIONING.values()], ids=lambda path: path.stem
+)
 def test_nothing_unsafe_or_forbidden_is_used(path):
     forbidden = {"audtorch", "torchaudio", "torchvision", "torchcodec", "accelerate", "lightning"}
     assert not imported(path) & forbidden

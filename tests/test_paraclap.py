@@ -13,7 +13,7 @@ import smile
 from audio import AudioError, read_audio
 from extraction import measure
 from paraclap import REFERENCES, ParaCLAP, windows
-from preprocessing import template_creation
+from preprocessing.captioning.templates import LEVELS
 
 QUERIES = ["an angry voice", "a calm voice"]
 
@@ -182,7 +182,7 @@ def test_unvoiced_clip_gets_no_phrase_about_its_voice(captions):
     table = descriptions.measured_levels(noise, edges)
     assert measure(smile.Extractor("captions"), noise).quality == "unvoiced"
     assert table.loc["pitch", ["level", "phrase"]].isna().all()
-    assert table.loc["intensity", "level"] in template_creation.LEVELS
+    assert table.loc["intensity", "level"] in LEVELS
 
 
 def test_single_embeddings_have_the_model_size(paraclap):
