@@ -52,7 +52,7 @@ ALLOWED = {
         "reports",
         "scoring",
     },
-    "settings": {"datasets", "models"},
+    "settings": {"datasets", "models", "tracking"},
     "optimisation": {"models", "settings"},
     "stopping": set(),
     "tracking": set(),

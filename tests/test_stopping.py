@@ -314,6 +314,7 @@ def killed_run(arguments, run, kills, seed):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_twenty_kills_at_random_moments_change_no_bit(config, tmp_path, one_thread, workers):
     arguments = [config, "train.epochs=20", "train.save_every=1", f"data.workers={workers}"]
+    arguments.append("train.loggers=[tensorboard]")
     whole, parts, other = (tmp_path / name for name in ("whole", "parts", "other"))
     train.train(read_settings([*arguments, f"output={whole}"]))
     assert killed_run([*arguments, f"output={parts}"], parts, 20, seed=workers) == 20

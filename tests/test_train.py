@@ -189,7 +189,7 @@ def test_a_step_is_seeded_by_its_number_alone():
 
 
 def test_run_leaves_what_evaluation_and_a_reader_need(config, corpus, tmp_path):
-    run = train.train(read_settings([config]))
+    run = train.train(read_settings([config, "train.loggers=[tensorboard]"]))
     output = tmp_path / "run"
     assert run.step == run.steps == 2 * (len(run.train_table) // 5)
     names = {path.name for path in output.iterdir()}
