@@ -1,6 +1,5 @@
 """tracking.py: metrics.jsonl always, loggers by name, and none of them stops a run."""
 
-import importlib.util
 import json
 import math
 import sqlite3
@@ -8,6 +7,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -36,7 +36,9 @@ def events(output):
 
 
 def test_tensorboard_shows_figures_memory_norms_recalls_pictures_and_captions(config, tmp_path):
-    run = train.train(read_settings([config, "train.loggers=[tensorboard]"]))
+    settings = read_settings([config, "train.loggers=[tensorboard]"])
+    sampled = train.Run(settings).sample_captions()
+    run = train.train(settings)
     shown = events(tmp_path / "run")
     scalars = set(shown.Tags()["scalars"])
     assert {f"train/{n}" for n in ("loss", "lr", "logit_scale", "gradient_norm")} <= scalars
@@ -47,8 +49,7 @@ def test_tensorboard_shows_figures_memory_norms_recalls_pictures_and_captions(co
     assert [image.step for image in shown.Images("validation/confusion")] == [4, 8]
     (captions,) = (tag for tag in shown.Tags()["tensors"] if tag.startswith("captions"))
     text = shown.Tensors(captions)[0].tensor_proto.string_val[0].decode()
-    file, caption = run.train_table.index[0][0], run.train_table["captions"].iloc[0][0]
-    assert file.endswith(".wav") and ".wav" in text and " is " in text, (text, caption)
+    assert all(row.caption in text and row.file in text for row in sampled.itertuples())
     logged = {row["step"]: row["loss"] for row in rows(tmp_path / "run") if "loss" in row}
     shown = {event.step: event.value for event in shown.Scalars("train/loss")}
     assert shown == pytest.approx(logged)
@@ -65,10 +66,8 @@ def test_norms_of_weights_are_those_of_numpy(config):
     run = train.Run(read_settings([config]))
     norms = run.condition()
     for part in train.PARTS:
-        weights = [
-            p.detach().double().numpy().ravel() for p in getattr(run.model, part).parameters()
-        ]
-        expected = np.linalg.norm(np.concatenate(weights))
+        weights = run.model.get_submodule(part).parameters()
+        expected = np.linalg.norm(np.concatenate([w.detach().double().ravel() for w in weights]))
         assert norms[f"weight_norm/{part}"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -175,15 +174,6 @@ def test_missing_package_is_told_at_the_start_with_what_to_install(
     assert not (tmp_path / "run").exists()
 
 
-def test_optional_packages_are_not_imported_unless_named(config):
-    for name in ("wandb", "mlflow"):
-        assert name not in sys.modules or importlib.util.find_spec(name)
-    settings = read_settings([config])
-    before = set(sys.modules)
-    train.check_loggers(settings.train.loggers)
-    assert not {"wandb", "mlflow"} & (set(sys.modules) - before)
-
-
 def test_secrets_are_taken_out_of_texts():
     environment = {"HF_TOKEN": "hf_abcdef", "HOME": "/home/me", "EMPTY_KEY": "", "SHORT_KEY": "a"}
     text = tracking.without_secrets("hf_abcdef at /home/me", environment)
@@ -278,8 +268,6 @@ def test_secrets_of_the_environment_are_written_nowhere(
 
 
 def test_picture_of_similarities_shows_mean_cosines_of_classes_and_queries():
-    import pandas as pd
-
     answers = pd.DataFrame(
         {
             "truth": ["b", "b", "a"],
@@ -301,8 +289,6 @@ def test_picture_of_similarities_shows_mean_cosines_of_classes_and_queries():
 
 
 def test_picture_of_confusion_has_the_counts_of_the_answers():
-    import pandas as pd
-
     answers = pd.DataFrame({"truth": ["a", "a", "b"], "prediction": ["a", "b", "b"]})
     axes = reports.plot_confusion(answers, ["a", "b"], "t").axes[0]
     assert [text.get_text() for text in axes.texts] == ["50%\n1", "50%\n1", "0%\n0", "100%\n1"]
@@ -311,22 +297,11 @@ def test_picture_of_confusion_has_the_counts_of_the_answers():
 # --- Dry run -------------------------------------------------------------------------------------
 
 
-def numbers_in(text):
-    return [word for word in text.replace(",", " ").split() if word.replace(".", "").isdigit()]
-
-
 def test_dry_run_tells_memory_and_time_and_keeps_nothing(config, tmp_path, capsys):
     before = {path for path in tmp_path.rglob("*")}
     assert train.main([config, "train.dry_run=true", "data.workers=1"]) == 0
     told = capsys.readouterr().out
-    for words in (
-        "batch of 5 clips",
-        "step in",
-        "validation on",
-        "memory:",
-        "an epoch",
-        "for 2 ep",
-    ):
+    for words in ("batch of 5 clips", "step in", "validation on", "memory:", "for 2 epochs"):
         assert words in told, told
     assert set(tmp_path.rglob("*")) == before
     run = train.train(read_settings([config]))  # starts at step 0, as if nothing had been
