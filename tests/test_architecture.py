@@ -185,6 +185,7 @@ def test_scripts_find_our_datasets_where_another_package_has_that_name(tmp_path)
         assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.torture(53, "every module imported in an empty folder")
 def test_importing_changes_no_file(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import {', '.join(sorted(ROOMS))}"
     result = subprocess.run(
