@@ -254,8 +254,15 @@ class Log:
         shown = {f"{prefix}/{name}": v for name, v in values.items() if v is not None}
         self._tell(lambda logger: logger.scalars(step, shown))
 
-    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Show a picture (H, W, 3) uint8."""
+    def image(self, step: int, name: str, draw: Callable[[], np.ndarray]) -> None:
+        """Show a picture (H, W, 3) uint8; it is drawn only if a logger will show it."""
+        if not self.loggers:
+            return
+        try:
+            pixels = draw()
+        except Exception as error:  # a picture less is no reason to stop either
+            _warn(f"drawing {name}", error)
+            return
         self._tell(lambda logger: logger.image(step, name, pixels))
 
     def text(self, step: int, name: str, text: str) -> None:
@@ -280,8 +287,7 @@ class Log:
 def _warn(name: str, error: Exception) -> None:
     reason = without_secrets(f"{type(error).__name__}: {error}", os.environ)
     warnings.warn(
-        f"train.loggers: {name} failed and is left out from here on ({reason}); "
-        "metrics.jsonl has every figure",
+        f"train.loggers: {name} failed and is left out ({reason}); metrics.jsonl has every figure",
         stacklevel=3,
     )
 

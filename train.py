@@ -542,7 +542,7 @@ def _rehearse(run: Run) -> None:
     batch = next(iter(run.loader()))
     dataset, draws, workers = run.dataset(), next(iter(run.batches())), run.settings.data.workers
     reading = _seconds(lambda: [dataset[draw] for draw in draws])
-    print(f"batch of {train.batch_size} clips read in {reading:.3g} s by one of {workers} workers")
+    print(f"batch of {train.batch_size} clips read in {reading:.3g} s by one process")
     for _ in range(2):
         run.model.train()
         run.step, before = started, time.perf_counter()
@@ -716,8 +716,7 @@ def _validate_and_keep(run: Run, log: Log) -> None:
         return
     scores, answers = run.validate()
     log.write(run.step, scores, "validation")
-    if log.loggers:
-        _show_answers(run, log, answers)
+    _show_answers(run, log, answers)
     tqdm.write(
         f"step {run.step}: validation UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
     )
@@ -731,11 +730,11 @@ def _show_answers(run: Run, log: Log, answers: pd.DataFrame) -> None:
     title = f"{run.settings.train.target}, step {run.step}"
     queries = [column.removeprefix("score.") for column in answers.filter(regex=r"^score\.")]
     pictures = {
-        "confusion": plot_confusion(answers, queries, title),
-        "similarity": plot_similarities(answers, title),
+        "confusion": lambda: to_pixels(plot_confusion(answers, queries, title)),
+        "similarity": lambda: to_pixels(plot_similarities(answers, title)),
     }
-    for name, figure in pictures.items():
-        log.image(run.step, f"validation/{name}", to_pixels(figure))
+    for name, draw in pictures.items():
+        log.image(run.step, f"validation/{name}", draw)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,27 +1,14 @@
 """benchmarks/evaluate.py: both ways answer the same, and the table says what was measured."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
-import pytest
 import torch
 from conftest import TINY_AUDIO, TINY_TEXT
 
+from benchmarks import evaluate as benchmark
 from engines import fast_model
 
-PATH = Path(__file__).parent.parent / "benchmarks" / "evaluate.py"
 
-
-@pytest.fixture(scope="module")
-def benchmark():
-    specification = importlib.util.spec_from_file_location("evaluate_benchmark", PATH)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-def test_plain_way_and_every_engine_answer_the_same(benchmark):
+def test_plain_way_and_every_engine_answer_the_same():
     config = {"audio_config": TINY_AUDIO, "text_config": {**TINY_TEXT, "vocab_size": 300}}
     model, processor = benchmark.build({**config, "projection_dim": 24}, seed=0)
     clips = [clip[: 4_000 + 800 * i] for i, clip in enumerate(benchmark.make_clips(3, seed=1))]
@@ -37,7 +24,7 @@ def test_plain_way_and_every_engine_answer_the_same(benchmark):
         assert np.abs(results[engine].cosines - plain.cosines).max() < 1e-6
 
 
-def test_table_has_ratios_of_medians_and_the_largest_change(benchmark):
+def test_table_has_ratios_of_medians_and_the_largest_change():
     cosines = np.array([[0.5, 0.25]])
     results = {
         benchmark.PLAIN: benchmark.Measured([2.0, 4.0, 3.0], [6.0, 6.0, 6.0], 1.5, cosines),
@@ -49,7 +36,7 @@ def test_table_has_ratios_of_medians_and_the_largest_change(benchmark):
     ]
 
 
-def test_clips_are_of_different_lengths_and_colours_and_repeatable(benchmark):
+def test_clips_are_of_different_lengths_and_colours_and_repeatable():
     clips, again = (benchmark.make_clips(6, seed=3) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(clips, again, strict=True))
     assert len({len(clip) for clip in clips}) == 6

@@ -137,14 +137,29 @@ def test_failing_logger_is_told_once_and_the_run_goes_on(tmp_path, monkeypatch, 
         with Log(tmp_path, 0, ["wandb", "tensorboard"]) as log:
             for step in (1, 2):
                 log.write(step, {"loss": float(step), "norm": None}, "train")
-                log.image(step, "validation/confusion", PIXELS)
+                log.image(step, "validation/confusion", lambda: PIXELS)
                 log.text(step, "captions", "| a |")
     assert failing.told[-1] == fault and failing.told.count(fault) == 1  # the fault fired
     (warning,) = (str(w.message) for w in caught if w.category is UserWarning)
-    assert f"wandb failed and is left out from here on (OSError: {fault}: no network" in warning
+    assert f"wandb failed and is left out (OSError: {fault}: no network" in warning
     assert "secret-of" not in warning and "<WANDB_API_KEY>" in warning
     assert [row["loss"] for row in rows(tmp_path)] == [1.0, 2.0]
     assert len(events(tmp_path).Scalars("train/loss")) == 2  # the other logger goes on
+
+
+def test_picture_that_cannot_be_drawn_is_told_and_loggers_stay(tmp_path):
+    with Log(tmp_path, 0) as log:
+        with pytest.warns(UserWarning, match="drawing validation/confusion failed .*ZeroDivision"):
+            log.image(1, "validation/confusion", lambda: 1 / 0)
+        log.write(1, {"loss": 1.0}, "train")
+    assert len(events(tmp_path).Scalars("train/loss")) == 1
+
+
+def test_nothing_is_drawn_for_nobody(tmp_path):
+    drawn = []
+    with Log(tmp_path, 0, []) as log:
+        log.image(1, "validation/confusion", lambda: drawn.append(1))
+    assert not drawn
 
 
 def test_failing_logger_changes_no_weight(config, tmp_path, monkeypatch):
@@ -201,7 +216,7 @@ def resumed_log(output, logger):
         for step in (start + 1, start + 2):
             log.write(step, {"loss": 1.0 / step, "recall/sad, or so": None}, "train")
             log.write(step, {"recall/sad, or so": 0.5}, "validation")
-        log.image(start + 2, "validation/confusion", PIXELS)
+        log.image(start + 2, "validation/confusion", lambda: PIXELS)
         assert logger in log.loggers  # nothing failed
         log.close(finished)
 
