@@ -31,6 +31,9 @@ clip) and NAME.png (confusion matrix and calibration). UAR is the mean recall of
 occur (chance: one over their number); its 95 % interval resamples speakers, since clips of one
 speaker resemble each other. It is coarse for a handful of speakers. Embeddings of clips are kept in
 a cache, by model and content of the file, so that the next questions cost seconds.
+
+--engine chooses how they are computed, with equal results but for rounding: eager, matrix, compile,
+or onnx, for which MODEL is a folder of `models.py export`; --precision bf16 is not equal.
 """
 
 import argparse
@@ -58,7 +61,8 @@ from embeddings import (
     embed_texts,
     probabilities_of,
 )
-from models import ParaCLAPModel, ParaCLAPProcessor, load_model
+from engines import ENGINES, PRECISIONS, load_engine
+from models import ParaCLAPModel, ParaCLAPProcessor
 from probing import probe
 from processes import TIMEOUT, PeerError, device_named, processes, rank
 from queries import PUBLISHED, QUERY_SETS, queries_for
@@ -373,15 +377,21 @@ def _scored_rows(table: pd.DataFrame, questions: Sequence[Question]) -> np.ndarr
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    device = device_named(options.device)
+    device = _device(options)
     with processes(device, options.timeout):
         evaluate(options, device)
     return 0
 
 
+def _device(options: argparse.Namespace) -> torch.device:
+    """Where to embed; onnxruntime is asked on the CPU."""
+    on_cpu = options.device == "auto" and options.engine == "onnx"
+    return device_named("cpu" if on_cpu else options.device)
+
+
 def evaluate(options: argparse.Namespace, device: torch.device) -> None:
     """Embed, ask, score and write as the options of the command line say."""
-    model, processor = load_model(options.model, str(device))
+    model, processor = load_engine(options.model, options.engine, options.precision, str(device))
     cache = None
     if options.cache is not None:
         cache = EmbeddingCache(options.cache, audio_fingerprint(model, processor))
@@ -538,6 +548,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--no-cache", dest="cache", action="store_const", const=None, help="embed everything")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--workers", type=int, default=0, help="processes that read audio")
+    add("--engine", choices=ENGINES, default="eager", help="how clips are embedded, see engines.py")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the encoders (%(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--timeout", type=float, default=TIMEOUT, help="longest wait for another process [s]")
     options = parser.parse_args(arguments)
@@ -561,5 +573,5 @@ def _comma_list(text: str) -> list[str]:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (AudioError, CorpusError, OSError, PeerError, ValueError) as error:
+    except (AudioError, CorpusError, ImportError, OSError, PeerError, ValueError) as error:
         sys.exit(f"evaluate.py: {error}")

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from datasets import CaptionSettings
 from models import ModelSettings
+from tracking import LOGGERS
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "paraclap.yaml"
 
@@ -126,6 +127,10 @@ class TrainSettings:
         save_minutes: minutes between checkpoints, beside `save_every`; 0 = by steps alone.
         keep: number of checkpoints kept; the best model has a folder of its own.
         log_every: steps between rows of metrics.jsonl.
+        loggers: what shows a run beside metrics.jsonl, see tracking.py: some of "tensorboard",
+            "wandb" and "mlflow", or none.
+        dry_run: check everything, take one step and one validation, tell memory and time, and keep
+            nothing.
         resume: "auto" (newest checkpoint of the run folder, if any), "never" or a checkpoint.
         force: resume although settings or data were changed since the checkpoint.
         max_skipped: steps in a row that may be skipped because their loss or gradient is not
@@ -145,6 +150,8 @@ class TrainSettings:
     save_minutes: float = 0.0
     keep: int = 2
     log_every: int = 10
+    loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    dry_run: bool = False
     resume: str = "auto"
     force: bool = False
     max_skipped: int = 3
@@ -171,14 +178,8 @@ class Settings:
 FREE_KEYS = {"output", "data.root", "data.captions", "data.workers", "data.timeout"} | {
     f"train.{name}"
     for name in (
-        "save_every",
-        "save_minutes",
-        "keep",
-        "log_every",
-        "resume",
-        "force",
-        "device",
-        "timeout",
+        *("save_every", "save_minutes", "keep", "resume", "force", "device", "timeout"),
+        *("log_every", "loggers", "dry_run"),
     )
 }
 
@@ -189,6 +190,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "optim.schedule": ("cosine", "constant"),
     "captions.style": ("sampled", "published", "emotion"),
     "train.precision": ("auto", "fp32", "bf16"),
+    "train.loggers": tuple(LOGGERS),
 }
 
 
@@ -221,7 +223,8 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         raise SettingsError(f"{path} cannot be read: {error}") from error
     flat = flatten(dataclasses.asdict(settings))
     for key, offered in CHOICES.items():
-        if flat[key] not in offered:
+        given = flat[key] if isinstance(flat[key], list) else [flat[key]]
+        if not set(given) <= set(offered):
             raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(offered)}")
     return settings
 

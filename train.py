@@ -8,10 +8,10 @@ r"""Train ParaCLAP: captions and audio in, a run folder out.
 The first argument may be a YAML file (default configs/paraclap.yaml); `key=value` arguments go over
 it. Every key is a field of `Settings` (settings.py), `ModelSettings` (models.py) or
 `CaptionSettings` (datasets.py). The run folder receives config.yaml, metrics.jsonl, TensorBoard
-events, checkpoints/ (everything to resume), best/ (by validation UAR) and last/, both ready for
-evaluate.py. The same
-command again resumes an interrupted run (`train.resume=auto`) and gives the same weights as a run
-that was never interrupted.
+events (`train.loggers`: also wandb, mlflow), checkpoints/ (everything to resume), best/ (by
+validation UAR) and last/, both ready for evaluate.py. The same command again resumes an interrupted
+run (`train.resume=auto`) and gives the same weights as a run that was never interrupted.
+`train.dry_run=true` takes a step and a validation, tells memory and time, and keeps nothing.
 """
 
 import dataclasses
@@ -22,8 +22,10 @@ import math
 import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +78,28 @@ from processes import (
     world_size,
 )
 from queries import queries_for
-from reports import write_text
+from reports import plot_confusion, plot_similarities, to_markdown, to_pixels, write_text
 from scoring import score
-from settings import OptimSettings, Settings, SettingsError, changed_keys, read_settings
+from settings import (
+    OptimSettings,
+    Settings,
+    SettingsError,
+    changed_keys,
+    flatten,
+    read_settings,
+)
 from steps import TrainingStep
 from stopping import EXIT_CODES, Stopped, StopRequests
-from tracking import Log
+from tracking import GIB, LOGGER_RUNS, Log, check_loggers, memory_in_use, peak_memory
 
 CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
 COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
 VERSIONS = {"torch": str(torch.__version__), "transformers": transformers.__version__}
 DUMP = "nonfinite.json"
 PREFETCH = 2  # batches that each worker reads ahead
+PARTS = ("audio_branch", "text_branch", "audio_projection", "text_projection")
+SHOWN_CAPTIONS = 16
+DRY_CLIPS = 200  # clips that a dry run validates on at most
 SIGNAL_PATIENCE = 1.0  # s; a signal to all processes may reach the workers first
 
 
@@ -431,14 +443,40 @@ class Run:
             )
         tqdm.write(f"{reason}: left out")
 
-    def validate(self) -> dict[str, float]:
-        """Zero-shot scores of the validation speakers, by the code of evaluate.py."""
+    def validate(self) -> tuple[dict[str, float], pd.DataFrame]:
+        """Zero-shot scores of the validation speakers, by the code of evaluate.py.
+
+        Returns:
+            UAR, ACC, F1, chance and the recall of each class; and the answers with their truth.
+        """
         train = self.settings.train
         table = self.validation_table.loc[self.classes.index]
         queries = queries_for(table, train.target, train.queries)
         answers = answer(self.model, self.processor, table, self.settings.data.root, queries)
-        figures = score(self.classes, answers["prediction"])
-        return broadcast({name: figures[name] for name in ("UAR", "ACC", "F1", "chance")})
+        answers.insert(0, "truth", self.classes)
+        figures = score(answers["truth"], answers["prediction"])
+        recalls = {f"recall/{name}": recall for name, recall in figures["recall"].items()}
+        figures = {name: figures[name] for name in ("UAR", "ACC", "F1", "chance")} | recalls
+        return broadcast(figures), answers
+
+    def condition(self) -> dict[str, float]:
+        """Memory [GiB], and the norm of the weights of each part."""
+        norms = {
+            f"weight_norm/{part}": torch.nn.utils.get_total_norm(
+                [p.detach() for p in self.model.get_submodule(part).parameters()]
+            ).item()
+            for part in PARTS
+        }
+        return memory_in_use(self.device) | norms
+
+    def sample_captions(self) -> pd.DataFrame:
+        """Files and captions of the next batch, as training will see them."""
+        dataset, draws = self.dataset(), next(iter(self.batches()), [])
+        items = [dataset[draw] for draw in draws[:SHOWN_CAPTIONS]]
+        return pd.DataFrame(
+            {"file": self.train_table.index[item["row"]][0], "caption": item["caption"].text}
+            for item in items
+        )
 
     def save_model(self, name: str) -> None:
         """Write the model and its processor to `best` or `last`; the others wait for process 0.
@@ -489,22 +527,124 @@ def train(settings: Settings) -> Run:
         SettingsError: if the settings and the data do not go together.
     """
     check_data(settings)
+    check_loggers(settings.train.loggers)
     run = Run(settings)
     run.output.mkdir(parents=True, exist_ok=True)
     resume(run)
-    log = None
     if rank() == 0:
         OmegaConf.save(OmegaConf.structured(settings), run.output / "config.yaml")
-        log = Log(run.output, run.step)
-    print(
+    print(_in_short(run))
+    with _log(run) as log:
+        if log is not None and log.loggers and run.step < run.steps:
+            log.text(run.step, "captions", to_markdown(run.sample_captions()))
+        with StopRequests() as requests:
+            _train_to_the_end(run, log, requests)
+    return run
+
+
+def _log(run: Run) -> AbstractContextManager[Log | None]:
+    """The log of process 0; the others have none."""
+    if rank():
+        return nullcontext()
+    told = flatten(dataclasses.asdict(run.settings))
+    return Log(run.output, run.step, run.settings.train.loggers, told)
+
+
+def _in_short(run: Run) -> str:
+    return (
         f"{len(run.train_table)} clips to train on, {len(run.classes)} to validate on, "
         f"{run.steps} steps, {_several(run.device)}, {'bfloat16' if run.bfloat16 else 'float32'}"
     )
-    with StopRequests() as requests:
-        _train_to_the_end(run, log, requests)
-    if log is not None:
-        log.close()
-    return run
+
+
+def dry_run(settings: Settings) -> None:
+    """Read a batch, take a step, save, validate; tell memory and time, and keep nothing.
+
+    The step is taken twice, and the second one is timed: the first makes room in memory. A run that
+    would be resumed is resumed here, so that settings that do not fit it are told.
+
+    Raises:
+        FloatingPointError: if the loss or the gradient is not finite.
+        SettingsError: if the settings, the data and an earlier run do not go together.
+    """
+    check_data(settings)
+    check_loggers(settings.train.loggers)
+    run = Run(settings)
+    if settings.train.resume != "never":
+        resume(run)
+    print(_in_short(run))
+    if run.step == run.steps:
+        print(f"{settings.output} is finished")
+        return
+    output = run.output.resolve()
+    beside = next(folder for folder in output.parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=beside) as temporary:
+        run.output = Path(temporary)
+        _rehearse(run)
+    print(f"nothing is kept, {settings.output} is as it was")
+
+
+def _rehearse(run: Run) -> None:
+    """Do everything once, and tell what it takes."""
+    train, started = run.settings.train, run.step
+    batch = next(iter(run.loader()))
+    dataset, draws, workers = run.dataset(), next(iter(run.batches())), run.settings.data.workers
+    reading = _seconds(lambda: [dataset[draw] for draw in draws])
+    print(f"batch of {train.batch_size} clips read in {reading:.3g} s by one process")
+    for _ in range(2):
+        run.model.train()
+        run.step, before = started, time.perf_counter()
+        values = run.training_step(batch)
+        step = time.perf_counter() - before
+        if run.skipped_in_a_row:
+            raise FloatingPointError("dry run: the loss or the gradient is not finite")
+    print(f"step in {step:.3g} s: loss {values['loss']:.3f}")
+    saving = _seconds(run.save)
+    size = sum(f.stat().st_size for f in run.output.rglob("*") if f.is_file())
+    print(f"checkpoint of {size / GIB:.2g} GiB, {train.keep} are kept: {saving:.3g} s")
+    validating = _rehearse_validation(run)
+    memory = memory_in_use(run.device).get("gpu_memory_gib")
+    on_gpu = "" if memory is None else f", {memory:.2f} GiB on the GPU"
+    print(f"memory: {peak_memory():.2f} GiB{on_gpu} at most")
+    pace = max(step, reading / workers) if workers else step + reading
+    pace += validating / train.validate_every + saving / train.save_every
+    epoch = pace * TrainingBatches.per_epoch(len(run.train_table), train.batch_size)
+    print(
+        f"estimated: {_duration(epoch)} an epoch, {_duration(epoch * train.epochs)} for "
+        f"{train.epochs} epochs, validations and checkpoints included"
+    )
+
+
+def _rehearse_validation(run: Run) -> float:
+    """Validate on some clips; returns the seconds that all of them would take."""
+    clips = len(run.classes)
+    if not clips:
+        print("no validation")
+        return 0.0
+    every = run.classes
+    run.classes = every.iloc[:: -(-clips // DRY_CLIPS)]
+    before = time.perf_counter()
+    figures, _ = run.validate()
+    seconds = (time.perf_counter() - before) * clips / len(run.classes)
+    print(
+        f"validation on {len(run.classes)} of {clips} clips: UAR {figures['UAR']:.3f} "
+        f"(chance {figures['chance']:.3f}); on all of them about {seconds:.3g} s"
+    )
+    return seconds
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    before = time.perf_counter()
+    work()
+    return time.perf_counter() - before
+
+
+def _duration(seconds: float) -> str:
+    """Write seconds in the largest unit that fits."""
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 def _several(device: torch.device) -> str:
@@ -527,7 +667,7 @@ def _train_to_the_end(run: Run, log: Log | None, requests: StopRequests) -> None
         _validate_and_keep(run, log)  # the run was stopped between this step and its validation
     for values in _steps(run, requests):
         if log is not None and _is_due(run, settings.log_every):
-            log.write(run.step, values, "train")
+            log.write(run.step, values | run.condition(), "train")
         if _is_due(run, settings.validate_every) and not agreed(requests):
             _validate_and_keep(run, log)
         if _is_due(run, settings.save_every):
@@ -589,7 +729,7 @@ def resume(run: Run) -> None:
     state = None
     if rank() == 0:
         if choice == "never":
-            for old in (folder, run.output / "metrics.jsonl"):
+            for old in (folder, run.output / "metrics.jsonl", run.output / LOGGER_RUNS):
                 shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         else:
             state = load_newest(folder) if choice == "auto" else load_checkpoint(Path(choice))
@@ -660,15 +800,37 @@ def _validate_and_keep(run: Run, log: Log | None) -> None:
     if run.classes.empty:
         run.save_model("best")
         return
-    scores = run.validate()
+    scores, answers = run.validate()
     if log is not None:
         log.write(run.step, scores, "validation")
+        _show_answers(run, log, answers)
     tqdm.write(
         f"step {run.step}: validation UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
     )
     if scores["UAR"] > run.best:
         run.best = scores["UAR"]
         run.save_model("best")
+
+
+def _show_answers(run: Run, log: Log, answers: pd.DataFrame) -> None:
+    """Show the confusion matrix, and how near classes and queries are."""
+    title = f"{run.settings.train.target}, step {run.step}"
+    queries = [column.removeprefix("score.") for column in answers.filter(regex=r"^score\.")]
+    pictures = {
+        "confusion": lambda: to_pixels(plot_confusion(answers, queries, title)),
+        "similarity": lambda: to_pixels(plot_similarities(answers, title)),
+    }
+    for name, draw in pictures.items():
+        log.image(run.step, f"validation/{name}", draw)
+
+
+def _train_or_rehearse(settings: Settings) -> None:
+    if settings.train.dry_run:
+        dry_run(settings)
+        return
+    run = train(settings)
+    best = f"best validation UAR {run.best:.3f}, " if run.best >= 0 else ""
+    print(f"{best}models in {run.output / 'best'} and {run.output / 'last'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -680,9 +842,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = read_settings(arguments)
     try:
         with processes(device_named(settings.train.device), settings.train.timeout):
-            run = train(settings)
-            best = f"best validation UAR {run.best:.3f}, " if run.best >= 0 else ""
-            print(f"{best}models in {run.output / 'best'} and {run.output / 'last'}")
+            _train_or_rehearse(settings)
     except Stopped as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
         return stopped.code
@@ -697,6 +857,7 @@ if __name__ == "__main__":
         CheckpointError,
         CorpusError,
         FloatingPointError,
+        ImportError,
         OSError,
         RuntimeError,
         ValueError,

@@ -212,6 +212,7 @@ def test_table_without_captions_is_refused(table):
         dataset(table.drop(columns="caption_descriptors"))
 
 
+@pytest.mark.torture(50, "clip of a captions table outside of the root")
 def test_file_outside_the_root_is_refused(table, tmp_path):
     inner = tmp_path / "inner"
     inner.mkdir()
