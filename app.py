@@ -57,6 +57,8 @@ WAITING = 16
 """Most people in line; others are told to come back."""
 KEPT_SECONDS = 1800
 """How long an upload is kept [s]."""
+SWEEP_SECONDS = 60
+"""How often old uploads are looked for [s]."""
 QUERIES = ("angry", "bored", "happy", "sad", "calm")
 TEMPLATE = "the speaker sounds {}"
 EXAMPLES = (
@@ -115,7 +117,7 @@ def build_page(
 
     limit = f"up to {listener.limits.seconds:g} s and {megabytes:g} MB"
     with gr.Blocks(
-        title="ParaCLAP", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)
+        title="ParaCLAP", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)
     ) as page:
         gr.Markdown(f"# ParaCLAP\nAsk about a voice in words. Model: `{about}`")
         with gr.Row():
