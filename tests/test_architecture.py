@@ -41,6 +41,8 @@ ALLOWED = {
     "paraclap": {"audio", "descriptions", "embeddings", "models", "onnx_towers", "queries"},
     "clip_index": {"audio", "embeddings", "paraclap", "reports"},
     "search": {"audio", "clip_index", "corpora", "embeddings", "paraclap", "reports"},
+    "page": {"audio", "clip_index", "descriptions", "paraclap", "search"},
+    "app": {"audio", "clip_index", "page", "paraclap"},
     "predict": {"audio", "corpora", "embeddings", "paraclap", "queries", "reports"},
     "evaluate": {
         "audio",
@@ -153,6 +155,7 @@ SCRIPTS = [
     "evaluate.py",
     "predict.py",
     "search.py",
+    "app.py",
     *(f"preprocessing/{p.name}" for p in PREPROCESSING),
 ]
 
