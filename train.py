@@ -35,7 +35,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from audio import AudioError, resolve_inside
+from audio import CONDITIONING, AudioError, Files, Recordings, resolve_inside
 from checkpoints import (
     CheckpointError,
     load_checkpoint,
@@ -59,6 +59,7 @@ from models import (
     scaled_cosines,
 )
 from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, seed_step
+from packed import PackError, pack_files
 from queries import queries_for
 from reports import write_text
 from scoring import score
@@ -200,6 +201,7 @@ class Run:
         self.best = -1.0
         self.validated = 0
         self.skipped = self.skipped_in_a_row = 0
+        self.recordings = self._recordings()
         self.fingerprints = self._fingerprints()
 
     def _validation_classes(self) -> pd.Series:
@@ -217,12 +219,23 @@ class Run:
             for file, _, _ in table.index
         )
         sizes = [f"{resolve_inside(root, file).stat().st_size} {file}" for file in files]
+        if self.recordings.conditioning != CONDITIONING:
+            sizes.append(self.recordings.conditioning)  # a run does not go on with other samples
         return {
             "captions table": hashlib.sha256(
                 Path(self.settings.data.captions).read_bytes()
             ).hexdigest(),
             "audio": hashlib.sha256("\n".join(sizes).encode()).hexdigest(),
         }
+
+    def _recordings(self) -> Recordings:
+        """Where audio is read: the files, or a pack of them, which is made if need be."""
+        data = self.settings.data
+        if data.packed is None:
+            return Files(data.root)
+        tables = (self.train_table, self.validation_table)
+        files = (file for table in tables for file, _, _ in table.index)
+        return pack_files(data.packed, data.root, files)
 
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs.
@@ -268,7 +281,7 @@ class Run:
         """Training clips with captions."""
         return CaptionDataset(
             self.train_table,
-            self.settings.data.root,
+            self.recordings,
             self.settings.captions,
             self.settings.data.crop_seconds,
             self.settings.train.seed,
@@ -402,7 +415,7 @@ class Run:
         train = self.settings.train
         table = self.validation_table.loc[self.classes.index]
         queries = queries_for(table, train.target, train.queries)
-        answers = answer(self.model, self.processor, table, self.settings.data.root, queries)
+        answers = answer(self.model, self.processor, table, self.recordings, queries)
         figures = score(self.classes, answers["prediction"])
         return {name: figures[name] for name in ("UAR", "ACC", "F1", "chance")}
 
@@ -616,6 +629,7 @@ if __name__ == "__main__":
         CorpusError,
         FloatingPointError,
         OSError,
+        PackError,
         RuntimeError,
         ValueError,
     ) as error:
