@@ -1,7 +1,6 @@
 """packed.py: the same samples as audio.py gives, made once, and never from what is damaged."""
 
 import hashlib
-import multiprocessing
 import os
 import pickle
 import resource
@@ -19,11 +18,15 @@ import soundfile
 import torch.utils.data
 
 import audio
+import evaluate
 import packed
 import train
 from audio import AudioError, Files
+from corpora import read_corpus
+from datasets import ClipDataset
+from embeddings import clip_keys
 from packed import PackError, pack_files
-from settings import read_settings
+from settings import SettingsError, read_settings
 
 REPOSITORY = Path(packed.__file__).parent
 ROUNDING = 1 / 65536
@@ -136,7 +139,6 @@ def test_files_outside_the_root_are_refused(root, tmp_path):
 def test_whole_files_are_limited_and_crops_of_them_are_not(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.zeros(40_000), 16_000)
     recordings = pack_files(tmp_path / "pack", tmp_path, ["a.wav"], progress=False)
-    monkeypatch.setitem(audio.check_length.__globals__, "MAX_SECONDS", 1.0)
     monkeypatch.setattr(audio.check_length, "__defaults__", (1.0,))
     with pytest.raises(AudioError) as caught:
         recordings.read("a.wav")
@@ -160,12 +162,21 @@ def packed_paths(monkeypatch):
     return decoded
 
 
-def test_files_are_decoded_once_and_hashed_again_only_where_changed(voices, tmp_path, monkeypatch):
-    decoded, hashed = packed_paths(monkeypatch), []
+def hashed_paths(monkeypatch):
+    """Record the names of the files that are hashed."""
+    hashed = []
     original = packed.hash_file
-    monkeypatch.setattr(
-        packed, "hash_file", lambda path: (hashed.append(path.name), original(path))[1]
-    )
+
+    def hash_file(path):
+        hashed.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(packed, "hash_file", hash_file)
+    return hashed
+
+
+def test_files_are_decoded_once_and_hashed_again_only_where_changed(voices, tmp_path, monkeypatch):
+    decoded, hashed = packed_paths(monkeypatch), hashed_paths(monkeypatch)
     pack(tmp_path / "pack", voices)
     assert len(decoded) == len(hashed) == 6
     pack(tmp_path / "pack", voices)
@@ -359,9 +370,7 @@ def test_damaged_pack_is_told_and_made_again(voices, tmp_path, pattern, damage, 
 def test_copied_pack_is_hashed_once_and_not_made_again(voices, tmp_path, monkeypatch):
     pack(tmp_path / "pack", voices)
     shutil.copytree(tmp_path / "pack", tmp_path / "copy", copy_function=shutil.copyfile)
-    decoded, hashed = packed_paths(monkeypatch), []
-    original = packed.hash_file
-    monkeypatch.setattr(packed, "hash_file", lambda path: (hashed.append(path), original(path))[1])
+    decoded, hashed = packed_paths(monkeypatch), hashed_paths(monkeypatch)
     for _ in range(2):
         pack(tmp_path / "copy", voices)
     assert len(hashed) == 1 and decoded == []
@@ -379,29 +388,12 @@ def test_pack_of_another_conditioning_is_not_read(voices, tmp_path, monkeypatch)
 # --- Use -----------------------------------------------------------------------------------------
 
 
-class Crops(torch.utils.data.Dataset):
-    def __init__(self, recordings, names):
-        self.recordings, self.names = recordings, names
-
-    def __len__(self):
-        return len(self.names)
-
-    def __getitem__(self, row):
-        return self.recordings.crop(self.names[row], None, None, 0.1, 0.5)
-
-
-def test_pack_travels_to_spawned_workers_without_its_samples(voices, tmp_path):
+def test_pack_travels_to_other_processes_without_its_samples(voices, tmp_path):
     recordings = pack(tmp_path / "pack", voices)
-    expected = [recordings.crop(name, None, None, 0.1, 0.5) for name in ("1.wav", "3.wav")]
-    assert len(pickle.dumps(recordings)) < 3_000
-    loader = torch.utils.data.DataLoader(
-        Crops(recordings, ["1.wav", "3.wav"]),
-        batch_size=None,
-        num_workers=1,
-        multiprocessing_context=multiprocessing.get_context("spawn"),
-    )
-    for crop, same in zip(loader, expected, strict=True):
-        np.testing.assert_array_equal(crop.numpy(), same)
+    expected = recordings.read("3.wav")
+    sent = pickle.dumps(recordings)
+    assert len(sent) < 3_000
+    np.testing.assert_array_equal(pickle.loads(sent).read("3.wav"), expected)
 
 
 def weights(run):
@@ -419,3 +411,24 @@ def test_training_from_a_pack_changes_no_bit(config, tmp_path, workers):
     before, after = weights(plain), weights(fast)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert plain.best == fast.best
+    with pytest.raises(SettingsError, match="the audio"):  # other samples would be rounded
+        train.train(read_settings([*arguments, f"output={tmp_path / 'packed'}"]))
+
+
+def test_evaluation_from_a_pack_gives_the_same_scores_and_its_own_cache_keys(
+    tiny, corpus, tmp_path
+):
+    model, processor = tiny
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    scores = []
+    for options in ([], ["--packed", str(tmp_path / "pack")]):
+        output = tmp_path / f"results{len(scores)}"
+        arguments = [str(tmp_path / "model"), str(corpus), "--split", "dev", "-o", str(output)]
+        assert evaluate.main([*arguments, *options]) == 0
+        scores.append((output / "scores.yaml").read_text())
+    assert scores[0] == scores[1] and list((tmp_path / "pack").glob("*.index"))
+    table = read_corpus(corpus).iloc[:3]
+    recordings = pack_files(tmp_path / "pack", corpus, table.index.get_level_values("file"))
+    first, second = (clip_keys(ClipDataset(table, where)) for where in (corpus, recordings))
+    assert not set(first) & set(second)
