@@ -17,7 +17,7 @@ import pandas as pd
 import torch.utils.data
 from transformers import ProcessorMixin
 
-from audio import SAMPLING_RATE, read_audio, read_duration, resolve_inside
+from audio import SAMPLING_RATE, Files, Recordings, segment_limits
 
 EMOTION = "emotion"  # the descriptor that every caption tells unless settings say otherwise
 JOINT = " and "
@@ -167,7 +167,7 @@ class CaptionDataset(torch.utils.data.Dataset):
 
     Attributes:
         table: captions table (index file, start, end; `captions`, `caption_descriptors`).
-        root: folder that the files of the table are relative to.
+        recordings: where the files of the table are read.
         settings: how captions are drawn.
         crop_seconds: longest crop [s]; shorter clips stay whole.
         seed: together with epoch and row it decides crop and caption.
@@ -179,7 +179,7 @@ class CaptionDataset(torch.utils.data.Dataset):
     def __init__(
         self,
         table: pd.DataFrame,
-        root: str | Path,
+        recordings: str | Path | Recordings,
         settings: CaptionSettings,
         crop_seconds: float,
         seed: int,
@@ -195,7 +195,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.phrases = [
             group_phrases(*row) for row in zip(*(table[c] for c in PHRASE_COLUMNS), strict=True)
         ]
-        self.root = Path(root)
+        self.recordings = _recordings(recordings)
         self.settings = settings
         self.crop_seconds = crop_seconds
         self.seed = seed
@@ -248,9 +248,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         _, row = draw
         rng, caption = self._drawn(draw)
         file, start, end = self.clips[row]
-        path = resolve_inside(self.root, file)
-        first, last = random_crop(path, start, end, self.crop_seconds, rng)
-        waveform = read_audio(path, first, last)
+        waveform = self.recordings.crop(file, start, end, self.crop_seconds, rng.random())
         if self.repeat_short:
             waveform = np.resize(waveform, round(self.crop_seconds * SAMPLING_RATE))
         return {
@@ -261,33 +259,28 @@ class CaptionDataset(torch.utils.data.Dataset):
         }
 
 
-def random_crop(
-    path: Path,
-    start: pd.Timedelta,
-    end: pd.Timedelta,
-    seconds: float,
-    rng: np.random.Generator,
-) -> tuple[float, float | None]:
-    """Choose a part of at most `seconds` inside a segment; returns its limits [s]."""
-    first, last = segment_limits(path, start, end)
-    if last - first <= seconds:
-        return first, None if pd.isna(end) else last
-    first += rng.uniform(0, last - first - seconds)
-    return first, first + seconds
+def _recordings(source: str | Path | Recordings) -> Recordings:
+    """Recordings as given, or the files of a folder."""
+    return Files(source) if isinstance(source, str | Path) else source
 
 
-def segment_limits(path: Path, start: pd.Timedelta, end: pd.Timedelta) -> tuple[float, float]:
-    """Limits of a segment [s]; a missing end (NaT) is the end of the file."""
-    first = 0.0 if pd.isna(start) else start.total_seconds()
-    return first, read_duration(path) if pd.isna(end) else end.total_seconds()
+def clip_seconds(
+    recordings: Recordings, clips: Iterable[tuple[str, pd.Timedelta, pd.Timedelta]]
+) -> np.ndarray:
+    """Durations of clips (file, start, end) [s]; a missing end (NaT) is the end of the file."""
+    limits = [
+        segment_limits(start, end, recordings.seconds(file) if pd.isna(end) else np.nan)
+        for file, start, end in clips
+    ]
+    return np.array([last - first for first, last in limits])
 
 
 class ClipDataset(torch.utils.data.Dataset):
     """Whole clips of a corpus table in its order, for evaluation."""
 
-    def __init__(self, table: pd.DataFrame, root: str | Path) -> None:
+    def __init__(self, table: pd.DataFrame, recordings: str | Path | Recordings) -> None:
         self.clips = list(table.index)
-        self.root = Path(root)
+        self.recordings = _recordings(recordings)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -295,13 +288,12 @@ class ClipDataset(torch.utils.data.Dataset):
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Read a clip: `row` and `waveform` (T,) float32."""
         file, start, end = self.clips[row]
-        return {"row": row, "waveform": read_audio(resolve_inside(self.root, file), start, end)}
+        return {"row": row, "waveform": self.recordings.read(file, start, end)}
 
     def durations(self, rows: Iterable[int] | None = None) -> np.ndarray:
         """Durations of the clips of these rows [s], from the headers; None = of all."""
         chosen = self.clips if rows is None else [self.clips[row] for row in rows]
-        limits = [segment_limits(resolve_inside(self.root, f), s, e) for f, s, e in chosen]
-        return np.array([last - first for first, last in limits])
+        return clip_seconds(self.recordings, chosen)
 
 
 class Collate:

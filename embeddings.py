@@ -29,7 +29,6 @@ from audio import (
     SAMPLING_RATE,
     AudioError,
     Position,
-    hash_file,
     read_audio,
     resolve_inside,
 )
@@ -246,14 +245,16 @@ def clip_keys(clips: ClipDataset) -> list[bytes]:
     """Name each clip by the content of its file, its limits and how audio is conditioned."""
     files = list(dict.fromkeys(file for file, _, _ in clips.clips))
     with ThreadPoolExecutor() as pool:
-        paths = (resolve_inside(clips.root, file) for file in files)
-        contents = dict(zip(files, pool.map(hash_file, paths), strict=True))
-    return [clip_key(contents[file], start, end) for file, start, end in clips.clips]
+        contents = dict(zip(files, pool.map(clips.recordings.hash, files), strict=True))
+    conditioning = clips.recordings.conditioning
+    return [clip_key(contents[f], start, end, conditioning) for f, start, end in clips.clips]
 
 
-def clip_key(content: str, start: Position, end: Position) -> bytes:
+def clip_key(
+    content: str, start: Position, end: Position, conditioning: str = CONDITIONING
+) -> bytes:
     """Name a clip by the SHA-256 of its file, its limits and how audio is conditioned."""
-    return hashlib.sha256(f"{content} {start} {end} {CONDITIONING}".encode()).digest()
+    return hashlib.sha256(f"{content} {start} {end} {conditioning}".encode()).digest()
 
 
 def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:

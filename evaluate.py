@@ -49,7 +49,7 @@ import pandas as pd
 import torch
 import yaml
 
-from audio import AudioError
+from audio import AudioError, Files, Recordings
 from corpora import CORPORA, HIGH, LOW, CorpusError, read_corpus, scored_classes
 from datasets import ClipDataset, caption_texts
 from embeddings import (
@@ -63,6 +63,7 @@ from embeddings import (
 )
 from engines import ENGINES, PRECISIONS, load_engine
 from models import ParaCLAPModel, ParaCLAPProcessor
+from packed import PackError, pack_files
 from probing import probe
 from processes import TIMEOUT, PeerError, device_named, processes, rank
 from queries import PUBLISHED, QUERY_SETS, queries_for
@@ -149,7 +150,7 @@ def answer(
     model: ParaCLAPModel,
     processor: ParaCLAPProcessor,
     table: pd.DataFrame,
-    root: str | Path,
+    recordings: str | Path | Recordings,
     queries: Mapping[str, Sequence[str]],
     **options: Any,
 ) -> pd.DataFrame:
@@ -159,7 +160,7 @@ def answer(
         model: put into evaluation mode here, and back afterwards.
         processor: of the model.
         table: corpus table whose index names the clips.
-        root: folder of the clips.
+        recordings: folder of the clips, or where else they are read.
         queries: class -> wordings.
         options: of `embeddings.embed_clips`.
 
@@ -168,7 +169,7 @@ def answer(
     """
     was_training = model.training
     model.eval()
-    audio = embed_clips(model, processor, ClipDataset(table, root), **options)
+    audio = embed_clips(model, processor, ClipDataset(table, recordings), **options)
     answers = classify(model, processor, table.index, audio.numpy(), queries)
     model.train(was_training)
     return answers
@@ -410,7 +411,7 @@ def evaluate(options: argparse.Namespace, device: torch.device) -> None:
         audio = embed_clips(
             model,
             processor,
-            ClipDataset(table, table.attrs["root"]),
+            ClipDataset(table, _recordings(table, options)),
             batch_seconds=options.batch_seconds,
             workers=options.workers,
             progress=table.attrs["name"],
@@ -448,6 +449,14 @@ def _read_sources(
         texts = None if path is None else caption_texts(pd.read_parquet(path))
         sources.append((source, table, texts))
     return sources
+
+
+def _recordings(table: pd.DataFrame, options: argparse.Namespace) -> Recordings:
+    """Where the clips of a corpus are read: from their files, or from a pack of them."""
+    root = table.attrs["root"]
+    if options.packed is None:
+        return Files(root)
+    return pack_files(options.packed, root, table.index.get_level_values("file"))
 
 
 def _probe(
@@ -546,6 +555,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
     add("--cache", type=Path, default=default_cache(), help="of embeddings (%(default)s)")
     add("--no-cache", dest="cache", action="store_const", const=None, help="embed everything")
+    add("--packed", type=Path, help="folder of a pack (packed.py) to read audio from, or to make")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--workers", type=int, default=0, help="processes that read audio")
     add("--engine", choices=ENGINES, default="eager", help="how clips are embedded, see engines.py")
@@ -573,5 +583,13 @@ def _comma_list(text: str) -> list[str]:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (AudioError, CorpusError, ImportError, OSError, PeerError, ValueError) as error:
+    except (
+        AudioError,
+        CorpusError,
+        ImportError,
+        OSError,
+        PackError,
+        PeerError,
+        ValueError,
+    ) as error:
         sys.exit(f"evaluate.py: {error}")

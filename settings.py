@@ -34,6 +34,8 @@ class DataSettings:
         validation_split: value of the column `split` that checkpoints are chosen on.
         validation_speakers: if no row is in that split: number of training speakers held out
             instead, drawn by the seed; 0 trains without validation.
+        packed: folder of a pack, see packed.py: the corpus as 16 kHz samples in memory-mapped
+            files, made before the first step and used again by later runs; None reads the files.
         crop_seconds: longest training crop [s].
         workers: processes that read audio.
         timeout: longest wait for a worker [s]; one that hangs longer stops the run.
@@ -44,6 +46,7 @@ class DataSettings:
     train_split: str = "train"
     validation_split: str = "dev"
     validation_speakers: int = 2
+    packed: str | None = None
     crop_seconds: float = 5.0
     workers: int = 0
     timeout: float = 300.0
@@ -175,7 +178,9 @@ class Settings:
 
 
 # Keys that may differ when a run is resumed: they change where and how often, never what.
-FREE_KEYS = {"output", "data.root", "data.captions", "data.workers", "data.timeout"} | {
+FREE_KEYS = {"output"}
+FREE_KEYS |= {f"data.{name}" for name in ("root", "captions", "packed", "workers", "timeout")}
+FREE_KEYS |= {
     f"train.{name}"
     for name in (
         *("save_every", "save_minutes", "keep", "resume", "force", "device", "timeout"),

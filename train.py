@@ -39,7 +39,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from audio import AudioError, resolve_inside
+from audio import CONDITIONING, AudioError, Files, Recordings, resolve_inside
 from checkpoints import (
     CheckpointError,
     checkpoint_path,
@@ -65,6 +65,7 @@ from models import (
 )
 from objectives import OBJECTIVES
 from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, seed_step
+from packed import PackError, pack_files
 from processes import (
     broadcast,
     broadcast_in_place,
@@ -244,6 +245,7 @@ class Run:
         self.skipped = self.skipped_in_a_row = 0
         self.saved: int | None = None  # step that this process wrote a checkpoint of
         self.saved_at = time.monotonic()
+        self.recordings = self._recordings()
         self.fingerprints = broadcast(self._fingerprints() if rank() == 0 else None)
 
     def _validation_classes(self) -> pd.Series:
@@ -261,12 +263,23 @@ class Run:
             for file, _, _ in table.index
         )
         sizes = [f"{resolve_inside(root, file).stat().st_size} {file}" for file in files]
+        if self.recordings.conditioning != CONDITIONING:
+            sizes.append(self.recordings.conditioning)  # a run does not go on with other samples
         return {
             "captions table": hashlib.sha256(
                 Path(self.settings.data.captions).read_bytes()
             ).hexdigest(),
             "audio": hashlib.sha256("\n".join(sizes).encode()).hexdigest(),
         }
+
+    def _recordings(self) -> Recordings:
+        """Where audio is read: the files, or a pack of them, which is made if need be."""
+        data = self.settings.data
+        if data.packed is None:
+            return Files(data.root)
+        tables = (self.train_table, self.validation_table)
+        files = (file for table in tables for file, _, _ in table.index)
+        return pack_files(data.packed, data.root, files)
 
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs.
@@ -314,7 +327,7 @@ class Run:
         """Training clips with captions."""
         return CaptionDataset(
             self.train_table,
-            self.settings.data.root,
+            self.recordings,
             self.settings.captions,
             self.settings.data.crop_seconds,
             self.settings.train.seed,
@@ -452,7 +465,7 @@ class Run:
         train = self.settings.train
         table = self.validation_table.loc[self.classes.index]
         queries = queries_for(table, train.target, train.queries)
-        answers = answer(self.model, self.processor, table, self.settings.data.root, queries)
+        answers = answer(self.model, self.processor, table, self.recordings, queries)
         answers.insert(0, "truth", self.classes)
         figures = score(answers["truth"], answers["prediction"])
         recalls = {f"recall/{name}": recall for name, recall in figures["recall"].items()}
@@ -859,6 +872,7 @@ if __name__ == "__main__":
         FloatingPointError,
         ImportError,
         OSError,
+        PackError,
         RuntimeError,
         ValueError,
     ) as error:
