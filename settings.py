@@ -27,8 +27,11 @@ class DataSettings:
     """What is read.
 
     Attributes:
-        root: folder that the audio files of the captions table are relative to.
-        captions: table of preprocessing/template_creation.py.
+        root: folder that the audio files of the captions table are relative to; None = the folder
+            of the table, if that is one of labels.
+        captions: table of preprocessing/template_creation.py, or a table of labels (.csv or .tsv:
+            `file`, `emotion`, ...), for which captions are written into the run folder.
+        templates: phrase tables for a table of labels, see --templates of template_creation.py.
         train_split: value of the column `split` that is trained on; without such a column, all.
         validation_split: value of the column `split` that checkpoints are chosen on.
         validation_speakers: if no row is in that split: number of training speakers held out
@@ -40,6 +43,7 @@ class DataSettings:
 
     root: str | None = None
     captions: str = "captions.parquet"
+    templates: list[str] = field(default_factory=lambda: ["paraclap"])
     train_split: str = "train"
     validation_split: str = "dev"
     validation_speakers: int = 2
