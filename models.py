@@ -135,7 +135,8 @@ class ModelSettings:
         input_gain: constant factor on the waveform. Pretrained encoders read it as it is (1);
             encoders that start from random weights learn faster when speech is near unit level.
         vocabulary_size: WordPiece entries when the text encoder starts from random weights.
-        freeze: parts that keep their weights, names of `FREEZABLE`.
+        freeze: parts that keep their weights: any of "audio",
+            "audio_convolutions", "text", "audio_projection" and "text_projection".
     """
 
     start: str | None = None

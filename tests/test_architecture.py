@@ -39,7 +39,16 @@ ALLOWED = {
     "descriptions": {"extraction", "parts", "smile"},
     "paraclap": {"audio", "descriptions", "embeddings", "models", "onnx_towers", "queries"},
     "clip_index": {"audio", "embeddings", "paraclap", "reports"},
-    "search": {"audio", "clip_index", "corpora", "embeddings", "paraclap", "reports"},
+    "approximate": {"clip_index"},
+    "search": {
+        "approximate",
+        "audio",
+        "clip_index",
+        "corpora",
+        "embeddings",
+        "paraclap",
+        "reports",
+    },
     "predict": {"audio", "corpora", "embeddings", "paraclap", "queries", "reports"},
     "evaluate": {
         "audio",
