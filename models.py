@@ -126,6 +126,8 @@ class ModelSettings:
     """What is built before training.
 
     Attributes:
+        start: whole model to go on from: a run or model folder, or a Hub name. Weights, processor
+            and tokenizer are taken over, and of what follows only `freeze` has a say.
         audio: speech encoder of the wav2vec2 family, reading raw waveforms.
         text: text encoder whose first token stands for the sentence.
         projection_dim: D, size of the shared space.
@@ -133,9 +135,11 @@ class ModelSettings:
         input_gain: constant factor on the waveform. Pretrained encoders read it as it is (1);
             encoders that start from random weights learn faster when speech is near unit level.
         vocabulary_size: WordPiece entries when the text encoder starts from random weights.
-        freeze: parts that keep their weights, names of `FREEZABLE`.
+        freeze: parts that keep their weights: any of "audio",
+            "audio_convolutions", "text", "audio_projection" and "text_projection".
     """
 
+    start: str | None = None
     audio: TowerSettings = field(default_factory=TowerSettings)
     text: TowerSettings = field(default_factory=TowerSettings)
     projection_dim: int = 768
@@ -191,8 +195,13 @@ def build_model(
             encoder has no name.
 
     Raises:
-        ValueError: if a pretrained encoder lacks weights, or a tower has neither name nor config.
+        FileNotFoundError: if the folder of `start` holds no model.
+        OSError: if there is neither such a folder nor such a name.
+        ValueError: if a pretrained encoder lacks weights, or a tower has neither name nor config,
+            or has one beside `start`.
     """
+    if settings.start:
+        return _started(settings)
     tokenizer = (
         AutoTokenizer.from_pretrained(settings.text.name)
         if settings.text.name
@@ -210,6 +219,23 @@ def build_model(
     model.audio_branch.base.load_state_dict(audio.state_dict())
     model.text_branch.base.load_state_dict(text.state_dict())
     return model.freeze(settings.freeze), _processor(config, tokenizer, settings.input_gain)
+
+
+def _started(settings: ModelSettings) -> tuple[ParaCLAPModel, ParaCLAPProcessor]:
+    """Take over a whole model; its provenance stays in its configuration."""
+    for branch in ("audio", "text"):
+        if getattr(settings, branch) != TowerSettings():
+            raise ValueError(
+                f"model.start and model.{branch} both say where the {branch} encoder comes from, "
+                "expected one of them; configs/finetune.yaml names no encoders"
+            )
+    model, processor = load_model(settings.start)
+    words, expected = len(processor.tokenizer), model.config.text_config.vocab_size
+    if words > expected:
+        raise ValueError(
+            f"the tokenizer of {settings.start} has {words} entries, its weights expect {expected}"
+        )
+    return model.float().freeze(settings.freeze), processor
 
 
 def _processor(
@@ -233,7 +259,8 @@ def _encoder(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrainedMo
         return encoder
     if "model_type" not in tower.config:
         raise ValueError(
-            f"model.{branch} needs the name of pretrained weights or a config with a model_type"
+            f"model.{branch} needs the name of pretrained weights or a config with a model_type, "
+            "unless model.start gives a whole model"
         )
     return AutoModel.from_config(AutoConfig.for_model(**(defaults | tower.config)))
 
@@ -255,7 +282,7 @@ def load_model(
     Raises:
         FileNotFoundError: if the folder holds no model.
         OSError: if there is neither such a folder nor such a name.
-        ValueError: if weights are missing or have other shapes.
+        ValueError: if weights are missing, unknown or have other shapes.
     """
     folder = Path(source)
     if (folder / "best" / "config.json").is_file():
@@ -267,6 +294,9 @@ def load_model(
     source = folder if folder.exists() else source
     model, report = ParaCLAPModel.from_pretrained(source, output_loading_info=True)
     _refuse_missing(source, report["missing_keys"])
+    if report["unexpected_keys"]:
+        stray = sorted(report["unexpected_keys"])
+        raise ValueError(f"{source} has {len(stray)} unknown weights, the first is {stray[0]!r}")
     return model.to(device).eval(), ParaCLAPProcessor.from_pretrained(source)
 
 

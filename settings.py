@@ -2,11 +2,18 @@
 
     settings = read_settings(["configs/small.yaml", "data.root=/data/RAVDESS", "optim.lr=1e-4"])
 
-An unknown key stops with the nearest known ones.
+An unknown key stops with the nearest known ones. The reference of all keys is written from the
+docstrings below::
+
+    python settings.py > docs/configuration.md
 """
 
+import argparse
 import dataclasses
 import difflib
+import inspect
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +35,11 @@ class DataSettings:
     """What is read.
 
     Attributes:
-        root: folder that the audio files of the captions table are relative to.
-        captions: table of preprocessing/template_creation.py.
+        root: folder that the audio files of the captions table are relative to; None = the folder
+            of the table, if that is one of labels.
+        captions: table of preprocessing/template_creation.py, or a table of labels (.csv or .tsv:
+            `file`, `emotion`, ...), for which captions are written into the run folder.
+        templates: phrase tables for a table of labels, see --templates of template_creation.py.
         train_split: value of the column `split` that is trained on; without such a column, all.
         validation_split: value of the column `split` that checkpoints are chosen on.
         validation_speakers: if no row is in that split: number of training speakers held out
@@ -43,6 +53,7 @@ class DataSettings:
 
     root: str | None = None
     captions: str = "captions.parquet"
+    templates: list[str] = field(default_factory=lambda: ["paraclap"])
     train_split: str = "train"
     validation_split: str = "dev"
     validation_speakers: int = 2
@@ -165,7 +176,11 @@ class TrainSettings:
 
 @dataclass
 class Settings:
-    """Everything a run is told; `output` is its folder."""
+    """Everything a run is told.
+
+    Attributes:
+        output: the run folder.
+    """
 
     output: str = "runs/paraclap"
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -260,3 +275,80 @@ def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     first, second = flatten(then), flatten(now)
     keys = (first.keys() | second.keys()) - FREE_KEYS
     return sorted(key for key in keys if first.get(key) != second.get(key))
+
+
+# --- Reference -----------------------------------------------------------------------------------
+
+REFERENCE = """\
+# Configuration
+
+<!-- Written by `python settings.py > docs/configuration.md`; change the docstrings instead. -->
+
+`python train.py FILE.yaml key=value ...`: the file goes over the defaults below, the arguments go
+over the file. A list is written `model.freeze=[audio,text]`, a mapping in quotes and with spaces,
+`"captions.shares={emotion: 0.6, gender: 0.4}"`, nothing is `null`. An unknown key stops with the
+nearest known ones; `config.yaml` in the run folder holds what a run was told in the end.
+"""
+
+
+def reference() -> str:
+    """Every key with its default and meaning, as a page in Markdown."""
+    return "\n".join([REFERENCE, *_section(Settings, "")])
+
+
+def _section(kind: type, prefix: str) -> list[str]:
+    """Lines on a dataclass of settings, then on those inside of it."""
+    meanings = attribute_texts(kind)
+    rows, inner = [], []
+    for part in dataclasses.fields(kind):
+        key = f"{prefix}{part.name}"
+        if dataclasses.is_dataclass(part.type):
+            inner += _section(part.type, f"{key}.")
+        else:
+            cells = f"`{key}`", f"`{_default(part)}`", meanings[part.name].replace("|", "\\|")
+            rows.append(f"| {' | '.join(cells)} |")
+            if key in CHOICES and not all(f'"{choice}"' in cells[-1] for choice in CHOICES[key]):
+                raise SettingsError(f"the docstring of {key} lacks one of {list(CHOICES[key])}")
+    head = inspect.getdoc(kind).split("\n\nAttributes:")[0]
+    title = f"## `{prefix.rstrip('.')}`" if prefix else "## The run"
+    table = ["| key | default | meaning |", "|---|---|---|", *rows, ""] if rows else []
+    return [title, "", head, "", *table, *inner]
+
+
+def _default(part: dataclasses.Field) -> str:
+    """Default of a field as it is written in YAML."""
+    value = part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def attribute_texts(kind: type) -> dict[str, str]:
+    """Meaning of each field, from the section `Attributes` of a dataclass's docstring.
+
+    Raises:
+        SettingsError: if a field is not described, or something described is no field.
+    """
+    section = inspect.getdoc(kind).partition("Attributes:\n")[2]
+    found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, flags=re.MULTILINE)
+    texts = {name: " ".join(text.split()) for name, text in found}
+    parts = dataclasses.fields(kind)
+    expected = {part.name for part in parts}
+    optional = {part.name for part in parts if dataclasses.is_dataclass(part.type)}
+    odd = (expected - optional - texts.keys()) | (texts.keys() - expected)
+    if odd:
+        raise SettingsError(f"{kind.__name__}: {sorted(odd)} described or a field, expected both")
+    return texts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the reference; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    print(reference(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,8 @@ r"""Train ParaCLAP: captions and audio in, a run folder out.
         output=runs/small
     python train.py configs/paraclap.yaml data.root=/data/MSP-Podcast optim.lr=1e-4
     torchrun --nproc-per-node=4 train.py configs/paraclap.yaml data.root=/data/MSP-Podcast
+    python train.py configs/finetune.yaml model.start=runs/small data.captions=my.csv \
+        output=runs/mine
 
 The first argument may be a YAML file (default configs/paraclap.yaml); `key=value` arguments go over
 it. Every key is a field of `Settings` (settings.py), `ModelSettings` (models.py) or
@@ -57,6 +59,7 @@ from datasets import (
     equal_captions,
 )
 from evaluate import answer
+from label_captions import caption_labels, is_label_table
 from models import (
     ParaCLAPModel,
     build_model,
@@ -124,17 +127,25 @@ def read_captions(path: str | Path) -> pd.DataFrame:
     return table[~empty]
 
 
-def provenance(settings: Settings, clips: int) -> dict[str, Any]:
+def provenance(
+    settings: Settings, clips: int, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What a model card has to tell of a run on so many clips; no paths.
 
     An encoder is None if it starts from random weights; `corpora` is missing if the captions table
-    does not say where it is from.
+    does not say where it is from. Of a model that was fine-tuned, `start` says from what, and
+    `before` is what was known of that: its encoders, with their licences, are those of this one.
     """
     model = settings.model
-    facts: dict[str, Any] = {
+    encoders = {
         f"{branch}_encoder": tower.name and _public_name(tower.name)
         for branch, tower in (("audio", model.audio), ("text", model.text))
     }
+    facts: dict[str, Any] = encoders
+    if model.start:
+        before = dict(before or {})
+        facts = {name: before.pop(name) for name in encoders if name in before}
+        facts |= {"start": _public_name(model.start), "before": before}
     metadata = pq.read_schema(settings.data.captions).metadata or {}
     about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
     corpora = list(about.get("corpora", [about.get("corpus") or about.get("name")]))
@@ -226,7 +237,8 @@ class Run:
         seed_step(train.seed, 0)
         texts = sorted({text for row in self.train_table["captions"] for text in row})
         model, self.processor = build_model(settings.model, texts)
-        model.config.provenance = provenance(settings, len(self.train_table))
+        before = model.config.provenance
+        model.config.provenance = provenance(settings, len(self.train_table), before)
         self.model: ParaCLAPModel = model.to(self.device)
         self.objective = OBJECTIVES[settings.loss.name]().to(self.device)
         self.gradients = TrainingStep(
@@ -539,6 +551,7 @@ def train(settings: Settings) -> Run:
     Raises:
         SettingsError: if the settings and the data do not go together.
     """
+    settings = with_captions(settings)
     check_data(settings)
     check_loggers(settings.train.loggers)
     run = Run(settings)
@@ -716,6 +729,19 @@ def _save_or_stop(run: Run, requests: StopRequests) -> None:
             f"{asked.name}: {state} of {run.steps}; the same command goes on from there",
             EXIT_CODES[asked],
         )
+
+
+def with_captions(settings: Settings) -> Settings:
+    """Settings whose `data.captions` is a captions table; one of labels gets its captions now."""
+    data = settings.data
+    if not is_label_table(data.captions):
+        return settings
+    captions = Path(settings.output) / "captions.parquet"
+    root = caption_labels(data.captions, captions, data.templates, data.root)
+    print(f"captions of the labels in {data.captions} are in {captions}")
+    return dataclasses.replace(
+        settings, data=dataclasses.replace(data, captions=str(captions), root=root)
+    )
 
 
 def check_data(settings: Settings) -> None:
