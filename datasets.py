@@ -173,6 +173,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         seed: together with epoch and row it decides crop and caption.
         repeat_short: fill short clips up to `crop_seconds` by repeating them, for encoders that
             cannot leave padding out.
+        functionals: of whole clips, (rows, F), which are served instead of crops; None = crops.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         crop_seconds: float,
         seed: int,
         repeat_short: bool = False,
+        functionals: np.ndarray | None = None,
     ) -> None:
         missing = [column for column in PHRASE_COLUMNS if column not in table]
         if missing:
@@ -198,6 +200,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.crop_seconds = crop_seconds
         self.seed = seed
         self.repeat_short = repeat_short
+        self.functionals = functionals
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -223,23 +226,26 @@ class CaptionDataset(torch.utils.data.Dataset):
         """Read row `draw[1]` as it is drawn in epoch `draw[0]`.
 
         Returns:
-            `row`, `waveform` (T,) float32, `caption`, and `phrases` that hold for the clip.
+            `row`, `waveform` (T,) float32 or `functionals` (F,), `caption`, and `phrases` that hold
+            for the clip.
         """
         epoch, row = draw
         rng = np.random.default_rng([self.seed, epoch, row])
         caption = draw_caption(self.phrases[row], self.settings, rng)
+        item = {"row": row, "caption": caption, "phrases": self.phrases[row]}
+        if self.functionals is not None:
+            return item | {"functionals": self.functionals[row]}
+        return item | {"waveform": self._crop(row, rng)}
+
+    def _crop(self, row: int, rng: np.random.Generator) -> np.ndarray:
+        """Read a random crop of a clip, (T,) float32."""
         file, start, end = self.clips[row]
         path = resolve_inside(self.root, file)
         first, last = random_crop(path, start, end, self.crop_seconds, rng)
         waveform = read_audio(path, first, last)
         if self.repeat_short:
             waveform = np.resize(waveform, round(self.crop_seconds * SAMPLING_RATE))
-        return {
-            "row": row,
-            "waveform": waveform,
-            "caption": caption,
-            "phrases": self.phrases[row],
-        }
+        return waveform
 
 
 def random_crop(
@@ -285,6 +291,22 @@ class ClipDataset(torch.utils.data.Dataset):
         return np.array([last - first for first, last in limits])
 
 
+class FunctionalClips(ClipDataset):
+    """Clips of a corpus table whose functionals were measured before, for evaluation."""
+
+    def __init__(self, table: pd.DataFrame, root: str | Path, functionals: np.ndarray) -> None:
+        super().__init__(table, root)
+        self.functionals = functionals
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Return a clip: `row` and `functionals` (F,) float32."""
+        return {"row": row, "functionals": self.functionals[row]}
+
+    def durations(self, rows: Iterable[int] | None = None) -> np.ndarray:
+        """All alike, since none is padded: a second each."""
+        return np.ones(len(self) if rows is None else len(list(rows)))
+
+
 class Collate:
     """Items to padded tensors: waveforms with `padding_mask`, captions with `attention_mask`.
 
@@ -302,14 +324,7 @@ class Collate:
 
         `matches` (B, B) are those of `true_captions`.
         """
-        batch = dict(
-            self.processor.feature_extractor(
-                [item["waveform"] for item in items],
-                sampling_rate=SAMPLING_RATE,
-                samples=self.samples,
-                return_tensors="pt",
-            )
-        )
+        batch = dict(self._audio(items))
         batch["row"] = [item["row"] for item in items]
         if "caption" in items[0]:
             captions = [item["caption"] for item in items]
@@ -320,6 +335,17 @@ class Collate:
             )
             batch |= dict(tokens)
         return batch
+
+    def _audio(self, items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        extractor = self.processor.feature_extractor
+        if "functionals" in items[0]:
+            return extractor.batch([item["functionals"] for item in items], return_tensors="pt")
+        return extractor(
+            [item["waveform"] for item in items],
+            sampling_rate=SAMPLING_RATE,
+            samples=self.samples,
+            return_tensors="pt",
+        )
 
 
 class TrainingBatches(torch.utils.data.Sampler):

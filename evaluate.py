@@ -145,6 +145,7 @@ def answer(
     table: pd.DataFrame,
     root: str | Path,
     queries: Mapping[str, Sequence[str]],
+    clips: ClipDataset | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Embed the clips of a corpus table, and classify them.
@@ -155,6 +156,7 @@ def answer(
         table: corpus table whose index names the clips.
         root: folder of the clips.
         queries: class -> wordings.
+        clips: the same clips, read in another way; None = from their files.
         options: of `embeddings.embed_clips`.
 
     Returns:
@@ -162,7 +164,7 @@ def answer(
     """
     was_training = model.training
     model.eval()
-    audio = embed_clips(model, processor, ClipDataset(table, root), **options)
+    audio = embed_clips(model, processor, clips or ClipDataset(table, root), **options)
     answers = classify(model, processor, table.index, audio.numpy(), queries)
     model.train(was_training)
     return answers

@@ -29,6 +29,7 @@ class DataSettings:
     Attributes:
         root: folder that the audio files of the captions table are relative to.
         captions: table of preprocessing/template_creation.py.
+        features: table of features.py, for an audio tower that reads functionals.
         train_split: value of the column `split` that is trained on; without such a column, all.
         validation_split: value of the column `split` that checkpoints are chosen on.
         validation_speakers: if no row is in that split: number of training speakers held out
@@ -40,6 +41,7 @@ class DataSettings:
 
     root: str | None = None
     captions: str = "captions.parquet"
+    features: str | None = None
     train_split: str = "train"
     validation_split: str = "dev"
     validation_speakers: int = 2
@@ -163,7 +165,14 @@ class Settings:
 
 
 # Keys that may differ when a run is resumed: they change where and how often, never what.
-FREE_KEYS = {"output", "data.root", "data.captions", "data.workers", "data.timeout"} | {
+FREE_KEYS = {
+    "output",
+    "data.root",
+    "data.captions",
+    "data.features",
+    "data.workers",
+    "data.timeout",
+} | {
     f"train.{name}"
     for name in ("save_every", "save_minutes", "keep", "log_every", "resume", "force", "device")
 }

@@ -48,10 +48,12 @@ from datasets import (
     PHRASE_COLUMNS,
     CaptionDataset,
     Collate,
+    FunctionalClips,
     TrainingBatches,
     equal_captions,
 )
 from evaluate import answer
+from functionals import read_functionals, standards
 from models import (
     ParaCLAPModel,
     build_model,
@@ -190,7 +192,12 @@ class Run:
         self.classes = self._validation_classes()
         seed_step(train.seed, 0)
         texts = sorted({text for row in self.train_table["captions"] for text in row})
-        model, self.processor = build_model(settings.model, texts)
+        self.functionals = read_functionals(settings.data.features, table.index)
+        measured = (
+            None if self.functionals is None else self.functionals.loc[self.train_table.index]
+        )
+        about = None if measured is None else standards(measured)
+        model, self.processor = build_model(settings.model, texts, about)
         model.config.provenance = provenance(settings, len(self.train_table))
         self.model: ParaCLAPModel = model.to(self.device)
         self.optimizer = OPTIMIZERS[settings.optim.name](
@@ -273,7 +280,14 @@ class Run:
             self.settings.data.crop_seconds,
             self.settings.train.seed,
             repeat_short=not self.model.audio_branch.supports_padding,
+            functionals=self._functionals_of(self.train_table),
         )
+
+    def _functionals_of(self, table: pd.DataFrame) -> np.ndarray | None:
+        """Functionals of the clips of a table, (rows, F) float32; None if waveforms are read."""
+        if self.functionals is None:
+            return None
+        return self.functionals.loc[table.index].to_numpy(np.float32)
 
     def batches(self) -> TrainingBatches:
         """What is read in the steps that are left."""
@@ -402,7 +416,9 @@ class Run:
         train = self.settings.train
         table = self.validation_table.loc[self.classes.index]
         queries = queries_for(table, train.target, train.queries)
-        answers = answer(self.model, self.processor, table, self.settings.data.root, queries)
+        root, measured = self.settings.data.root, self._functionals_of(table)
+        clips = None if measured is None else FunctionalClips(table, root, measured)
+        answers = answer(self.model, self.processor, table, root, queries, clips)
         figures = score(self.classes, answers["prediction"])
         return {name: figures[name] for name in ("UAR", "ACC", "F1", "chance")}
 
