@@ -31,14 +31,10 @@ def read_functionals(path: str | Path | None, clips: pd.Index) -> pd.DataFrame |
     table = pd.read_parquet(path)
     names = [name for name in Extractor("egemaps").names if name in table]
     if not names:
-        raise ValueError(
-            f"{path} has no functionals of eGeMAPSv02; expected a table of features.py"
-        )
+        raise ValueError(f"{path} has no functionals of eGeMAPSv02, expected those of features.py")
     lacking = clips.difference(table.index)
     if len(lacking):
-        raise ValueError(
-            f"{path} lacks {len(lacking)} of {len(clips)} clips, first {lacking[0][0]}"
-        )
+        raise ValueError(f"{path} lacks {len(lacking)} of {len(clips)} clips, as {lacking[0][0]}")
     return table.loc[clips, names]
 
 

@@ -45,8 +45,8 @@ from model_card import check_licence, model_card
 from modeling_paraclap import (
     MAX_LOGIT_SCALE,
     PUBLISHED_CONFIG,
+    FunctionalsConfig,
     FunctionalsFeatureExtractor,
-    FunctionalsModel,
     ParaCLAPConfig,
     ParaCLAPFeatureExtractor,
     ParaCLAPModel,
@@ -222,12 +222,13 @@ def build_model(
         if settings.text.name
         else train_tokenizer(texts, settings.vocabulary_size)
     )
-    known = {} if functionals is None else {"names": functionals.names}
-    audio = _encoder("audio", settings.audio, **known)
-    if isinstance(audio, FunctionalsModel) != (functionals is not None):
+    reads_functionals = settings.audio.config.get("model_type") == FunctionalsConfig.model_type
+    if reads_functionals != (functionals is not None):
         raise ValueError(
             "data.features is for an audio tower with model_type egemaps, and such a tower needs it"
         )
+    known = {} if functionals is None else {"names": functionals.names}
+    audio = _encoder("audio", settings.audio, **known)
     if functionals is not None:
         audio.standardise_by(functionals.mean, functionals.deviation)
     text = _encoder("text", settings.text, vocab_size=len(tokenizer))

@@ -165,17 +165,14 @@ class Settings:
 
 
 # Keys that may differ when a run is resumed: they change where and how often, never what.
-FREE_KEYS = {
-    "output",
-    "data.root",
-    "data.captions",
-    "data.features",
-    "data.workers",
-    "data.timeout",
-} | {
-    f"train.{name}"
-    for name in ("save_every", "save_minutes", "keep", "log_every", "resume", "force", "device")
-}
+FREE_KEYS = (
+    {"output"}
+    | {f"data.{name}" for name in ("root", "captions", "features", "workers", "timeout")}
+    | {
+        f"train.{name}"
+        for name in ("save_every", "save_minutes", "keep", "log_every", "resume", "force", "device")
+    }
+)
 
 CHOICES: dict[str, Sequence[str]] = {
     "loss.positives": ("matching", "own"),
