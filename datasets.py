@@ -22,6 +22,7 @@ from audio import SAMPLING_RATE, Files, Recordings, segment_limits
 EMOTION = "emotion"  # the descriptor that every caption tells unless settings say otherwise
 JOINT = " and "
 PHRASE_COLUMNS = ["captions", "caption_descriptors"]
+AUDIO_KEYS = {"waveform", "functionals"}  # what an item has, if it was read
 
 
 @dataclass
@@ -174,6 +175,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         repeat_short: fill short clips up to `crop_seconds` by repeating them, for encoders that
             cannot leave padding out.
         own: clips of each batch that are read here; another process reads the others.
+        functionals: of whole clips, (rows, F), which are served instead of crops; None = crops.
     """
 
     def __init__(
@@ -185,6 +187,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         seed: int,
         repeat_short: bool = False,
         own: slice = slice(None),
+        functionals: np.ndarray | None = None,
     ) -> None:
         missing = [column for column in PHRASE_COLUMNS if column not in table]
         if missing:
@@ -201,6 +204,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.repeat_short = repeat_short
         self.own = own
+        self.functionals = functionals
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -243,20 +247,23 @@ class CaptionDataset(torch.utils.data.Dataset):
         """Read row `draw[1]` as it is drawn in epoch `draw[0]`.
 
         Returns:
-            `row`, `waveform` (T,) float32, `caption`, and `phrases` that hold for the clip.
+            `row`, `waveform` (T,) float32 or `functionals` (F,), `caption`, and `phrases` that hold
+            for the clip.
         """
         _, row = draw
         rng, caption = self._drawn(draw)
+        item = {"row": row, "caption": caption, "phrases": self.phrases[row]}
+        if self.functionals is not None:
+            return item | {"functionals": self.functionals[row]}
+        return item | {"waveform": self._crop(row, rng)}
+
+    def _crop(self, row: int, rng: np.random.Generator) -> np.ndarray:
+        """Read a random crop of a clip, (T,) float32."""
         file, start, end = self.clips[row]
         waveform = self.recordings.crop(file, start, end, self.crop_seconds, rng.random())
         if self.repeat_short:
             waveform = np.resize(waveform, round(self.crop_seconds * SAMPLING_RATE))
-        return {
-            "row": row,
-            "waveform": waveform,
-            "caption": caption,
-            "phrases": self.phrases[row],
-        }
+        return waveform
 
 
 def _recordings(source: str | Path | Recordings) -> Recordings:
@@ -296,6 +303,24 @@ class ClipDataset(torch.utils.data.Dataset):
         return clip_seconds(self.recordings, chosen)
 
 
+class FunctionalClips(ClipDataset):
+    """Clips of a corpus table whose functionals were measured before, for evaluation."""
+
+    def __init__(
+        self, table: pd.DataFrame, recordings: str | Path | Recordings, functionals: np.ndarray
+    ) -> None:
+        super().__init__(table, recordings)
+        self.functionals = functionals
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Return a clip: `row` and `functionals` (F,) float32."""
+        return {"row": row, "functionals": self.functionals[row]}
+
+    def durations(self, rows: Iterable[int] | None = None) -> np.ndarray:
+        """All alike, since none is padded: a second each."""
+        return np.ones(len(self) if rows is None else len(list(rows)))
+
+
 class Collate:
     """Items to padded tensors: waveforms with `padding_mask`, captions with `attention_mask`.
 
@@ -311,19 +336,12 @@ class Collate:
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return tensors, `row` as a list, and for captioned clips `captions` and `matches`.
 
-        Of B items, the b that have a waveform become tensors. `row` is that of all, `own` are the
+        Of B items, the b that have audio become tensors. `row` is that of all, `own` are the
         places of the b among them. `matches` are two: which captions are true of each own clip
         (b, B), and which clips each own caption is true of (b, B), by `true_captions`.
         """
-        own = [place for place, item in enumerate(items) if "waveform" in item]
-        batch = dict(
-            self.processor.feature_extractor(
-                [items[place]["waveform"] for place in own],
-                sampling_rate=SAMPLING_RATE,
-                samples=self.samples,
-                return_tensors="pt",
-            )
-        )
+        own = [place for place, item in enumerate(items) if AUDIO_KEYS & item.keys()]
+        batch = dict(self._audio([items[place] for place in own]))
         batch["row"] = [item["row"] for item in items]
         batch["own"] = own
         if "caption" in items[0]:
@@ -335,6 +353,17 @@ class Collate:
             )
             batch |= dict(tokens)
         return batch
+
+    def _audio(self, items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        extractor = self.processor.feature_extractor
+        if "functionals" in items[0]:
+            return extractor.batch([item["functionals"] for item in items], return_tensors="pt")
+        return extractor(
+            [item["waveform"] for item in items],
+            sampling_rate=SAMPLING_RATE,
+            samples=self.samples,
+            return_tensors="pt",
+        )
 
 
 def _matches(

@@ -152,6 +152,7 @@ def answer(
     table: pd.DataFrame,
     recordings: str | Path | Recordings,
     queries: Mapping[str, Sequence[str]],
+    clips: ClipDataset | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Embed the clips of a corpus table, and classify them.
@@ -162,6 +163,7 @@ def answer(
         table: corpus table whose index names the clips.
         recordings: folder of the clips, or where else they are read.
         queries: class -> wordings.
+        clips: the same clips, read in another way; None = from their files.
         options: of `embeddings.embed_clips`.
 
     Returns:
@@ -169,7 +171,8 @@ def answer(
     """
     was_training = model.training
     model.eval()
-    audio = embed_clips(model, processor, ClipDataset(table, recordings), **options)
+    clips = clips or ClipDataset(table, recordings)
+    audio = embed_clips(model, processor, clips, **options)
     answers = classify(model, processor, table.index, audio.numpy(), queries)
     model.train(was_training)
     return answers

@@ -100,10 +100,13 @@ def export_onnx(
 
     Raises:
         ImportError: naming the packages that are missing.
-        ValueError: if the encoder cannot leave padding out, or a difference is too large.
+        ValueError: if the encoder reads functionals or cannot leave padding out, or a
+            difference is too large.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _package(name)
+    if model.audio_branch.reads_functionals:
+        raise ValueError("ONNX is for towers that hear waveforms; this one reads functionals")
     if not model.audio_branch.supports_padding:
         raise ValueError(
             "this speech encoder normalises over time (feat_extract_norm='group'), so a graph with"

@@ -40,6 +40,7 @@ class DataSettings:
         captions: table of preprocessing/template_creation.py, or a table of labels (.csv or .tsv:
             `file`, `emotion`, ...), for which captions are written into the run folder.
         templates: phrase tables for a table of labels, see --templates of template_creation.py.
+        features: table of features.py, for an audio tower that reads functionals.
         train_split: value of the column `split` that is trained on; without such a column, all.
         validation_split: value of the column `split` that checkpoints are chosen on.
         validation_speakers: if no row is in that split: number of training speakers held out
@@ -54,6 +55,7 @@ class DataSettings:
     root: str | None = None
     captions: str = "captions.parquet"
     templates: list[str] = field(default_factory=lambda: ["paraclap"])
+    features: str | None = None
     train_split: str = "train"
     validation_split: str = "dev"
     validation_speakers: int = 2
@@ -194,7 +196,9 @@ class Settings:
 
 # Keys that may differ when a run is resumed: they change where and how often, never what.
 FREE_KEYS = {"output"}
-FREE_KEYS |= {f"data.{name}" for name in ("root", "captions", "packed", "workers", "timeout")}
+FREE_KEYS |= {
+    f"data.{name}" for name in ("root", "captions", "features", "packed", "workers", "timeout")
+}
 FREE_KEYS |= {
     f"train.{name}"
     for name in (

@@ -55,10 +55,12 @@ from datasets import (
     PHRASE_COLUMNS,
     CaptionDataset,
     Collate,
+    FunctionalClips,
     TrainingBatches,
     equal_captions,
 )
 from evaluate import answer
+from functionals import read_functionals, standards
 from label_captions import caption_labels, is_label_table
 from models import (
     ParaCLAPModel,
@@ -236,7 +238,11 @@ class Run:
         self.classes = self._validation_classes()
         seed_step(train.seed, 0)
         texts = sorted({text for row in self.train_table["captions"] for text in row})
-        model, self.processor = build_model(settings.model, texts)
+        self.functionals = read_functionals(settings.data.features, table.index)
+        about = None
+        if self.functionals is not None:
+            about = standards(self.functionals.loc[self.train_table.index])
+        model, self.processor = build_model(settings.model, texts, about)
         before = model.config.provenance
         model.config.provenance = provenance(settings, len(self.train_table), before)
         self.model: ParaCLAPModel = model.to(self.device)
@@ -345,7 +351,14 @@ class Run:
             self.settings.train.seed,
             repeat_short=not self.model.audio_branch.supports_padding,
             own=share(self.settings.train.batch_size),
+            functionals=self._functionals_of(self.train_table),
         )
+
+    def _functionals_of(self, table: pd.DataFrame) -> np.ndarray | None:
+        """Functionals of the clips of a table, (rows, F) float32; None if waveforms are read."""
+        if self.functionals is None:
+            return None
+        return self.functionals.loc[table.index].to_numpy(np.float32)
 
     def batches(self) -> TrainingBatches:
         """What is read in the steps that are left."""
@@ -477,7 +490,9 @@ class Run:
         train = self.settings.train
         table = self.validation_table.loc[self.classes.index]
         queries = queries_for(table, train.target, train.queries)
-        answers = answer(self.model, self.processor, table, self.recordings, queries)
+        measured = self._functionals_of(table)
+        clips = None if measured is None else FunctionalClips(table, self.recordings, measured)
+        answers = answer(self.model, self.processor, table, self.recordings, queries, clips)
         answers.insert(0, "truth", self.classes)
         figures = score(answers["truth"], answers["prediction"])
         recalls = {f"recall/{name}": recall for name, recall in figures["recall"].items()}
@@ -497,7 +512,7 @@ class Run:
     def sample_captions(self) -> pd.DataFrame:
         """Files and captions of the next batch, as training will see them."""
         dataset, draws = self.dataset(), next(iter(self.batches()), [])
-        items = [dataset[draw] for draw in draws[:SHOWN_CAPTIONS]]
+        items = [dataset.unread(draw) for draw in draws[:SHOWN_CAPTIONS]]
         return pd.DataFrame(
             {"file": self.train_table.index[item["row"]][0], "caption": item["caption"].text}
             for item in items
