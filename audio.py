@@ -41,6 +41,8 @@ END_TOLERANCE = 0.05
 """A segment may end this much after the file does [s], because annotations are rounded."""
 SAMPLE_LIMITS = (-1.0, 32767 / 32768)
 """Range of a 16-bit sample; openSMILE wraps anything above to a negative value."""
+INTEGER_STEP = np.float32(1 / 32768)
+"""Difference between two neighbouring 16-bit samples, of full scale."""
 BLOCK_SECONDS = 30.0
 """Stretch that is decoded and mixed to mono at a time [s]: memory does not grow with channels."""
 CLIPPED_SHARE = 0.001
@@ -470,14 +472,17 @@ def _decode(
     """Return the frames from first to last as mono (F,) float32; all of them must be there."""
     mono = np.empty(last - first, dtype=np.float32)
     levels = _Levels(sound.channels)
+    kind = "int16" if sound.subtype == "PCM_16" else "float32"  # the same values in less time
     decoded = 0
     try:
         sound.seek(first)
         while decoded < len(mono):
             frames = min(len(mono) - decoded, round(BLOCK_SECONDS * sound.samplerate))
-            block = sound.read(frames, dtype="float32", always_2d=True)
+            block = sound.read(frames, dtype=kind, always_2d=True)
             if not len(block):
                 break
+            if kind == "int16":
+                block = block * INTEGER_STEP
             with np.errstate(invalid="ignore"):  # infinities are refused below, all at once
                 mixed = block[:, 0] if sound.channels == 1 else block.mean(axis=1)
             levels.add(block, mixed)
@@ -541,10 +546,10 @@ class _Levels:
 
 
 def _condition(mono: np.ndarray, rate: int) -> np.ndarray:
-    """Return a mono waveform (F,) at ``rate`` Hz as waveform (T,) at 16 kHz in range."""
+    """Return a mono waveform (F,) at ``rate`` Hz, which may change, as (T,) at 16 kHz in range."""
     waveform = mono
     if rate != SAMPLING_RATE:
         waveform = soxr.resample(mono, rate, SAMPLING_RATE, quality="HQ")
     if not len(waveform):
         raise AudioError("segment", f"{len(mono)} frames at {rate} Hz are too few to resample")
-    return np.clip(waveform, *np.float32(SAMPLE_LIMITS))
+    return np.clip(waveform, *np.float32(SAMPLE_LIMITS), out=waveform)

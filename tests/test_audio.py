@@ -322,3 +322,22 @@ def test_names_that_leave_the_root_are_refused(tmp_path, file, reason):
 def test_names_inside_the_root_are_resolved(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     assert audio.resolve_inside(tmp_path / "link", "b/ü, $(id).wav").parent == tmp_path / "b"
+
+
+@pytest.mark.parametrize("suffix, channels", [("wav", 1), ("wav", 2), ("flac", 1), ("flac", 3)])
+def test_16_bit_samples_are_exact_whatever_way_they_are_read(tmp_path, suffix, channels):
+    samples = np.random.default_rng(0).integers(-32768, 32768, (5_000, channels)).astype(np.int16)
+    samples[:2] = [[-32768], [32767]]
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, samples, 16_000)
+    expected = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
+    found = audio.read_audio(path)
+    np.testing.assert_array_equal(found, np.clip(expected, *audio.SAMPLE_LIMITS))
+    assert found.dtype == np.float32
+
+
+def test_signal_in_memory_is_not_changed_by_conditioning():
+    signal = np.array([2.0, -2.0, 0.5] * 100, dtype=np.float32)
+    kept = signal.copy()
+    assert audio.condition(signal, 16_000).max() == np.float32(32767 / 32768)
+    np.testing.assert_array_equal(signal, kept)
