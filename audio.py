@@ -43,6 +43,8 @@ END_TOLERANCE = 0.05
 """A segment may end this much after the file does [s], because annotations are rounded."""
 SAMPLE_LIMITS = (-1.0, 32767 / 32768)
 """Range of a 16-bit sample; openSMILE wraps anything above to a negative value."""
+INTEGER_STEP = np.float32(1 / 32768)
+"""Difference between two neighbouring 16-bit samples, of full scale."""
 BLOCK_SECONDS = 30.0
 """Stretch that is decoded and mixed to mono at a time [s]: memory does not grow with channels."""
 CLIPPED_SHARE = 0.001
@@ -681,15 +683,15 @@ def _mono_blocks(
         path: for messages
         first: frame
         last: frame, one past the end
-        levels: takes in every block and is checked at the end; None if the samples are integers of
-            16 bit, which are read three times as fast and need no check
+        levels: takes in every block and is checked at the end; None if nobody asks for a report
+            and the samples are integers of 16 bit, which are always in range
     """
     decoded = 0
     try:
         sound.seek(first)
         while decoded < last - first:
             frames = min(last - first - decoded, round(BLOCK_SECONDS * sound.samplerate))
-            block = _read_block(sound, frames, is_16_bit=levels is None)
+            block = _read_block(sound, frames)
             if not len(block):
                 break
             with np.errstate(invalid="ignore"):  # infinities are refused below, all at once
@@ -708,13 +710,11 @@ def _mono_blocks(
         levels.check(path)
 
 
-def _read_block(sound: soundfile.SoundFile, frames: int, is_16_bit: bool) -> np.ndarray:
-    """Return the next frames (F, C) as float32; both ways give the same samples."""
-    if not is_16_bit:
+def _read_block(sound: soundfile.SoundFile, frames: int) -> np.ndarray:
+    """Return the next frames (F, C) as float32; 16 bits are read as integers, which is faster."""
+    if sound.subtype != "PCM_16":
         return sound.read(frames, dtype="float32", always_2d=True)
-    block = sound.read(frames, dtype="int16", always_2d=True).astype(np.float32)
-    block *= np.float32(1 / 32768)
-    return block
+    return sound.read(frames, dtype="int16", always_2d=True) * INTEGER_STEP
 
 
 class _Levels:
@@ -765,10 +765,10 @@ class _Levels:
 
 
 def _condition(mono: np.ndarray, rate: int) -> np.ndarray:
-    """Return a mono waveform (F,) at ``rate`` Hz as waveform (T,) at 16 kHz in range."""
+    """Return a mono waveform (F,) at ``rate`` Hz, which may change, as (T,) at 16 kHz in range."""
     waveform = mono
     if rate != SAMPLING_RATE:
         waveform = soxr.resample(mono, rate, SAMPLING_RATE, quality="HQ")
     if not len(waveform):
         raise AudioError("segment", f"{len(mono)} frames at {rate} Hz are too few to resample")
-    return np.clip(waveform, *np.float32(SAMPLE_LIMITS))
+    return np.clip(waveform, *np.float32(SAMPLE_LIMITS), out=waveform)

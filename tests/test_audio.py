@@ -353,17 +353,6 @@ def test_crop_of_another_rate_is_cut_from_the_resampled_file(tmp_path, rate):
     np.testing.assert_allclose(audio.read_crop(path, None, None, 9, 0), whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("suffix, subtype", [("wav", "PCM_16"), ("flac", "PCM_16"), ("au", None)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_reading_integers_gives_the_samples_of_reading_floats(tmp_path, suffix, subtype, channels):
-    """read_audio_with_report reads floats, read_audio integers where the file has 16 bits."""
-    samples = np.random.default_rng(0).integers(-32768, 32768, (9_000, channels)).astype(np.int16)
-    for rate in (RATE, 22_050):
-        path = write(tmp_path / f"a.{suffix}", samples, rate, subtype=subtype)
-        floats, _ = audio.read_audio_with_report(path, 0.1, 0.3)
-        assert audio.read_audio(path, 0.1, 0.3).tobytes() == floats.tobytes()
-
-
 def test_crops_read_integers_and_only_what_they_need(tmp_path, monkeypatch):
     path = write(tmp_path / "a.flac", tone(10))
     asked = []
@@ -398,3 +387,22 @@ def test_crop_outside_of_the_file_is_refused(tmp_path):
         with pytest.raises(audio.AudioError) as caught:
             audio.read_crop(path, *limits, 5.0, 0.5)
         assert caught.value.reason == "segment"
+
+
+@pytest.mark.parametrize("suffix, channels", [("wav", 1), ("wav", 2), ("flac", 1), ("flac", 3)])
+def test_16_bit_samples_are_exact_whatever_way_they_are_read(tmp_path, suffix, channels):
+    samples = np.random.default_rng(0).integers(-32768, 32768, (5_000, channels)).astype(np.int16)
+    samples[:2] = [[-32768], [32767]]
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, samples, 16_000)
+    expected = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
+    found = audio.read_audio(path)
+    np.testing.assert_array_equal(found, np.clip(expected, *audio.SAMPLE_LIMITS))
+    assert found.dtype == np.float32
+
+
+def test_signal_in_memory_is_not_changed_by_conditioning():
+    signal = np.array([2.0, -2.0, 0.5] * 100, dtype=np.float32)
+    kept = signal.copy()
+    assert audio.condition(signal, 16_000).max() == np.float32(32767 / 32768)
+    np.testing.assert_array_equal(signal, kept)
