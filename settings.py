@@ -23,10 +23,22 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "paraclap.yaml"
 
 
 @dataclass
+class CorpusSettings:
+    """One of several corpora; see `DataSettings` for its fields."""
+
+    root: str | None = None
+    captions: str | None = None
+
+
+@dataclass
 class DataSettings:
     """What is read.
 
     Attributes:
+        corpora: name -> `root` and `captions` of each of several corpora, instead of the two below;
+            of a captions table of several, those rows are taken whose `corpus` is that name.
+        temperature: share of a corpus among the clips of an epoch: its size to the power of this;
+            1 takes each clip once, 0 takes as many of each corpus.
         root: folder that the audio files of the captions table are relative to.
         captions: table of preprocessing/template_creation.py.
         train_split: value of the column `split` that is trained on; without such a column, all.
@@ -40,6 +52,8 @@ class DataSettings:
         timeout: longest wait for a worker [s]; one that hangs longer stops the run.
     """
 
+    corpora: dict[str, CorpusSettings] = field(default_factory=dict)
+    temperature: float = 1.0
     root: str | None = None
     captions: str = "captions.parquet"
     train_split: str = "train"
@@ -118,6 +132,8 @@ class TrainSettings:
     Attributes:
         epochs: passes over the training clips.
         batch_size: clips per step.
+        bucket: whether the clips of a batch are of similar duration, and padded to the longest of
+            them instead of `data.crop_seconds`; saves the more, the longer crops may be.
         seed: decides initial weights, order, crops, captions and dropout.
         validate_every: steps between validations; the last step always has one.
         target: label that validation asks for.
@@ -136,6 +152,7 @@ class TrainSettings:
 
     epochs: int = 10
     batch_size: int = 32
+    bucket: bool = False
     seed: int = 3407
     validate_every: int = 200
     target: str = "emotion"
@@ -180,6 +197,11 @@ CHOICES: dict[str, Sequence[str]] = {
     "captions.style": ("sampled", "published", "emotion"),
     "train.precision": ("auto", "fp32", "bf16"),
 }
+
+
+def corpora_of(data: DataSettings) -> dict[str, CorpusSettings]:
+    """Return the corpora of a run by name; a single one, given without a name, has the name ""."""
+    return data.corpora or {"": CorpusSettings(data.root, data.captions)}
 
 
 class SettingsError(ValueError):
@@ -237,8 +259,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _is_free(key: str) -> bool:
+    """Whether a key may differ; where a named corpus lies may, like where a single one does."""
+    group, _, name = key.rpartition(".")
+    return key in FREE_KEYS or (group.startswith("data.corpora.") and f"data.{name}" in FREE_KEYS)
+
+
 def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Dotted keys whose values differ between two nested settings, but for `FREE_KEYS`."""
     first, second = flatten(then), flatten(now)
-    keys = (first.keys() | second.keys()) - FREE_KEYS
+    keys = {key for key in first.keys() | second.keys() if not _is_free(key)}
     return sorted(key for key in keys if first.get(key) != second.get(key))

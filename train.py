@@ -14,10 +14,12 @@ that was never interrupted.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import math
+import re
 import shutil
 import sys
 import time
@@ -35,7 +37,14 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from audio import CONDITIONING, AudioError, Files, Recordings, resolve_inside
+from audio import (
+    CONDITIONING,
+    AudioError,
+    Files,
+    JoinedRecordings,
+    Recordings,
+    resolve_inside,
+)
 from checkpoints import (
     CheckpointError,
     load_checkpoint,
@@ -49,7 +58,10 @@ from datasets import (
     CaptionDataset,
     Collate,
     TrainingBatches,
+    bucketed,
+    clip_seconds,
     equal_captions,
+    mixed,
 )
 from evaluate import answer
 from models import (
@@ -63,11 +75,19 @@ from packed import PackError, pack_files
 from queries import queries_for
 from reports import write_text
 from scoring import score
-from settings import OptimSettings, Settings, SettingsError, changed_keys, read_settings
+from settings import (
+    OptimSettings,
+    Settings,
+    SettingsError,
+    changed_keys,
+    corpora_of,
+    read_settings,
+)
 from stopping import EXIT_CODES, Stopped, StopRequests
 from tracking import Log
 
 CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
+FIGURES = ("UAR", "ACC", "F1", "chance")  # of a validation
 COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
 VERSIONS = {"torch": str(torch.__version__), "transformers": transformers.__version__}
 DUMP = "nonfinite.json"
@@ -95,6 +115,43 @@ def read_captions(path: str | Path) -> pd.DataFrame:
     return table[~empty]
 
 
+def read_tables(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and validation rows of all corpora, one corpus after the other.
+
+    With several corpora the names of files and speakers begin with that of their corpus, which also
+    stands in the column `corpus`: two people of one name in two corpora are two.
+
+    Raises:
+        SettingsError: naming the corpus, if its table cannot be used.
+    """
+    parts = []
+    for name, corpus in corpora_of(settings.data).items():
+        try:
+            table = read_captions(corpus.captions)
+            parts.append(split_table(_named(table, name) if name else table, settings))
+        except SettingsError as error:
+            raise SettingsError(f"{name}: {error}" if name else str(error)) from error
+    if len(parts) == 1:
+        return parts[0]
+    train, validation = (pd.concat(tables) for tables in zip(*parts, strict=True))
+    return train, validation
+
+
+def _named(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """Rows of a corpus, with its name before those of files and speakers."""
+    if "corpus" in table:
+        found = sorted(table["corpus"].unique())
+        table = table[table["corpus"] == corpus]
+        if table.empty:
+            raise SettingsError(f"no row is of this corpus, only of {found}")
+    files = table.index.get_level_values("file")
+    index = table.index.to_frame(index=False).assign(file=[f"{corpus}/{file}" for file in files])
+    table = table.set_axis(pd.MultiIndex.from_frame(index)).assign(corpus=corpus)
+    if "speaker" in table:
+        table["speaker"] = f"{corpus}/" + table["speaker"].astype("str")
+    return table
+
+
 def provenance(settings: Settings, clips: int) -> dict[str, Any]:
     """What a model card has to tell of a run on so many clips; no paths.
 
@@ -106,9 +163,11 @@ def provenance(settings: Settings, clips: int) -> dict[str, Any]:
         f"{branch}_encoder": tower.name and _public_name(tower.name)
         for branch, tower in (("audio", model.audio), ("text", model.text))
     }
-    metadata = pq.read_schema(settings.data.captions).metadata or {}
-    about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
-    corpora = list(about.get("corpora", [about.get("corpus") or about.get("name")]))
+    corpora = [
+        known
+        for name, corpus in corpora_of(settings.data).items()
+        for known in ([name] if name else _corpora_of_captions(corpus.captions))
+    ]
     if all(corpora):
         facts["corpora"] = corpora
     return facts | {
@@ -116,6 +175,13 @@ def provenance(settings: Settings, clips: int) -> dict[str, Any]:
         "epochs": settings.train.epochs,
         "seed": settings.train.seed,
     }
+
+
+def _corpora_of_captions(path: str) -> list[str | None]:
+    """Names of the corpora of a captions table; None if it does not tell."""
+    metadata = pq.read_schema(path).metadata or {}
+    about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
+    return list(about.get("corpora", [about.get("corpus") or about.get("name")]))
 
 
 def _public_name(encoder: str) -> str:
@@ -183,8 +249,7 @@ class Run:
         train = settings.train
         self.device = torch.device(_device(train.device))
         self.bfloat16 = use_bfloat16(train.precision, self.device)
-        table = read_captions(settings.data.captions)
-        self.train_table, self.validation_table = split_table(table, settings)
+        self.train_table, self.validation_table = read_tables(settings)
         self.steps = train.epochs * TrainingBatches.per_epoch(
             len(self.train_table), train.batch_size
         )
@@ -204,38 +269,57 @@ class Run:
         self.recordings = self._recordings()
         self.fingerprints = self._fingerprints()
 
+    def _by_corpus(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Parts of a table by corpus, in its order; that of a single one has the name ""."""
+        if not self.settings.data.corpora:
+            return {"": table}
+        return {str(name): part for name, part in table.groupby("corpus", sort=False)}
+
     def _validation_classes(self) -> pd.Series:
         """Classes of the validation clips; the rest of these clips is left out."""
         if self.validation_table.empty:
             return pd.Series(dtype=str)
-        return scored_classes(self.validation_table, self.settings.train.target).dropna()
+        target = self.settings.train.target
+        parts = self._by_corpus(self.validation_table).values()
+        return pd.concat([scored_classes(part, target).dropna() for part in parts])
 
     def _fingerprints(self) -> dict[str, str]:
-        """What was read, in two hashes: the captions table, and names and sizes of the audio."""
-        root = self.settings.data.root
-        files = dict.fromkeys(
-            file
-            for table in (self.train_table, self.validation_table)
-            for file, _, _ in table.index
-        )
-        sizes = [f"{resolve_inside(root, file).stat().st_size} {file}" for file in files]
+        """What was read, in two hashes: the captions tables, and names and sizes of the audio."""
+        corpora = corpora_of(self.settings.data)
+        sizes = [
+            f"{resolve_inside(corpora[name].root, file).stat().st_size} {name and name + '/'}{file}"
+            for name, files in self._files().items()
+            for file in files
+        ]
         if self.recordings.conditioning != CONDITIONING:
             sizes.append(self.recordings.conditioning)  # a run does not go on with other samples
+        tables = [hashlib.sha256(Path(c.captions).read_bytes()) for c in corpora.values()]
         return {
-            "captions table": hashlib.sha256(
-                Path(self.settings.data.captions).read_bytes()
-            ).hexdigest(),
+            "captions table": " ".join(table.hexdigest() for table in tables),
             "audio": hashlib.sha256("\n".join(sizes).encode()).hexdigest(),
         }
+
+    def _files(self) -> dict[str, list[str]]:
+        """Corpus -> its files, in the order of the tables; names are inside of its root."""
+        tables = (self.train_table, self.validation_table)
+        files = dict.fromkeys(file for table in tables for file, _, _ in table.index)
+        if not self.settings.data.corpora:
+            return {"": list(files)}
+        inside: dict[str, list[str]] = {name: [] for name in self.settings.data.corpora}
+        for file in files:
+            corpus, _, name = file.partition("/")
+            inside[corpus].append(name)
+        return inside
 
     def _recordings(self) -> Recordings:
         """Where audio is read: the files, or a pack of them, which is made if need be."""
         data = self.settings.data
-        if data.packed is None:
-            return Files(data.root)
-        tables = (self.train_table, self.validation_table)
-        files = (file for table in tables for file, _, _ in table.index)
-        return pack_files(data.packed, data.root, files)
+        recordings: dict[str, Recordings] = {}
+        for name, corpus in corpora_of(data).items():
+            recordings[name] = Files(corpus.root)
+            if data.packed is not None:
+                recordings[name] = pack_files(data.packed, corpus.root, self._files()[name])
+        return JoinedRecordings(recordings) if data.corpora else recordings[""]
 
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs.
@@ -292,7 +376,17 @@ class Run:
         """What is read in the steps that are left."""
         train = self.settings.train
         rows = len(self.train_table)
-        return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step)
+        sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
+        draws = mixed(sizes, self.settings.data.temperature, train.seed)
+        if train.bucket:
+            draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed)
+        return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step, draws)
+
+    @functools.cached_property
+    def crop_lengths(self) -> np.ndarray:
+        """Duration of the crop of each training clip [s], from the headers."""
+        seconds = clip_seconds(self.recordings, self.train_table.index)
+        return np.minimum(seconds, self.settings.data.crop_seconds)
 
     def files_in_flight(self) -> list[str]:
         """Files that the loader may be reading: of the next batch, and those read ahead."""
@@ -307,7 +401,9 @@ class Run:
             self.dataset(),
             batch_sampler=self.batches(),
             num_workers=data.workers,
-            collate_fn=Collate(self.processor, data.crop_seconds),
+            collate_fn=Collate(
+                self.processor, None if self.settings.train.bucket else data.crop_seconds
+            ),
             pin_memory=self.device.type == "cuda",
             timeout=data.timeout if data.workers else 0,
             prefetch_factor=PREFETCH if data.workers else None,
@@ -411,13 +507,28 @@ class Run:
         tqdm.write(f"{reason}: left out")
 
     def validate(self) -> dict[str, float]:
-        """Zero-shot scores of the validation speakers, by the code of evaluate.py."""
+        """Zero-shot scores of the validation speakers, by the code of evaluate.py.
+
+        Of several corpora they are the means over the corpora, beside the scores of each.
+        """
+        parts = self._by_corpus(self.validation_table.loc[self.classes.index])
+        scores = {name: self._validate(part) for name, part in parts.items()}
+        means = {
+            figure: float(np.mean([each[figure] for each in scores.values()])) for figure in FIGURES
+        }
+        return means | {
+            f"{figure}.{name}": value
+            for name, each in scores.items()
+            if name
+            for figure, value in each.items()
+        }
+
+    def _validate(self, table: pd.DataFrame) -> dict[str, float]:
         train = self.settings.train
-        table = self.validation_table.loc[self.classes.index]
         queries = queries_for(table, train.target, train.queries)
         answers = answer(self.model, self.processor, table, self.recordings, queries)
-        figures = score(self.classes, answers["prediction"])
-        return {name: figures[name] for name in ("UAR", "ACC", "F1", "chance")}
+        figures = score(self.classes.loc[table.index], answers["prediction"])
+        return {name: figures[name] for name in FIGURES}
 
     def save_model(self, name: str) -> None:
         """Write the model and its processor to `best` or `last`.
@@ -521,13 +632,23 @@ def check_data(settings: Settings) -> None:
     Raises:
         SettingsError: naming the key that is missing.
     """
-    root = settings.data.root
-    if root is None:
-        raise SettingsError(
-            "data.root is not set: give the folder of the audio, data.root=/data/corpus"
-        )
-    if not Path(root).is_dir():
-        raise SettingsError(f"data.root: {root} is no folder")
+    data = settings.data
+    if data.temperature < 0:
+        raise SettingsError(f"data.temperature is {data.temperature}, expected 0 or more")
+    if data.corpora and data.root is not None:
+        raise SettingsError("data.root and data.corpora are both set: a single corpus has the one")
+    for name, corpus in corpora_of(data).items():
+        key = f"data.corpora.{name}" if name else "data"
+        if corpus.root is None:
+            raise SettingsError(
+                f"{key}.root is not set: give the folder of the audio, {key}.root=/data/corpus"
+            )
+        if corpus.captions is None:
+            raise SettingsError(f"{key}.captions is not set: give the table of its captions")
+        if name and not re.fullmatch(r"[\w-]+", name):
+            raise SettingsError(f"{key}: the name may have letters, digits, - and _")
+        if not Path(corpus.root).is_dir():
+            raise SettingsError(f"{key}.root: {corpus.root} is no folder")
 
 
 def resume(run: Run) -> None:
