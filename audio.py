@@ -19,7 +19,7 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -321,6 +321,45 @@ class Files:
     def hash(self, file: str) -> str:
         """Return the SHA-256 of the bytes of a file, see `hash_file`."""
         return hash_file(resolve_inside(self.root, file))
+
+
+class JoinedRecordings:
+    """The recordings of several corpora; the name of a file begins with that of its corpus.
+
+    Attributes:
+        corpora: name of a corpus -> its recordings
+        conditioning: what is done to the samples of a file
+    """
+
+    def __init__(self, corpora: Mapping[str, Recordings]) -> None:
+        self.corpora = corpora
+        self.conditioning = "; ".join(dict.fromkeys(c.conditioning for c in corpora.values()))
+
+    def _find(self, file: str) -> tuple[Recordings, str]:
+        corpus, _, name = file.partition("/")
+        return self.corpora[corpus], name
+
+    def seconds(self, file: str) -> float:
+        """Return the duration of a file [s]."""
+        recordings, name = self._find(file)
+        return recordings.seconds(name)
+
+    def read(self, file: str, start: Position = None, end: Position = None) -> np.ndarray:
+        """Return a segment (T,)."""
+        recordings, name = self._find(file)
+        return recordings.read(name, start, end)
+
+    def crop(
+        self, file: str, start: Position, end: Position, seconds: float, place: float
+    ) -> np.ndarray:
+        """Return a part of a segment (T,)."""
+        recordings, name = self._find(file)
+        return recordings.crop(name, start, end, seconds, place)
+
+    def hash(self, file: str) -> str:
+        """Return the SHA-256 of the bytes of a file as hexadecimal text."""
+        recordings, name = self._find(file)
+        return recordings.hash(name)
 
 
 def condition(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -376,22 +376,125 @@ def _matches(
     return of_clips, true_captions(phrases, [captions[place] for place in own]).T
 
 
+Draws = Callable[[int], np.ndarray]
+"""Epoch -> what is drawn in it: (epoch, row) of each clip, (rows, 2)."""
+
+
+def shuffled(rows: int, seed: int) -> Draws:
+    """Draw every row once in an epoch."""
+
+    def draws(epoch: int) -> np.ndarray:
+        order = np.random.default_rng([seed, epoch]).permutation(rows)
+        return np.stack([np.full(rows, epoch), order], axis=1)
+
+    return draws
+
+
+def mixed(sizes: Sequence[int], temperature: float, seed: int) -> Draws:
+    """Draw from several corpora, each in a share of its size to the power of `temperature`.
+
+    An epoch draws as many rows as there are. Each corpus goes through its rows again and again, in
+    another order each time, from where the last epoch left it; the number of that pass stands in
+    place of the epoch, so that a row drawn twice in an epoch is cropped and worded anew.
+
+    Args:
+        sizes: rows of each corpus; they follow each other in the table.
+        temperature: 1 is as `shuffled`, 0 draws as many rows of each corpus.
+        seed: of the run.
+    """
+    if len(sizes) == 1 or temperature == 1:
+        return shuffled(sum(sizes), seed)
+    counts = mixture_counts(sizes, temperature)
+    firsts = np.cumsum([0, *sizes[:-1]])
+
+    def draws(epoch: int) -> np.ndarray:
+        parts = [
+            _passes(size, count, epoch, [seed, corpus]) + [0, first]
+            for corpus, (size, count, first) in enumerate(zip(sizes, counts, firsts, strict=True))
+        ]
+        drawn = np.concatenate(parts)
+        return drawn[np.random.default_rng([seed, epoch]).permutation(len(drawn))]
+
+    return draws
+
+
+def mixture_counts(sizes: Sequence[int], temperature: float) -> list[int]:
+    """Rows that an epoch draws of each corpus; they add up to those that there are."""
+    weights = np.array(sizes, np.float64) ** temperature
+    exact = weights / weights.sum() * sum(sizes)
+    counts = np.floor(exact).astype(int)
+    left_over = np.argsort(counts - exact, kind="stable")[: sum(sizes) - counts.sum()]
+    counts[left_over] += 1
+    return counts.tolist()
+
+
+def _passes(size: int, count: int, epoch: int, seed: Sequence[int]) -> np.ndarray:
+    """Draw `count` rows of a corpus, going on from the last epoch: (pass, row) (count, 2)."""
+    places = np.arange(epoch * count, (epoch + 1) * count)
+    numbers, within = np.divmod(places, size)
+    rows = [
+        np.random.default_rng([*seed, number]).permutation(size)[within[numbers == number]]
+        for number in np.unique(numbers)
+    ]
+    return np.stack([numbers, np.concatenate([np.empty(0, int), *rows])], axis=1)
+
+
+BUCKET_BATCHES = 32
+"""Batches whose clips are sorted by duration together; more would mix epochs less."""
+
+
+def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> Draws:
+    """Reorder draws so that the clips of a batch are of similar duration.
+
+    Args:
+        draws: what to reorder; every epoch keeps the draws that it has.
+        seconds: duration of each row [s].
+        batch_size: clips per batch.
+        seed: of the run.
+    """
+
+    def reordered(epoch: int) -> np.ndarray:
+        drawn = draws(epoch)
+        rng = np.random.default_rng([seed, epoch, BUCKET_BATCHES])
+        last = len(drawn) // batch_size * batch_size
+        parts = []
+        for first in range(0, last, batch_size * BUCKET_BATCHES):
+            part = drawn[first : min(first + batch_size * BUCKET_BATCHES, last)]
+            part = part[np.argsort(seconds[part[:, 1]], kind="stable")]
+            batches = part.reshape(-1, batch_size, 2)
+            parts.append(batches[rng.permutation(len(batches))].reshape(-1, 2))
+        return np.concatenate([*parts, drawn[last:]])
+
+    return reordered
+
+
 class TrainingBatches(torch.utils.data.Sampler):
     """Batches of (epoch, row), computed from the number of the step.
 
-    Every epoch is a fresh permutation; what does not fill a batch is left out of that epoch.
+    Every epoch is a fresh permutation, unless `draws` says otherwise; what does not fill a batch is
+    left out of that epoch.
 
     Attributes:
         rows: number of clips.
         batch_size: clips per batch.
         steps: number of the last step.
         start: number of steps already done.
+        draws: epoch -> what is drawn in it, in order: (epoch, row) (rows, 2).
     """
 
-    def __init__(self, rows: int, batch_size: int, steps: int, seed: int, start: int = 0) -> None:
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        start: int = 0,
+        draws: Draws | None = None,
+    ) -> None:
         self.batches_per_epoch = self.per_epoch(rows, batch_size)
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.steps, self.start = steps, start
+        self.draws = draws or shuffled(rows, seed)
 
     @staticmethod
     def per_epoch(rows: int, batch_size: int) -> int:
@@ -417,10 +520,10 @@ class TrainingBatches(torch.utils.data.Sampler):
         for step in range(self.start, self.steps):
             epoch, position = divmod(step, self.batches_per_epoch)
             if epoch != epoch_of_order:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+                order = self.draws(epoch)
                 epoch_of_order = epoch
             first = position * self.batch_size
-            yield [(epoch, int(row)) for row in order[first : first + self.batch_size]]
+            yield [(int(e), int(row)) for e, row in order[first : first + self.batch_size]]
 
 
 def length_sorted_batches(durations: np.ndarray, batch_seconds: float) -> list[list[int]]:

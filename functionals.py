@@ -14,28 +14,37 @@ from models import Functionals
 from smile import Extractor, undefined_rules
 
 
-def read_functionals(path: str | Path | None, clips: pd.Index) -> pd.DataFrame | None:
-    """Functionals (rows, F) of clips, in openSMILE's order; None without a table.
+def read_functionals(path: str | Path) -> pd.DataFrame:
+    """Functionals (rows, F) of all clips of a table, in openSMILE's order.
 
     Args:
         path: table of features.py, of any feature set.
-        clips: index (file, start, end) of the clips that are wanted.
 
     Raises:
-        ValueError: if the table is missing, has no functionals or lacks a clip.
+        ValueError: if the table is missing or has no functionals.
     """
-    if path is None:
-        return None
     if not Path(path).is_file():
         raise ValueError(f"data.features: there is no table {path}; features.py writes it")
     table = pd.read_parquet(path)
     names = [name for name in Extractor("egemaps").names if name in table]
     if not names:
         raise ValueError(f"{path} has no functionals of eGeMAPSv02, expected those of features.py")
+    return table[names]
+
+
+def functionals_of(table: pd.DataFrame, clips: pd.Index) -> pd.DataFrame:
+    """Rows of clips (file, start, end) in a table of functionals.
+
+    Raises:
+        ValueError: if it lacks a clip.
+    """
     lacking = clips.difference(table.index)
     if len(lacking):
-        raise ValueError(f"{path} lacks {len(lacking)} of {len(clips)} clips, as {lacking[0][0]}")
-    return table.loc[clips, names]
+        raise ValueError(
+            f"data.features: {len(lacking)} of {len(clips)} clips have no functionals, as "
+            f"{lacking[0][0]}"
+        )
+    return table.loc[clips]
 
 
 def standards(training: pd.DataFrame) -> Functionals:

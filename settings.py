@@ -31,10 +31,23 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "paraclap.yaml"
 
 
 @dataclass
+class CorpusSettings:
+    """One of several corpora; see `DataSettings` for its fields."""
+
+    root: str | None = None
+    captions: str | None = None
+    features: str | None = None
+
+
+@dataclass
 class DataSettings:
     """What is read.
 
     Attributes:
+        corpora: name -> `root` and `captions` of each of several corpora, instead of those below;
+            of a captions table of several, those rows are taken whose `corpus` is that name.
+        temperature: share of a corpus among the clips of an epoch: its size to the power of this;
+            1 takes each clip once, 0 takes as many of each corpus.
         root: folder that the audio files of the captions table are relative to; None = the folder
             of the table, if that is one of labels.
         captions: table of preprocessing/template_creation.py, or a table of labels (.csv or .tsv:
@@ -52,6 +65,8 @@ class DataSettings:
         timeout: longest wait for a worker [s]; one that hangs longer stops the run.
     """
 
+    corpora: dict[str, CorpusSettings] = field(default_factory=dict)
+    temperature: float = 1.0
     root: str | None = None
     captions: str = "captions.parquet"
     templates: list[str] = field(default_factory=lambda: ["paraclap"])
@@ -135,6 +150,8 @@ class TrainSettings:
     Attributes:
         epochs: passes over the training clips.
         batch_size: clips per step.
+        bucket: whether the clips of a batch are of similar duration, and padded to the longest of
+            them instead of `data.crop_seconds`; saves the more, the longer crops may be.
         seed: decides initial weights, order, crops, captions and dropout.
         validate_every: steps between validations; the last step always has one.
         target: label that validation asks for.
@@ -158,6 +175,7 @@ class TrainSettings:
 
     epochs: int = 10
     batch_size: int = 32
+    bucket: bool = False
     seed: int = 3407
     validate_every: int = 200
     target: str = "emotion"
@@ -218,6 +236,11 @@ CHOICES: dict[str, Sequence[str]] = {
 }
 
 
+def corpora_of(data: DataSettings) -> dict[str, CorpusSettings]:
+    """Return the corpora of a run by name; a single one, given without a name, has the name ""."""
+    return data.corpora or {"": CorpusSettings(data.root, data.captions, data.features)}
+
+
 class SettingsError(ValueError):
     """A configuration that cannot be run."""
 
@@ -274,10 +297,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _is_free(key: str) -> bool:
+    """Whether a key may differ; where a named corpus lies may, like where a single one does."""
+    group, _, name = key.rpartition(".")
+    return key in FREE_KEYS or (group.startswith("data.corpora.") and f"data.{name}" in FREE_KEYS)
+
+
 def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Dotted keys whose values differ between two nested settings, but for `FREE_KEYS`."""
     first, second = flatten(then), flatten(now)
-    keys = (first.keys() | second.keys()) - FREE_KEYS
+    keys = {key for key in first.keys() | second.keys() if not _is_free(key)}
     return sorted(key for key in keys if first.get(key) != second.get(key))
 
 

@@ -17,10 +17,12 @@ run (`train.resume=auto`) and gives the same weights as a run that was never int
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import math
+import re
 import shutil
 import signal
 import sys
@@ -41,7 +43,14 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from audio import CONDITIONING, AudioError, Files, Recordings, resolve_inside
+from audio import (
+    CONDITIONING,
+    AudioError,
+    Files,
+    JoinedRecordings,
+    Recordings,
+    resolve_inside,
+)
 from checkpoints import (
     CheckpointError,
     checkpoint_path,
@@ -57,10 +66,13 @@ from datasets import (
     Collate,
     FunctionalClips,
     TrainingBatches,
+    bucketed,
+    clip_seconds,
     equal_captions,
+    mixed,
 )
 from evaluate import answer
-from functionals import read_functionals, standards
+from functionals import functionals_of, read_functionals, standards
 from label_captions import caption_labels, is_label_table
 from models import (
     ParaCLAPModel,
@@ -91,6 +103,7 @@ from settings import (
     Settings,
     SettingsError,
     changed_keys,
+    corpora_of,
     flatten,
     read_settings,
 )
@@ -99,6 +112,7 @@ from stopping import EXIT_CODES, Stopped, StopRequests
 from tracking import GIB, LOGGER_RUNS, Log, check_loggers, memory_in_use, peak_memory
 
 CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
+FIGURES = ("UAR", "ACC", "F1", "chance")  # of a validation
 COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
 VERSIONS = {"torch": str(torch.__version__), "transformers": transformers.__version__}
 DUMP = "nonfinite.json"
@@ -129,6 +143,61 @@ def read_captions(path: str | Path) -> pd.DataFrame:
     return table[~empty]
 
 
+def read_tables(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and validation rows of all corpora, one corpus after the other.
+
+    With several corpora the names of files and speakers begin with that of their corpus, which also
+    stands in the column `corpus`: two people of one name in two corpora are two.
+
+    Raises:
+        SettingsError: naming the corpus, if its table cannot be used.
+    """
+    parts = []
+    for name, corpus in corpora_of(settings.data).items():
+        try:
+            table = read_captions(corpus.captions)
+            parts.append(split_table(_named(table, name) if name else table, settings))
+        except SettingsError as error:
+            raise SettingsError(f"{name}: {error}" if name else str(error)) from error
+    if len(parts) == 1:
+        return parts[0]
+    train, validation = (pd.concat(tables) for tables in zip(*parts, strict=True))
+    return train, validation
+
+
+def _named(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """Rows of a corpus, with its name before those of files and speakers."""
+    if "corpus" in table:
+        found = sorted(table["corpus"].unique())
+        table = table[table["corpus"] == corpus]
+        if table.empty:
+            raise SettingsError(f"no row is of this corpus, only of {found}")
+    table = table.set_axis(_named_index(table.index, corpus)).assign(corpus=corpus)
+    if "speaker" in table:
+        table["speaker"] = f"{corpus}/" + table["speaker"].astype("str")
+    return table
+
+
+def _named_index(index: pd.MultiIndex, corpus: str) -> pd.MultiIndex:
+    files = index.get_level_values("file")
+    return pd.MultiIndex.from_frame(
+        index.to_frame(index=False).assign(file=[f"{corpus}/{file}" for file in files])
+    )
+
+
+def read_all_functionals(settings: Settings, clips: pd.Index) -> pd.DataFrame | None:
+    """Functionals of clips of all corpora, named as in `read_tables`; None if none are given."""
+    corpora = corpora_of(settings.data)
+    given = {name: corpus.features for name, corpus in corpora.items() if corpus.features}
+    if not given:
+        return None
+    parts = []
+    for name, path in given.items():
+        table = read_functionals(path)
+        parts.append(table.set_axis(_named_index(table.index, name)) if name else table)
+    return functionals_of(pd.concat(parts, join="inner"), clips)
+
+
 def provenance(
     settings: Settings, clips: int, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -148,9 +217,11 @@ def provenance(
         before = dict(before or {})
         facts = {name: before.pop(name) for name in encoders if name in before}
         facts |= {"start": _public_name(model.start), "before": before}
-    metadata = pq.read_schema(settings.data.captions).metadata or {}
-    about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
-    corpora = list(about.get("corpora", [about.get("corpus") or about.get("name")]))
+    corpora = [
+        known
+        for name, corpus in corpora_of(settings.data).items()
+        for known in ([name] if name else _corpora_of_captions(corpus.captions))
+    ]
     if all(corpora):
         facts["corpora"] = corpora
     return facts | {
@@ -158,6 +229,13 @@ def provenance(
         "epochs": settings.train.epochs,
         "seed": settings.train.seed,
     }
+
+
+def _corpora_of_captions(path: str) -> list[str | None]:
+    """Names of the corpora of a captions table; None if it does not tell."""
+    metadata = pq.read_schema(path).metadata or {}
+    about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
+    return list(about.get("corpora", [about.get("corpus") or about.get("name")]))
 
 
 def _public_name(encoder: str) -> str:
@@ -230,15 +308,15 @@ class Run:
                 "least a clip for each"
             )
         self.bfloat16 = use_bfloat16(train.precision, self.device)
-        table = read_captions(settings.data.captions)
-        self.train_table, self.validation_table = split_table(table, settings)
+        self.train_table, self.validation_table = read_tables(settings)
         self.steps = train.epochs * TrainingBatches.per_epoch(
             len(self.train_table), train.batch_size
         )
         self.classes = self._validation_classes()
         seed_step(train.seed, 0)
         texts = sorted({text for row in self.train_table["captions"] for text in row})
-        self.functionals = read_functionals(settings.data.features, table.index)
+        clips = self.train_table.index.append(self.validation_table.index)
+        self.functionals = read_all_functionals(settings, clips)
         about = None
         if self.functionals is not None:
             about = standards(self.functionals.loc[self.train_table.index])
@@ -266,38 +344,57 @@ class Run:
         self.recordings = self._recordings()
         self.fingerprints = broadcast(self._fingerprints() if rank() == 0 else None)
 
+    def _by_corpus(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Parts of a table by corpus, in its order; that of a single one has the name ""."""
+        if not self.settings.data.corpora:
+            return {"": table}
+        return {str(name): part for name, part in table.groupby("corpus", sort=False)}
+
     def _validation_classes(self) -> pd.Series:
         """Classes of the validation clips; the rest of these clips is left out."""
         if self.validation_table.empty:
             return pd.Series(dtype=str)
-        return scored_classes(self.validation_table, self.settings.train.target).dropna()
+        target = self.settings.train.target
+        parts = self._by_corpus(self.validation_table).values()
+        return pd.concat([scored_classes(part, target).dropna() for part in parts])
 
     def _fingerprints(self) -> dict[str, str]:
-        """What was read, in two hashes: the captions table, and names and sizes of the audio."""
-        root = self.settings.data.root
-        files = dict.fromkeys(
-            file
-            for table in (self.train_table, self.validation_table)
-            for file, _, _ in table.index
-        )
-        sizes = [f"{resolve_inside(root, file).stat().st_size} {file}" for file in files]
+        """What was read, in two hashes: the captions tables, and names and sizes of the audio."""
+        corpora = corpora_of(self.settings.data)
+        sizes = [
+            f"{resolve_inside(corpora[name].root, file).stat().st_size} {name and name + '/'}{file}"
+            for name, files in self._files().items()
+            for file in files
+        ]
         if self.recordings.conditioning != CONDITIONING:
             sizes.append(self.recordings.conditioning)  # a run does not go on with other samples
+        tables = [hashlib.sha256(Path(c.captions).read_bytes()) for c in corpora.values()]
         return {
-            "captions table": hashlib.sha256(
-                Path(self.settings.data.captions).read_bytes()
-            ).hexdigest(),
+            "captions table": " ".join(table.hexdigest() for table in tables),
             "audio": hashlib.sha256("\n".join(sizes).encode()).hexdigest(),
         }
+
+    def _files(self) -> dict[str, list[str]]:
+        """Corpus -> its files, in the order of the tables; names are inside of its root."""
+        tables = (self.train_table, self.validation_table)
+        files = dict.fromkeys(file for table in tables for file, _, _ in table.index)
+        if not self.settings.data.corpora:
+            return {"": list(files)}
+        inside: dict[str, list[str]] = {name: [] for name in self.settings.data.corpora}
+        for file in files:
+            corpus, _, name = file.partition("/")
+            inside[corpus].append(name)
+        return inside
 
     def _recordings(self) -> Recordings:
         """Where audio is read: the files, or a pack of them, which is made if need be."""
         data = self.settings.data
-        if data.packed is None:
-            return Files(data.root)
-        tables = (self.train_table, self.validation_table)
-        files = (file for table in tables for file, _, _ in table.index)
-        return pack_files(data.packed, data.root, files)
+        recordings: dict[str, Recordings] = {}
+        for name, corpus in corpora_of(data).items():
+            recordings[name] = Files(corpus.root)
+            if data.packed is not None:
+                recordings[name] = pack_files(data.packed, corpus.root, self._files()[name])
+        return JoinedRecordings(recordings) if data.corpora else recordings[""]
 
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs.
@@ -364,7 +461,17 @@ class Run:
         """What is read in the steps that are left."""
         train = self.settings.train
         rows = len(self.train_table)
-        return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step)
+        sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
+        draws = mixed(sizes, self.settings.data.temperature, train.seed)
+        if train.bucket:
+            draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed)
+        return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step, draws)
+
+    @functools.cached_property
+    def crop_lengths(self) -> np.ndarray:
+        """Duration of the crop of each training clip [s], from the headers."""
+        seconds = clip_seconds(self.recordings, self.train_table.index)
+        return np.minimum(seconds, self.settings.data.crop_seconds)
 
     def files_in_flight(self) -> list[str]:
         """Files that the loader may be reading: of the next batch, and those read ahead."""
@@ -380,7 +487,9 @@ class Run:
             self.dataset(),
             batch_sampler=self.batches(),
             num_workers=data.workers,
-            collate_fn=Collate(self.processor, data.crop_seconds),
+            collate_fn=Collate(
+                self.processor, None if self.settings.train.bucket else data.crop_seconds
+            ),
             pin_memory=self.device.type == "cuda",
             timeout=data.timeout if data.workers else 0,
             prefetch_factor=PREFETCH if data.workers else None,
@@ -481,23 +590,36 @@ class Run:
             )
         tqdm.write(f"{reason}: left out")
 
-    def validate(self) -> tuple[dict[str, float], pd.DataFrame]:
+    def validate(self) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
         """Zero-shot scores of the validation speakers, by the code of evaluate.py.
 
         Returns:
-            UAR, ACC, F1, chance and the recall of each class; and the answers with their truth.
+            UAR, ACC, F1, chance and the recall of each class; of several corpora the means over the
+            corpora, beside the scores of each. And by corpus the answers with their truth.
         """
+        parts = self._by_corpus(self.validation_table.loc[self.classes.index])
+        done = {name: self._validate(part) for name, part in parts.items()}
+        means = {
+            figure: float(np.mean([scores[figure] for scores, _ in done.values()]))
+            for figure in FIGURES
+        }
+        each = {
+            f"{figure}.{name}" if name else figure: value
+            for name, (scores, _) in done.items()
+            for figure, value in scores.items()
+        }
+        return means | each, {name: answers for name, (_, answers) in done.items()}
+
+    def _validate(self, table: pd.DataFrame) -> tuple[dict[str, float], pd.DataFrame]:
         train = self.settings.train
-        table = self.validation_table.loc[self.classes.index]
         queries = queries_for(table, train.target, train.queries)
         measured = self._functionals_of(table)
         clips = None if measured is None else FunctionalClips(table, self.recordings, measured)
         answers = answer(self.model, self.processor, table, self.recordings, queries, clips)
-        answers.insert(0, "truth", self.classes)
+        answers.insert(0, "truth", self.classes.loc[table.index])
         figures = score(answers["truth"], answers["prediction"])
         recalls = {f"recall/{name}": recall for name, recall in figures["recall"].items()}
-        figures = {name: figures[name] for name in ("UAR", "ACC", "F1", "chance")} | recalls
-        return broadcast(figures), answers
+        return broadcast({name: figures[name] for name in FIGURES} | recalls), answers
 
     def condition(self) -> dict[str, float]:
         """Memory [GiB], and the norm of the weights of each part."""
@@ -765,13 +887,23 @@ def check_data(settings: Settings) -> None:
     Raises:
         SettingsError: naming the key that is missing.
     """
-    root = settings.data.root
-    if root is None:
-        raise SettingsError(
-            "data.root is not set: give the folder of the audio, data.root=/data/corpus"
-        )
-    if not Path(root).is_dir():
-        raise SettingsError(f"data.root: {root} is no folder")
+    data = settings.data
+    if data.temperature < 0:
+        raise SettingsError(f"data.temperature is {data.temperature}, expected 0 or more")
+    if data.corpora and data.root is not None:
+        raise SettingsError("data.root and data.corpora are both set: a single corpus has the one")
+    for name, corpus in corpora_of(data).items():
+        key = f"data.corpora.{name}" if name else "data"
+        if corpus.root is None:
+            raise SettingsError(
+                f"{key}.root is not set: give the folder of the audio, {key}.root=/data/corpus"
+            )
+        if corpus.captions is None:
+            raise SettingsError(f"{key}.captions is not set: give the table of its captions")
+        if name and not re.fullmatch(r"[\w-]+", name):
+            raise SettingsError(f"{key}: the name may have letters, digits, - and _")
+        if not Path(corpus.root).is_dir():
+            raise SettingsError(f"{key}.root: {corpus.root} is no folder")
 
 
 def resume(run: Run) -> None:
@@ -857,7 +989,8 @@ def _validate_and_keep(run: Run, log: Log | None) -> None:
     scores, answers = run.validate()
     if log is not None:
         log.write(run.step, scores, "validation")
-        _show_answers(run, log, answers)
+        for name, part in answers.items():
+            _show_answers(run, log, part, name)
     tqdm.write(
         f"step {run.step}: validation UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
     )
@@ -866,16 +999,16 @@ def _validate_and_keep(run: Run, log: Log | None) -> None:
         run.save_model("best")
 
 
-def _show_answers(run: Run, log: Log, answers: pd.DataFrame) -> None:
+def _show_answers(run: Run, log: Log, answers: pd.DataFrame, corpus: str) -> None:
     """Show the confusion matrix, and how near classes and queries are."""
-    title = f"{run.settings.train.target}, step {run.step}"
+    title = f"{corpus} {run.settings.train.target}, step {run.step}".strip()
     queries = [column.removeprefix("score.") for column in answers.filter(regex=r"^score\.")]
     pictures = {
         "confusion": lambda: to_pixels(plot_confusion(answers, queries, title)),
         "similarity": lambda: to_pixels(plot_similarities(answers, title)),
     }
     for name, draw in pictures.items():
-        log.image(run.step, f"validation/{name}", draw)
+        log.image(run.step, f"validation/{name}.{corpus}".rstrip("."), draw)
 
 
 def _train_or_rehearse(settings: Settings) -> None:

@@ -15,7 +15,7 @@ import train
 from audio import read_audio
 from datasets import ClipDataset, FunctionalClips
 from embeddings import embed_clips
-from functionals import read_functionals, standards
+from functionals import functionals_of, read_functionals, standards
 from models import build_model, load_model
 from settings import read_settings
 
@@ -25,7 +25,7 @@ def measured(captions):
     """Feature table of the synthetic corpus and its path."""
     path = captions.parent / "features.parquet"
     table = pd.read_parquet(path)
-    return path, read_functionals(path, table.index)
+    return path, functionals_of(read_functionals(path), table.index)
 
 
 @pytest.fixture
@@ -127,8 +127,8 @@ def test_tower_and_table_belong_together(config, measured, tmp_path):
 def test_table_without_a_clip_is_refused(measured, tmp_path):
     table = pd.read_parquet(measured[0])
     table.iloc[1:].to_parquet(tmp_path / "fewer.parquet")
-    with pytest.raises(ValueError, match="lacks 1 of"):
-        read_functionals(tmp_path / "fewer.parquet", table.index)
+    with pytest.raises(ValueError, match="1 of 72 clips have no functionals"):
+        functionals_of(read_functionals(tmp_path / "fewer.parquet"), table.index)
     with pytest.raises(ValueError, match="no functionals"):
         table[["emotion"]].to_parquet(tmp_path / "labels.parquet")
-        read_functionals(tmp_path / "labels.parquet", table.index)
+        read_functionals(tmp_path / "labels.parquet")
