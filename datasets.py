@@ -173,6 +173,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         seed: together with epoch and row it decides crop and caption.
         repeat_short: fill short clips up to `crop_seconds` by repeating them, for encoders that
             cannot leave padding out.
+        crop: where crops lie, a name of `CROPS`.
+        read: whether items hold waveforms; without them no audio file is opened.
     """
 
     def __init__(
@@ -183,6 +185,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         crop_seconds: float,
         seed: int,
         repeat_short: bool = False,
+        crop: str = "random",
+        read: bool = True,
     ) -> None:
         missing = [column for column in PHRASE_COLUMNS if column not in table]
         if missing:
@@ -198,6 +202,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.crop_seconds = crop_seconds
         self.seed = seed
         self.repeat_short = repeat_short
+        self.crop = crop
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -223,23 +229,22 @@ class CaptionDataset(torch.utils.data.Dataset):
         """Read row `draw[1]` as it is drawn in epoch `draw[0]`.
 
         Returns:
-            `row`, `waveform` (T,) float32, `caption`, and `phrases` that hold for the clip.
+            `row`, `caption`, `phrases` that hold for the clip, and `waveform` (T,) float32.
         """
         epoch, row = draw
         rng = np.random.default_rng([self.seed, epoch, row])
         caption = draw_caption(self.phrases[row], self.settings, rng)
+        item = {"row": row, "caption": caption, "phrases": self.phrases[row]}
+        return item | {"waveform": self.waveform(row, rng)} if self.read else item
+
+    def waveform(self, row: int, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Read the crop (T,) of a row; `rng` draws where it lies, unless it is always the same."""
         file, start, end = self.clips[row]
         path = resolve_inside(self.root, file)
-        first, last = random_crop(path, start, end, self.crop_seconds, rng)
-        waveform = read_audio(path, first, last)
-        if self.repeat_short:
-            waveform = np.resize(waveform, round(self.crop_seconds * SAMPLING_RATE))
-        return {
-            "row": row,
-            "waveform": waveform,
-            "caption": caption,
-            "phrases": self.phrases[row],
-        }
+        first, last = CROPS[self.crop](path, start, end, self.crop_seconds, rng)
+        samples = round(self.crop_seconds * SAMPLING_RATE)
+        waveform = read_audio(path, first, last)[:samples]  # limits are rounded one by one
+        return np.resize(waveform, samples) if self.repeat_short else waveform
 
 
 def random_crop(
@@ -255,6 +260,27 @@ def random_crop(
         return first, None if pd.isna(end) else last
     first += rng.uniform(0, last - first - seconds)
     return first, first + seconds
+
+
+def centre_crop(
+    path: Path,
+    start: pd.Timedelta,
+    end: pd.Timedelta,
+    seconds: float,
+    rng: np.random.Generator | None = None,
+) -> tuple[float, float | None]:
+    """Choose the middle `seconds` of a segment, the same every time; returns its limits [s]."""
+    first, last = segment_limits(path, start, end)
+    if last - first <= seconds:
+        return first, None if pd.isna(end) else last
+    first += (last - first - seconds) / 2
+    return first, first + seconds
+
+
+CROPS: dict[str, Callable[..., tuple[float, float | None]]] = {
+    "random": random_crop,
+    "centre": centre_crop,
+}
 
 
 def segment_limits(path: Path, start: pd.Timedelta, end: pd.Timedelta) -> tuple[float, float]:
@@ -300,16 +326,18 @@ class Collate:
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return tensors, `row` as a list, and for captioned clips `captions` and `matches`.
 
+        Items without waveforms give no `input_values`.
+
         `matches` (B, B) are those of `true_captions`.
         """
-        batch = dict(
-            self.processor.feature_extractor(
+        batch: dict[str, Any] = {}
+        if "waveform" in items[0]:
+            batch |= self.processor.feature_extractor(
                 [item["waveform"] for item in items],
                 sampling_rate=SAMPLING_RATE,
                 samples=self.samples,
                 return_tensors="pt",
             )
-        )
         batch["row"] = [item["row"] for item in items]
         if "caption" in items[0]:
             captions = [item["caption"] for item in items]

@@ -243,6 +243,14 @@ def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str
     return _fingerprint(model, AUDIO_SIDE, settings)
 
 
+def encoder_fingerprint(
+    model: ParaCLAPModel, processor: ParaCLAPProcessor, how: Sequence[object]
+) -> str:
+    """Name the speech encoder alone by the same, and by how it is used."""
+    settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict(), *how]
+    return _fingerprint(model, AUDIO_SIDE[:1], settings)
+
+
 def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
     """Name the text side of a model by its weights, its configuration and its tokenizer."""
     settings = [model.config.text_config.to_dict(), processor.tokenizer.get_vocab()]

@@ -34,6 +34,9 @@ class DataSettings:
         validation_speakers: if no row is in that split: number of training speakers held out
             instead, drawn by the seed; 0 trains without validation.
         crop_seconds: longest training crop [s].
+        crop: "random", or "centre": the same in every epoch. A frozen speech encoder then hears
+            each clip once, before the first step.
+        embeddings: folder where what it says of the clips is kept for other runs; null = nowhere.
         workers: processes that read audio.
         timeout: longest wait for a worker [s]; one that hangs longer stops the run.
     """
@@ -44,6 +47,8 @@ class DataSettings:
     validation_split: str = "dev"
     validation_speakers: int = 2
     crop_seconds: float = 5.0
+    crop: str = "random"
+    embeddings: str | None = None
     workers: int = 0
     timeout: float = 300.0
 
@@ -130,6 +135,12 @@ class TrainSettings:
         force: resume although settings or data were changed since the checkpoint.
         max_skipped: steps in a row that may be skipped because their loss or gradient is not
             finite; one more stops the run.
+        micro_batch: clips and captions that an encoder which learns sees at a time; memory then
+            bounds these and not `batch_size`, for one forward pass more; 0 = the whole batch.
+        checkpoint_activations: keep less of the forward pass, compute it again in the backward
+            pass.
+        compile: translate the encoders by torch.compile; takes minutes at the start.
+        text_cache: memory [MiB] for captions that a frozen text encoder need not read again.
         precision: "auto" (bfloat16 where the hardware has it), "fp32" or "bf16".
         device: "auto", "cpu", "cuda", ...
     """
@@ -147,6 +158,10 @@ class TrainSettings:
     resume: str = "auto"
     force: bool = False
     max_skipped: int = 3
+    micro_batch: int = 0
+    checkpoint_activations: bool = False
+    compile: bool = False
+    text_cache: int = 256
     precision: str = "auto"
     device: str = "auto"
 
@@ -166,12 +181,17 @@ class Settings:
 
 
 # Keys that may differ when a run is resumed: they change where and how often, never what.
-FREE_KEYS = {"output", "data.root", "data.captions", "data.workers", "data.timeout"} | {
-    f"train.{name}"
-    for name in ("save_every", "save_minutes", "keep", "log_every", "resume", "force", "device")
+FREE_KEYS = {"output", "data.root", "data.captions", "data.embeddings", "data.workers"} | {
+    "data.timeout",
+    "train.text_cache",
+    *(
+        f"train.{name}"
+        for name in ("save_every", "save_minutes", "keep", "log_every", "resume", "force", "device")
+    ),
 }
 
 CHOICES: dict[str, Sequence[str]] = {
+    "data.crop": ("random", "centre"),
     "loss.name": ("contrastive", "sigmoid"),
     "loss.positives": ("matching", "own"),
     "optim.name": ("adamw", "adam"),

@@ -52,6 +52,7 @@ from datasets import (
     equal_captions,
 )
 from evaluate import answer
+from frozen import encode_clips
 from models import (
     ParaCLAPModel,
     build_model,
@@ -64,7 +65,7 @@ from queries import queries_for
 from reports import write_text
 from scoring import score
 from settings import OptimSettings, Settings, SettingsError, changed_keys, read_settings
-from steps import TrainingStep
+from steps import TrainingStep, prepare_encoders
 from stopping import EXIT_CODES, Stopped, StopRequests
 from tracking import Log
 
@@ -195,6 +196,7 @@ class Run:
         model, self.processor = build_model(settings.model, texts)
         model.config.provenance = provenance(settings, len(self.train_table))
         self.model: ParaCLAPModel = model.to(self.device)
+        prepare_encoders(model, train.checkpoint_activations, train.compile)
         self.objective = OBJECTIVES[settings.loss.name]().to(self.device)
         self.gradients = TrainingStep(
             model,
@@ -202,6 +204,8 @@ class Run:
             positives=settings.loss.positives,
             bfloat16=self.bfloat16,
             clip_norm=settings.optim.clip_norm,
+            micro_batch=train.micro_batch,
+            text_cache=train.text_cache,
         )
         self.optimizer = OPTIMIZERS[settings.optim.name](
             parameter_groups(model, settings.optim, self.objective), lr=settings.optim.lr
@@ -285,7 +289,27 @@ class Run:
             self.settings.data.crop_seconds,
             self.settings.train.seed,
             repeat_short=not self.model.audio_branch.supports_padding,
+            crop=self.settings.data.crop,
+            read=self.gradients.clips is None,
         )
+
+    def hear_clips(self, requests: StopRequests) -> None:
+        """Let a frozen speech encoder hear every clip once, if crops are always the same."""
+        data = self.settings.data
+        if "audio" not in self.model.frozen or data.crop == "random":
+            return
+        encoder = self.gradients.frozen["audio"]
+        for table, done in encode_clips(
+            encoder, self.processor, self.dataset(), data.workers, data.embeddings
+        ):
+            if requests.received and done < len(table):
+                kept = "goes on from there" if data.embeddings else "starts anew"
+                raise Stopped(
+                    f"{requests.received.name}: {done} of {len(table)} clips were heard; the same "
+                    f"command {kept}",
+                    EXIT_CODES[requests.received],
+                )
+        self.gradients.clips = table
 
     def batches(self) -> TrainingBatches:
         """What is read in the steps that are left."""
@@ -542,6 +566,7 @@ def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]
     if run.step == 0 and run.settings.text_stage.steps:
         run.text_stage(requests)
     run.model.train()
+    run.hear_clips(requests)
     bar = tqdm(
         total=run.steps * size, initial=run.step * size, unit="clip", desc="train", mininterval=2
     )
