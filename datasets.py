@@ -22,7 +22,11 @@ from audio import SAMPLING_RATE, Files, Recordings, segment_limits
 EMOTION = "emotion"  # the descriptor that every caption tells unless settings say otherwise
 JOINT = " and "
 PHRASE_COLUMNS = ["captions", "caption_descriptors"]
-AUDIO_KEYS = {"waveform", "functionals"}  # what an item has, if it was read
+CROPS: dict[str, Callable[[np.random.Generator], float]] = {
+    "random": lambda rng: rng.random(),
+    "centre": lambda rng: 0.5,
+}
+"""Where a crop lies: 0 = at the beginning of the clip, 1 = at its end."""
 
 
 @dataclass
@@ -176,6 +180,8 @@ class CaptionDataset(torch.utils.data.Dataset):
             cannot leave padding out.
         own: clips of each batch that are read here; another process reads the others.
         functionals: of whole clips, (rows, F), which are served instead of crops; None = crops.
+        crop: where crops lie, a name of `CROPS`.
+        read: whether items hold waveforms; without them no audio file is opened.
     """
 
     def __init__(
@@ -188,6 +194,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         repeat_short: bool = False,
         own: slice = slice(None),
         functionals: np.ndarray | None = None,
+        crop: str = "random",
+        read: bool = True,
     ) -> None:
         missing = [column for column in PHRASE_COLUMNS if column not in table]
         if missing:
@@ -205,6 +213,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.repeat_short = repeat_short
         self.own = own
         self.functionals = functionals
+        self.crop = crop
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -234,9 +244,10 @@ class CaptionDataset(torch.utils.data.Dataset):
         ]
 
     def unread(self, draw: tuple[int, int]) -> dict[str, Any]:
-        """Return the item of a draw without its waveform."""
+        """Return the item of a draw that another process reads."""
         _, caption = self._drawn(draw)
-        return {"row": draw[1], "caption": caption, "phrases": self.phrases[draw[1]]}
+        row = draw[1]
+        return {"row": row, "caption": caption, "phrases": self.phrases[row], "own": False}
 
     def _drawn(self, draw: tuple[int, int]) -> tuple[np.random.Generator, Caption]:
         """Caption of a draw, and the generator that goes on to draw the crop."""
@@ -247,23 +258,25 @@ class CaptionDataset(torch.utils.data.Dataset):
         """Read row `draw[1]` as it is drawn in epoch `draw[0]`.
 
         Returns:
-            `row`, `waveform` (T,) float32 or `functionals` (F,), `caption`, and `phrases` that hold
-            for the clip.
+            `row`, `caption`, `phrases` that hold for the clip, and `waveform` (T,) float32 or
+            `functionals` (F,), unless nothing is read.
         """
         _, row = draw
         rng, caption = self._drawn(draw)
         item = {"row": row, "caption": caption, "phrases": self.phrases[row]}
+        if not self.read:
+            return item
         if self.functionals is not None:
             return item | {"functionals": self.functionals[row]}
-        return item | {"waveform": self._crop(row, rng)}
+        return item | {"waveform": self.waveform(row, rng)}
 
-    def _crop(self, row: int, rng: np.random.Generator) -> np.ndarray:
-        """Read a random crop of a clip, (T,) float32."""
+    def waveform(self, row: int, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Read the crop (T,) of a row; `rng` draws where it lies, unless it is always the same."""
         file, start, end = self.clips[row]
-        waveform = self.recordings.crop(file, start, end, self.crop_seconds, rng.random())
-        if self.repeat_short:
-            waveform = np.resize(waveform, round(self.crop_seconds * SAMPLING_RATE))
-        return waveform
+        samples = round(self.crop_seconds * SAMPLING_RATE)
+        place = CROPS[self.crop](rng)
+        waveform = self.recordings.crop(file, start, end, self.crop_seconds, place)[:samples]
+        return np.resize(waveform, samples) if self.repeat_short else waveform
 
 
 def _recordings(source: str | Path | Recordings) -> Recordings:
@@ -336,11 +349,12 @@ class Collate:
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return tensors, `row` as a list, and for captioned clips `captions` and `matches`.
 
-        Of B items, the b that have audio become tensors. `row` is that of all, `own` are the
-        places of the b among them. `matches` are two: which captions are true of each own clip
-        (b, B), and which clips each own caption is true of (b, B), by `true_captions`.
+        Of B items, b belong to this process, and their audio becomes tensors, if it was read. `row`
+        is that of all, `own` are the places of the b among them. `matches` are two: which captions
+        are true of each own clip (b, B), and which clips each own caption is true of (b, B), by
+        `true_captions`.
         """
-        own = [place for place, item in enumerate(items) if AUDIO_KEYS & item.keys()]
+        own = [place for place, item in enumerate(items) if item.get("own", True)]
         batch = dict(self._audio([items[place] for place in own]))
         batch["row"] = [item["row"] for item in items]
         batch["own"] = own
@@ -356,6 +370,8 @@ class Collate:
 
     def _audio(self, items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         extractor = self.processor.feature_extractor
+        if "waveform" not in items[0] and "functionals" not in items[0]:
+            return {}
         if "functionals" in items[0]:
             return extractor.batch([item["functionals"] for item in items], return_tensors="pt")
         return extractor(

@@ -263,6 +263,14 @@ def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str
     return _fingerprint(model, AUDIO_SIDE, settings)
 
 
+def encoder_fingerprint(
+    model: ParaCLAPModel, processor: ParaCLAPProcessor, how: Sequence[object]
+) -> str:
+    """Name the speech encoder alone by the same, and by how it is used."""
+    settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict(), *how]
+    return _fingerprint(model, AUDIO_SIDE[:1], settings)
+
+
 def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
     """Name the text side of a model by its weights, its configuration and its tokenizer."""
     settings = [model.config.text_config.to_dict(), processor.tokenizer.get_vocab()]
@@ -312,10 +320,13 @@ class EmbeddingCache:
     def _remember(self, keys: Sequence[bytes], embeddings: np.ndarray) -> None:
         self._places |= {key: (embeddings, row) for row, key in enumerate(keys)}
 
-    def fill(self, embeddings: torch.Tensor, keys: Sequence[bytes]) -> list[int]:
-        """Write what is known into `embeddings` (B, D); returns the rows that are not."""
+    def fill(
+        self, embeddings: torch.Tensor, keys: Sequence[bytes], rows: Sequence[int] | None = None
+    ) -> list[int]:
+        """Write what is known into `rows` of `embeddings` (B, D); returns the rows that are not."""
         missing = []
-        for row, key in enumerate(keys):
+        for row in range(len(keys)) if rows is None else rows:
+            key = keys[row]
             if key in self._places:
                 block, place = self._places[key]
                 embeddings[row] = torch.from_numpy(block[place])

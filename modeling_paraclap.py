@@ -381,6 +381,11 @@ class ParaCLAPModel(PreTrainedModel):
             self.audio_branch.base.freeze_feature_encoder()
         return self.train(self.training)
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Parts that keep their weights, names of `FREEZABLE`."""
+        return self._frozen
+
     def train(self, mode: bool = True) -> "ParaCLAPModel":
         """Switch to training mode, except for frozen parts: no dropout, no masking there."""
         super().train(mode)
@@ -431,6 +436,12 @@ class ParaCLAPModel(PreTrainedModel):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and branch not in self._frozen):
             return self.get_submodule(f"{branch}_branch")(inputs, mask)
+
+    def pool(
+        self, branch: str, inputs: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What stands for each row, see `encode`, in at least float32."""
+        return _at_least_float32(self.encode(branch, inputs, mask)[1])
 
     def project(self, branch: str, pooled: torch.Tensor) -> torch.Tensor:
         """Map what an encoder says of each row (B, H) to unit embeddings (B, D).

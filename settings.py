@@ -61,6 +61,9 @@ class DataSettings:
         packed: folder of a pack, see packed.py: the corpus as 16 kHz samples in memory-mapped
             files, made before the first step and used again by later runs; None reads the files.
         crop_seconds: longest training crop [s].
+        crop: "random", or "centre": the same in every epoch. A frozen speech encoder then hears
+            each clip once, before the first step.
+        embeddings: folder where what it says of the clips is kept for other runs; null = nowhere.
         workers: processes that read audio.
         timeout: longest wait for a worker [s]; one that hangs longer stops the run.
     """
@@ -76,6 +79,8 @@ class DataSettings:
     validation_speakers: int = 2
     packed: str | None = None
     crop_seconds: float = 5.0
+    crop: str = "random"
+    embeddings: str | None = None
     workers: int = 0
     timeout: float = 300.0
 
@@ -168,6 +173,12 @@ class TrainSettings:
         force: resume although settings or data were changed since the checkpoint.
         max_skipped: steps in a row that may be skipped because their loss or gradient is not
             finite; one more stops the run.
+        micro_batch: clips and captions that an encoder which learns sees at a time; memory then
+            bounds these and not `batch_size`, for one forward pass more; 0 = the whole batch.
+        checkpoint_activations: keep less of the forward pass, compute it again in the backward
+            pass.
+        compile: translate the encoders by torch.compile; takes minutes at the start.
+        text_cache: memory [MiB] for captions that a frozen text encoder need not read again.
         precision: "auto" (bfloat16 where the hardware has it), "fp32" or "bf16".
         device: "auto", "cpu", "cuda", ...; of several processes each takes a GPU of its own.
         timeout: longest wait of one process for another [s], as for process 0 while it saves.
@@ -189,6 +200,10 @@ class TrainSettings:
     resume: str = "auto"
     force: bool = False
     max_skipped: int = 3
+    micro_batch: int = 0
+    checkpoint_activations: bool = False
+    compile: bool = False
+    text_cache: int = 256
     precision: str = "auto"
     device: str = "auto"
     timeout: float = 1800.0
@@ -215,17 +230,19 @@ class Settings:
 # Keys that may differ when a run is resumed: they change where and how often, never what.
 FREE_KEYS = {"output"}
 FREE_KEYS |= {
-    f"data.{name}" for name in ("root", "captions", "features", "packed", "workers", "timeout")
+    f"data.{name}"
+    for name in ("root", "captions", "features", "packed", "embeddings", "workers", "timeout")
 }
 FREE_KEYS |= {
     f"train.{name}"
     for name in (
         *("save_every", "save_minutes", "keep", "resume", "force", "device", "timeout"),
-        *("log_every", "loggers", "dry_run"),
+        *("log_every", "loggers", "dry_run", "text_cache"),
     )
 }
 
 CHOICES: dict[str, Sequence[str]] = {
+    "data.crop": ("random", "centre"),
     "loss.name": ("contrastive", "sigmoid"),
     "loss.positives": ("matching", "own"),
     "optim.name": ("adamw", "adam"),

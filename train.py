@@ -72,6 +72,7 @@ from datasets import (
     mixed,
 )
 from evaluate import answer
+from frozen import encode_clips
 from functionals import functionals_of, read_functionals, standards
 from label_captions import caption_labels, is_label_table
 from models import (
@@ -107,7 +108,7 @@ from settings import (
     flatten,
     read_settings,
 )
-from steps import TrainingStep
+from steps import TrainingStep, prepare_encoders
 from stopping import EXIT_CODES, Stopped, StopRequests
 from tracking import GIB, LOGGER_RUNS, Log, check_loggers, memory_in_use, peak_memory
 
@@ -324,6 +325,7 @@ class Run:
         before = model.config.provenance
         model.config.provenance = provenance(settings, len(self.train_table), before)
         self.model: ParaCLAPModel = model.to(self.device)
+        prepare_encoders(model, train.checkpoint_activations, train.compile)
         self.objective = OBJECTIVES[settings.loss.name]().to(self.device)
         self.gradients = TrainingStep(
             model,
@@ -331,6 +333,8 @@ class Run:
             positives=settings.loss.positives,
             bfloat16=self.bfloat16,
             clip_norm=settings.optim.clip_norm,
+            micro_batch=train.micro_batch,
+            text_cache=train.text_cache,
         )
         self.optimizer = OPTIMIZERS[settings.optim.name](
             parameter_groups(model, settings.optim, self.objective), lr=settings.optim.lr
@@ -449,7 +453,33 @@ class Run:
             repeat_short=not self.model.audio_branch.supports_padding,
             own=share(self.settings.train.batch_size),
             functionals=self._functionals_of(self.train_table),
+            crop=self.settings.data.crop,
+            read=self.gradients.clips is None,
         )
+
+    def hear_clips(self, requests: StopRequests) -> None:
+        """Let a frozen speech encoder hear every clip once, if crops are always the same.
+
+        Each process hears its share of the clips.
+        """
+        data = self.settings.data
+        is_always_same = data.crop != "random" and self.functionals is None
+        if "audio" not in self.model.frozen or not is_always_same:
+            return
+        encoder, dataset = self.gradients.frozen["audio"], self.dataset()
+        rows = range(len(dataset))[share(len(dataset))]
+        heard = encode_clips(encoder, self.processor, dataset, rows, data.workers, data.embeddings)
+        for table, done in heard:
+            clips = table
+            if requests.received and done < len(rows):
+                break
+        if asked := agreed(requests):
+            kept = "goes on from there" if data.embeddings else "starts anew"
+            raise Stopped(
+                f"{asked.name} while clips are heard for the first time; the same command {kept}",
+                EXIT_CODES[asked],
+            )
+        self.gradients.clips = sum_in_place(clips)
 
     def _functionals_of(self, table: pd.DataFrame) -> np.ndarray | None:
         """Functionals of the clips of a table, (rows, F) float32; None if waveforms are read."""
@@ -935,6 +965,7 @@ def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]
         run.text_stage(requests)
     broadcast_in_place(parameter.detach() for parameter in run.gradients.parameters())
     run.model.train()
+    run.hear_clips(requests)
     bar = tqdm(
         total=run.steps * size,
         initial=run.step * size,
