@@ -80,7 +80,7 @@ from reports import write_text
 from scoring import score
 from settings import OptimSettings, Settings, SettingsError, changed_keys, read_settings
 from steps import TrainingStep
-from stopping import EXIT_CODES, Stopped, StopRequests
+from stopping import EXIT_CODES, Stopped, StopRequests, leave_signals_to_the_parent
 from tracking import Log
 
 CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
@@ -88,7 +88,6 @@ COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
 VERSIONS = {"torch": str(torch.__version__), "transformers": transformers.__version__}
 DUMP = "nonfinite.json"
 PREFETCH = 2  # batches that each worker reads ahead
-SIGNAL_PATIENCE = 1.0  # s; a signal to all processes may reach the workers first
 
 
 def read_captions(path: str | Path) -> pd.DataFrame:
@@ -335,6 +334,7 @@ class Run:
             timeout=data.timeout if data.workers else 0,
             prefetch_factor=PREFETCH if data.workers else None,
             generator=torch.Generator(),
+            worker_init_fn=leave_signals_to_the_parent,
         )
 
     def text_stage(self, requests: StopRequests | None = None) -> None:
@@ -633,21 +633,16 @@ def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]
 def _batches(run: Run, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
     """Batches of the steps that are left; a worker that dies is told with what it was reading.
 
-    Whether to stop is agreed when every process has its batch, or knows why it has none.
-
     Raises:
-        Stopped: after a checkpoint was written, if the workers were told to end with the run.
+        Stopped: after a checkpoint was written, if a signal asked for it.
         RuntimeError: naming the clips, if a worker crashed or hangs.
     """
     loader = iter(run.loader())
     while True:
-        batch = None
         try:
             batch = next(loader, None)
         except RuntimeError as error:
-            time.sleep(SIGNAL_PATIENCE)
-            if not requests.received:
-                raise RuntimeError(f"{error}; being read: {run.files_in_flight()}") from error
+            raise RuntimeError(f"{error}; being read: {run.files_in_flight()}") from error
         _save_or_stop(run, requests)
         if batch is None:
             return
