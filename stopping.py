@@ -2,10 +2,13 @@
 
 SIGTERM and SIGUSR1 are what a scheduler sends before it takes the machine away (SLURM:
 `--signal=USR1@120`); exit code 75 (EX_TEMPFAIL) asks it to queue the same command again. Ctrl-C
-saves as well; a second one stops at once.
+saves as well; a second one stops at once. Schedulers and torchrun send a signal to every process
+of a group; those that only read audio leave it to the one that they read for.
 """
 
+import os
 import signal
+import threading
 from types import FrameType, TracebackType
 
 REQUEUE = 75
@@ -52,3 +55,21 @@ class StopRequests:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Let a process that reads for another go on when both get a signal; `worker_init_fn` of torch.
+
+    SIGTERM of the parent still ends it: so do its parent's own means of stopping it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """Take SIGTERM, which is blocked elsewhere, until it comes from the parent."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -109,7 +109,7 @@ from settings import (
     read_settings,
 )
 from steps import TrainingStep, prepare_encoders
-from stopping import EXIT_CODES, Stopped, StopRequests
+from stopping import EXIT_CODES, Stopped, StopRequests, leave_signals_to_the_parent
 from tracking import GIB, LOGGER_RUNS, Log, check_loggers, memory_in_use, peak_memory
 
 CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
@@ -121,7 +121,6 @@ PREFETCH = 2  # batches that each worker reads ahead
 PARTS = ("audio_branch", "text_branch", "audio_projection", "text_projection")
 SHOWN_CAPTIONS = 16
 DRY_CLIPS = 200  # clips that a dry run validates on at most
-SIGNAL_PATIENCE = 1.0  # s; a signal to all processes may reach the workers first
 
 
 def read_captions(path: str | Path) -> pd.DataFrame:
@@ -524,6 +523,7 @@ class Run:
             timeout=data.timeout if data.workers else 0,
             prefetch_factor=PREFETCH if data.workers else None,
             generator=torch.Generator(),
+            worker_init_fn=leave_signals_to_the_parent,
         )
 
     def text_stage(self, requests: StopRequests | None = None) -> None:
@@ -990,21 +990,16 @@ def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]
 def _batches(run: Run, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
     """Batches of the steps that are left; a worker that dies is told with what it was reading.
 
-    Whether to stop is agreed when every process has its batch, or knows why it has none.
-
     Raises:
-        Stopped: after a checkpoint was written, if the workers were told to end with the run.
+        Stopped: after a checkpoint was written, if a signal asked for it.
         RuntimeError: naming the clips, if a worker crashed or hangs.
     """
     loader = iter(run.loader())
     while True:
-        batch = None
         try:
             batch = next(loader, None)
         except RuntimeError as error:
-            time.sleep(SIGNAL_PATIENCE)
-            if not requests.received:
-                raise RuntimeError(f"{error}; being read: {run.files_in_flight()}") from error
+            raise RuntimeError(f"{error}; being read: {run.files_in_flight()}") from error
         _save_or_stop(run, requests)
         if batch is None:
             return

@@ -142,34 +142,6 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(
     assert same_runs(whole, parts)
 
 
-def test_loader_workers_that_a_signal_ends_do_not_hold_the_others(together, config, tmp_path):
-    def with_workers_gone(arguments):
-        original = train._save_or_stop
-        iterators = []
-        plain = torch.utils.data.DataLoader.__iter__
-
-        def keeping(self):
-            iterators.append(plain(self))
-            return iterators[-1]
-
-        torch.utils.data.DataLoader.__iter__ = keeping
-
-        def killing(run, requests):
-            original(run, requests)
-            if run.step == 2 and processes.rank() == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-                for worker in iterators[-1]._workers:
-                    os.kill(worker.pid, signal.SIGKILL)
-
-        train._save_or_stop = killing
-        return trained(arguments)
-
-    arguments = [config, "data.workers=1", "train.validate_every=100", "train.epochs=4"]
-    run = together(2, with_workers_gone, arguments)
-    assert run.codes == [REQUEUE] * 2, run.errors
-    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) >= 1
-
-
 # --- Faults --------------------------------------------------------------------------------------
 
 
@@ -256,7 +228,7 @@ def test_a_clip_that_one_process_cannot_read_is_told_by_all(together, impatient,
 
         def read(self, draw):
             if draw[1] == row:
-                raise train.AudioError(f"row {row}: no sound")
+                raise train.AudioError("silent", f"row {row}: no sound")
             return original(self, draw)
 
         train.CaptionDataset.__getitem__ = read
@@ -264,7 +236,7 @@ def test_a_clip_that_one_process_cannot_read_is_told_by_all(together, impatient,
 
     run = together(3, unreadable, [config])
     assert run.codes == [1, 1, 1]
-    assert all(f"AudioError: row {row}: no sound" in result for result in run.results)
+    assert all(f"AudioError: row {row}: no sound" in result for result in run.results), run.results
 
 
 @pytest.mark.parametrize(

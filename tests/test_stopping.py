@@ -42,6 +42,7 @@ def start(*arguments, preexec=None):
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=preexec,
+        start_new_session=True,
     )
 
 
@@ -81,7 +82,7 @@ def test_signal_saves_and_asks_for_requeue_and_the_run_goes_on_exactly(
     arguments = [config, f"output={parts}", workers, "train.save_every=1"]
     process = start(*arguments)
     wait_for_step(process, parts)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as schedulers do: its workers get it too
     _, printed = process.communicate(timeout=120)
     assert process.returncode == (130 if number == signal.SIGINT else REQUEUE), printed
     assert f"{number.name}: " in printed and "saved at step" in printed
@@ -296,7 +297,6 @@ class Faulty(torch.utils.data.Dataset):
 def test_worker_that_dies_is_told_with_what_was_being_read(config, monkeypatch, fault, message):
     original = train.Run.dataset
     monkeypatch.setattr(train.Run, "dataset", lambda self: Faulty(original(self), fault))
-    monkeypatch.setattr(train, "SIGNAL_PATIENCE", 0.01)
     run = train.Run(read_settings([config]))
     file = run.train_table.index[7][0]
     arguments = [config, "data.workers=1", "data.timeout=3", "train.resume=never"]
