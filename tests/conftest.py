@@ -57,9 +57,9 @@ def torture_rows(item, report):
     parameters = f" [{item.callspec.id}]" if hasattr(item, "callspec") else ""
     for marker in item.iter_markers("torture"):
         row, done = marker.args
-        outcome = told or "as it should"
+        outcome = told or item.originalname.removeprefix("test_").replace("_", " ")
         if report.outcome != "passed":
-            outcome = f"**{report.outcome}** {report.longreprtext.splitlines()[-1:]}"
+            outcome = f"**{report.outcome}**: {report.longreprtext[-200:]}"
         rows.append((row, done + parameters, outcome))
     return rows
 
