@@ -146,6 +146,7 @@ NOT_RUN = {
     r"python train.py .*configs/p(araclap|aper).yaml|python train.py( data| \[|$)":
         "downloads encoders; test_architecture.py loads the configuration",
     r".*(iemocap|tess)=": "needs a corpus that is not generated; test_evaluate.py has its protocol",
+    r"python docs/pictures.py": "changes the repository; test_project.py shrinks another picture",
     r"python -m benchmarks": "takes minutes; the benchmarks have tests of their own",
     r".*[A-Z]{3,}=ROOT|.*FILE.yaml": "a pattern, not a command",
 }  # fmt: skip
