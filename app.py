@@ -14,6 +14,7 @@ The page is at http://127.0.0.1:7860, not shared and without telemetry. Once the
 the process is barred from connecting to any other machine, and the page loads nothing from one.
 Uploads go into a folder of their own, are deleted half an hour later and at the end, and are the
 only files that a visitor can have read. One recording is heard at a time; others wait in line.
+Browsers give a microphone to pages of their own machine and to https alone.
 """
 
 import argparse
@@ -187,13 +188,13 @@ def respond(
     """Answer, or say why not: changes of refusal, scores, timeline, acoustics and neighbours."""
     try:
         answer = listener.answer(path, queries, template, labels)
+        return [HIDDEN, *_parts(listener, answer)]
     except RefusalError as error:
         return [{"value": refusal_html(str(error)), "visible": True}, *[HIDDEN] * 4]
     except Exception:  # a person gets a sentence, and whoever started the program the rest
         traceback.print_exc()
         told = "The program failed on this recording; its terminal says how."
         return [{"value": refusal_html(told), "visible": True}, *[HIDDEN] * 4]
-    return [HIDDEN, *_parts(listener, answer)]
 
 
 def _parts(listener: Listener, answer: Answer) -> Iterator[dict[str, Any]]:
@@ -280,9 +281,9 @@ def serve(page: "gradio.Blocks", host: str, port: int, megabytes: float) -> None
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are deleted then, too
     page.queue(api_open=False, max_size=WAITING)
-    local = is_here(host, HOST)
     # A site elsewhere that lets its name point to 127.0.0.1 must not get at the page.
-    names = ["127.0.0.1", "localhost", "[::1]", host] if local and host != "0.0.0.0" else ["*"]
+    local = ["127.0.0.1", "localhost"]
+    names = local if host in local else ["*"]
     page.launch(
         server_name=host,
         server_port=port,

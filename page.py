@@ -326,7 +326,7 @@ def timeline_html(answer: Answer) -> str:
     axis = "".join(f"<span>{clock(time)}</span>" for time in (0.0, half, answer.seconds))
     return (
         "<section class='pc'><h2>Over time</h2><p class='pc-sub'>Each curve from 0 to 100 %, in"
-        f" windows of {answer.timeline['end'][0] - answer.timeline['start'][0]:g} s.</p>"
+        f" windows of {answer.timeline['end'][0] - answer.timeline['start'][0]:g}&nbsp;s.</p>"
         "<table class='pc-time'><caption>Share of each query over time</caption><tbody>"
         f"{''.join(rows)}<tr><th></th><td class='pc-axis'>{axis}</td></tr></tbody></table>"
         "</section>"
@@ -408,9 +408,12 @@ def acoustics_html(answer: Answer) -> str:
             f"<td class='pc-strip'>{strip}<small>{place}</small></td></tr>"
         )
     phrases = [html.escape(p) for p in answer.acoustics["phrase"].dropna()]
+    shaded = ""
+    if answer.acoustics["level"].notna().any():
+        shaded = "<p class='pc-sub'>Shaded: what is normal among the training clips.</p>"
     words = f"<p class='pc-words'>“{', '.join(phrases)}”</p>" if phrases else ""
     return (
-        "<section class='pc'><h2>Measured acoustics</h2>"
+        f"<section class='pc'><h2>Measured acoustics</h2>{shaded}"
         f"<table class='pc-acoustics'><tbody>{''.join(rows)}</tbody></table>{words}</section>"
     )
 
