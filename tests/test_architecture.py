@@ -110,7 +110,14 @@ CAPTIONING_ALLOWED = {
         "templates",
     },
     "summary": {"captions", "edges", "feature_tables", "templates"},
-    "caption_files": {"columns", "edges", "edges_file", "feature_tables", "templates"},
+    "caption_files": {
+        "captions",
+        "columns",
+        "edges",
+        "edges_file",
+        "feature_tables",
+        "templates",
+    },
     "picture": {
         "caption_files",
         "captions",
