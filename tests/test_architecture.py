@@ -18,6 +18,7 @@ ROOMS = {path.stem: path for path in REPOSITORY.glob("*.py")}
 ALLOWED = {
     "audio": set(),
     "readers": set(),
+    "caption_tables": set(),
     "catalogue": {"readers"},
     "corpora": {"audio", "catalogue", "readers"},
     "queries": {"corpora"},
@@ -74,6 +75,7 @@ ALLOWED = {
 }
 MEASURING = [
     "audio",
+    "caption_tables",
     "corpora",
     "descriptions",
     "extraction",
