@@ -18,6 +18,7 @@ import torch.utils.data
 from transformers import ProcessorMixin
 
 from audio import SAMPLING_RATE, read_audio, read_duration, resolve_inside
+from caption_tables import Lists
 
 EMOTION = "emotion"  # the descriptor that every caption tells unless settings say otherwise
 JOINT = " and "
@@ -162,6 +163,19 @@ STYLES: dict[str, Callable[[Phrases, CaptionSettings, np.random.Generator], Capt
 }
 
 
+class ClipPhrases(Sequence):
+    """Phrases of the clips of a captions table, grouped one clip at a time when they are needed."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.columns = [Lists(table[column]) for column in PHRASE_COLUMNS]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitem__(self, row: int) -> dict[str, list[str]]:
+        return group_phrases(*(column[row] for column in self.columns))
+
+
 class CaptionDataset(torch.utils.data.Dataset):
     """Random crops of clips, each with a caption that holds for it.
 
@@ -189,10 +203,8 @@ class CaptionDataset(torch.utils.data.Dataset):
             raise ValueError(f"captions table lacks {missing}; template_creation.py writes them")
         if not len(table):
             raise ValueError("no clip is left to train on")
-        self.clips = list(table.index)
-        self.phrases = [
-            group_phrases(*row) for row in zip(*(table[c] for c in PHRASE_COLUMNS), strict=True)
-        ]
+        self.clips = table.index
+        self.phrases = ClipPhrases(table)
         self.root = Path(root)
         self.settings = settings
         self.crop_seconds = crop_seconds

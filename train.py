@@ -36,6 +36,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from audio import AudioError, resolve_inside
+from caption_tables import Lists, read_caption_table
 from checkpoints import (
     CheckpointError,
     load_checkpoint,
@@ -84,14 +85,14 @@ def read_captions(path: str | Path) -> pd.DataFrame:
         raise SettingsError(
             f"data.captions: there is no table {path}; preprocessing/template_creation.py writes it"
         )
-    table = pd.read_parquet(path)
-    missing = [column for column in PHRASE_COLUMNS if column not in table]
+    missing = [column for column in PHRASE_COLUMNS if column not in pq.read_schema(path).names]
     if missing:
         raise SettingsError(f"{path} lacks {missing}; expected a table of template_creation.py")
-    empty = table["captions"].map(len) == 0
+    table = read_caption_table(path, PHRASE_COLUMNS)
+    empty = table["captions"].list.len().fillna(0).to_numpy(int) == 0
     if empty.any():
         print(f"{empty.sum()} of {len(table)} clips have no phrase and are left out")
-    return table[~empty]
+    return table[~empty] if empty.any() else table
 
 
 def provenance(settings: Settings, clips: int) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class Run:
         )
         self.classes = self._validation_classes()
         seed_step(train.seed, 0)
-        texts = sorted({text for row in self.train_table["captions"] for text in row})
+        texts = Lists(self.train_table["captions"]).texts()
         model, self.processor = build_model(settings.model, texts)
         model.config.provenance = provenance(settings, len(self.train_table))
         self.model: ParaCLAPModel = model.to(self.device)

@@ -32,7 +32,7 @@ ALLOWED = {
     "isolation": {"extraction"},
     "parts": {"extraction", "isolation"},
     "features": {"audio", "corpora", "extraction", "isolation", "parts", "smile"},
-    "datasets": {"audio", "corpora"},
+    "datasets": {"audio", "caption_tables", "corpora"},
     "scoring": set(),
     "probing": {"scoring"},
     "reports": set(),
@@ -59,6 +59,7 @@ ALLOWED = {
     "tracking": set(),
     "train": {
         "audio",
+        "caption_tables",
         "checkpoints",
         "corpora",
         "datasets",
