@@ -18,6 +18,7 @@ import torch.utils.data
 from transformers import ProcessorMixin
 
 from audio import SAMPLING_RATE, Files, Recordings, segment_limits
+from caption_tables import Lists
 
 EMOTION = "emotion"  # the descriptor that every caption tells unless settings say otherwise
 JOINT = " and "
@@ -167,6 +168,19 @@ STYLES: dict[str, Callable[[Phrases, CaptionSettings, np.random.Generator], Capt
 }
 
 
+class ClipPhrases(Sequence):
+    """Phrases of the clips of a captions table, grouped one clip at a time when they are needed."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.columns = [Lists(table[column]) for column in PHRASE_COLUMNS]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitem__(self, row: int) -> dict[str, list[str]]:
+        return group_phrases(*(column[row] for column in self.columns))
+
+
 class CaptionDataset(torch.utils.data.Dataset):
     """Random crops of clips, each with a caption that holds for it.
 
@@ -202,10 +216,8 @@ class CaptionDataset(torch.utils.data.Dataset):
             raise ValueError(f"captions table lacks {missing}; template_creation.py writes them")
         if not len(table):
             raise ValueError("no clip is left to train on")
-        self.clips = list(table.index)
-        self.phrases = [
-            group_phrases(*row) for row in zip(*(table[c] for c in PHRASE_COLUMNS), strict=True)
-        ]
+        self.clips = table.index
+        self.phrases = ClipPhrases(table)
         self.recordings = _recordings(recordings)
         self.settings = settings
         self.crop_seconds = crop_seconds

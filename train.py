@@ -51,6 +51,7 @@ from audio import (
     Recordings,
     resolve_inside,
 )
+from caption_tables import Lists, read_caption_table
 from checkpoints import (
     CheckpointError,
     checkpoint_path,
@@ -133,14 +134,14 @@ def read_captions(path: str | Path) -> pd.DataFrame:
         raise SettingsError(
             f"data.captions: there is no table {path}; preprocessing/template_creation.py writes it"
         )
-    table = pd.read_parquet(path)
-    missing = [column for column in PHRASE_COLUMNS if column not in table]
+    missing = [column for column in PHRASE_COLUMNS if column not in pq.read_schema(path).names]
     if missing:
         raise SettingsError(f"{path} lacks {missing}; expected a table of template_creation.py")
-    empty = table["captions"].map(len) == 0
+    table = read_caption_table(path, PHRASE_COLUMNS)
+    empty = table["captions"].list.len().fillna(0).to_numpy(int) == 0
     if empty.any():
         print(f"{empty.sum()} of {len(table)} clips have no phrase and are left out")
-    return table[~empty]
+    return table[~empty] if empty.any() else table
 
 
 def read_tables(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -314,7 +315,7 @@ class Run:
         )
         self.classes = self._validation_classes()
         seed_step(train.seed, 0)
-        texts = sorted({text for row in self.train_table["captions"] for text in row})
+        texts = Lists(self.train_table["captions"]).texts()
         clips = self.train_table.index.append(self.validation_table.index)
         self.functionals = read_all_functionals(settings, clips)
         about = None

@@ -18,6 +18,7 @@ ROOMS = {path.stem: path for path in REPOSITORY.glob("*.py")}
 ALLOWED = {
     "audio": set(),
     "readers": set(),
+    "caption_tables": set(),
     "catalogue": {"readers"},
     "corpora": {"audio", "catalogue", "readers"},
     "queries": {"corpora"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "parts": {"extraction", "isolation"},
     "features": {"audio", "corpora", "extraction", "isolation", "parts", "smile"},
     "packed": {"audio"},
-    "datasets": {"audio", "corpora"},
+    "datasets": {"audio", "caption_tables", "corpora"},
     "scoring": set(),
     "probing": {"scoring"},
     "reports": set(),
@@ -80,6 +81,7 @@ ALLOWED = {
     "tracking": set(),
     "train": {
         "audio",
+        "caption_tables",
         "checkpoints",
         "corpora",
         "datasets",
@@ -103,6 +105,7 @@ ALLOWED = {
 }
 MEASURING = [
     "audio",
+    "caption_tables",
     "corpora",
     "descriptions",
     "extraction",
@@ -140,7 +143,14 @@ CAPTIONING_ALLOWED = {
         "templates",
     },
     "summary": {"captions", "edges", "feature_tables", "templates"},
-    "caption_files": {"columns", "edges", "edges_file", "feature_tables", "templates"},
+    "caption_files": {
+        "captions",
+        "columns",
+        "edges",
+        "edges_file",
+        "feature_tables",
+        "templates",
+    },
     "picture": {
         "caption_files",
         "captions",

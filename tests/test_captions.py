@@ -8,11 +8,17 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from preprocessing.captioning.captions import select_descriptors
+from preprocessing.captioning.captions import (
+    Captioner,
+    captions_of,
+    measured,
+    select_descriptors,
+)
 from preprocessing.captioning.edges import Bounds, Edges
 from preprocessing.captioning.feature_tables import example_part
 from preprocessing.captioning.input_errors import InputError
 from preprocessing.captioning.phrases import phrases_of
+from preprocessing.captioning.survey import VOICING_COLUMN, survey
 from small_corpora import (
     BY_NAME,
     DESCRIPTORS,
@@ -155,3 +161,26 @@ def test_rules_of_compared_levels_say_so():
     phrases = set(caption(table, edges, [BY_NAME["breathy"]])["captions"].explode().dropna())
     assert "voice quality is breathy for a woman" in phrases
     assert len(phrases) == 6
+
+
+@pytest.mark.parametrize("joint", [1, 50, 4096])
+def test_number_of_tables_looked_up_at_once_changes_nothing(monkeypatch, joint):
+    monkeypatch.setattr("preprocessing.captioning.captions.JOINT", joint)
+    table = make_corpus(400)
+    table.loc[table.index[::5], VOICING_COLUMN] = 0.0
+    features = stream(table)
+    chosen = select_descriptors(features, None, DESCRIPTORS)
+    found = survey(features, measured(chosen, DESCRIPTORS))
+    captioner = Captioner(features, found, chosen, DESCRIPTORS, fit(table, chosen))
+    rows = pa.Table.from_batches(list(captions_of(features, captioner))).to_pylist()
+    assert captioner.different == len({tuple(row["captions"]) for row in rows})
+    assert captioner.spoken == sum(len(row["captions"]) for row in rows)
+    for row in rows:
+        names = [d.name for d in chosen if row[d.output_column] not in (None, "no agreement")]
+        expected = [
+            (phrase, d.name)
+            for d in chosen
+            if d.name in names
+            for phrase in phrases_of(d, row[d.output_column])
+        ]
+        assert list(zip(row["captions"], row["caption_descriptors"], strict=True)) == expected
