@@ -94,7 +94,8 @@ def batches(size: int, rounds: int, seed: int = 0) -> Iterator[dict[str, Any]]:
             "padding_mask": torch.ones_like(values, dtype=torch.int64),
             "input_ids": torch.from_numpy(pool[chosen]) * mask,
             "attention_mask": mask,
-            "matches": torch.eye(size),
+            "matches": (torch.eye(size), torch.eye(size)),
+            "own": list(range(size)),
             "row": list(range(size)),
         }
 
@@ -102,7 +103,7 @@ def batches(size: int, rounds: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 def plain_step(model: ParaCLAPModel, batch: dict[str, Any]) -> torch.Tensor:
     """Encode everything, compare everything, and let the backward pass run as far as it goes."""
     device = model.device
-    inputs = {n: t.to(device) for n, t in batch.items() if torch.is_tensor(t) and n != "matches"}
+    inputs = {n: t.to(device) for n, t in batch.items() if torch.is_tensor(t)}
     model.zero_grad()
     model.text_branch.requires_grad_(False)
     loss = model(**inputs, return_loss=True).loss

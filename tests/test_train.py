@@ -20,10 +20,13 @@ from safetensors.torch import load_file
 
 import evaluate
 import train
+from audio import Files
 from checkpoints import list_checkpoints, load_newest
 from models import build_model, load_model
+from objectives import SIGMOID_BIAS
 from optimisation import learning_rate_factor, parameter_groups, seed_step
 from settings import DataSettings, OptimSettings, Settings, SettingsError, read_settings
+from stopping import Stopped, StopRequests
 
 REPOSITORY = Path(train.__file__).resolve().parent
 WEIGHTS = "model.safetensors"
@@ -53,6 +56,8 @@ def rows(run):
         ("optm.lr=1", "optim.lr"),
         ("train.epochs=many", "train.epochs"),
         ("loss.positives=some", "own"),
+        ("loss.name=triplet", "sigmoid"),
+        ("data.crop=center", "centre"),
         ("train.precision=fp8", "bf16"),
     ],
 )
@@ -299,16 +304,31 @@ def stop_after(monkeypatch, step):
     monkeypatch.setattr(train.Run, "training_step", training_step)
 
 
-@pytest.mark.torture(26, "run dies after a step, step and number of workers")
-@pytest.mark.parametrize("step, workers", [(4, 0), (7, 0), (5, 2)])
-def test_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, step, workers):
+REMEMBERED = ("model.freeze=[audio,text]", "data.crop=centre")
+
+
+@pytest.mark.torture(26, "run dies after a step, step, number of workers and options")
+@pytest.mark.parametrize(
+    "step, workers, options",
+    [
+        (4, 0, ()),
+        (5, 2, ()),
+        (7, 0, ("loss.name=sigmoid", "train.micro_batch=2", "train.checkpoint_activations=true")),
+        (5, 0, (*REMEMBERED, "data.embeddings=OUT")),
+        (7, 0, REMEMBERED),
+    ],
+)
+def test_resumed_run_equals_an_uninterrupted_one(
+    config, tmp_path, monkeypatch, step, workers, options
+):
+    config = [config, *(option.replace("OUT", str(tmp_path / "kept")) for option in options)]
     whole, parts = (f"output={tmp_path / name}" for name in ("whole", "parts"))
-    train.train(read_settings([config, whole]))
+    train.train(read_settings([*config, whole]))
     with monkeypatch.context() as patch:
         stop_after(patch, step)
         with pytest.raises(StoppedError):
-            train.train(read_settings([config, parts, f"data.workers={workers}"]))
-    resumed = train.train(read_settings([config, parts, f"data.workers={workers}"]))
+            train.train(read_settings([*config, parts, f"data.workers={workers}"]))
+    resumed = train.train(read_settings([*config, parts, f"data.workers={workers}"]))
     assert resumed.step == resumed.steps
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "parts", "best"))
@@ -318,6 +338,45 @@ def test_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, 
         for name in ("whole", "parts")
     ]
     assert histories[0] == histories[1]
+
+
+def test_remembered_clips_change_no_bit_of_a_run_and_are_read_once(config, tmp_path, monkeypatch):
+    opened = []
+    for way in ("crop", "read"):
+        read = getattr(Files, way)
+        monkeypatch.setattr(Files, way, lambda *a, read=read: opened.append(a) or read(*a))
+    for name in ("heard", "read"):
+        arguments = [config, *REMEMBERED, "train.validate_every=1000", f"output={tmp_path / name}"]
+        run = train.train(read_settings(arguments))
+        opens = len(run.classes) + (len(run.train_table) if name == "heard" else 5 * run.steps)
+        assert len(opened) == opens
+        opened.clear()
+        monkeypatch.setattr(train.Run, "hear_clips", lambda *a: None)
+    assert same(weights(tmp_path / "heard"), weights(tmp_path / "read"))
+    losses = [
+        [row["loss"] for row in rows(tmp_path / n) if "loss" in row] for n in ("heard", "read")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_signal_while_clips_are_heard_stops_and_keeps_what_was_heard(config, tmp_path):
+    kept = f"data.embeddings={tmp_path / 'kept'}"
+    run = train.Run(read_settings([config, *REMEMBERED, kept]))
+    requests = StopRequests()
+    requests.received = signal.SIGTERM
+    with pytest.raises(Stopped, match="SIGTERM while clips are heard .* goes on from there"):
+        run.hear_clips(requests)
+    assert run.gradients.clips is None
+    requests.received = None
+    run.hear_clips(requests)
+    assert len(run.gradients.clips) == 24
+
+
+def test_sigmoid_bias_learns_and_is_part_of_the_checkpoint(config):
+    run = train.Run(read_settings([config, "loss.name=sigmoid"]))
+    run.training_step(next(iter(run.loader())))
+    state = run.state()["objective"]["bias"]
+    assert state.item() != SIGMOID_BIAS and run.objective.bias in run.optimizer.state
 
 
 @pytest.mark.torture(27, "control: resumed with weights alone")
