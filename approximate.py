@@ -128,16 +128,7 @@ class ApproximateIndex:
         return len(self.index)
 
     def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find clips near each query; see `ClipIndex.search`, which misses none.
-
-        Args:
-            queries: embeddings (K, D).
-            count: of clips for each query.
-
-        Returns:
-            Rows of `clips` (K, count) and their cosines (K, count), the largest first; of equal
-            ones the earlier clip first. `count` is at most the number of clips.
-        """
+        """Find clips near each query, as `ClipIndex.search`, which misses none."""
         queries = np.ascontiguousarray(queries, np.float32)
         count = min(count, len(self))
         wanted = min(max(CANDIDATES * count, FEWEST_CANDIDATES), len(self))

@@ -257,6 +257,17 @@ def settings():
     )
 
 
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """Folder of a tiny model from random weights; read only."""
+    towers = {"audio": TowerSettings(config=TINY_AUDIO), "text": TowerSettings(config=TINY_TEXT)}
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    for part in build_model(ModelSettings(**towers, projection_dim=24, input_gain=10.0), TEXTS):
+        part.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def tiny(settings):
     """A fresh tiny model in evaluation mode, and its processor."""

@@ -67,11 +67,12 @@ def test_citation_is_that_of_the_readme():
     assert names == re.findall(r"\w+ (\w+)(?: and|\})", bibtex.split("author")[1].split("\n")[0])
 
 
-def test_pictures_are_small_and_each_is_shown(tmp_path):
-    for name in pictures.DRAWN:
-        path = pictures.PICTURES / f"{name}.png"
-        assert path.stat().st_size < 100 * 1024
-        assert any(f"(pictures/{name}.png)" in p.read_text() for p in path.parents[1].glob("*.md"))
+def test_pictures_are_small_and_shown_and_can_be_drawn_again(tmp_path):
+    pages = "".join(page.read_text() for page in pictures.PICTURES.parent.glob("*.md"))
+    shown = re.findall(r"\(pictures/([\w-]+)\.png\)", pages)
+    kept = {path.stem: path.stat().st_size for path in pictures.PICTURES.glob("*.png")}
+    assert set(shown) == set(kept) <= set(pictures.DRAWN)
+    assert max(kept.values()) < 100 * 1024
     noise = np.random.default_rng(0).integers(0, 255, (40, 2400, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
     size = pictures.shrink(tmp_path / "large.png", tmp_path / "out" / "small.png")

@@ -186,13 +186,18 @@ def is_listed(command, table):
 
 
 @pytest.fixture(scope="module")
-def place(walk, voice, tmp_path_factory):
-    """Folder with everything that pages name: scripts, corpora, recordings, models."""
+def place(corpus, captions, model_folder, voice, tmp_path_factory):
+    """Folder with everything that pages name: scripts, corpora, recordings, ignorant models.
+
+    And the commands that ran in it already.
+    """
     folder = tmp_path_factory.mktemp("place")
     (folder / "docs").mkdir()
     for name in ("configs", "preprocessing"):
         (folder / name).symlink_to(REPOSITORY / name)
-    shutil.copytree(walk[0], folder / "demo")
+    shutil.copytree(corpus, folder / "demo" / "corpus")
+    for path in (captions, captions.with_name("features.parquet")):
+        shutil.copy(path, folder / "demo" / path.name)
 
     def write(path, seconds=0.5, level=1.0, f0=120.0):
         path = folder / path
@@ -218,10 +223,9 @@ def place(walk, voice, tmp_path_factory):
         write(path, seconds=1.0)
     for path in ("recordings/1.wav", "recordings/2.wav", "more/a/3.flac", "data/corpus/2.wav"):
         write(path, f0=200)
-    for name in ("runs/ravdess", "runs/small", "runs/paraclap"):
-        for kind in ("best", "last"):
-            shutil.copytree(walk[0] / "run" / kind, folder / name / kind)
-    shutil.copytree(walk[0] / "run" / "best", folder / "paraclap")
+    for name in ("demo/run/best", "runs/ravdess/best", "runs/small/best", "runs/paraclap/best"):
+        shutil.copytree(model_folder, folder / name)
+    shutil.copytree(model_folder, folder / "paraclap")
     for page in PAGES:
         text = (REPOSITORY / page).read_text()
         pattern = r"`(\w+\.yaml)`[^`]*\n```yaml\n(.*?)```"
