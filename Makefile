@@ -39,7 +39,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/codespell
 
 browser: $(VENV)/.installed-browser
-	@if command -v chromium chromium-browser chrome > /dev/null; then :; \
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium \
 		> /dev/null; then :; \

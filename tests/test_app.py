@@ -34,7 +34,8 @@ from models import ModelSettings, TowerSettings, build_model
 from paraclap import ParaCLAP
 
 REPOSITORY = Path(app.__file__).resolve().parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 needs_gradio = pytest.mark.skipif(
     not importlib.util.find_spec("gradio"), reason="gradio is not installed (make browser)"
 )

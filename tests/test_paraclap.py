@@ -32,7 +32,7 @@ def test_signal_in_memory_is_heard_as_its_file_at_any_rate(paraclap, tmp_path):
     rng = np.random.default_rng(1)
     signal = rng.uniform(-0.4, 0.4, (44_100, 2)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", signal, 44_100, subtype="FLOAT")
-    from_file = paraclap._embed([read_audio(tmp_path / "a.wav")])[0]
+    from_file = paraclap.embed_waveforms([read_audio(tmp_path / "a.wav")])[0]
     assert paraclap.embed_audio(signal, 44_100) == pytest.approx(from_file, abs=1e-6)
     assert np.linalg.norm(from_file) == pytest.approx(1, abs=1e-5)
     mono = soxr.resample(signal.mean(axis=1), 44_100, 16_000, quality="HQ")
