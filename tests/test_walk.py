@@ -208,8 +208,9 @@ def place(corpus, captions, model_folder, voice, tmp_path_factory):
         for emotion, level in (("03", 0.3), ("05", 1.0)):
             name = f"03-01-{emotion}-01-01-01-{actor:02}.wav"
             write(f"data/RAVDESS/Actor_{actor:02}/{name}", level=level, f0=100 + 5 * actor)
-    for name in ("03a01Fa", "03a01Wa", "08a01Fa", "08a01Wa"):
-        write(f"data/emodb/wav/{name}.wav", level=0.3 if name[5] == "F" else 1.0)
+    for speaker in ("03", "08", "09", "10"):  # two men, two women
+        for emotion, level in (("F", 0.3), ("W", 1.0)):
+            write(f"data/emodb/wav/{speaker}a01{emotion}a.wav", level=level)
     rows = ["file,emotion,speaker,gender"]
     for number in range(24):
         name, label = f"{'abcd'[number // 6]}/{number:03}.wav", ("angry", "calm")[number % 2]
