@@ -79,7 +79,14 @@ ALLOWED = {
     "processes": {"stopping"},
     "objectives": {"models", "processes"},
     "tracking": set(),
-    "train": {
+    "training_tables": {
+        "caption_tables",
+        "datasets",
+        "functionals",
+        "label_captions",
+        "settings",
+    },
+    "training_run": {
         "audio",
         "caption_tables",
         "checkpoints",
@@ -88,7 +95,6 @@ ALLOWED = {
         "evaluate",
         "frozen",
         "functionals",
-        "label_captions",
         "models",
         "objectives",
         "optimisation",
@@ -101,6 +107,28 @@ ALLOWED = {
         "steps",
         "stopping",
         "tracking",
+        "training_tables",
+    },
+    "rehearsal": {
+        "datasets",
+        "training_run",
+        "settings",
+        "tracking",
+        "training_tables",
+    },
+    "train": {
+        "audio",
+        "checkpoints",
+        "corpora",
+        "packed",
+        "processes",
+        "rehearsal",
+        "reports",
+        "training_run",
+        "settings",
+        "stopping",
+        "tracking",
+        "training_tables",
     },
 }
 MEASURING = [

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import train
+import training_tables
 from corpora import CorpusError, read_corpus, scored_classes
 from evaluate import answer
 from label_captions import caption_labels
@@ -100,7 +101,7 @@ def command(start, labels, tmp_path):
 
 
 def test_run_starts_from_the_whole_model(command, start):
-    settings = train.with_captions(read_settings([*command, "train.seed=5"]))
+    settings = training_tables.with_captions(read_settings([*command, "train.seed=5"]))
     run = train.Run(settings)
     stored = load_file(start / "model.safetensors")
     weights = run.model.state_dict()
@@ -174,7 +175,7 @@ def test_start_that_is_not_whole_is_refused(command, start, change):
     elif change == "shape":
         weights[name] = torch.zeros(3, 3)
     save_file(weights, start / "model.safetensors", metadata={"format": "pt"})
-    settings = train.with_captions(read_settings(command))
+    settings = training_tables.with_captions(read_settings(command))
     expected = {"missing": "lacks 1 weights", "unknown": "1 unknown weights", "shape": "mismatch"}
     with pytest.raises((ValueError, RuntimeError), match=expected[change]):
         train.Run(settings)

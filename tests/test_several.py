@@ -15,6 +15,7 @@ from test_stopping import ENVIRONMENT, REPOSITORY, same_runs, wait_for_step
 
 import processes
 import train
+import training_run
 from checkpoints import list_checkpoints, load_newest
 from settings import read_settings
 from stopping import REQUEUE
@@ -163,13 +164,13 @@ def in_step(act):
 
 
 def in_save(act):
-    original = train.save_checkpoint
+    original = training_run.save_checkpoint
 
     def save(*arguments):
         act()
         original(*arguments)
 
-    train.save_checkpoint = save
+    training_run.save_checkpoint = save
 
 
 def full():
@@ -191,7 +192,7 @@ def test_nan_in_one_process_is_skipped_by_all(together, config, tmp_path):
     rows = [row for row in history(tmp_path / "run") if "loss" in row]
     assert [row["loss"] is None for row in rows] == [False, False, True] + [False] * 5
     assert [row["skipped"] for row in rows] == [0, 0] + [1] * 6
-    assert len(json.loads((tmp_path / "run" / train.DUMP).read_text())["clips"]) == 5
+    assert len(json.loads((tmp_path / "run" / training_run.DUMP).read_text())["clips"]) == 5
 
 
 def test_a_full_disk_of_process_0_stops_all_with_the_reason(together, impatient, config, tmp_path):
@@ -224,14 +225,14 @@ def test_a_clip_that_one_process_cannot_read_is_told_by_all(together, impatient,
     row = probe["rows"][-1]  # of the last process
 
     def unreadable(arguments):
-        original = train.CaptionDataset.__getitem__
+        original = training_run.CaptionDataset.__getitem__
 
         def read(self, draw):
             if draw[1] == row:
                 raise train.AudioError("silent", f"row {row}: no sound")
             return original(self, draw)
 
-        train.CaptionDataset.__getitem__ = read
+        training_run.CaptionDataset.__getitem__ = read
         return trained(arguments)
 
     run = together(3, unreadable, [config])

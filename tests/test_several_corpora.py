@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import train
+import training_run
+import training_tables
 from audio import JoinedRecordings
 from datasets import Caption, group_phrases, true_captions
 from settings import CorpusSettings, Settings, SettingsError, changed_keys, read_settings
@@ -72,7 +74,7 @@ def test_equal_names_in_two_corpora_are_no_shared_speaker(tmp_path):
     settings.data.corpora = {
         name: CorpusSettings(str(tmp_path), str(tmp_path / f"{name}.parquet")) for name in "xy"
     }
-    training, validation = train.read_tables(settings)
+    training, validation = training_tables.read_tables(settings)
     assert set(training["speaker"]) == {"x/01", "y/02"}
     assert set(validation["speaker"]) == {"x/02", "y/01"}
 
@@ -84,19 +86,19 @@ def test_rows_of_a_common_table_go_to_their_corpus(both, captions, tmp_path):
     common = [
         f"data.corpora.{n}.captions={tmp_path / 'common.parquet'}" for n in ("first", "second")
     ]
-    training, _ = train.read_tables(read_settings([*both, *common]))
+    training, _ = training_tables.read_tables(read_settings([*both, *common]))
     known = table[table["split"] == "train"]["corpus"]
     assert training["corpus"].value_counts().to_dict() == known.value_counts().to_dict()
     absent = f"data.corpora.third={{root: ., captions: {tmp_path / 'common.parquet'}}}"
     with pytest.raises(SettingsError, match=r"third: no row is of this corpus.*first"):
-        train.read_tables(read_settings([*both, absent]))
+        training_tables.read_tables(read_settings([*both, absent]))
 
 
 def test_scores_are_those_of_each_corpus_and_their_mean(both, tmp_path):
     run = train.train(read_settings([*both, "train.epochs=1"]))
     validated = [row for row in rows(tmp_path / "run") if "UAR" in row]
     for row in validated:
-        for figure in train.FIGURES:
+        for figure in training_run.FIGURES:
             parts = [row[f"{figure}.{name}"] for name in ("first", "second")]
             assert row[figure] == pytest.approx(sum(parts) / 2)
     assert run.best == max(row["UAR"] for row in validated)

@@ -16,7 +16,8 @@ import torch.utils.data
 from safetensors.torch import load_file
 
 import train
-from checkpoints import list_checkpoints, load_newest, save_checkpoint
+import training_run
+from checkpoints import list_checkpoints, load_newest, save_checkpoint, whole_folder
 from settings import SettingsError, read_settings
 from stopping import REQUEUE
 
@@ -118,13 +119,13 @@ def test_stopped_before_its_validation_a_step_is_validated_on_resuming(
 
 @pytest.mark.torture(28, "SIGTERM while a checkpoint is written")
 def test_signal_while_saving_waits_for_the_whole_checkpoint(config, tmp_path, monkeypatch):
-    original = train.save_checkpoint
+    original = training_run.save_checkpoint
 
     def save_with_signal(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         original(*arguments)
 
-    monkeypatch.setattr(train, "save_checkpoint", save_with_signal)
+    monkeypatch.setattr(training_run, "save_checkpoint", save_with_signal)
     with pytest.raises(train.Stopped):
         train.train(read_settings([config]))
     assert load_newest(tmp_path / "run" / "checkpoints")["step"] == 3
@@ -249,7 +250,7 @@ def test_log_that_cannot_be_written_stops_with_the_reason(config, tmp_path, monk
 def test_a_kill_between_two_renames_loses_nothing(tmp_path):
     (tmp_path / ".best.old").mkdir()
     (tmp_path / ".best.old" / "file").write_text("good")
-    with pytest.raises(OSError, match="full"), train.whole_folder(tmp_path / "best"):
+    with pytest.raises(OSError, match="full"), whole_folder(tmp_path / "best"):
         raise OSError("full")
     assert (tmp_path / "best" / "file").read_text() == "good"
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import rehearsal
 import reports
 import tracking
 import train
+import training_run
 from settings import SettingsError, read_settings
 from tracking import LOGGERS, Log
 
@@ -65,7 +67,7 @@ def test_captions_that_are_shown_are_those_of_the_first_batch(config):
 def test_norms_of_weights_are_those_of_numpy(config):
     run = train.Run(read_settings([config]))
     norms = run.condition()
-    for part in train.PARTS:
+    for part in training_run.PARTS:
         weights = run.model.get_submodule(part).parameters()
         expected = np.linalg.norm(np.concatenate([w.detach().double().ravel() for w in weights]))
         assert norms[f"weight_norm/{part}"] == pytest.approx(expected, rel=1e-5)
@@ -328,9 +330,9 @@ def test_dry_run_leaves_an_earlier_run_as_it_is_and_tells_what_does_not_fit(conf
     output = tmp_path / "run"
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     with pytest.raises(SettingsError, match="train.epochs"):
-        train.dry_run(read_settings([config, "train.dry_run=true"]))
+        rehearsal.dry_run(read_settings([config, "train.dry_run=true"]))
     never = [config, "train.dry_run=true", "train.resume=never"]
-    train.dry_run(read_settings(never))
+    rehearsal.dry_run(read_settings(never))
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
@@ -340,7 +342,7 @@ def test_dry_run_leaves_an_earlier_run_as_it_is_and_tells_what_does_not_fit(conf
 )
 def test_dry_run_finds_what_would_stop_the_run(config, argument, message):
     with pytest.raises(ValueError, match=message):
-        train.dry_run(read_settings([config, "train.dry_run=true", argument]))
+        rehearsal.dry_run(read_settings([config, "train.dry_run=true", argument]))
 
 
 def test_dry_run_refuses_steps_that_are_not_finite(config, monkeypatch, tmp_path):
@@ -348,7 +350,7 @@ def test_dry_run_refuses_steps_that_are_not_finite(config, monkeypatch, tmp_path
         train.Run, "loader", lambda self, original=train.Run.loader: poisoned(original(self))
     )
     with pytest.raises(FloatingPointError, match="dry run"):
-        train.dry_run(read_settings([config, "train.dry_run=true"]))
+        rehearsal.dry_run(read_settings([config, "train.dry_run=true"]))
     assert not (tmp_path / "run").exists()
 
 
@@ -364,4 +366,4 @@ def poisoned(batches):
     [(1.25, "1.2 seconds"), (119, "119.0 seconds"), (150, "2.5 minutes"), (86_400, "24.0 hours")],
 )
 def test_durations_are_told_in_units_that_fit(seconds, words):
-    assert train._duration(seconds) == words
+    assert rehearsal._duration(seconds) == words

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 
 import evaluate
 import train
+import training_run
+import training_tables
 from audio import Files
 from checkpoints import list_checkpoints, load_newest
 from models import build_model, load_model
@@ -111,16 +113,16 @@ def settings_with(**data):
 
 def test_validation_takes_the_split_that_the_table_names():
     table = table_of(list("aabbcc"), ["train", "train", "dev", "dev", "test", "test"])
-    training, validation = train.split_table(table, settings_with())
+    training, validation = training_tables.split_table(table, settings_with())
     assert training.index.tolist() == [0, 1] and validation.index.tolist() == [2, 3]
 
 
 def test_validation_holds_out_speakers_where_no_split_does():
     table = table_of(list("aabbccdd"))
-    training, validation = train.split_table(table, settings_with(validation_speakers=2))
+    training, validation = training_tables.split_table(table, settings_with(validation_speakers=2))
     assert len(training) == len(validation) == 4
     assert not set(training["speaker"]) & set(validation["speaker"])
-    again = train.split_table(table, settings_with(validation_speakers=2))[1]
+    again = training_tables.split_table(table, settings_with(validation_speakers=2))[1]
     assert again.index.equals(validation.index)
 
 
@@ -135,7 +137,7 @@ def test_validation_holds_out_speakers_where_no_split_does():
 )
 def test_impossible_splits_are_refused(table, data, message):
     with pytest.raises(SettingsError, match=message):
-        train.split_table(table, settings_with(**data))
+        training_tables.split_table(table, settings_with(**data))
 
 
 # --- Optimisation --------------------------------------------------------------------------------
@@ -228,11 +230,11 @@ def test_provenance_names_encoders_without_paths_and_no_corpus_that_is_not_recor
 ):
     pd.read_parquet(captions).to_parquet(tmp_path / "bare.parquet")
     (tmp_path / "encoder").mkdir()
-    settings = train.Settings()
+    settings = Settings()
     settings.data.captions = str(tmp_path / "bare.parquet")
     settings.model.audio.name = str(tmp_path / "encoder")
     settings.model.text.name = "bert-base-uncased"
-    facts = train.provenance(settings, 7)
+    facts = training_tables.provenance(settings, 7)
     assert facts["audio_encoder"] == "encoder"
     assert facts["text_encoder"] == "bert-base-uncased"
     assert facts["clips"] == 7 and "corpora" not in facts
@@ -243,9 +245,9 @@ def test_provenance_names_every_corpus_of_joined_captions(tmp_path):
     table = pa.table({"captions": [["x"]]})
     metadata = {train.CAPTIONS_METADATA: json.dumps(about).encode()}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "joined.parquet")
-    settings = train.Settings()
+    settings = Settings()
     settings.data.captions = str(tmp_path / "joined.parquet")
-    assert train.provenance(settings, 7)["corpora"] == ["ravdess", "emodb"]
+    assert training_tables.provenance(settings, 7)["corpora"] == ["ravdess", "emodb"]
 
 
 def test_validation_gives_the_scores_of_evaluate(config, corpus, tmp_path):
@@ -470,7 +472,7 @@ def test_too_many_steps_in_a_row_that_are_not_finite_stop_and_name_the_clips(con
         run.training_step(batch)
     with pytest.raises(FloatingPointError, match=file):
         run.training_step(bad)
-    dump = json.loads((tmp_path / "run" / train.DUMP).read_text())
+    dump = json.loads((tmp_path / "run" / training_run.DUMP).read_text())
     assert dump["step"] == 6 and file in dump["clips"] and dump["loss"] == "nan"
 
 
