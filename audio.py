@@ -4,6 +4,7 @@ The only place that opens an audio file: features, training and evaluation hear 
 
     waveform = read_audio("speech.flac", start=0.5, end=2.0)  # (24000,) float32
     waveform, report = read_audio_with_report("speech.flac")  # report.flags(): "resampled:44100"
+    waveform = read_crop("speech.flac", 0.5, 9.0, seconds=5.0, place=0.5)  # the middle 5 s of it
 
 What cannot be read faithfully is refused with an `AudioError` whose ``reason`` is a short code
 (``missing``, ``truncated``, ``html``, ``segment``, ...); nothing is repaired or cut silently. What
@@ -14,15 +15,16 @@ Letters: T samples at 16 kHz, F frames at the file's own rate, C channels.
 
 import errno
 import hashlib
+import math
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import soundfile
@@ -41,6 +43,8 @@ END_TOLERANCE = 0.05
 """A segment may end this much after the file does [s], because annotations are rounded."""
 SAMPLE_LIMITS = (-1.0, 32767 / 32768)
 """Range of a 16-bit sample; openSMILE wraps anything above to a negative value."""
+INTEGER_STEP = np.float32(1 / 32768)
+"""Difference between two neighbouring 16-bit samples, of full scale."""
 BLOCK_SECONDS = 30.0
 """Stretch that is decoded and mixed to mono at a time [s]: memory does not grow with channels."""
 CLIPPED_SHARE = 0.001
@@ -50,6 +54,8 @@ OFFSET_LIMIT = 0.01
 CANCELLED_SHARE = 0.01
 """Share of the channels' power left in their mean below which they cancel each other."""
 CONDITIONING = "mean of the channels, soxr HQ to 16000 Hz, clipped to [-1, 32767/32768]"
+CROP_MARGIN = 0.05
+"""Stretch around a crop that is resampled with it [s]; the filter reaches less far."""
 
 SIZE_FIELDS = {
     # first bytes: offset and form of the size, offset of another one to add, bytes not counted
@@ -170,7 +176,9 @@ def read_audio(
         AudioError: if the file is no readable sound, is truncated or implausible, or does not
             contain the segment
     """
-    return read_audio_with_report(path, start, end, max_seconds=max_seconds)[0]
+    with _open_sound(path) as sound:
+        first, last = _segment(sound, path, start, end, max_seconds)
+        return _read_frames(sound, path, first, last)
 
 
 def read_audio_with_report(
@@ -186,15 +194,172 @@ def read_audio_with_report(
         AudioError: as `read_audio`
     """
     with _open_sound(path) as sound:
-        first, last = _frame_range(sound, path, start, end)
-        if last - first > max_seconds * sound.samplerate:
-            seconds = (last - first) / sound.samplerate
-            raise AudioError(
-                "too_long", f"{path}: {seconds:.1f} s to read, expected at most {max_seconds:g} s"
-            )
-        mono, report = _decode(sound, path, first, last)
+        first, last = _segment(sound, path, start, end, max_seconds)
+        levels = _Levels(sound.channels)
+        mono = _joined(_mono_blocks(sound, path, first, last, levels), last - first)
+        report = levels.report(sound.samplerate)
     report.truncated = _lacks_ogg_end(path)
     return _condition(mono, report.rate), report
+
+
+def read_crop(
+    path: str | Path, start: Position, end: Position, seconds: float, place: float
+) -> np.ndarray:
+    """Return a part of a segment as waveform (T,), cut from the file at 16 kHz.
+
+    Only that part is decoded. Of a file at 16 kHz it is what `read_audio` returns for its limits;
+    a file at another rate is resampled with what lies around the crop, so that the samples are
+    those of the whole file at 16 kHz, to the rounding of float32.
+
+    Args:
+        path: as of `read_audio`
+        start: begin of the segment, as of `read_audio`
+        end: end of the segment, as of `read_audio`
+        seconds: longest part [s]; a shorter segment is returned whole
+        place: of the part in the segment, 0 (its begin) to 1 (its end)
+
+    Raises:
+        AudioError: as `read_audio`
+    """
+    with _open_sound(path) as sound:
+        rate = sound.samplerate
+        limits = crop_limits(start, end, sound.frames / rate, seconds, place)
+        if rate == SAMPLING_RATE:
+            return _read_frames(sound, path, *_segment(sound, path, *limits))
+        samples = (2 * sound.frames * SAMPLING_RATE + rate) // (2 * rate)  # as soxr counts
+        first, last = frame_range(path, *limits, sound.frames / rate, samples, SAMPLING_RATE)
+        check_length(path, last - first, SAMPLING_RATE)
+        # Frames whose place is a whole number of samples: the phases of the filter stay the same.
+        unit = rate // math.gcd(rate, SAMPLING_RATE)
+        margin = round(CROP_MARGIN * rate)
+        begin = max(0, first * rate // SAMPLING_RATE - margin) // unit * unit
+        stop = min(sound.frames, -(-last * rate // SAMPLING_RATE) + margin)
+        waveform = _read_frames(sound, path, begin, stop)
+    return waveform[first - begin * SAMPLING_RATE // rate :][: last - first]
+
+
+def read_in_blocks(path: str | Path, receive: Callable[[np.ndarray], object]) -> Report:
+    """Give the waveform of a file to ``receive`` in blocks (T,), however long the file is.
+
+    Joined, the blocks are what `read_audio` returns for the whole file, bit for bit.
+
+    Raises:
+        AudioError: as `read_audio`, also after blocks were given
+    """
+    with _open_sound(path) as sound:
+        levels = _Levels(sound.channels)
+        blocks = _mono_blocks(sound, path, 0, sound.frames, levels)
+        for block in _resampled(blocks, sound.samplerate):
+            receive(np.clip(block, *np.float32(SAMPLE_LIMITS)))
+        report = levels.report(sound.samplerate)
+    report.truncated = _lacks_ogg_end(path)
+    return report
+
+
+def _resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """Yield blocks (F,) at ``rate`` Hz as blocks at 16 kHz, filtered as if they were one."""
+    if rate == SAMPLING_RATE:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.empty(0, dtype=np.float32), last=True)
+
+
+class Recordings(Protocol):
+    """Where the recordings of a corpus come from; names of files are relative to it.
+
+    Attributes:
+        conditioning: what is done to the samples of a file
+    """
+
+    conditioning: str
+
+    def seconds(self, file: str) -> float:
+        """Return the duration of a file [s]."""
+
+    def read(self, file: str, start: Position = None, end: Position = None) -> np.ndarray:
+        """Return a segment (T,), see `read_audio`."""
+
+    def crop(
+        self, file: str, start: Position, end: Position, seconds: float, place: float
+    ) -> np.ndarray:
+        """Return a part of a segment (T,), see `read_crop`."""
+
+    def hash(self, file: str) -> str:
+        """Return the SHA-256 of the bytes of a file as hexadecimal text."""
+
+
+class Files:
+    """The recordings of a corpus, read from its files.
+
+    Attributes:
+        root: folder that the names of files are relative to
+        conditioning: what is done to the samples of a file
+    """
+
+    conditioning = CONDITIONING
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def seconds(self, file: str) -> float:
+        """Return the duration of a file [s], see `read_duration`."""
+        return read_duration(resolve_inside(self.root, file))
+
+    def read(self, file: str, start: Position = None, end: Position = None) -> np.ndarray:
+        """Return a segment (T,), see `read_audio`."""
+        return read_audio(resolve_inside(self.root, file), start, end)
+
+    def crop(
+        self, file: str, start: Position, end: Position, seconds: float, place: float
+    ) -> np.ndarray:
+        """Return a part of a segment (T,), see `read_crop`."""
+        return read_crop(resolve_inside(self.root, file), start, end, seconds, place)
+
+    def hash(self, file: str) -> str:
+        """Return the SHA-256 of the bytes of a file, see `hash_file`."""
+        return hash_file(resolve_inside(self.root, file))
+
+
+class JoinedRecordings:
+    """The recordings of several corpora; the name of a file begins with that of its corpus.
+
+    Attributes:
+        corpora: name of a corpus -> its recordings
+        conditioning: what is done to the samples of a file
+    """
+
+    def __init__(self, corpora: Mapping[str, Recordings]) -> None:
+        self.corpora = corpora
+        self.conditioning = "; ".join(dict.fromkeys(c.conditioning for c in corpora.values()))
+
+    def _find(self, file: str) -> tuple[Recordings, str]:
+        corpus, _, name = file.partition("/")
+        return self.corpora[corpus], name
+
+    def seconds(self, file: str) -> float:
+        """Return the duration of a file [s]."""
+        recordings, name = self._find(file)
+        return recordings.seconds(name)
+
+    def read(self, file: str, start: Position = None, end: Position = None) -> np.ndarray:
+        """Return a segment (T,)."""
+        recordings, name = self._find(file)
+        return recordings.read(name, start, end)
+
+    def crop(
+        self, file: str, start: Position, end: Position, seconds: float, place: float
+    ) -> np.ndarray:
+        """Return a part of a segment (T,)."""
+        recordings, name = self._find(file)
+        return recordings.crop(name, start, end, seconds, place)
+
+    def hash(self, file: str) -> str:
+        """Return the SHA-256 of the bytes of a file as hexadecimal text."""
+        recordings, name = self._find(file)
+        return recordings.hash(name)
 
 
 def condition(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -288,15 +453,15 @@ def resolve_inside(root: str | Path, file: str) -> Path:
     """
     if not file or "\0" in file:
         raise AudioError("name", f"{file!r} is no file name")
-    root = Path(root).resolve()
+    root, name = os.path.realpath(root), os.path.join(root, file)
     try:
-        path = (root / file).resolve()
-        if (root / file).is_symlink() and not path.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        path = Path(os.path.realpath(name, strict=True))
+    except FileNotFoundError as error:
+        if os.path.islink(name):
+            raise AudioError(*_system_reason(name, error)) from error
+        path = Path(os.path.realpath(name))  # who opens it tells that it is missing
     except OSError as error:
-        raise AudioError(*_system_reason(root / file, error)) from error
-    except RuntimeError as error:  # Python < 3.13 tells of links that never end this way
-        raise AudioError("looping_link", f"{file} cannot be resolved: {error}") from error
+        raise AudioError(*_system_reason(name, error)) from error
     if not path.is_relative_to(root):
         raise AudioError("outside_root", f"{file!r} leads to {path}, outside of {root}")
     return path
@@ -436,15 +601,47 @@ def _seconds(position: Position, default: float) -> float:
     return float(position)
 
 
-def _frame_range(
-    sound: soundfile.SoundFile,
-    path: str | Path,
-    start: Position,
-    end: Position,
+def crop_limits(
+    start: Position, end: Position, duration: float, seconds: float, place: float
+) -> tuple[float, float]:
+    """Return the limits [s] of a part of a segment, see `read_crop`.
+
+    Args:
+        start: begin of the segment
+        end: end of the segment
+        duration: of the file [s]
+        seconds: longest part [s]
+        place: of the part in the segment, 0 to 1
+    """
+    first, last = segment_limits(start, end, duration)
+    if last - first <= seconds:
+        return first, last
+    first += place * (last - first - seconds)
+    return first, first + seconds
+
+
+def segment_limits(start: Position, end: Position, duration: float) -> tuple[float, float]:
+    """Return the limits of a segment [s]; ``duration`` [s] is the end where none is given."""
+    return _seconds(start, 0.0), _seconds(end, duration)
+
+
+def frame_range(
+    path: str | Path, start: Position, end: Position, duration: float, frames: int, rate: int
 ) -> tuple[int, int]:
-    """Return the first and the one-past-last frame of a segment; it must lie in the file."""
-    duration = sound.frames / sound.samplerate
-    begin, stop = _seconds(start, 0.0), _seconds(end, duration)
+    """Return the first and the one-past-last frame of a segment; it must lie in the file.
+
+    Args:
+        path: for the message
+        start: begin of the segment
+        end: end of the segment
+        duration: of the file [s]
+        frames: number of frames that there are
+        rate: of the frames [Hz]
+
+    Raises:
+        AudioError: if the segment is not in the file
+    """
+    begin, stop = segment_limits(start, end, duration)
     problems = {
         "it starts before 0": begin < 0,
         "it is empty or reversed": stop <= begin,
@@ -457,40 +654,106 @@ def _frame_range(
                 "segment",
                 f"{path} lasts {duration:.3f} s; segment {begin:.3f} to {stop:.3f} s: {problem}",
             )
-    first = round(begin * sound.samplerate)
-    last = min(round(stop * sound.samplerate), sound.frames)
+    first = round(begin * rate)
+    last = min(round(stop * rate), frames)
     if last <= first:
         raise AudioError("segment", f"{path}: no sample between {begin:.6f} and {stop:.6f} s")
     return first, last
 
 
-def _decode(
-    sound: soundfile.SoundFile, path: str | Path, first: int, last: int
-) -> tuple[np.ndarray, Report]:
-    """Return the frames from first to last as mono (F,) float32; all of them must be there."""
-    mono = np.empty(last - first, dtype=np.float32)
-    levels = _Levels(sound.channels)
+def check_length(
+    path: str | Path, frames: int, rate: int, max_seconds: float = MAX_SECONDS
+) -> None:
+    """Refuse a stretch of so many frames if it is longer than ``max_seconds``."""
+    if frames > max_seconds * rate:
+        raise AudioError(
+            "too_long", f"{path}: {frames / rate:.1f} s to read, expected at most {max_seconds:g} s"
+        )
+
+
+def _segment(
+    sound: soundfile.SoundFile,
+    path: str | Path,
+    start: Position,
+    end: Position,
+    max_seconds: float = MAX_SECONDS,
+) -> tuple[int, int]:
+    """Return the frames of a segment of an open file, which must not be too long."""
+    rate = sound.samplerate
+    first, last = frame_range(path, start, end, sound.frames / rate, sound.frames, rate)
+    check_length(path, last - first, rate, max_seconds)
+    return first, last
+
+
+def _read_frames(sound: soundfile.SoundFile, path: str | Path, first: int, last: int) -> np.ndarray:
+    """Return frames of an open file as waveform (T,) at 16 kHz, without a report."""
+    is_16_bit = sound.subtype == "PCM_16"
+    levels = None if is_16_bit else _Levels(sound.channels)
+    mono = _joined(_mono_blocks(sound, path, first, last, levels), last - first)
+    if is_16_bit and sound.samplerate == SAMPLING_RATE:
+        return mono  # in range as it is
+    return _condition(mono, sound.samplerate)
+
+
+def _joined(blocks: Iterable[np.ndarray], frames: int) -> np.ndarray:
+    """Return blocks as one array of at most so many frames; a single block is not copied."""
+    mono, filled = None, 0
+    for block in blocks:
+        if len(block) == frames:
+            mono = block
+        else:
+            mono = np.empty(frames, dtype=np.float32) if mono is None else mono
+            mono[filled : filled + len(block)] = block
+        filled += len(block)
+    return mono[:filled]
+
+
+def _mono_blocks(
+    sound: soundfile.SoundFile,
+    path: str | Path,
+    first: int,
+    last: int,
+    levels: "_Levels | None",
+) -> Iterator[np.ndarray]:
+    """Yield the frames from first to last as mono blocks (F,) float32; all of them must be there.
+
+    Args:
+        sound: open file
+        path: for messages
+        first: frame
+        last: frame, one past the end
+        levels: takes in every block and is checked at the end; None if nobody asks for a report
+            and the samples are integers of 16 bit, which are always in range
+    """
     decoded = 0
     try:
         sound.seek(first)
-        while decoded < len(mono):
-            frames = min(len(mono) - decoded, round(BLOCK_SECONDS * sound.samplerate))
-            block = sound.read(frames, dtype="float32", always_2d=True)
+        while decoded < last - first:
+            frames = min(last - first - decoded, round(BLOCK_SECONDS * sound.samplerate))
+            block = _read_block(sound, frames)
             if not len(block):
                 break
             with np.errstate(invalid="ignore"):  # infinities are refused below, all at once
-                mixed = block[:, 0] if sound.channels == 1 else block.mean(axis=1)
-            levels.add(block, mixed)
-            mono[decoded : decoded + len(block)] = mixed
+                mono = block[:, 0] if sound.channels == 1 else block.mean(axis=1)
+            if levels is not None:
+                levels.add(block, mono)
             decoded += len(block)
+            yield mono
     except soundfile.LibsndfileError as error:
         raise AudioError("decoding", f"{path} is damaged: {error.error_string}") from error
-    if len(mono) - decoded > END_TOLERANCE * sound.samplerate or not decoded:
+    if last - first - decoded > END_TOLERANCE * sound.samplerate or not decoded:
         raise AudioError(
-            "truncated", f"{path}: {len(mono)} frames asked for, only {decoded} decoded"
+            "truncated", f"{path}: {last - first} frames asked for, only {decoded} decoded"
         )
-    levels.check(path)
-    return mono[:decoded], levels.report(sound.samplerate)
+    if levels is not None:
+        levels.check(path)
+
+
+def _read_block(sound: soundfile.SoundFile, frames: int) -> np.ndarray:
+    """Return the next frames (F, C) as float32; 16 bits are read as integers, which is faster."""
+    if sound.subtype != "PCM_16":
+        return sound.read(frames, dtype="float32", always_2d=True)
+    return sound.read(frames, dtype="int16", always_2d=True) * INTEGER_STEP
 
 
 class _Levels:
@@ -541,10 +804,10 @@ class _Levels:
 
 
 def _condition(mono: np.ndarray, rate: int) -> np.ndarray:
-    """Return a mono waveform (F,) at ``rate`` Hz as waveform (T,) at 16 kHz in range."""
+    """Return a mono waveform (F,) at ``rate`` Hz, which may change, as (T,) at 16 kHz in range."""
     waveform = mono
     if rate != SAMPLING_RATE:
         waveform = soxr.resample(mono, rate, SAMPLING_RATE, quality="HQ")
     if not len(waveform):
         raise AudioError("segment", f"{len(mono)} frames at {rate} Hz are too few to resample")
-    return np.clip(waveform, *np.float32(SAMPLE_LIMITS))
+    return np.clip(waveform, *np.float32(SAMPLE_LIMITS), out=waveform)

@@ -304,6 +304,8 @@ class ClipIndex:
         folder: of the index.
         model: where the model was loaded from that made it.
         clips: table of the clips (n rows).
+        chunk_names: of the files of embeddings.
+        rows: where the embedding of each clip is, if the files are put one after the other (n,).
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -312,13 +314,13 @@ class ClipIndex:
         if not (self.folder / TABLE).is_file():
             raise ClipIndexError(f"{self.folder} is unfinished, give its index command again")
         self.clips = pd.read_parquet(self.folder / TABLE)
-        names = self.clips["chunk"].unique()
+        self.chunk_names: list[str] = self.clips["chunk"].unique().tolist()
         self._chunks = [
-            np.load(_chunk_paths(self.folder, name)[0], mmap_mode="r") for name in names
+            np.load(_chunk_paths(self.folder, name)[0], mmap_mode="r") for name in self.chunk_names
         ]
-        starts = np.cumsum([0, *map(len, self._chunks)])
-        first = dict(zip(names, starts[:-1], strict=True))
-        self._rows = (self.clips["chunk"].map(first) + self.clips["row"]).to_numpy(np.int64)
+        self._starts = np.cumsum([0, *map(len, self._chunks)])
+        first = dict(zip(self.chunk_names, self._starts[:-1], strict=True))
+        self.rows = (self.clips["chunk"].map(first) + self.clips["row"]).to_numpy(np.int64)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -342,7 +344,7 @@ class ClipIndex:
             Rows of `clips` (K, count) and their cosines (K, count), the largest first; of equal
             ones the earlier clip first. `count` is at most the number of clips.
         """
-        cosines = self._cosines(np.asarray(queries, np.float32))[self._rows]
+        cosines = self._cosines(np.asarray(queries, np.float32))[self.rows]
         count = min(count, len(cosines))
         found = np.empty((cosines.shape[1], count), np.int64)
         for query, values in enumerate(cosines.T):
@@ -351,6 +353,16 @@ class ClipIndex:
             order = np.argsort(-values[candidates], kind="stable")[:count]
             found[query] = candidates[order]
         return found, np.take_along_axis(cosines.T, found, axis=1)
+
+    def embeddings(self, clips: np.ndarray) -> np.ndarray:
+        """Embeddings (m, D) of some clips, given by their rows (m,) in `clips`; float32."""
+        places = self.rows[clips]
+        chunks = np.searchsorted(self._starts, places, side="right") - 1
+        found = np.empty((len(places), self._chunks[0].shape[1]), np.float32)
+        for chunk in np.unique(chunks):
+            here = chunks == chunk
+            found[here] = self._chunks[chunk][places[here] - self._starts[chunk]]
+        return found
 
     def _cosines(self, queries: np.ndarray) -> np.ndarray:
         """Cosines of every stored embedding (rows, K), a block of rows at a time."""

@@ -76,8 +76,12 @@ def split_source(text: str) -> tuple[str | None, Path]:
     return name, Path(root).expanduser()
 
 
-def read_corpus(source: str | Path) -> pd.DataFrame:
+def read_corpus(source: str | Path, root: str | Path | None = None) -> pd.DataFrame:
     """Return the table of a source (see the head of this file) on audformat's segmented index.
+
+    Args:
+        source: where it is
+        root: folder of the audio of a table file; None: that of the table
 
     Raises:
         CorpusError: if the source is none of the known forms or not where it should be, or if its
@@ -88,7 +92,8 @@ def read_corpus(source: str | Path) -> pd.DataFrame:
     if corpus:
         return _read_known(CORPORA[corpus], path)
     if path.suffix.lower() in TABLE_READERS and path.is_file():
-        return corpus_table(read_table(path), path.parent, path.stem)
+        folder = path.parent if root is None else Path(root).absolute()
+        return corpus_table(read_table(path), folder, path.stem)
     if not path.is_dir():
         raise CorpusError(f"{path} is not there, expected {SOURCE_FORMS}")
     if (path / "db.yaml").is_file():

@@ -17,11 +17,17 @@ import pandas as pd
 import torch.utils.data
 from transformers import ProcessorMixin
 
-from audio import SAMPLING_RATE, read_audio, read_duration, resolve_inside
+from audio import SAMPLING_RATE, Files, Recordings, segment_limits
+from caption_tables import Lists
 
 EMOTION = "emotion"  # the descriptor that every caption tells unless settings say otherwise
 JOINT = " and "
 PHRASE_COLUMNS = ["captions", "caption_descriptors"]
+CROPS: dict[str, Callable[[np.random.Generator], float]] = {
+    "random": lambda rng: rng.random(),
+    "centre": lambda rng: 0.5,
+}
+"""Where a crop lies: 0 = at the beginning of the clip, 1 = at its end."""
 
 
 @dataclass
@@ -162,45 +168,65 @@ STYLES: dict[str, Callable[[Phrases, CaptionSettings, np.random.Generator], Capt
 }
 
 
+class ClipPhrases(Sequence):
+    """Phrases of the clips of a captions table, grouped one clip at a time when they are needed."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.columns = [Lists(table[column]) for column in PHRASE_COLUMNS]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitem__(self, row: int) -> dict[str, list[str]]:
+        return group_phrases(*(column[row] for column in self.columns))
+
+
 class CaptionDataset(torch.utils.data.Dataset):
     """Random crops of clips, each with a caption that holds for it.
 
     Attributes:
         table: captions table (index file, start, end; `captions`, `caption_descriptors`).
-        root: folder that the files of the table are relative to.
+        recordings: where the files of the table are read.
         settings: how captions are drawn.
         crop_seconds: longest crop [s]; shorter clips stay whole.
         seed: together with epoch and row it decides crop and caption.
         repeat_short: fill short clips up to `crop_seconds` by repeating them, for encoders that
             cannot leave padding out.
         own: clips of each batch that are read here; another process reads the others.
+        functionals: of whole clips, (rows, F), which are served instead of crops; None = crops.
+        crop: where crops lie, a name of `CROPS`.
+        read: whether items hold waveforms; without them no audio file is opened.
     """
 
     def __init__(
         self,
         table: pd.DataFrame,
-        root: str | Path,
+        recordings: str | Path | Recordings,
         settings: CaptionSettings,
         crop_seconds: float,
         seed: int,
         repeat_short: bool = False,
         own: slice = slice(None),
+        functionals: np.ndarray | None = None,
+        crop: str = "random",
+        read: bool = True,
     ) -> None:
         missing = [column for column in PHRASE_COLUMNS if column not in table]
         if missing:
             raise ValueError(f"captions table lacks {missing}; template_creation.py writes them")
         if not len(table):
             raise ValueError("no clip is left to train on")
-        self.clips = list(table.index)
-        self.phrases = [
-            group_phrases(*row) for row in zip(*(table[c] for c in PHRASE_COLUMNS), strict=True)
-        ]
-        self.root = Path(root)
+        self.clips = table.index
+        self.phrases = ClipPhrases(table)
+        self.recordings = _recordings(recordings)
         self.settings = settings
         self.crop_seconds = crop_seconds
         self.seed = seed
         self.repeat_short = repeat_short
         self.own = own
+        self.functionals = functionals
+        self.crop = crop
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -230,9 +256,10 @@ class CaptionDataset(torch.utils.data.Dataset):
         ]
 
     def unread(self, draw: tuple[int, int]) -> dict[str, Any]:
-        """Return the item of a draw without its waveform."""
+        """Return the item of a draw that another process reads."""
         _, caption = self._drawn(draw)
-        return {"row": draw[1], "caption": caption, "phrases": self.phrases[draw[1]]}
+        row = draw[1]
+        return {"row": row, "caption": caption, "phrases": self.phrases[row], "own": False}
 
     def _drawn(self, draw: tuple[int, int]) -> tuple[np.random.Generator, Caption]:
         """Caption of a draw, and the generator that goes on to draw the crop."""
@@ -243,51 +270,49 @@ class CaptionDataset(torch.utils.data.Dataset):
         """Read row `draw[1]` as it is drawn in epoch `draw[0]`.
 
         Returns:
-            `row`, `waveform` (T,) float32, `caption`, and `phrases` that hold for the clip.
+            `row`, `caption`, `phrases` that hold for the clip, and `waveform` (T,) float32 or
+            `functionals` (F,), unless nothing is read.
         """
         _, row = draw
         rng, caption = self._drawn(draw)
+        item = {"row": row, "caption": caption, "phrases": self.phrases[row]}
+        if not self.read:
+            return item
+        if self.functionals is not None:
+            return item | {"functionals": self.functionals[row]}
+        return item | {"waveform": self.waveform(row, rng)}
+
+    def waveform(self, row: int, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Read the crop (T,) of a row; `rng` draws where it lies, unless it is always the same."""
         file, start, end = self.clips[row]
-        path = resolve_inside(self.root, file)
-        first, last = random_crop(path, start, end, self.crop_seconds, rng)
-        waveform = read_audio(path, first, last)
-        if self.repeat_short:
-            waveform = np.resize(waveform, round(self.crop_seconds * SAMPLING_RATE))
-        return {
-            "row": row,
-            "waveform": waveform,
-            "caption": caption,
-            "phrases": self.phrases[row],
-        }
+        samples = round(self.crop_seconds * SAMPLING_RATE)
+        place = CROPS[self.crop](rng)
+        waveform = self.recordings.crop(file, start, end, self.crop_seconds, place)[:samples]
+        return np.resize(waveform, samples) if self.repeat_short else waveform
 
 
-def random_crop(
-    path: Path,
-    start: pd.Timedelta,
-    end: pd.Timedelta,
-    seconds: float,
-    rng: np.random.Generator,
-) -> tuple[float, float | None]:
-    """Choose a part of at most `seconds` inside a segment; returns its limits [s]."""
-    first, last = segment_limits(path, start, end)
-    if last - first <= seconds:
-        return first, None if pd.isna(end) else last
-    first += rng.uniform(0, last - first - seconds)
-    return first, first + seconds
+def _recordings(source: str | Path | Recordings) -> Recordings:
+    """Recordings as given, or the files of a folder."""
+    return Files(source) if isinstance(source, str | Path) else source
 
 
-def segment_limits(path: Path, start: pd.Timedelta, end: pd.Timedelta) -> tuple[float, float]:
-    """Limits of a segment [s]; a missing end (NaT) is the end of the file."""
-    first = 0.0 if pd.isna(start) else start.total_seconds()
-    return first, read_duration(path) if pd.isna(end) else end.total_seconds()
+def clip_seconds(
+    recordings: Recordings, clips: Iterable[tuple[str, pd.Timedelta, pd.Timedelta]]
+) -> np.ndarray:
+    """Durations of clips (file, start, end) [s]; a missing end (NaT) is the end of the file."""
+    limits = [
+        segment_limits(start, end, recordings.seconds(file) if pd.isna(end) else np.nan)
+        for file, start, end in clips
+    ]
+    return np.array([last - first for first, last in limits])
 
 
 class ClipDataset(torch.utils.data.Dataset):
     """Whole clips of a corpus table in its order, for evaluation."""
 
-    def __init__(self, table: pd.DataFrame, root: str | Path) -> None:
+    def __init__(self, table: pd.DataFrame, recordings: str | Path | Recordings) -> None:
         self.clips = list(table.index)
-        self.root = Path(root)
+        self.recordings = _recordings(recordings)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -295,13 +320,30 @@ class ClipDataset(torch.utils.data.Dataset):
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Read a clip: `row` and `waveform` (T,) float32."""
         file, start, end = self.clips[row]
-        return {"row": row, "waveform": read_audio(resolve_inside(self.root, file), start, end)}
+        return {"row": row, "waveform": self.recordings.read(file, start, end)}
 
     def durations(self, rows: Iterable[int] | None = None) -> np.ndarray:
         """Durations of the clips of these rows [s], from the headers; None = of all."""
         chosen = self.clips if rows is None else [self.clips[row] for row in rows]
-        limits = [segment_limits(resolve_inside(self.root, f), s, e) for f, s, e in chosen]
-        return np.array([last - first for first, last in limits])
+        return clip_seconds(self.recordings, chosen)
+
+
+class FunctionalClips(ClipDataset):
+    """Clips of a corpus table whose functionals were measured before, for evaluation."""
+
+    def __init__(
+        self, table: pd.DataFrame, recordings: str | Path | Recordings, functionals: np.ndarray
+    ) -> None:
+        super().__init__(table, recordings)
+        self.functionals = functionals
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Return a clip: `row` and `functionals` (F,) float32."""
+        return {"row": row, "functionals": self.functionals[row]}
+
+    def durations(self, rows: Iterable[int] | None = None) -> np.ndarray:
+        """All alike, since none is padded: a second each."""
+        return np.ones(len(self) if rows is None else len(list(rows)))
 
 
 class Collate:
@@ -319,19 +361,13 @@ class Collate:
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return tensors, `row` as a list, and for captioned clips `captions` and `matches`.
 
-        Of B items, the b that have a waveform become tensors. `row` is that of all, `own` are the
-        places of the b among them. `matches` are two: which captions are true of each own clip
-        (b, B), and which clips each own caption is true of (b, B), by `true_captions`.
+        Of B items, b belong to this process, and their audio becomes tensors, if it was read. `row`
+        is that of all, `own` are the places of the b among them. `matches` are two: which captions
+        are true of each own clip (b, B), and which clips each own caption is true of (b, B), by
+        `true_captions`.
         """
-        own = [place for place, item in enumerate(items) if "waveform" in item]
-        batch = dict(
-            self.processor.feature_extractor(
-                [items[place]["waveform"] for place in own],
-                sampling_rate=SAMPLING_RATE,
-                samples=self.samples,
-                return_tensors="pt",
-            )
-        )
+        own = [place for place, item in enumerate(items) if item.get("own", True)]
+        batch = dict(self._audio([items[place] for place in own]))
         batch["row"] = [item["row"] for item in items]
         batch["own"] = own
         if "caption" in items[0]:
@@ -344,6 +380,19 @@ class Collate:
             batch |= dict(tokens)
         return batch
 
+    def _audio(self, items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        extractor = self.processor.feature_extractor
+        if "waveform" not in items[0] and "functionals" not in items[0]:
+            return {}
+        if "functionals" in items[0]:
+            return extractor.batch([item["functionals"] for item in items], return_tensors="pt")
+        return extractor(
+            [item["waveform"] for item in items],
+            sampling_rate=SAMPLING_RATE,
+            samples=self.samples,
+            return_tensors="pt",
+        )
+
 
 def _matches(
     phrases: Sequence[Phrases], captions: Sequence[Caption], own: Sequence[int]
@@ -355,22 +404,125 @@ def _matches(
     return of_clips, true_captions(phrases, [captions[place] for place in own]).T
 
 
+Draws = Callable[[int], np.ndarray]
+"""Epoch -> what is drawn in it: (epoch, row) of each clip, (rows, 2)."""
+
+
+def shuffled(rows: int, seed: int) -> Draws:
+    """Draw every row once in an epoch."""
+
+    def draws(epoch: int) -> np.ndarray:
+        order = np.random.default_rng([seed, epoch]).permutation(rows)
+        return np.stack([np.full(rows, epoch), order], axis=1)
+
+    return draws
+
+
+def mixed(sizes: Sequence[int], temperature: float, seed: int) -> Draws:
+    """Draw from several corpora, each in a share of its size to the power of `temperature`.
+
+    An epoch draws as many rows as there are. Each corpus goes through its rows again and again, in
+    another order each time, from where the last epoch left it; the number of that pass stands in
+    place of the epoch, so that a row drawn twice in an epoch is cropped and worded anew.
+
+    Args:
+        sizes: rows of each corpus; they follow each other in the table.
+        temperature: 1 is as `shuffled`, 0 draws as many rows of each corpus.
+        seed: of the run.
+    """
+    if len(sizes) == 1 or temperature == 1:
+        return shuffled(sum(sizes), seed)
+    counts = mixture_counts(sizes, temperature)
+    firsts = np.cumsum([0, *sizes[:-1]])
+
+    def draws(epoch: int) -> np.ndarray:
+        parts = [
+            _passes(size, count, epoch, [seed, corpus]) + [0, first]
+            for corpus, (size, count, first) in enumerate(zip(sizes, counts, firsts, strict=True))
+        ]
+        drawn = np.concatenate(parts)
+        return drawn[np.random.default_rng([seed, epoch]).permutation(len(drawn))]
+
+    return draws
+
+
+def mixture_counts(sizes: Sequence[int], temperature: float) -> list[int]:
+    """Rows that an epoch draws of each corpus; they add up to those that there are."""
+    weights = np.array(sizes, np.float64) ** temperature
+    exact = weights / weights.sum() * sum(sizes)
+    counts = np.floor(exact).astype(int)
+    left_over = np.argsort(counts - exact, kind="stable")[: sum(sizes) - counts.sum()]
+    counts[left_over] += 1
+    return counts.tolist()
+
+
+def _passes(size: int, count: int, epoch: int, seed: Sequence[int]) -> np.ndarray:
+    """Draw `count` rows of a corpus, going on from the last epoch: (pass, row) (count, 2)."""
+    places = np.arange(epoch * count, (epoch + 1) * count)
+    numbers, within = np.divmod(places, size)
+    rows = [
+        np.random.default_rng([*seed, number]).permutation(size)[within[numbers == number]]
+        for number in np.unique(numbers)
+    ]
+    return np.stack([numbers, np.concatenate([np.empty(0, int), *rows])], axis=1)
+
+
+BUCKET_BATCHES = 32
+"""Batches whose clips are sorted by duration together; more would mix epochs less."""
+
+
+def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> Draws:
+    """Reorder draws so that the clips of a batch are of similar duration.
+
+    Args:
+        draws: what to reorder; every epoch keeps the draws that it has.
+        seconds: duration of each row [s].
+        batch_size: clips per batch.
+        seed: of the run.
+    """
+
+    def reordered(epoch: int) -> np.ndarray:
+        drawn = draws(epoch)
+        rng = np.random.default_rng([seed, epoch, BUCKET_BATCHES])
+        last = len(drawn) // batch_size * batch_size
+        parts = []
+        for first in range(0, last, batch_size * BUCKET_BATCHES):
+            part = drawn[first : min(first + batch_size * BUCKET_BATCHES, last)]
+            part = part[np.argsort(seconds[part[:, 1]], kind="stable")]
+            batches = part.reshape(-1, batch_size, 2)
+            parts.append(batches[rng.permutation(len(batches))].reshape(-1, 2))
+        return np.concatenate([*parts, drawn[last:]])
+
+    return reordered
+
+
 class TrainingBatches(torch.utils.data.Sampler):
     """Batches of (epoch, row), computed from the number of the step.
 
-    Every epoch is a fresh permutation; what does not fill a batch is left out of that epoch.
+    Every epoch is a fresh permutation, unless `draws` says otherwise; what does not fill a batch is
+    left out of that epoch.
 
     Attributes:
         rows: number of clips.
         batch_size: clips per batch.
         steps: number of the last step.
         start: number of steps already done.
+        draws: epoch -> what is drawn in it, in order: (epoch, row) (rows, 2).
     """
 
-    def __init__(self, rows: int, batch_size: int, steps: int, seed: int, start: int = 0) -> None:
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        start: int = 0,
+        draws: Draws | None = None,
+    ) -> None:
         self.batches_per_epoch = self.per_epoch(rows, batch_size)
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.steps, self.start = steps, start
+        self.draws = draws or shuffled(rows, seed)
 
     @staticmethod
     def per_epoch(rows: int, batch_size: int) -> int:
@@ -396,10 +548,10 @@ class TrainingBatches(torch.utils.data.Sampler):
         for step in range(self.start, self.steps):
             epoch, position = divmod(step, self.batches_per_epoch)
             if epoch != epoch_of_order:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+                order = self.draws(epoch)
                 epoch_of_order = epoch
             first = position * self.batch_size
-            yield [(epoch, int(row)) for row in order[first : first + self.batch_size]]
+            yield [(int(e), int(row)) for e, row in order[first : first + self.batch_size]]
 
 
 def length_sorted_batches(durations: np.ndarray, batch_seconds: float) -> list[list[int]]:

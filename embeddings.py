@@ -29,7 +29,6 @@ from audio import (
     SAMPLING_RATE,
     AudioError,
     Position,
-    hash_file,
     read_audio,
     resolve_inside,
 )
@@ -246,20 +245,30 @@ def clip_keys(clips: ClipDataset) -> list[bytes]:
     """Name each clip by the content of its file, its limits and how audio is conditioned."""
     files = list(dict.fromkeys(file for file, _, _ in clips.clips))
     with ThreadPoolExecutor() as pool:
-        paths = (resolve_inside(clips.root, file) for file in files)
-        contents = dict(zip(files, pool.map(hash_file, paths), strict=True))
-    return [clip_key(contents[file], start, end) for file, start, end in clips.clips]
+        contents = dict(zip(files, pool.map(clips.recordings.hash, files), strict=True))
+    conditioning = clips.recordings.conditioning
+    return [clip_key(contents[f], start, end, conditioning) for f, start, end in clips.clips]
 
 
-def clip_key(content: str, start: Position, end: Position) -> bytes:
+def clip_key(
+    content: str, start: Position, end: Position, conditioning: str = CONDITIONING
+) -> bytes:
     """Name a clip by the SHA-256 of its file, its limits and how audio is conditioned."""
-    return hashlib.sha256(f"{content} {start} {end} {CONDITIONING}".encode()).digest()
+    return hashlib.sha256(f"{content} {start} {end} {conditioning}".encode()).digest()
 
 
 def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
     """Name the audio side of a model by its weights, its configuration and how it is fed."""
     settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict()]
     return _fingerprint(model, AUDIO_SIDE, settings)
+
+
+def encoder_fingerprint(
+    model: ParaCLAPModel, processor: ParaCLAPProcessor, how: Sequence[object]
+) -> str:
+    """Name the speech encoder alone by the same, and by how it is used."""
+    settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict(), *how]
+    return _fingerprint(model, AUDIO_SIDE[:1], settings)
 
 
 def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
@@ -311,10 +320,13 @@ class EmbeddingCache:
     def _remember(self, keys: Sequence[bytes], embeddings: np.ndarray) -> None:
         self._places |= {key: (embeddings, row) for row, key in enumerate(keys)}
 
-    def fill(self, embeddings: torch.Tensor, keys: Sequence[bytes]) -> list[int]:
-        """Write what is known into `embeddings` (B, D); returns the rows that are not."""
+    def fill(
+        self, embeddings: torch.Tensor, keys: Sequence[bytes], rows: Sequence[int] | None = None
+    ) -> list[int]:
+        """Write what is known into `rows` of `embeddings` (B, D); returns the rows that are not."""
         missing = []
-        for row, key in enumerate(keys):
+        for row in range(len(keys)) if rows is None else rows:
+            key = keys[row]
             if key in self._places:
                 block, place = self._places[key]
                 embeddings[row] = torch.from_numpy(block[place])

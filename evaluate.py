@@ -31,6 +31,9 @@ clip) and NAME.png (confusion matrix and calibration). UAR is the mean recall of
 occur (chance: one over their number); its 95 % interval resamples speakers, since clips of one
 speaker resemble each other. It is coarse for a handful of speakers. Embeddings of clips are kept in
 a cache, by model and content of the file, so that the next questions cost seconds.
+
+--engine chooses how they are computed, with equal results but for rounding: eager, matrix, compile,
+or onnx, for which MODEL is a folder of `models.py export`; --precision bf16 is not equal.
 """
 
 import argparse
@@ -46,7 +49,7 @@ import pandas as pd
 import torch
 import yaml
 
-from audio import AudioError
+from audio import AudioError, Files, Recordings
 from corpora import CORPORA, HIGH, LOW, CorpusError, read_corpus, scored_classes
 from datasets import ClipDataset, caption_texts
 from embeddings import (
@@ -58,7 +61,9 @@ from embeddings import (
     embed_texts,
     probabilities_of,
 )
-from models import ParaCLAPModel, ParaCLAPProcessor, load_model
+from engines import ENGINES, PRECISIONS, load_engine
+from models import ParaCLAPModel, ParaCLAPProcessor
+from packed import PackError, pack_files
 from probing import probe
 from processes import TIMEOUT, PeerError, device_named, processes, rank
 from queries import PUBLISHED, QUERY_SETS, queries_for
@@ -145,8 +150,9 @@ def answer(
     model: ParaCLAPModel,
     processor: ParaCLAPProcessor,
     table: pd.DataFrame,
-    root: str | Path,
+    recordings: str | Path | Recordings,
     queries: Mapping[str, Sequence[str]],
+    clips: ClipDataset | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Embed the clips of a corpus table, and classify them.
@@ -155,8 +161,9 @@ def answer(
         model: put into evaluation mode here, and back afterwards.
         processor: of the model.
         table: corpus table whose index names the clips.
-        root: folder of the clips.
+        recordings: folder of the clips, or where else they are read.
         queries: class -> wordings.
+        clips: the same clips, read in another way; None = from their files.
         options: of `embeddings.embed_clips`.
 
     Returns:
@@ -164,7 +171,8 @@ def answer(
     """
     was_training = model.training
     model.eval()
-    audio = embed_clips(model, processor, ClipDataset(table, root), **options)
+    clips = clips or ClipDataset(table, recordings)
+    audio = embed_clips(model, processor, clips, **options)
     answers = classify(model, processor, table.index, audio.numpy(), queries)
     model.train(was_training)
     return answers
@@ -373,15 +381,21 @@ def _scored_rows(table: pd.DataFrame, questions: Sequence[Question]) -> np.ndarr
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    device = device_named(options.device)
+    device = _device(options)
     with processes(device, options.timeout):
         evaluate(options, device)
     return 0
 
 
+def _device(options: argparse.Namespace) -> torch.device:
+    """Where to embed; onnxruntime is asked on the CPU."""
+    on_cpu = options.device == "auto" and options.engine == "onnx"
+    return device_named("cpu" if on_cpu else options.device)
+
+
 def evaluate(options: argparse.Namespace, device: torch.device) -> None:
     """Embed, ask, score and write as the options of the command line say."""
-    model, processor = load_model(options.model, str(device))
+    model, processor = load_engine(options.model, options.engine, options.precision, str(device))
     cache = None
     if options.cache is not None:
         cache = EmbeddingCache(options.cache, audio_fingerprint(model, processor))
@@ -400,7 +414,7 @@ def evaluate(options: argparse.Namespace, device: torch.device) -> None:
         audio = embed_clips(
             model,
             processor,
-            ClipDataset(table, table.attrs["root"]),
+            ClipDataset(table, _recordings(table, options)),
             batch_seconds=options.batch_seconds,
             workers=options.workers,
             progress=table.attrs["name"],
@@ -438,6 +452,14 @@ def _read_sources(
         texts = None if path is None else caption_texts(pd.read_parquet(path))
         sources.append((source, table, texts))
     return sources
+
+
+def _recordings(table: pd.DataFrame, options: argparse.Namespace) -> Recordings:
+    """Where the clips of a corpus are read: from their files, or from a pack of them."""
+    root = table.attrs["root"]
+    if options.packed is None:
+        return Files(root)
+    return pack_files(options.packed, root, table.index.get_level_values("file"))
 
 
 def _probe(
@@ -536,8 +558,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
     add("--cache", type=Path, default=default_cache(), help="of embeddings (%(default)s)")
     add("--no-cache", dest="cache", action="store_const", const=None, help="embed everything")
+    add("--packed", type=Path, help="folder of a pack (packed.py) to read audio from, or to make")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--workers", type=int, default=0, help="processes that read audio")
+    add("--engine", choices=ENGINES, default="eager", help="how clips are embedded, see engines.py")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the encoders (%(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--timeout", type=float, default=TIMEOUT, help="longest wait for another process [s]")
     options = parser.parse_args(arguments)
@@ -561,5 +586,13 @@ def _comma_list(text: str) -> list[str]:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (AudioError, CorpusError, OSError, PeerError, ValueError) as error:
+    except (
+        AudioError,
+        CorpusError,
+        ImportError,
+        OSError,
+        PackError,
+        PeerError,
+        ValueError,
+    ) as error:
         sys.exit(f"evaluate.py: {error}")

@@ -140,7 +140,7 @@ def _read(clip: Clip, start: int, end: int | None) -> _Sound:
         path, start / SECOND, None if end is None else end / SECOND
     )
     flags = report.flags()
-    if not smile.as_integers(waveform).any() and "antiphase" in flags:
+    if "antiphase" in flags and not smile.as_integers(waveform).any():
         raise audio.AudioError("antiphase", f"{path}: the mean of its channels is silence")
     return _Sound(waveform, flags)
 
@@ -159,7 +159,7 @@ def measure(
     samples = smile.as_integers(waveform)
     if (samples == samples[0]).all():
         raise audio.AudioError("silent", f"all {len(samples)} samples are {samples[0]}")
-    raw = extractor(waveform)
+    raw = extractor.measure(samples)
     if np.isnan(raw).any():
         count = int(np.isnan(raw).sum())
         raise audio.AudioError("undefined", f"openSMILE left {count} features undefined")
@@ -171,7 +171,7 @@ def measure(
         values=values,
         seconds=seconds,
         quality=";".join([*(flags or []), *(["unvoiced"] if unvoiced else [])]),
-        digest=hashlib.sha256(samples.tobytes()).hexdigest()[:32],
+        digest=hashlib.sha256(samples).hexdigest()[:32],
     )
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -177,15 +178,22 @@ def merge(
 
 def _groups(pieces: Iterable[tuple[range, str]]) -> Iterator[pd.DataFrame]:
     """Yield the rows of consecutive parts, at most about `GROUP_ROWS`, with rows of the table."""
-    held: list[pd.DataFrame] = []
+    held: list[pa.Table] = []
+    firsts: list[int] = []
     for rows, path in pieces:
-        part = parts.read_part(path).to_pandas()
-        held.append(part.assign(row=part["row"] + rows.start))
+        held.append(parts.read_part(path))
+        firsts.append(rows.start)
         if sum(map(len, held)) >= GROUP_ROWS:
-            yield pd.concat(held, ignore_index=True)
-            held = []
+            yield _joined(held, firsts)
+            held, firsts = [], []
     if held:
-        yield pd.concat(held, ignore_index=True)
+        yield _joined(held, firsts)
+
+
+def _joined(held: list[pa.Table], firsts: list[int]) -> pd.DataFrame:
+    """Return parts as one table, with the row of the first clip of each added to its rows."""
+    group = pa.concat_tables(part.replace_schema_metadata() for part in held).to_pandas()
+    return group.assign(row=group["row"] + np.repeat(firsts, list(map(len, held))))
 
 
 def _with_labels(table: pd.DataFrame, part: pd.DataFrame, names: list[str]) -> pd.DataFrame:

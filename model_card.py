@@ -284,9 +284,13 @@ def _licences_text(provenance: Mapping[str, Any] | None, granted: str) -> str:
 
 def _training_text(provenance: Mapping[str, Any] | None) -> str:
     facts = {key: value for key, value in (provenance or {}).items() if key not in BRANCHES}
+    before = facts.pop("before", None)
     corpora = ", ".join(facts.pop("corpora", None) or []) or NOT_RECORDED.rstrip(".").lower()
     lines = [f"- corpora: {corpora}"]
     lines += [f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items()]
+    if before is not None:
+        lines += ["- before, of the model it started from:"]
+        lines += [f"  {line}" for line in _training_text(before).splitlines()]
     return "\n".join(lines)
 
 

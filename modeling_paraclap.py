@@ -11,11 +11,14 @@ for computational paralinguistic tasks", Interspeech 2024. Every class follows t
 Hugging Face transformers. A copy of this file travels with the weights, so that they can be loaded
 without our repository: it imports nothing of ours.
 
-Shapes: B clips, K texts, T samples at 16 kHz, N frames, L tokens, H hidden size, D embedding size.
+Shapes: B clips, K texts, T samples at 16 kHz, N frames, L tokens, H hidden size, D embedding size,
+F functionals.
 """
 
 import copy
+import functools
 import hashlib
+import importlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +32,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
     BatchFeature,
     PreTrainedConfig,
@@ -132,6 +136,83 @@ class ParaCLAPConfig(PreTrainedConfig):
     provenance: dict[str, Any] | None = None
 
 
+class FunctionalsConfig(PreTrainedConfig):
+    """Configuration of `FunctionalsModel`.
+
+    Attributes:
+        names: of the functionals (F), as openSMILE calls those of eGeMAPSv02.
+        hidden_size: H.
+        num_hidden_layers: residual layers after the first linear one.
+        hidden_dropout: dropout probability after each layer.
+        limit: how far from the mean a functional may be [standard deviations]; what is further off
+            counts as so far, since formants and slopes of short clips have wild outliers.
+    """
+
+    model_type = "egemaps"
+
+    names: list[str] | None = None
+    hidden_size: int = 256
+    num_hidden_layers: int = 1
+    hidden_dropout: float = 0.3
+    limit: float = 4.0
+
+
+class FunctionalsModel(PreTrainedModel):
+    """A small network on acoustic functionals of a clip, in the place of a speech encoder.
+
+    Functionals are standardised with mean and deviation of the training clips. One that is not
+    defined (NaN: the pitch of a clip without voice) counts as average.
+    """
+
+    config: FunctionalsConfig
+    config_class = FunctionalsConfig
+    main_input_name = "input_values"
+
+    def __init__(self, config: FunctionalsConfig) -> None:
+        super().__init__(config)
+        count, size = len(config.names or ()), config.hidden_size
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("deviation", torch.ones(count))
+        self.first = nn.Linear(count, size)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(size), nn.Linear(size, size), nn.GELU())
+            for _ in range(config.num_hidden_layers)
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, FunctionalsModel):
+            nn.init.zeros_(module.mean)
+            nn.init.ones_(module.deviation)
+
+    def standardise_by(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        """Take mean and deviation (F,) of the training clips; a constant functional is left out."""
+        known = torch.isfinite(mean) & torch.isfinite(deviation) & (deviation > 0)
+        self.mean.copy_(torch.where(known, mean, 0.0))
+        self.deviation.copy_(torch.where(known, deviation, torch.inf))
+
+    def forward(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Encode functionals (B, F); returns `last_hidden_state` (B, 1, H), one frame a clip."""
+        standard = (input_values - self.mean) / self.deviation
+        standard = torch.nan_to_num(standard, nan=0.0).clamp(-self.config.limit, self.config.limit)
+        states = self.dropout(F.gelu(self.first(standard)))
+        for layer in self.layers:
+            states = states + self.dropout(layer(states))
+        return BaseModelOutputWithPooling(last_hidden_state=states[:, None])
+
+    def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(lengths)
+
+
 class AudioBranch(nn.Module):
     """Speech encoder, averaged over the frames that hold speech."""
 
@@ -151,7 +232,12 @@ class AudioBranch(nn.Module):
         Group normalisation averages over time, padding included, so encoders that use it
         (wav2vec2-base) take clips of one length only.
         """
-        return self.base.config.feat_extract_norm == "layer"
+        return getattr(self.base.config, "feat_extract_norm", "layer") == "layer"
+
+    @property
+    def reads_functionals(self) -> bool:
+        """Whether clips come as functionals (B, F) instead of waveforms."""
+        return isinstance(self.base, FunctionalsModel)
 
     def forward(self, input_values: torch.Tensor, padding_mask: torch.Tensor | None) -> tuple:
         """Encode waveforms (B, T); returns frames (B, N, H) and their mean (B, H).
@@ -286,12 +372,19 @@ class ParaCLAPModel(PreTrainedModel):
         if unknown:
             raise ValueError(f"cannot freeze {unknown}, expected some of {sorted(FREEZABLE)}")
         self._frozen = tuple(parts)
+        if "audio_convolutions" in self._frozen and self.audio_branch.reads_functionals:
+            raise ValueError("cannot freeze audio_convolutions: this audio tower has none")
         for part in self._frozen:
             self.get_submodule(FREEZABLE[part]).requires_grad_(False)
         if "audio_convolutions" in self._frozen:
             # In training mode the encoder marks its input as needing a gradient unless told so.
             self.audio_branch.base.freeze_feature_encoder()
         return self.train(self.training)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Parts that keep their weights, names of `FREEZABLE`."""
+        return self._frozen
 
     def train(self, mode: bool = True) -> "ParaCLAPModel":
         """Switch to training mode, except for frozen parts: no dropout, no masking there."""
@@ -311,7 +404,8 @@ class ParaCLAPModel(PreTrainedModel):
         """Embed clips.
 
         Args:
-            input_values: waveforms (B, T) at 16 kHz, as the processor returns them.
+            input_values: waveforms (B, T) at 16 kHz or functionals (B, F), as the processor returns
+                them.
             padding_mask: (B, T), 1 where there is signal; None = no clip is padded.
 
         Returns:
@@ -342,6 +436,12 @@ class ParaCLAPModel(PreTrainedModel):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and branch not in self._frozen):
             return self.get_submodule(f"{branch}_branch")(inputs, mask)
+
+    def pool(
+        self, branch: str, inputs: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What stands for each row, see `encode`, in at least float32."""
+        return _at_least_float32(self.encode(branch, inputs, mask)[1])
 
     def project(self, branch: str, pooled: torch.Tensor) -> torch.Tensor:
         """Map what an encoder says of each row (B, H) to unit embeddings (B, D).
@@ -489,9 +589,7 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: for another rate, stereo, empty or non-finite input.
         """
-        if sampling_rate != self.sampling_rate:
-            given = "no sampling_rate" if sampling_rate is None else f"{sampling_rate} Hz"
-            raise ValueError(f"{given} given, expected {self.sampling_rate} Hz")
+        _refuse_other_rate(sampling_rate, self.sampling_rate)
         waveforms = [
             _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
         ]
@@ -506,6 +604,94 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
             padding_mask[row, :length] = 1
         data = {"input_values": input_values, "padding_mask": padding_mask}
         return BatchFeature(data, tensor_type=return_tensors or "np")
+
+
+class FunctionalsFeatureExtractor(SequenceFeatureExtractor):
+    """Waveforms to their functionals of eGeMAPSv02, measured by openSMILE.
+
+    Attributes:
+        sampling_rate: Hz.
+        names: functionals (F) that are kept, in this order.
+        undefined: rules (place of a functional, value, places): where the functional has this
+            value, openSMILE had nothing to measure those at `places` from, and they become NaN.
+    """
+
+    model_input_names = ["input_values", "padding_mask"]
+
+    def __init__(
+        self,
+        sampling_rate: int = SAMPLING_RATE,
+        names: Sequence[str] = (),
+        undefined: Sequence[tuple[int, float, Sequence[int]]] = (),
+        **kwargs: Any,
+    ) -> None:
+        self.names = list(names)
+        self.undefined = [(place, value, list(places)) for place, value, places in undefined]
+        defaults = {"feature_size": 1, "padding_value": 0.0}
+        super().__init__(sampling_rate=sampling_rate, **(defaults | kwargs))
+
+    def __call__(
+        self,
+        audio: np.ndarray | Sequence[np.ndarray],
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+        **unused: Any,
+    ) -> BatchFeature:
+        """Measure waveforms.
+
+        Args:
+            audio: one waveform (T,) or several; mono.
+            sampling_rate: Hz; has to be given, so that a wrong rate cannot pass unseen.
+            return_tensors: "pt" or "np" (default).
+            unused: padding options; every clip has the same number of functionals.
+
+        Returns:
+            `input_values` (B, F) float32 and `padding_mask` (B, 1) of ones.
+
+        Raises:
+            ImportError: if opensmile is not installed.
+            ValueError: for another rate, stereo, empty or non-finite input, or a clip of less than
+                60 ms.
+        """
+        _refuse_other_rate(sampling_rate, self.sampling_rate)
+        waveforms = [
+            _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
+        ]
+        return self.batch([self._measure(w) for w in waveforms], return_tensors)
+
+    def batch(self, rows: Sequence[np.ndarray], return_tensors: str | None = None) -> BatchFeature:
+        """Functionals (F,) of several clips as `__call__` returns them."""
+        values = np.stack(rows).astype(np.float32)
+        data = {"input_values": values, "padding_mask": np.ones((len(rows), 1), np.int64)}
+        return BatchFeature(data, tensor_type=return_tensors or "np")
+
+    def _measure(self, waveform: np.ndarray) -> np.ndarray:
+        limited = np.clip(waveform, -1.0, 32767 / 32768)  # openSMILE wraps what is louder
+        table = _smile().process_signal(limited, self.sampling_rate)
+        values = table[self.names].to_numpy(np.float32)[0]
+        if np.isnan(values).any():
+            seconds = len(waveform) / self.sampling_rate
+            raise ValueError(f"openSMILE measures nothing in {seconds:.3f} s, expected 60 ms")
+        defined = values.copy()
+        for place, value, places in self.undefined:
+            if values[place] == np.float32(value):
+                defined[places] = np.nan
+        return defined
+
+
+@functools.cache
+def _smile() -> Any:
+    """The openSMILE interface; imported when needed, since other towers read waveforms."""
+    opensmile = importlib.import_module("opensmile")
+    return opensmile.Smile(
+        opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals, num_workers=1
+    )
+
+
+def _refuse_other_rate(given: int | None, expected: int) -> None:
+    if given != expected:
+        told = "no sampling_rate" if given is None else f"{given} Hz"
+        raise ValueError(f"{told} given, expected {expected} Hz")
 
 
 def _checked_waveform(waveform: np.ndarray) -> np.ndarray:
@@ -523,7 +709,9 @@ class ParaCLAPProcessor(ProcessorMixin):
     """Feature extractor and tokenizer behind one call: `processor(text=..., audio=...)`."""
 
     def __init__(
-        self, feature_extractor: ParaCLAPFeatureExtractor, tokenizer: PreTrainedTokenizerBase
+        self,
+        feature_extractor: ParaCLAPFeatureExtractor | FunctionalsFeatureExtractor,
+        tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         super().__init__(feature_extractor, tokenizer)
 
@@ -607,3 +795,9 @@ def _refuse_differences(
         raise ValueError(
             f"{path} has {len(given)} tensors, the model {len(expected)}: {', '.join(told)}"
         )
+
+
+# Known by their `model_type` and name wherever this file was imported, with or without our scripts.
+AutoConfig.register(FunctionalsConfig.model_type, FunctionalsConfig, exist_ok=True)
+AutoModel.register(FunctionalsConfig, FunctionalsModel, exist_ok=True)
+AutoFeatureExtractor.register(FunctionalsConfig, FunctionalsFeatureExtractor, exist_ok=True)

@@ -45,6 +45,8 @@ from model_card import check_licence, model_card
 from modeling_paraclap import (
     MAX_LOGIT_SCALE,
     PUBLISHED_CONFIG,
+    FunctionalsConfig,
+    FunctionalsFeatureExtractor,
     ParaCLAPConfig,
     ParaCLAPFeatureExtractor,
     ParaCLAPModel,
@@ -57,6 +59,8 @@ from onnx_towers import export_onnx
 
 __all__ = [
     "MAX_LOGIT_SCALE",
+    "Functionals",
+    "FunctionalsFeatureExtractor",
     "ModelSettings",
     "ParaCLAPConfig",
     "ParaCLAPFeatureExtractor",
@@ -122,20 +126,42 @@ class TowerSettings:
 
 
 @dataclass
+class Functionals:
+    """What a tower on acoustic functionals has to know of the training clips.
+
+    Attributes:
+        names: of the functionals (F).
+        mean: over the clips (F,).
+        deviation: standard deviation over the clips (F,).
+        undefined: see `FunctionalsFeatureExtractor`.
+    """
+
+    names: list[str]
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    undefined: list[tuple[int, float, list[int]]]
+
+
+@dataclass
 class ModelSettings:
     """What is built before training.
 
     Attributes:
-        audio: speech encoder of the wav2vec2 family, reading raw waveforms.
+        start: whole model to go on from: a run or model folder, or a Hub name. Weights, processor
+            and tokenizer are taken over, and of what follows only `freeze` has a say.
+        audio: speech encoder of the wav2vec2 family, reading raw waveforms, or a network on the
+            functionals of eGeMAPSv02 (`config: {model_type: egemaps}`, with `data.features`).
         text: text encoder whose first token stands for the sentence.
         projection_dim: D, size of the shared space.
         projection_dropout: dropout probability inside the projections.
         input_gain: constant factor on the waveform. Pretrained encoders read it as it is (1);
             encoders that start from random weights learn faster when speech is near unit level.
         vocabulary_size: WordPiece entries when the text encoder starts from random weights.
-        freeze: parts that keep their weights, names of `FREEZABLE`.
+        freeze: parts that keep their weights: any of "audio",
+            "audio_convolutions", "text", "audio_projection" and "text_projection".
     """
 
+    start: str | None = None
     audio: TowerSettings = field(default_factory=TowerSettings)
     text: TowerSettings = field(default_factory=TowerSettings)
     projection_dim: int = 768
@@ -181,7 +207,7 @@ def _wordpiece(vocabulary: dict[str, int] | None) -> Tokenizer:
 
 
 def build_model(
-    settings: ModelSettings, texts: Iterable[str]
+    settings: ModelSettings, texts: Iterable[str], functionals: Functionals | None = None
 ) -> tuple[ParaCLAPModel, ParaCLAPProcessor]:
     """Build what `settings` describe, with pretrained weights where they are named.
 
@@ -189,16 +215,29 @@ def build_model(
         settings: the model part of a configuration.
         texts: captions of the training part; a tokenizer is fitted to them when the text
             encoder has no name.
+        functionals: of the training part, for an audio tower that reads them.
 
     Raises:
-        ValueError: if a pretrained encoder lacks weights, or a tower has neither name nor config.
+        FileNotFoundError: if the folder of `start` holds no model.
+        OSError: if there is neither such a folder nor such a name.
+        ValueError: if a pretrained encoder lacks weights, a tower has neither name nor config, or
+            has one beside `start`, or functionals are wanted and not given, or the other way round.
     """
+    if settings.start:
+        model, processor = _started(settings)
+        _refuse_apart(model.audio_branch.reads_functionals, functionals)
+        return model, processor
     tokenizer = (
         AutoTokenizer.from_pretrained(settings.text.name)
         if settings.text.name
         else train_tokenizer(texts, settings.vocabulary_size)
     )
-    audio = _encoder("audio", settings.audio)
+    kind = settings.audio.config.get("model_type")
+    _refuse_apart(kind == FunctionalsConfig.model_type, functionals)
+    known = {} if functionals is None else {"names": functionals.names}
+    audio = _encoder("audio", settings.audio, **known)
+    if functionals is not None:
+        audio.standardise_by(functionals.mean, functionals.deviation)
     text = _encoder("text", settings.text, vocab_size=len(tokenizer))
     config = ParaCLAPConfig(
         audio_config=audio.config.to_dict(),
@@ -209,18 +248,51 @@ def build_model(
     model = ParaCLAPModel(config)
     model.audio_branch.base.load_state_dict(audio.state_dict())
     model.text_branch.base.load_state_dict(text.state_dict())
-    return model.freeze(settings.freeze), _processor(config, tokenizer, settings.input_gain)
+    extractor = (
+        _waveform_extractor(config, settings.input_gain)
+        if functionals is None
+        else FunctionalsFeatureExtractor(names=functionals.names, undefined=functionals.undefined)
+    )
+    return model.freeze(settings.freeze), _processor(config, tokenizer, extractor)
+
+
+def _waveform_extractor(config: ParaCLAPConfig, gain: float) -> ParaCLAPFeatureExtractor:
+    """Extractor that gives the encoder no clip too short for it."""
+    return ParaCLAPFeatureExtractor(gain=gain, min_samples=receptive_field(config.audio_config))
+
+
+def _refuse_apart(reads_functionals: bool, functionals: Functionals | None) -> None:
+    if reads_functionals != (functionals is not None):
+        raise ValueError(
+            "data.features is for an audio tower with model_type egemaps, and such a tower needs it"
+        )
+
+
+def _started(settings: ModelSettings) -> tuple[ParaCLAPModel, ParaCLAPProcessor]:
+    """Take over a whole model; its provenance stays in its configuration."""
+    for branch in ("audio", "text"):
+        if getattr(settings, branch) != TowerSettings():
+            raise ValueError(
+                f"model.start and model.{branch} both say where the {branch} encoder comes from, "
+                "expected one of them; configs/finetune.yaml names no encoders"
+            )
+    model, processor = load_model(settings.start)
+    words, expected = len(processor.tokenizer), model.config.text_config.vocab_size
+    if words > expected:
+        raise ValueError(
+            f"the tokenizer of {settings.start} has {words} entries, its weights expect {expected}"
+        )
+    return model.float().freeze(settings.freeze), processor
 
 
 def _processor(
-    config: ParaCLAPConfig, tokenizer: PreTrainedTokenizerBase, gain: float
+    config: ParaCLAPConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    extractor: ParaCLAPFeatureExtractor | FunctionalsFeatureExtractor,
 ) -> ParaCLAPProcessor:
-    """Processor that gives the encoders no clip too short and no text too long for them."""
+    """Processor that gives the encoder no text too long for it."""
     longest = getattr(config.text_config, "max_position_embeddings", tokenizer.model_max_length)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-    extractor = ParaCLAPFeatureExtractor(
-        gain=gain, min_samples=receptive_field(config.audio_config)
-    )
     return ParaCLAPProcessor(extractor, tokenizer)
 
 
@@ -233,7 +305,8 @@ def _encoder(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrainedMo
         return encoder
     if "model_type" not in tower.config:
         raise ValueError(
-            f"model.{branch} needs the name of pretrained weights or a config with a model_type"
+            f"model.{branch} needs the name of pretrained weights or a config with a model_type, "
+            "unless model.start gives a whole model"
         )
     return AutoModel.from_config(AutoConfig.for_model(**(defaults | tower.config)))
 
@@ -255,7 +328,7 @@ def load_model(
     Raises:
         FileNotFoundError: if the folder holds no model.
         OSError: if there is neither such a folder nor such a name.
-        ValueError: if weights are missing or have other shapes.
+        ValueError: if weights are missing, unknown or have other shapes.
     """
     folder = Path(source)
     if (folder / "best" / "config.json").is_file():
@@ -267,6 +340,9 @@ def load_model(
     source = folder if folder.exists() else source
     model, report = ParaCLAPModel.from_pretrained(source, output_loading_info=True)
     _refuse_missing(source, report["missing_keys"])
+    if report["unexpected_keys"]:
+        stray = sorted(report["unexpected_keys"])
+        raise ValueError(f"{source} has {len(stray)} unknown weights, the first is {stray[0]!r}")
     return model.to(device).eval(), ParaCLAPProcessor.from_pretrained(source)
 
 
@@ -301,7 +377,8 @@ def convert(
         raise ValueError(
             f"tokenizer {tokenizer} has {len(words)} entries, the weights expect {expected}"
         )
-    return _write_folder(output, model, _processor(model.config, words, gain=1.0), **card)
+    extractor = _waveform_extractor(model.config, gain=1.0)
+    return _write_folder(output, model, _processor(model.config, words, extractor), **card)
 
 
 def _tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
@@ -449,7 +526,13 @@ AutoConfig.register(ParaCLAPConfig.model_type, ParaCLAPConfig)
 AutoModel.register(ParaCLAPConfig, ParaCLAPModel)
 AutoFeatureExtractor.register(ParaCLAPConfig, ParaCLAPFeatureExtractor)
 AutoProcessor.register(ParaCLAPConfig, ParaCLAPProcessor)
-for travelling in (ParaCLAPConfig, ParaCLAPModel, ParaCLAPFeatureExtractor, ParaCLAPProcessor):
+for travelling in (
+    ParaCLAPConfig,
+    ParaCLAPModel,
+    ParaCLAPFeatureExtractor,
+    FunctionalsFeatureExtractor,
+    ParaCLAPProcessor,
+):
     travelling.register_for_auto_class()  # a copy of modeling_paraclap.py goes with saved weights
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
+from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from checkpoints import whole_folder
@@ -99,10 +100,13 @@ def export_onnx(
 
     Raises:
         ImportError: naming the packages that are missing.
-        ValueError: if the encoder cannot leave padding out, or a difference is too large.
+        ValueError: if the encoder reads functionals or cannot leave padding out, or a
+            difference is too large.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _package(name)
+    if model.audio_branch.reads_functionals:
+        raise ValueError("ONNX is for towers that hear waveforms; this one reads functionals")
     if not model.audio_branch.supports_padding:
         raise ValueError(
             "this speech encoder normalises over time (feat_extract_norm='group'), so a graph with"
@@ -115,7 +119,7 @@ def export_onnx(
         "versions": {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")},
     }
     with whole_folder(output) as folder:
-        plain = _without_weight_norm(model)
+        plain = without_weight_norm(model)
         _export(AudioTower(plain), audio[1], folder / "audio.onnx")
         _export(TextTower(plain), text[1], folder / "text.onnx")
         model.config.save_pretrained(folder)
@@ -142,14 +146,15 @@ def _package(name: str) -> ModuleType:
         raise ImportError(f"{name} is missing: pip install -r requirements-onnx.txt") from error
 
 
-def _without_weight_norm(model: ParaCLAPModel) -> ParaCLAPModel:
-    """Return a copy whose normalised weights are plain ones: the graph need not compute them."""
-    plain = ParaCLAPModel(copy.deepcopy(model.config)).eval()  # a deep copy shares the classes
-    plain.load_state_dict(model.state_dict())  # that `remove_parametrizations` changes
+def without_weight_norm(model: ParaCLAPModel) -> ParaCLAPModel:
+    """Return a copy whose normalised weights are plain ones, and shares all others."""
+    with no_init_weights():  # a deep copy would share the classes
+        plain = ParaCLAPModel(copy.deepcopy(model.config)).eval()
+    plain.load_state_dict(model.state_dict(), assign=True)
     for module in plain.modules():
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
-    return plain
+    return plain.requires_grad_(False)
 
 
 def _checked_inputs(processor: ParaCLAPProcessor) -> tuple[list[Mapping], list[Mapping]]:
@@ -245,6 +250,7 @@ class OnnxModel:
         config: of the model that was exported.
         logit_scale: logarithm of the factor on the cosines.
         device: of the tensors that go in.
+        paths: tower -> its graph.
     """
 
     device = torch.device("cpu")
@@ -259,14 +265,22 @@ class OnnxModel:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         self.logit_scale = torch.tensor(about["logit_scale"])
         suffix = ".int8.onnx" if int8 else ".onnx"
-        paths = {tower: folder / f"{tower}{suffix}" for tower in TOWERS}
-        for path in paths.values():
+        self.paths = {tower: folder / f"{tower}{suffix}" for tower in TOWERS}
+        for path in self.paths.values():
             if not path.is_file():
                 hint = "; export with --int8" if int8 else ""
                 raise FileNotFoundError(f"{path} does not exist{hint}")
         self._sessions = {
             tower: runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-            for tower, path in paths.items()
+            for tower, path in self.paths.items()
+        }
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Content of the files of each tower, for the name of a cache."""
+        return {
+            f"{tower}_branch.{path.name}": torch.from_numpy(np.fromfile(path, np.uint8))
+            for tower, graph in self.paths.items()
+            for path in sorted(graph.parent.glob(f"{graph.name}*"))
         }
 
     def eval(self) -> "OnnxModel":

@@ -2,7 +2,9 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,3 +63,41 @@ def seed_step(seed: int, *place: int) -> None:
     random.seed(derived)
     np.random.seed(derived)
     torch.manual_seed(derived)
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """Where every generator stands that a forward pass may draw from."""
+
+    device: torch.device
+    python: tuple
+    numpy: dict[str, Any]
+    torch: torch.Tensor
+    accelerator: torch.Tensor | None
+
+
+def random_state(device: torch.device) -> RandomState:
+    """State of the generators of Python, numpy, torch and this device."""
+    accelerator = None if device.type == "cpu" else torch.cuda.get_rng_state(device)
+    return RandomState(
+        device, random.getstate(), np.random.get_state(False), torch.get_rng_state(), accelerator
+    )
+
+
+@contextmanager
+def drawing_from(state: RandomState) -> Iterator[None]:
+    """Draw the same random numbers again; afterwards the generators stand where they stood."""
+    before = random_state(state.device)
+    _set_random_state(state)
+    try:
+        yield
+    finally:
+        _set_random_state(before)
+
+
+def _set_random_state(state: RandomState) -> None:
+    random.setstate(state.python)
+    np.random.set_state(state.numpy)
+    torch.set_rng_state(state.torch)
+    if state.accelerator is not None:
+        torch.cuda.set_rng_state(state.accelerator, state.device)

@@ -185,7 +185,7 @@ class ParaCLAP:
             AudioError: for a rate, shape or samples that no recording has.
         """
         waveform = condition(np.asarray(signal), sampling_rate)
-        return self._embed([waveform])[0]
+        return self.embed_waveforms([waveform])[0]
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts: (K, D) float32 of unit length.
@@ -207,7 +207,8 @@ class ParaCLAP:
         """Embed clips of files as they come, see `embeddings.embed_each`."""
         return embed_each(self.model, self.processor, clips, self.batch_seconds)
 
-    def _embed(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+    def embed_waveforms(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed waveforms (T,) at 16 kHz, as `audio.read_audio` gives them: (B, D)."""
         return embed_waveforms(self.model, self.processor, waveforms, self.batch_seconds).numpy()
 
     # --- Questions -------------------------------------------------------------------------------
@@ -259,7 +260,7 @@ class ParaCLAP:
         """
         several = isinstance(audio, Sequence) and not isinstance(audio, str | tuple)
         waveforms = [_waveform(item) for item in (audio if several else [audio])]
-        return self.ask(queries, template).answer(self._embed(waveforms))
+        return self.ask(queries, template).answer(self.embed_waveforms(waveforms))
 
     def score_windows(
         self,
@@ -284,17 +285,26 @@ class ParaCLAP:
         answers = self.ask(queries, template).answer(np.array(audio))
         return pd.concat([table, answers], axis=1)
 
-    def describe(self, audio: str | Path | Signal, edges: str | Path) -> Description:
+    def describe(
+        self,
+        audio: str | Path | Signal,
+        edges: str | Path,
+        labels: Mapping[str, str] | None = None,
+    ) -> Description:
         """Measure a clip, and set beside it what the model hears.
 
         Args:
             audio: a file, or a signal with its rate.
             edges: `captions.edges.json`, beside the captions that the model was trained on.
+            labels: of the clip, such as `{"gender": "female"}`, for edges of groups.
+
+        Raises:
+            ValueError: if the edges are of groups, and the labels do not say which.
         """
         waveform = _waveform(audio)
-        measured = measured_levels(waveform, edges)
+        measured = measured_levels(waveform, edges, labels)
         asked = [n for n in self._descriptors if n in measured.index or n in LABELS]
-        embedding = self._embed([waveform])
+        embedding = self.embed_waveforms([waveform])
         heard = [self._descriptors[name].answer(embedding).iloc[0] for name in asked]
         table = measured.reindex(pd.Index(asked, name="descriptor"))
         table["heard"] = [row["best"] for row in heard]

@@ -30,7 +30,7 @@ import extraction
 import isolation
 from extraction import Clip, Record
 
-FORMAT = 1
+FORMAT = 2
 """Changes when parts of older versions of this file must not be taken."""
 DURATION = "Duration"
 METADATA_KEY = b"paraclap.part"

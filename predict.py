@@ -35,7 +35,8 @@ probabilities over time, one picture for each recording.
 line as soon as a window is complete, until the pipe ends.
 
 --describe measures each clip (eGeMAPS), words it with the edges of a training corpus, and sets
-beside it what the model finds nearest among the same phrases. The exit code is 1 if any clip
+beside it what the model finds nearest among the same phrases. Edges that were fitted by group need
+--group gender=female, or whatever the groups are. The exit code is 1 if any clip
 could not be read; the others are answered all the same.
 """
 
@@ -43,7 +44,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -263,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         paraclap = ParaCLAP.from_pretrained(options.model, options.device, options.batch_seconds)
     if options.describe:
-        return _describe(paraclap, clips, options.edges)
+        return _describe(paraclap, clips, options.edges, dict(options.group))
     question = paraclap.ask(_queries(options.queries), options.template)
     if options.stdin_pcm:
         place = (sys.stdin.buffer, options.stdin_pcm)
@@ -302,14 +303,16 @@ def _write(texts: Iterable[str], output: Path | None) -> None:
         sys.stdout.flush()
 
 
-def _describe(paraclap: ParaCLAP, clips: pd.DataFrame, edges: Path) -> int:
+def _describe(
+    paraclap: ParaCLAP, clips: pd.DataFrame, edges: Path, labels: Mapping[str, str]
+) -> int:
     """Print the description of each clip; returns the exit code."""
     failed = 0
     for clip in clips.itertuples(index=False):
         print(clip.name)
         try:
             waveform = read_audio(resolve_inside(clip.root, clip.file), clip.start, clip.end)
-            print(paraclap.describe((waveform, SAMPLING_RATE), edges), flush=True)
+            print(paraclap.describe((waveform, SAMPLING_RATE), edges, labels), flush=True)
         except AudioError as error:
             print(f"  {error}", flush=True)
             failed = 1
@@ -351,6 +354,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--stdin-pcm", type=_rate, metavar="RATE", help="16-bit mono samples from a pipe [Hz]")
     add("--describe", action="store_true", help="measure clips, and show what the model hears")
     add("--edges", type=Path, help="captions.edges.json, for --describe")
+    known = "what all clips are, for edges by group, e.g. gender=female"
+    add("--group", nargs="+", type=_label, default=[], metavar="COLUMN=LABEL", help=known)
     add("--onnx", type=Path, metavar="FOLDER", help="in place of MODEL: what was exported")
     add("--int8", action="store_true", help="the 8-bit towers of the export")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
@@ -378,11 +383,20 @@ def _problems(options: argparse.Namespace) -> Iterator[str | bool]:
     yield options.describe == bool(options.queries) and "give either --queries or --describe"
     yield options.describe and not options.edges and "--describe needs --edges captions.edges.json"
     yield options.describe and given[1] and "--describe reads files"
+    yield bool(options.group) and not options.describe and "--group needs --describe"
     yield size is None and bool(hop) and "--hop needs --windows"
     yield size is None and bool(options.plot) and "--plot needs --windows"
     yield size is None and given[1] and "--stdin-pcm needs --windows"
     yield given[1] and bool(options.plot) and "--plot draws files, not a stream"
     yield size is not None and not 0 < (hop or size) <= size and "expected 0 < --hop <= --windows"
+
+
+def _label(text: str) -> tuple[str, str]:
+    """Return a column and a label."""
+    column, sign, label = text.partition("=")
+    if not (column and sign and label):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected COLUMN=LABEL")
+    return column, label
 
 
 def _rate(text: str) -> int:

@@ -1,6 +1,7 @@
 """How scores look: a table to read, one to paste, and pictures."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
@@ -159,6 +161,53 @@ def plot_answers(
     _plot_confusion(left, answers, list(classes), present)
     _plot_calibration(right, calibration)
     return figure
+
+
+def plot_confusion(answers: pd.DataFrame, classes: Sequence[str], title: str) -> Figure:
+    """Draw the confusion matrix alone: `truth` and `prediction` of each clip."""
+    present = [name for name in classes if name in set(answers["truth"])]
+    figure, axes = _matrix_figure(len(present), len(classes), title)
+    _plot_confusion(axes, answers, list(classes), present)
+    return figure
+
+
+def plot_similarities(answers: pd.DataFrame, title: str) -> Figure:
+    """Draw how near clips of each class are to each query: mean cosines.
+
+    Args:
+        answers: `truth` of each clip, and its cosine with each query, `score.QUERY`.
+        title: of the picture.
+    """
+    prefix = "score."
+    cosines = answers.filter(regex=f"^{re.escape(prefix)}").groupby(answers["truth"]).mean()
+    queries = [column.removeprefix(prefix) for column in cosines]
+    order = [name for name in queries if name in cosines.index]
+    cosines = cosines.loc[[*order, *sorted(set(cosines.index) - set(order))]]
+    figure, axes = _matrix_figure(*cosines.shape, title)
+    shown = axes.imshow(cosines, cmap="viridis", aspect="auto")
+    middle = (cosines.to_numpy().max() + cosines.to_numpy().min()) / 2
+    for (row, column), cosine in np.ndenumerate(cosines.to_numpy()):
+        colour = "black" if cosine > middle else "white"
+        axes.text(column, row, f"{cosine:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(queries)), queries, rotation=45, ha="right")
+    axes.set_yticks(range(len(cosines)), cosines.index)
+    axes.set(xlabel="query", ylabel="truth", title="mean cosine of clips and query")
+    figure.colorbar(shown, ax=axes)
+    return figure
+
+
+def _matrix_figure(rows: int, columns: int, title: str) -> tuple[Figure, Axes]:
+    size = 2.6 + 0.7 * columns, 2.0 + 0.6 * max(rows, 3)
+    figure = Figure(figsize=size, dpi=80, layout="constrained")
+    figure.suptitle(title)
+    return figure, figure.subplots()
+
+
+def to_pixels(figure: Figure) -> np.ndarray:
+    """Return a picture as pixels (H, W, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def _plot_confusion(

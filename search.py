@@ -4,17 +4,20 @@
     python search.py query index "a calm deep voice speaking slowly" "an angry woman"
     python search.py query index "the speaker sounds sad" --count 20 --page sad.html
     python search.py query index --like example.wav -o hits.csv
+    python search.py index runs/small /data/recordings -o index --approximate
 
 `index` embeds audio files, patterns in quotes, folders and sources as predict.py takes them, and
 keeps the embeddings. The same command again embeds what is new or changed and leaves out what is
 gone; after an interruption it goes on from there. The exit code is 1 if a clip could not be read;
-the others are in the index.
+the others are in the index. --approximate prepares faster queries of millions of clips, with
+faiss (requirements-search.txt); an index that has been prepared once stays so when it is updated.
 
-`query` compares every clip with every description or example, exactly. The model is that of the
-index (--model where it was moved to); another one is refused, since its texts mean other places.
-The number is the cosine of the embeddings: it ranks clips for one query, and says little about how
-well the best of them fits. --page writes a page with players; it refers to the recordings by
-relative paths, so it can be moved together with them.
+`query` compares every clip with every description or example, exactly; in an index prepared with
+--approximate it looks at likely clips alone, and may miss some, unless --exact is given. The model
+is that of the index (--model where it was moved to); another one is refused, since its texts mean
+other places. The number is the cosine of the embeddings: it ranks clips for one query, and says
+little about how well the best of them fits. --page writes a page with players; it refers to the
+recordings by relative paths, so it can be moved together with them.
 """
 
 import argparse
@@ -28,6 +31,8 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+import approximate
+from approximate import ApproximateIndex
 from audio import AudioError
 from clip_index import ClipIndex, update_index
 from corpora import SOURCE_FORMS, CorpusError, read_clips
@@ -53,7 +58,9 @@ p.note { color: #666; }
 # --- Hits ----------------------------------------------------------------------------------------
 
 
-def find(index: ClipIndex, queries: Mapping[str, np.ndarray], count: int) -> pd.DataFrame:
+def find(
+    index: ClipIndex | ApproximateIndex, queries: Mapping[str, np.ndarray], count: int
+) -> pd.DataFrame:
     """Return the nearest clips of each query: `query`, `rank` (from 1), `cosine`, and the clip.
 
     Args:
@@ -132,6 +139,8 @@ def _index(options: argparse.Namespace) -> int:
         f"{options.output}: {update.clips} clips, {update.embedded} of them embedded now,"
         f" {update.removed} removed"
     )
+    if options.approximate or approximate.is_prepared(options.output):
+        print(approximate.build(ClipIndex(options.output)))
     for name, reason in update.failures.items():
         print(f"search.py: {name}: {reason}", file=sys.stderr)
     return int(bool(update.failures))
@@ -153,7 +162,8 @@ def _query(options: argparse.Namespace) -> int:
             if isinstance(heard, AudioError):
                 raise heard
             queries[f"like {name}"] = heard
-    hits = find(index, queries, options.count)
+    prepared = approximate.is_prepared(options.index) and not options.exact
+    hits = find(ApproximateIndex(index) if prepared else index, queries, options.count)
     if options.output:
         write_text(options.output, hits.to_csv(index=False))
     for query, rows in hits.groupby("query", sort=False):
@@ -178,6 +188,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("-o", "--output", type=Path, required=True, help="folder of the index")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--approximate", action="store_true", help="prepare faster queries of millions of clips")
     query = commands.add_parser("query", help="find clips")
     add = query.add_argument
     add("index", type=Path, metavar="INDEX", help="folder of the index")
@@ -186,6 +197,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--count", type=int, default=10, help="clips for each query (%(default)s)")
     add("--page", type=Path, metavar="FILE.html", help="page with players")
     add("-o", "--output", type=Path, metavar="FILE.csv", help="table of the hits")
+    add("--exact", action="store_true", help="compare every clip, whatever was prepared")
     add("--model", help="where the model of the index is now")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     options = parser.parse_args(arguments)
@@ -199,5 +211,5 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (AudioError, CorpusError, OSError, ValueError) as error:
+    except (AudioError, CorpusError, ImportError, OSError, ValueError) as error:
         sys.exit(f"search.py: {error}")

@@ -6,29 +6,38 @@
 
 A step reads a batch, leaves gradients on the parameters of model and objective, and changes
 nothing else: learning rates, what to do with a step that is not finite, and the optimiser are the
-caller's. Captions that a batch holds several times pass the text encoder once. Several processes
-take a share of the batch each, and all have loss and gradients of the whole.
+caller's. Several processes take a share of the batch each, and all have loss and gradients of the
+whole.
+
+Captions that a batch holds several times pass the text encoder once. Frozen encoders run as in
+frozen.py. With `micro_batch`, an encoder that learns sees a few rows at a time (Gao et al. 2021,
+"Scaling deep contrastive learning batch size under memory limited setup"): first without a graph,
+and when the loss of the whole batch has told the gradient of what it said, again with one, from the
+same random numbers. So memory bounds the micro-batch, and never the batch of the loss.
 
 Letters: B clips of a batch, b those of this process, K distinct captions of them, T samples, L
 tokens, H hidden size of a tower, D embedding.
 """
 
 import itertools
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from frozen import FrozenEncoder, RememberedRows
 from models import ParaCLAPModel
 from objectives import Matches
+from optimisation import drawing_from, random_state
 from processes import GradientSum, sum_in_place
 
+MIB = 2**20
 Batch = Mapping[str, Any]
 """What `datasets.Collate` returns: input_values and padding_mask (b, T), input_ids and
-attention_mask (b, L), matches twice (b, B), and lists."""
+attention_mask (b, L), matches twice (b, B), and lists. Without audio, `row` is looked up."""
+Replay = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -50,11 +59,15 @@ class TrainingStep:
     """Gradients of an objective, one batch after the other.
 
     Attributes:
-        model: in training mode, on its device.
+        model: in training mode, on its device; what is frozen may not change any more.
         objective: of objectives.py: (audio (b, D), text (b, D), logit_scale, matches) -> scalar.
         positives: "matching" or "own", see `settings.LossSettings`.
         bfloat16: whether encoders and projections run under autocast.
         clip_norm: largest norm of the gradients; 0 = no limit.
+        micro_batch: rows that an encoder which learns sees at a time; 0 = the whole batch.
+        text_cache: MiB of captions that a frozen text encoder need not see again.
+        clips: (N, H), what a frozen audio encoder says of each clip, see `frozen.encode_clips`;
+            None = batches hold waveforms.
     """
 
     def __init__(
@@ -64,13 +77,27 @@ class TrainingStep:
         positives: str = "matching",
         bfloat16: bool = False,
         clip_norm: float = 0.0,
+        micro_batch: int = 0,
+        text_cache: int = 256,
     ) -> None:
+        if micro_batch < 0:
+            raise ValueError(f"micro_batch is {micro_batch}, expected rows, or 0 for the batch")
         self.model = model
         self.objective = objective
         self.positives = positives
         self.bfloat16 = bfloat16
         self.clip_norm = clip_norm
         self.sums = GradientSum(self.parameters())
+        self.micro_batch = micro_batch
+        self.clips: torch.Tensor | None = None
+        self.frozen = {
+            branch: FrozenEncoder(model, branch, bfloat16)
+            for branch in ("audio", "text")
+            if branch in model.frozen
+        }
+        self.captions = (
+            RememberedRows(self.frozen["text"], text_cache * MIB) if "text" in self.frozen else None
+        )
 
     def __call__(self, batch: Batch) -> Gradients:
         """Replace the gradients by those of a batch, clipped to `clip_norm`."""
@@ -85,32 +112,30 @@ class TrainingStep:
 
     def clip(self) -> torch.Tensor:
         """Limit the norm of all gradients; returns what it was."""
-        return nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm or math.inf)
+        learned = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in learned])
+        if self.clip_norm:
+            nn.utils.clip_grads_with_norm_(learned, self.clip_norm, norm)
+        return norm
 
     def backward(self, batch: Batch) -> tuple[torch.Tensor, int]:
         """Add the gradients of a batch; returns its loss and its number of distinct captions."""
-        device = self.model.device
+        model, device = self.model, self.model.device
         first, places = distinct_captions(batch["input_ids"], batch["attention_mask"])
-        inputs = {
-            name: tensor.to(device, non_blocking=True)
-            for name, tensor in (
-                ("input_values", batch["input_values"]),
-                ("padding_mask", batch["padding_mask"]),
-                ("input_ids", batch["input_ids"][first]),
-                ("attention_mask", batch["attention_mask"][first]),
-                ("places", places),
-            )
-        }
+        replays: list[Replay] = []
+        audio = self._audio(batch, replays)
+        text = self._text(batch["input_ids"][first], batch["attention_mask"][first], replays)
         matches = tuple(pairs.to(device, non_blocking=True) for pairs in self.targets(batch))
-        model = self.model
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
-            _, audio = model.encode("audio", inputs["input_values"], inputs["padding_mask"])
-            _, text = model.encode("text", inputs["input_ids"], inputs["attention_mask"])
+        places = places.to(device, non_blocking=True)
+        with self._autocast():
             audio = model.project("audio", audio)
-            text = model.project("text", text.index_select(0, inputs["places"]))
+            text = model.project("text", text.index_select(0, places))
         loss = self.objective(audio, text, model.logit_scale, matches)
-        self.sums.expect()
+        if not replays:  # otherwise gradients are complete only after the last of them
+            self.sums.expect()
         loss.backward()
+        for replay in replays:
+            replay()
         self.sums.finish()
         return sum_in_place(loss.detach()), len(first)
 
@@ -120,6 +145,84 @@ class TrainingStep:
             return batch["matches"]
         own = torch.eye(len(batch["row"]))[batch["own"]]
         return own, own
+
+    def _audio(self, batch: Batch, replays: list[Replay]) -> torch.Tensor:
+        """What the speech encoder says of own clips (b, H)."""
+        if self.clips is not None:
+            rows = [batch["row"][place] for place in batch["own"]]
+            return self.clips[rows].to(self.model.device, non_blocking=True)
+        values, mask = batch["input_values"], batch["padding_mask"]
+        if "audio" in self.frozen:
+            return self.frozen["audio"](values, mask)
+        return self._learning("audio", values, mask, replays)
+
+    def _text(
+        self, input_ids: torch.Tensor, mask: torch.Tensor, replays: list[Replay]
+    ) -> torch.Tensor:
+        """What the text encoder says of distinct captions (K, L): (K, H)."""
+        if self.captions is not None:
+            return self.captions(token_keys(input_ids, mask), input_ids, mask)
+        lengths = mask.sum(dim=1)
+        order = lengths.argsort(stable=True)  # so that micro-batches hold captions of one length
+        encoded = self._learning("text", input_ids[order], mask[order], replays)
+        return encoded.index_select(0, order.argsort().to(encoded.device))
+
+    def _learning(
+        self, branch: str, inputs: torch.Tensor, mask: torch.Tensor, replays: list[Replay]
+    ) -> torch.Tensor:
+        """Encode rows so that `loss.backward`, and then the replays, reach the encoder."""
+        size = self.micro_batch or len(inputs)
+        parts = list(zip(inputs.split(size), mask.split(size), strict=True))
+        if len(parts) == 1:
+            return self._encode(branch, *parts[0])
+        states, encoded = [], []
+        with torch.no_grad():
+            for part in parts:
+                states.append(random_state(self.model.device))
+                encoded.append(self._encode(branch, *part))
+        whole = torch.cat(encoded).requires_grad_()
+
+        def replay() -> None:
+            for part, state, gradient in zip(parts, states, whole.grad.split(size), strict=True):
+                with drawing_from(state):
+                    self._encode(branch, *part).backward(gradient)
+
+        replays.append(replay)
+        return whole
+
+    def _encode(self, branch: str, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Encode rows in at least float32; tokens that are padding in every row are left out."""
+        device = self.model.device
+        if branch == "text":
+            longest = int(mask.sum(dim=1).max())
+            inputs, mask = inputs[:, :longest], mask[:, :longest]
+        whole = bool(mask.all())  # asked here, where it does not make the device wait
+        inputs = inputs.to(device, non_blocking=True)
+        masks = None if whole else mask.to(device, non_blocking=True)
+        with self._autocast():
+            return self.model.pool(branch, inputs, masks)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+
+def prepare_encoders(
+    model: ParaCLAPModel, checkpoint_activations: bool = False, compiled: bool = False
+) -> None:
+    """Choose how the encoders run; what they say stays the same up to rounding.
+
+    Args:
+        model: on its device, frozen as it will be.
+        checkpoint_activations: keep only the inputs of each layer, and compute the rest again in
+            the backward pass.
+        compiled: translate the encoders by torch.compile, on first use.
+    """
+    for branch in ("audio", "text"):
+        base = model.get_submodule(f"{branch}_branch.base")
+        if checkpoint_activations and branch not in model.frozen:
+            base.activation_checkpointing_enable({"use_reentrant": False})
+        if compiled:
+            base.compile(dynamic=True)
 
 
 def distinct_captions(

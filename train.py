@@ -4,26 +4,32 @@ r"""Train ParaCLAP: captions and audio in, a run folder out.
         output=runs/small
     python train.py configs/paraclap.yaml data.root=/data/MSP-Podcast optim.lr=1e-4
     torchrun --nproc-per-node=4 train.py configs/paraclap.yaml data.root=/data/MSP-Podcast
+    python train.py configs/finetune.yaml model.start=runs/small data.captions=my.csv \
+        output=runs/mine
 
 The first argument may be a YAML file (default configs/paraclap.yaml); `key=value` arguments go over
 it. Every key is a field of `Settings` (settings.py), `ModelSettings` (models.py) or
 `CaptionSettings` (datasets.py). The run folder receives config.yaml, metrics.jsonl, TensorBoard
-events, checkpoints/ (everything to resume), best/ (by validation UAR) and last/, both ready for
-evaluate.py. The same
-command again resumes an interrupted run (`train.resume=auto`) and gives the same weights as a run
-that was never interrupted.
+events (`train.loggers`: also wandb, mlflow), checkpoints/ (everything to resume), best/ (by
+validation UAR) and last/, both ready for evaluate.py. The same command again resumes an interrupted
+run (`train.resume=auto`) and gives the same weights as a run that was never interrupted.
+`train.dry_run=true` takes a step and a validation, tells memory and time, and keeps nothing.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import math
+import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +43,15 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from audio import AudioError, resolve_inside
+from audio import (
+    CONDITIONING,
+    AudioError,
+    Files,
+    JoinedRecordings,
+    Recordings,
+    resolve_inside,
+)
+from caption_tables import Lists, read_caption_table
 from checkpoints import (
     CheckpointError,
     checkpoint_path,
@@ -51,10 +65,17 @@ from datasets import (
     PHRASE_COLUMNS,
     CaptionDataset,
     Collate,
+    FunctionalClips,
     TrainingBatches,
+    bucketed,
+    clip_seconds,
     equal_captions,
+    mixed,
 )
 from evaluate import answer
+from frozen import encode_clips
+from functionals import functionals_of, read_functionals, standards
+from label_captions import caption_labels, is_label_table
 from models import (
     ParaCLAPModel,
     build_model,
@@ -63,6 +84,7 @@ from models import (
 )
 from objectives import OBJECTIVES
 from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, seed_step
+from packed import PackError, pack_files
 from processes import (
     broadcast,
     broadcast_in_place,
@@ -76,18 +98,30 @@ from processes import (
     world_size,
 )
 from queries import queries_for
-from reports import write_text
+from reports import plot_confusion, plot_similarities, to_markdown, to_pixels, write_text
 from scoring import score
-from settings import OptimSettings, Settings, SettingsError, changed_keys, read_settings
-from steps import TrainingStep
+from settings import (
+    OptimSettings,
+    Settings,
+    SettingsError,
+    changed_keys,
+    corpora_of,
+    flatten,
+    read_settings,
+)
+from steps import TrainingStep, prepare_encoders
 from stopping import EXIT_CODES, Stopped, StopRequests, leave_signals_to_the_parent
-from tracking import Log
+from tracking import GIB, LOGGER_RUNS, Log, check_loggers, memory_in_use, peak_memory
 
 CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
+FIGURES = ("UAR", "ACC", "F1", "chance")  # of a validation
 COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
 VERSIONS = {"torch": str(torch.__version__), "transformers": transformers.__version__}
 DUMP = "nonfinite.json"
 PREFETCH = 2  # batches that each worker reads ahead
+PARTS = ("audio_branch", "text_branch", "audio_projection", "text_projection")
+SHOWN_CAPTIONS = 16
+DRY_CLIPS = 200  # clips that a dry run validates on at most
 
 
 def read_captions(path: str | Path) -> pd.DataFrame:
@@ -100,30 +134,95 @@ def read_captions(path: str | Path) -> pd.DataFrame:
         raise SettingsError(
             f"data.captions: there is no table {path}; preprocessing/template_creation.py writes it"
         )
-    table = pd.read_parquet(path)
-    missing = [column for column in PHRASE_COLUMNS if column not in table]
+    missing = [column for column in PHRASE_COLUMNS if column not in pq.read_schema(path).names]
     if missing:
         raise SettingsError(f"{path} lacks {missing}; expected a table of template_creation.py")
-    empty = table["captions"].map(len) == 0
+    table = read_caption_table(path, PHRASE_COLUMNS)
+    empty = table["captions"].list.len().fillna(0).to_numpy(int) == 0
     if empty.any():
         print(f"{empty.sum()} of {len(table)} clips have no phrase and are left out")
-    return table[~empty]
+    return table[~empty] if empty.any() else table
 
 
-def provenance(settings: Settings, clips: int) -> dict[str, Any]:
+def read_tables(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and validation rows of all corpora, one corpus after the other.
+
+    With several corpora the names of files and speakers begin with that of their corpus, which also
+    stands in the column `corpus`: two people of one name in two corpora are two.
+
+    Raises:
+        SettingsError: naming the corpus, if its table cannot be used.
+    """
+    parts = []
+    for name, corpus in corpora_of(settings.data).items():
+        try:
+            table = read_captions(corpus.captions)
+            parts.append(split_table(_named(table, name) if name else table, settings))
+        except SettingsError as error:
+            raise SettingsError(f"{name}: {error}" if name else str(error)) from error
+    if len(parts) == 1:
+        return parts[0]
+    train, validation = (pd.concat(tables) for tables in zip(*parts, strict=True))
+    return train, validation
+
+
+def _named(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """Rows of a corpus, with its name before those of files and speakers."""
+    if "corpus" in table:
+        found = sorted(table["corpus"].unique())
+        table = table[table["corpus"] == corpus]
+        if table.empty:
+            raise SettingsError(f"no row is of this corpus, only of {found}")
+    table = table.set_axis(_named_index(table.index, corpus)).assign(corpus=corpus)
+    if "speaker" in table:
+        table["speaker"] = f"{corpus}/" + table["speaker"].astype("str")
+    return table
+
+
+def _named_index(index: pd.MultiIndex, corpus: str) -> pd.MultiIndex:
+    files = index.get_level_values("file")
+    return pd.MultiIndex.from_frame(
+        index.to_frame(index=False).assign(file=[f"{corpus}/{file}" for file in files])
+    )
+
+
+def read_all_functionals(settings: Settings, clips: pd.Index) -> pd.DataFrame | None:
+    """Functionals of clips of all corpora, named as in `read_tables`; None if none are given."""
+    corpora = corpora_of(settings.data)
+    given = {name: corpus.features for name, corpus in corpora.items() if corpus.features}
+    if not given:
+        return None
+    parts = []
+    for name, path in given.items():
+        table = read_functionals(path)
+        parts.append(table.set_axis(_named_index(table.index, name)) if name else table)
+    return functionals_of(pd.concat(parts, join="inner"), clips)
+
+
+def provenance(
+    settings: Settings, clips: int, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What a model card has to tell of a run on so many clips; no paths.
 
     An encoder is None if it starts from random weights; `corpora` is missing if the captions table
-    does not say where it is from.
+    does not say where it is from. Of a model that was fine-tuned, `start` says from what, and
+    `before` is what was known of that: its encoders, with their licences, are those of this one.
     """
     model = settings.model
-    facts: dict[str, Any] = {
+    encoders = {
         f"{branch}_encoder": tower.name and _public_name(tower.name)
         for branch, tower in (("audio", model.audio), ("text", model.text))
     }
-    metadata = pq.read_schema(settings.data.captions).metadata or {}
-    about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
-    corpora = list(about.get("corpora", [about.get("corpus") or about.get("name")]))
+    facts: dict[str, Any] = encoders
+    if model.start:
+        before = dict(before or {})
+        facts = {name: before.pop(name) for name in encoders if name in before}
+        facts |= {"start": _public_name(model.start), "before": before}
+    corpora = [
+        known
+        for name, corpus in corpora_of(settings.data).items()
+        for known in ([name] if name else _corpora_of_captions(corpus.captions))
+    ]
     if all(corpora):
         facts["corpora"] = corpora
     return facts | {
@@ -131,6 +230,13 @@ def provenance(settings: Settings, clips: int) -> dict[str, Any]:
         "epochs": settings.train.epochs,
         "seed": settings.train.seed,
     }
+
+
+def _corpora_of_captions(path: str) -> list[str | None]:
+    """Names of the corpora of a captions table; None if it does not tell."""
+    metadata = pq.read_schema(path).metadata or {}
+    about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
+    return list(about.get("corpora", [about.get("corpus") or about.get("name")]))
 
 
 def _public_name(encoder: str) -> str:
@@ -203,17 +309,23 @@ class Run:
                 "least a clip for each"
             )
         self.bfloat16 = use_bfloat16(train.precision, self.device)
-        table = read_captions(settings.data.captions)
-        self.train_table, self.validation_table = split_table(table, settings)
+        self.train_table, self.validation_table = read_tables(settings)
         self.steps = train.epochs * TrainingBatches.per_epoch(
             len(self.train_table), train.batch_size
         )
         self.classes = self._validation_classes()
         seed_step(train.seed, 0)
-        texts = sorted({text for row in self.train_table["captions"] for text in row})
-        model, self.processor = build_model(settings.model, texts)
-        model.config.provenance = provenance(settings, len(self.train_table))
+        texts = Lists(self.train_table["captions"]).texts()
+        clips = self.train_table.index.append(self.validation_table.index)
+        self.functionals = read_all_functionals(settings, clips)
+        about = None
+        if self.functionals is not None:
+            about = standards(self.functionals.loc[self.train_table.index])
+        model, self.processor = build_model(settings.model, texts, about)
+        before = model.config.provenance
+        model.config.provenance = provenance(settings, len(self.train_table), before)
         self.model: ParaCLAPModel = model.to(self.device)
+        prepare_encoders(model, train.checkpoint_activations, train.compile)
         self.objective = OBJECTIVES[settings.loss.name]().to(self.device)
         self.gradients = TrainingStep(
             model,
@@ -221,6 +333,8 @@ class Run:
             positives=settings.loss.positives,
             bfloat16=self.bfloat16,
             clip_norm=settings.optim.clip_norm,
+            micro_batch=train.micro_batch,
+            text_cache=train.text_cache,
         )
         self.optimizer = OPTIMIZERS[settings.optim.name](
             parameter_groups(model, settings.optim, self.objective), lr=settings.optim.lr
@@ -231,29 +345,60 @@ class Run:
         self.skipped = self.skipped_in_a_row = 0
         self.saved: int | None = None  # step that this process wrote a checkpoint of
         self.saved_at = time.monotonic()
+        self.recordings = self._recordings()
         self.fingerprints = broadcast(self._fingerprints() if rank() == 0 else None)
+
+    def _by_corpus(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Parts of a table by corpus, in its order; that of a single one has the name ""."""
+        if not self.settings.data.corpora:
+            return {"": table}
+        return {str(name): part for name, part in table.groupby("corpus", sort=False)}
 
     def _validation_classes(self) -> pd.Series:
         """Classes of the validation clips; the rest of these clips is left out."""
         if self.validation_table.empty:
             return pd.Series(dtype=str)
-        return scored_classes(self.validation_table, self.settings.train.target).dropna()
+        target = self.settings.train.target
+        parts = self._by_corpus(self.validation_table).values()
+        return pd.concat([scored_classes(part, target).dropna() for part in parts])
 
     def _fingerprints(self) -> dict[str, str]:
-        """What was read, in two hashes: the captions table, and names and sizes of the audio."""
-        root = self.settings.data.root
-        files = dict.fromkeys(
-            file
-            for table in (self.train_table, self.validation_table)
-            for file, _, _ in table.index
-        )
-        sizes = [f"{resolve_inside(root, file).stat().st_size} {file}" for file in files]
+        """What was read, in two hashes: the captions tables, and names and sizes of the audio."""
+        corpora = corpora_of(self.settings.data)
+        sizes = [
+            f"{resolve_inside(corpora[name].root, file).stat().st_size} {name and name + '/'}{file}"
+            for name, files in self._files().items()
+            for file in files
+        ]
+        if self.recordings.conditioning != CONDITIONING:
+            sizes.append(self.recordings.conditioning)  # a run does not go on with other samples
+        tables = [hashlib.sha256(Path(c.captions).read_bytes()) for c in corpora.values()]
         return {
-            "captions table": hashlib.sha256(
-                Path(self.settings.data.captions).read_bytes()
-            ).hexdigest(),
+            "captions table": " ".join(table.hexdigest() for table in tables),
             "audio": hashlib.sha256("\n".join(sizes).encode()).hexdigest(),
         }
+
+    def _files(self) -> dict[str, list[str]]:
+        """Corpus -> its files, in the order of the tables; names are inside of its root."""
+        tables = (self.train_table, self.validation_table)
+        files = dict.fromkeys(file for table in tables for file, _, _ in table.index)
+        if not self.settings.data.corpora:
+            return {"": list(files)}
+        inside: dict[str, list[str]] = {name: [] for name in self.settings.data.corpora}
+        for file in files:
+            corpus, _, name = file.partition("/")
+            inside[corpus].append(name)
+        return inside
+
+    def _recordings(self) -> Recordings:
+        """Where audio is read: the files, or a pack of them, which is made if need be."""
+        data = self.settings.data
+        recordings: dict[str, Recordings] = {}
+        for name, corpus in corpora_of(data).items():
+            recordings[name] = Files(corpus.root)
+            if data.packed is not None:
+                recordings[name] = pack_files(data.packed, corpus.root, self._files()[name])
+        return JoinedRecordings(recordings) if data.corpora else recordings[""]
 
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs.
@@ -301,19 +446,62 @@ class Run:
         """Training clips with captions."""
         return CaptionDataset(
             self.train_table,
-            self.settings.data.root,
+            self.recordings,
             self.settings.captions,
             self.settings.data.crop_seconds,
             self.settings.train.seed,
             repeat_short=not self.model.audio_branch.supports_padding,
             own=share(self.settings.train.batch_size),
+            functionals=self._functionals_of(self.train_table),
+            crop=self.settings.data.crop,
+            read=self.gradients.clips is None,
         )
+
+    def hear_clips(self, requests: StopRequests) -> None:
+        """Let a frozen speech encoder hear every clip once, if crops are always the same.
+
+        Each process hears its share of the clips.
+        """
+        data = self.settings.data
+        is_always_same = data.crop != "random" and self.functionals is None
+        if "audio" not in self.model.frozen or not is_always_same:
+            return
+        encoder, dataset = self.gradients.frozen["audio"], self.dataset()
+        rows = range(len(dataset))[share(len(dataset))]
+        heard = encode_clips(encoder, self.processor, dataset, rows, data.workers, data.embeddings)
+        for table, done in heard:
+            clips = table
+            if requests.received and done < len(rows):
+                break
+        if asked := agreed(requests):
+            kept = "goes on from there" if data.embeddings else "starts anew"
+            raise Stopped(
+                f"{asked.name} while clips are heard for the first time; the same command {kept}",
+                EXIT_CODES[asked],
+            )
+        self.gradients.clips = sum_in_place(clips)
+
+    def _functionals_of(self, table: pd.DataFrame) -> np.ndarray | None:
+        """Functionals of the clips of a table, (rows, F) float32; None if waveforms are read."""
+        if self.functionals is None:
+            return None
+        return self.functionals.loc[table.index].to_numpy(np.float32)
 
     def batches(self) -> TrainingBatches:
         """What is read in the steps that are left."""
         train = self.settings.train
         rows = len(self.train_table)
-        return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step)
+        sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
+        draws = mixed(sizes, self.settings.data.temperature, train.seed)
+        if train.bucket:
+            draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed)
+        return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step, draws)
+
+    @functools.cached_property
+    def crop_lengths(self) -> np.ndarray:
+        """Duration of the crop of each training clip [s], from the headers."""
+        seconds = clip_seconds(self.recordings, self.train_table.index)
+        return np.minimum(seconds, self.settings.data.crop_seconds)
 
     def files_in_flight(self) -> list[str]:
         """Files that the loader may be reading: of the next batch, and those read ahead."""
@@ -329,7 +517,9 @@ class Run:
             self.dataset(),
             batch_sampler=self.batches(),
             num_workers=data.workers,
-            collate_fn=Collate(self.processor, data.crop_seconds),
+            collate_fn=Collate(
+                self.processor, None if self.settings.train.bucket else data.crop_seconds
+            ),
             pin_memory=self.device.type == "cuda",
             timeout=data.timeout if data.workers else 0,
             prefetch_factor=PREFETCH if data.workers else None,
@@ -431,14 +621,55 @@ class Run:
             )
         tqdm.write(f"{reason}: left out")
 
-    def validate(self) -> dict[str, float]:
-        """Zero-shot scores of the validation speakers, by the code of evaluate.py."""
+    def validate(self) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
+        """Zero-shot scores of the validation speakers, by the code of evaluate.py.
+
+        Returns:
+            UAR, ACC, F1, chance and the recall of each class; of several corpora the means over the
+            corpora, beside the scores of each. And by corpus the answers with their truth.
+        """
+        parts = self._by_corpus(self.validation_table.loc[self.classes.index])
+        done = {name: self._validate(part) for name, part in parts.items()}
+        means = {
+            figure: float(np.mean([scores[figure] for scores, _ in done.values()]))
+            for figure in FIGURES
+        }
+        each = {
+            f"{figure}.{name}" if name else figure: value
+            for name, (scores, _) in done.items()
+            for figure, value in scores.items()
+        }
+        return means | each, {name: answers for name, (_, answers) in done.items()}
+
+    def _validate(self, table: pd.DataFrame) -> tuple[dict[str, float], pd.DataFrame]:
         train = self.settings.train
-        table = self.validation_table.loc[self.classes.index]
         queries = queries_for(table, train.target, train.queries)
-        answers = answer(self.model, self.processor, table, self.settings.data.root, queries)
-        figures = score(self.classes, answers["prediction"])
-        return broadcast({name: figures[name] for name in ("UAR", "ACC", "F1", "chance")})
+        measured = self._functionals_of(table)
+        clips = None if measured is None else FunctionalClips(table, self.recordings, measured)
+        answers = answer(self.model, self.processor, table, self.recordings, queries, clips)
+        answers.insert(0, "truth", self.classes.loc[table.index])
+        figures = score(answers["truth"], answers["prediction"])
+        recalls = {f"recall/{name}": recall for name, recall in figures["recall"].items()}
+        return broadcast({name: figures[name] for name in FIGURES} | recalls), answers
+
+    def condition(self) -> dict[str, float]:
+        """Memory [GiB], and the norm of the weights of each part."""
+        norms = {
+            f"weight_norm/{part}": torch.nn.utils.get_total_norm(
+                [p.detach() for p in self.model.get_submodule(part).parameters()]
+            ).item()
+            for part in PARTS
+        }
+        return memory_in_use(self.device) | norms
+
+    def sample_captions(self) -> pd.DataFrame:
+        """Files and captions of the next batch, as training will see them."""
+        dataset, draws = self.dataset(), next(iter(self.batches()), [])
+        items = [dataset.unread(draw) for draw in draws[:SHOWN_CAPTIONS]]
+        return pd.DataFrame(
+            {"file": self.train_table.index[item["row"]][0], "caption": item["caption"].text}
+            for item in items
+        )
 
     def save_model(self, name: str) -> None:
         """Write the model and its processor to `best` or `last`; the others wait for process 0.
@@ -488,23 +719,126 @@ def train(settings: Settings) -> Run:
     Raises:
         SettingsError: if the settings and the data do not go together.
     """
+    settings = with_captions(settings)
     check_data(settings)
+    check_loggers(settings.train.loggers)
     run = Run(settings)
     run.output.mkdir(parents=True, exist_ok=True)
     resume(run)
-    log = None
     if rank() == 0:
         OmegaConf.save(OmegaConf.structured(settings), run.output / "config.yaml")
-        log = Log(run.output, run.step)
-    print(
+    print(_in_short(run))
+    with _log(run) as log:
+        if log is not None and log.loggers and run.step < run.steps:
+            log.text(run.step, "captions", to_markdown(run.sample_captions()))
+        with StopRequests() as requests:
+            _train_to_the_end(run, log, requests)
+    return run
+
+
+def _log(run: Run) -> AbstractContextManager[Log | None]:
+    """The log of process 0; the others have none."""
+    if rank():
+        return nullcontext()
+    told = flatten(dataclasses.asdict(run.settings))
+    return Log(run.output, run.step, run.settings.train.loggers, told)
+
+
+def _in_short(run: Run) -> str:
+    return (
         f"{len(run.train_table)} clips to train on, {len(run.classes)} to validate on, "
         f"{run.steps} steps, {_several(run.device)}, {'bfloat16' if run.bfloat16 else 'float32'}"
     )
-    with StopRequests() as requests:
-        _train_to_the_end(run, log, requests)
-    if log is not None:
-        log.close()
-    return run
+
+
+def dry_run(settings: Settings) -> None:
+    """Read a batch, take a step, save, validate; tell memory and time, and keep nothing.
+
+    The step is taken twice, and the second one is timed: the first makes room in memory. A run that
+    would be resumed is resumed here, so that settings that do not fit it are told.
+
+    Raises:
+        FloatingPointError: if the loss or the gradient is not finite.
+        SettingsError: if the settings, the data and an earlier run do not go together.
+    """
+    check_data(settings)
+    check_loggers(settings.train.loggers)
+    run = Run(settings)
+    if settings.train.resume != "never":
+        resume(run)
+    print(_in_short(run))
+    if run.step == run.steps:
+        print(f"{settings.output} is finished")
+        return
+    output = run.output.resolve()
+    beside = next(folder for folder in output.parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=beside) as temporary:
+        run.output = Path(temporary)
+        _rehearse(run)
+    print(f"nothing is kept, {settings.output} is as it was")
+
+
+def _rehearse(run: Run) -> None:
+    """Do everything once, and tell what it takes."""
+    train, started = run.settings.train, run.step
+    batch = next(iter(run.loader()))
+    dataset, draws, workers = run.dataset(), next(iter(run.batches())), run.settings.data.workers
+    reading = _seconds(lambda: [dataset[draw] for draw in draws])
+    print(f"batch of {train.batch_size} clips read in {reading:.3g} s by one process")
+    for _ in range(2):
+        run.model.train()
+        run.step, before = started, time.perf_counter()
+        values = run.training_step(batch)
+        step = time.perf_counter() - before
+        if run.skipped_in_a_row:
+            raise FloatingPointError("dry run: the loss or the gradient is not finite")
+    print(f"step in {step:.3g} s: loss {values['loss']:.3f}")
+    saving = _seconds(run.save)
+    size = sum(f.stat().st_size for f in run.output.rglob("*") if f.is_file())
+    print(f"checkpoint of {size / GIB:.2g} GiB, {train.keep} are kept: {saving:.3g} s")
+    validating = _rehearse_validation(run)
+    memory = memory_in_use(run.device).get("gpu_memory_gib")
+    on_gpu = "" if memory is None else f", {memory:.2f} GiB on the GPU"
+    print(f"memory: {peak_memory():.2f} GiB{on_gpu} at most")
+    pace = max(step, reading / workers) if workers else step + reading
+    pace += validating / train.validate_every + saving / train.save_every
+    epoch = pace * TrainingBatches.per_epoch(len(run.train_table), train.batch_size)
+    print(
+        f"estimated: {_duration(epoch)} an epoch, {_duration(epoch * train.epochs)} for "
+        f"{train.epochs} epochs, validations and checkpoints included"
+    )
+
+
+def _rehearse_validation(run: Run) -> float:
+    """Validate on some clips; returns the seconds that all of them would take."""
+    clips = len(run.classes)
+    if not clips:
+        print("no validation")
+        return 0.0
+    every = run.classes
+    run.classes = every.iloc[:: -(-clips // DRY_CLIPS)]
+    before = time.perf_counter()
+    figures, _ = run.validate()
+    seconds = (time.perf_counter() - before) * clips / len(run.classes)
+    print(
+        f"validation on {len(run.classes)} of {clips} clips: UAR {figures['UAR']:.3f} "
+        f"(chance {figures['chance']:.3f}); on all of them about {seconds:.3g} s"
+    )
+    return seconds
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    before = time.perf_counter()
+    work()
+    return time.perf_counter() - before
+
+
+def _duration(seconds: float) -> str:
+    """Write seconds in the largest unit that fits."""
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 def _several(device: torch.device) -> str:
@@ -527,7 +861,7 @@ def _train_to_the_end(run: Run, log: Log | None, requests: StopRequests) -> None
         _validate_and_keep(run, log)  # the run was stopped between this step and its validation
     for values in _steps(run, requests):
         if log is not None and _is_due(run, settings.log_every):
-            log.write(run.step, values, "train")
+            log.write(run.step, values | run.condition(), "train")
         if _is_due(run, settings.validate_every) and not agreed(requests):
             _validate_and_keep(run, log)
         if _is_due(run, settings.save_every):
@@ -565,19 +899,42 @@ def _save_or_stop(run: Run, requests: StopRequests) -> None:
         )
 
 
+def with_captions(settings: Settings) -> Settings:
+    """Settings whose `data.captions` is a captions table; one of labels gets its captions now."""
+    data = settings.data
+    if not is_label_table(data.captions):
+        return settings
+    captions = Path(settings.output) / "captions.parquet"
+    root = caption_labels(data.captions, captions, data.templates, data.root)
+    print(f"captions of the labels in {data.captions} are in {captions}")
+    return dataclasses.replace(
+        settings, data=dataclasses.replace(data, captions=str(captions), root=root)
+    )
+
+
 def check_data(settings: Settings) -> None:
     """Stop early and in one sentence if there is nothing to read.
 
     Raises:
         SettingsError: naming the key that is missing.
     """
-    root = settings.data.root
-    if root is None:
-        raise SettingsError(
-            "data.root is not set: give the folder of the audio, data.root=/data/corpus"
-        )
-    if not Path(root).is_dir():
-        raise SettingsError(f"data.root: {root} is no folder")
+    data = settings.data
+    if data.temperature < 0:
+        raise SettingsError(f"data.temperature is {data.temperature}, expected 0 or more")
+    if data.corpora and data.root is not None:
+        raise SettingsError("data.root and data.corpora are both set: a single corpus has the one")
+    for name, corpus in corpora_of(data).items():
+        key = f"data.corpora.{name}" if name else "data"
+        if corpus.root is None:
+            raise SettingsError(
+                f"{key}.root is not set: give the folder of the audio, {key}.root=/data/corpus"
+            )
+        if corpus.captions is None:
+            raise SettingsError(f"{key}.captions is not set: give the table of its captions")
+        if name and not re.fullmatch(r"[\w-]+", name):
+            raise SettingsError(f"{key}: the name may have letters, digits, - and _")
+        if not Path(corpus.root).is_dir():
+            raise SettingsError(f"{key}.root: {corpus.root} is no folder")
 
 
 def resume(run: Run) -> None:
@@ -589,7 +946,7 @@ def resume(run: Run) -> None:
     state = None
     if rank() == 0:
         if choice == "never":
-            for old in (folder, run.output / "metrics.jsonl"):
+            for old in (folder, run.output / "metrics.jsonl", run.output / LOGGER_RUNS):
                 shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         else:
             state = load_newest(folder) if choice == "auto" else load_checkpoint(Path(choice))
@@ -609,6 +966,7 @@ def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]
         run.text_stage(requests)
     broadcast_in_place(parameter.detach() for parameter in run.gradients.parameters())
     run.model.train()
+    run.hear_clips(requests)
     bar = tqdm(
         total=run.steps * size,
         initial=run.step * size,
@@ -655,15 +1013,38 @@ def _validate_and_keep(run: Run, log: Log | None) -> None:
     if run.classes.empty:
         run.save_model("best")
         return
-    scores = run.validate()
+    scores, answers = run.validate()
     if log is not None:
         log.write(run.step, scores, "validation")
+        for name, part in answers.items():
+            _show_answers(run, log, part, name)
     tqdm.write(
         f"step {run.step}: validation UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
     )
     if scores["UAR"] > run.best:
         run.best = scores["UAR"]
         run.save_model("best")
+
+
+def _show_answers(run: Run, log: Log, answers: pd.DataFrame, corpus: str) -> None:
+    """Show the confusion matrix, and how near classes and queries are."""
+    title = f"{corpus} {run.settings.train.target}, step {run.step}".strip()
+    queries = [column.removeprefix("score.") for column in answers.filter(regex=r"^score\.")]
+    pictures = {
+        "confusion": lambda: to_pixels(plot_confusion(answers, queries, title)),
+        "similarity": lambda: to_pixels(plot_similarities(answers, title)),
+    }
+    for name, draw in pictures.items():
+        log.image(run.step, f"validation/{name}.{corpus}".rstrip("."), draw)
+
+
+def _train_or_rehearse(settings: Settings) -> None:
+    if settings.train.dry_run:
+        dry_run(settings)
+        return
+    run = train(settings)
+    best = f"best validation UAR {run.best:.3f}, " if run.best >= 0 else ""
+    print(f"{best}models in {run.output / 'best'} and {run.output / 'last'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -675,9 +1056,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = read_settings(arguments)
     try:
         with processes(device_named(settings.train.device), settings.train.timeout):
-            run = train(settings)
-            best = f"best validation UAR {run.best:.3f}, " if run.best >= 0 else ""
-            print(f"{best}models in {run.output / 'best'} and {run.output / 'last'}")
+            _train_or_rehearse(settings)
     except Stopped as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
         return stopped.code
@@ -692,7 +1071,9 @@ if __name__ == "__main__":
         CheckpointError,
         CorpusError,
         FloatingPointError,
+        ImportError,
         OSError,
+        PackError,
         RuntimeError,
         ValueError,
     ) as error:

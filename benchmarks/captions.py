@@ -35,7 +35,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing import template_creation as creation
+from preprocessing import template_creation
+from preprocessing.captioning.edges import QUANTILES
+from preprocessing.captioning.feature_tables import INDEX
+from preprocessing.captioning.phrases import phrases_of
+from preprocessing.captioning.templates import LEVELS, default_descriptors
 
 EMOTIONS = ("anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 CHUNK = 500_000  # rows generated at a time
@@ -59,11 +63,11 @@ def generate(first: int, rows: int) -> pa.Table:
             "split": np.where(speakers % 10, "train", "test"),
         },
         index=pd.MultiIndex.from_arrays(
-            [files, np.zeros(rows, "m8[us]"), np.full(rows, "NaT", "m8[us]")], names=creation.INDEX
+            [files, np.zeros(rows, "m8[us]"), np.full(rows, "NaT", "m8[us]")], names=INDEX
         ),
     ).astype({"emotion": "str"})
     voiced = generator.random(rows) >= UNVOICED
-    for descriptor in creation.default_descriptors():
+    for descriptor in default_descriptors():
         ratings = ("arousal", "valence", "dominance")
         if descriptor.kind == "level" and descriptor.name not in ratings:
             values = MEANS.get(descriptor.column, 1.0) + 0.3 * generator.standard_normal(rows)
@@ -121,19 +125,19 @@ def rates(rows: int, work: Callable[[], None]) -> tuple[float, float]:
 
 def time_plain(features: Path, rows: int, folder: Path) -> tuple[float, float]:
     """Rates of the plain way, not counting what it is given."""
-    selected = [d for d in creation.default_descriptors() if d.default]
+    selected = [d for d in default_descriptors() if d.default]
     whole = pd.read_parquet(features)
     selected = [d for d in selected if d.column in whole]
     training = whole[whole["split"] == "train"]
     measured = [d for d in selected if d.kind == "level"]
     edges = {
-        d.name: tuple(np.quantile(training[d.column].dropna().astype(float), creation.QUANTILES))
+        d.name: tuple(np.quantile(training[d.column].dropna().astype(float), QUANTILES))
         for d in measured
     }
     phrases = {
         d.name: {
-            value: creation.phrases_of(d, value)
-            for value in (creation.LEVELS if d.kind == "level" else whole[d.column].unique())
+            value: phrases_of(d, value)
+            for value in (LEVELS if d.kind == "level" else whole[d.column].unique())
         }
         for d in selected
     }
@@ -148,7 +152,7 @@ def time_ours(features: Path, rows: int, output: Path) -> tuple[float, float]:
     """Rates of the whole command in this process."""
 
     def command() -> None:
-        if creation.main([str(features), "-o", str(output)]):
+        if template_creation.main([str(features), "-o", str(output)]):
             raise RuntimeError(f"template_creation.py failed on {features}")
 
     return rates(rows, command)
@@ -209,7 +213,7 @@ def measure_large(rows: int, options: Sequence[str]) -> None:
         generating.join()
         print(f"{features.name}: {rows} rows, {features.stat().st_size / MIB:,.0f} MiB")
         start = time.perf_counter()
-        command = [sys.executable, creation.__file__, features, "-o", output, *options]
+        command = [sys.executable, template_creation.__file__, features, "-o", output, *options]
         _, status, usage = os.wait4(subprocess.Popen(command).pid, 0)
         seconds = time.perf_counter() - start
         if status:

@@ -1,12 +1,13 @@
 """How fast features are measured: features.py and the plain way, side by side in one run.
 
-    python benchmarks/features.py /data/RAVDESS --files 240 --rounds 2
+    python benchmarks/features.py /data/RAVDESS --files 240 --rounds 3
 
 The plain way is ``Smile(...).process_files`` with its own workers. Each way is a process of its own
-and they take turns, so that what else the machine does falls on all. Processor seconds (children
-included) say what a core does; wall time says what workers add. What starting costs (imports, 1 to
-3 s) is measured on one file, listed, and taken off the rest. The ratios are what to quote: the
-figures behind them are of this machine. The values of every way are compared bit for bit.
+and they take turns, so that what else the machine does falls on all. Processor seconds are those of
+the whole tree of processes, parent and children; wall time says what workers add. Starting (imports
+and the first clip, 1 to 3 s) is left out on both sides: in each round, each way also measures one
+file, and that is taken off. Ratios are formed within a round; their median is what to quote, with
+the lowest and the highest. The values of every way are compared bit for bit.
 
 Without a folder, RAVDESS in the folder that PARACLAP_DATA names is measured.
 """
@@ -69,7 +70,7 @@ def ways(table: Path, folder: Path, workers: int) -> list[Way]:
     script.write_text(PLAIN)
     plain = (("plain", 1, 0), ("plain, threads", workers, 0), ("plain, processes", workers, 1))
     commands = [(name, n, (script, table, "OUT", n, parallel)) for name, n, parallel in plain]
-    for feature_set in ("egemaps", "captions"):
+    for feature_set in ("egemaps", "captions-extended", "captions"):
         for n in (1, workers):
             options = ("--feature-set", feature_set, "--workers", n)
             command = (REPOSITORY / "features.py", table, "-o", "OUT", *options)
@@ -141,39 +142,52 @@ def main() -> None:
     default = Path(os.environ.get("PARACLAP_DATA", REPOSITORY.parent / "shared" / "data"))
     parser.add_argument("folder", type=Path, nargs="?", default=default / "ravdess")
     parser.add_argument("--files", type=int, default=240)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         where = Path(name)
         table, start, seconds = choose(options.folder, options.files, where)
         compared = ways(table, where, options.workers)
-        starts = [run(way) for way in ways(start, where, options.workers)]
-        rounds = [[run(way) for way in compared] for _ in range(options.rounds)]
-        print(f"{options.files} files, {seconds:.0f} s of sound, best of {options.rounds} rounds")
-        report(compared, starts, rounds, seconds)
+        starting = ways(start, where, options.workers)
+        rounds = [
+            [(run(way), run(first)) for way, first in zip(compared, starting, strict=True)]
+            for _ in range(options.rounds)
+        ]
+        print(f"{options.files} files, {seconds:.0f} s of sound, {options.rounds} rounds")
+        report(compared, rounds, seconds)
 
 
-def report(
-    compared: list[Way], starts: list[Time], rounds: list[list[Time]], seconds: float
-) -> None:
-    """Print a row for each way, with ratios to the plain one and to its own single worker."""
-    load, wall = {}, {}
-    for way, start, *runs in zip(compared, starts, *rounds, strict=True):
-        load[way] = min(t.processor for t in runs) - start.processor
-        wall[way] = min(t.wall for t in runs) - start.wall
-    plain = compared[0]
-    best = min(wall[way] for way in compared if way.name.startswith("plain"))
-    single = {way.name: wall[way] for way in compared if way.workers == 1}
+def spread(ratios: np.ndarray) -> str:
+    """Return the median of the ratios of all rounds, and the lowest and highest."""
+    return f"{np.median(ratios):.2f}x ({ratios.min():.2f}-{ratios.max():.2f})"
+
+
+def report(compared: list[Way], rounds: list[list[tuple[Time, Time]]], seconds: float) -> None:
+    """Print a row for each way, with ratios to the plain one and to its own single worker.
+
+    Args:
+        compared: the ways, the plain one first
+        rounds: for each round and way, the time for all files and for one
+        seconds: sound in all files but that one [s]
+    """
+    times = np.array(
+        [[[(t.processor, t.wall) for t in pair] for pair in one] for one in rounds]
+    )  # (rounds, ways, all or one file, processor or wall)
+    load, wall = np.moveaxis(times[:, :, 0] - times[:, :, 1], 2, 0)  # (rounds, ways) each
+    is_plain = [way.name.startswith("plain") for way in compared]
+    best = wall[:, is_plain].min(axis=1)
+    single = {way.name: place for place, way in enumerate(compared) if way.workers == 1}
     head = ("way", "workers", "start", "sound s per processor s", "per core")
     head += ("wall, to best plain", "scaling", "values")
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for way, start in zip(compared, starts, strict=True):
+    for place, way in enumerate(compared):
+        alone = wall[:, single.get(way.name, 0)]
         print(
-            f"| {way.name} | {way.workers} | {start.processor:.1f} s "
-            f"| {seconds / load[way]:.0f} | {load[plain] / load[way]:.2f}x "
-            f"| {best / wall[way]:.2f}x | {single.get(way.name, wall[plain]) / wall[way]:.2f}x "
-            f"| {compare(way.output, plain.output)} |"
+            f"| {way.name} | {way.workers} | {np.median(times[:, place, 1, 0]):.1f} s "
+            f"| {np.median(seconds / load[:, place]):.0f} "
+            f"| {spread(load[:, 0] / load[:, place])} | {spread(best / wall[:, place])} "
+            f"| {spread(alone / wall[:, place])} | {compare(way.output, compared[0].output)} |"
         )
 
 

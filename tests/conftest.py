@@ -1,4 +1,14 @@
-"""Fixtures: tiny real towers and a small synthetic corpus with features and captions."""
+"""Fixtures: tiny real towers and a small synthetic corpus with features and captions.
+
+With PARACLAP_TORTURE=FILE.md in the environment, what became of every fault and bad input is
+written there as a table. A test takes part with a marker: the row of the list, and what was done;
+with the fixture `happened` it says what became of it.
+
+    @pytest.mark.torture(37, "scale of the logits pushed to 200")
+    def test_...(happened):
+        ...
+        happened(f"clamped to {scale:.0f}")
+"""
 
 import copy
 import os
@@ -7,6 +17,7 @@ import socket
 import sys
 import time
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +29,63 @@ from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 import features
 from models import ModelSettings, ParaCLAPConfig, TowerSettings, build_model
 from preprocessing import synthetic_corpus, template_creation
+from small_corpora import make_corpus, write
+
+TORTURE = pytest.StashKey[list[tuple[int, str, str]]]()
+
+
+def pytest_configure(config):
+    config.stash[TORTURE] = []
+
+
+@pytest.fixture
+def happened(request):
+    """Note, for the table, what became of the fault that the test is about."""
+    notes = request.node.user_properties
+
+    def note(text, row=None, done=None):
+        notes.append(("torture", (row, done, text)))
+
+    return note
+
+
+def torture_rows(item, report):
+    """Rows of the table that a finished test fills: (row, what was done, what happened)."""
+    notes = [value for name, value in item.user_properties if name == "torture"]
+    rows = [note for note in notes if note[0] is not None]
+    told = "; ".join(text for row, _, text in notes if row is None)
+    parameters = f" [{item.callspec.id}]" if hasattr(item, "callspec") else ""
+    for marker in item.iter_markers("torture"):
+        row, done = marker.args
+        outcome = told or item.originalname.removeprefix("test_").replace("_", " ")
+        if report.outcome != "passed":
+            outcome = f"**{report.outcome}**: {report.longreprtext[-200:]}"
+        rows.append((row, done + parameters, outcome))
+    return rows
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call" or report.outcome != "passed":
+        item.config.stash[TORTURE].extend(torture_rows(item, report))
+    return report
+
+
+def torture_table(rows):
+    """Rows in order, as a table in Markdown."""
+    lines = ["| row | fault or bad input | what happened |", "|---|---|---|"]
+    for row, done, outcome in sorted(rows, key=lambda entry: entry[0]):
+        cells = (text.replace("|", r"\|").replace("\n", " ") for text in (done, outcome))
+        lines.append(f"| {row or ''} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def pytest_sessionfinish(session):
+    rows = session.config.stash[TORTURE]
+    if (target := os.environ.get("PARACLAP_TORTURE")) and rows:
+        Path(target).write_text(torture_table(rows), encoding="utf-8")
+
 
 RATE = 16_000
 TINY_AUDIO = {
@@ -189,6 +257,17 @@ def settings():
     )
 
 
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """Folder of a tiny model from random weights; read only."""
+    towers = {"audio": TowerSettings(config=TINY_AUDIO), "text": TowerSettings(config=TINY_TEXT)}
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    for part in build_model(ModelSettings(**towers, projection_dim=24, input_gain=10.0), TEXTS):
+        part.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def tiny(settings):
     """A fresh tiny model in evaluation mode, and its processor."""
@@ -240,6 +319,12 @@ def captions(corpus, tmp_path_factory):
     return folder / "captions.parquet"
 
 
+@pytest.fixture(name="features")
+def small_features(tmp_path):
+    """Features of a small corpus that was made up; free to change."""
+    return write(make_corpus(), tmp_path / "features.parquet")
+
+
 @pytest.fixture
 def config(captions, corpus, tmp_path):
     """Arguments of a short run: 24 clips to train on, 8 steps."""
@@ -260,6 +345,7 @@ def config(captions, corpus, tmp_path):
             "validate_every": 4,
             "save_every": 3,
             "log_every": 1,
+            "loggers": [],
             "precision": "fp32",
             "device": "cpu",
         },

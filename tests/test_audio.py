@@ -294,7 +294,7 @@ def test_segment_may_end_a_rounding_error_after_the_file(tmp_path):
 
 def test_length_is_limited_before_decoding(tmp_path, monkeypatch):
     path = write(tmp_path / "a.flac", np.zeros(30 * RATE, dtype=np.int16))
-    monkeypatch.setattr(audio, "_decode", None)  # decoding would fail
+    monkeypatch.setattr(audio, "_mono_blocks", None)  # decoding would fail
     assert reason_of(path, max_seconds=20) == "too_long"
 
 
@@ -322,3 +322,87 @@ def test_names_that_leave_the_root_are_refused(tmp_path, file, reason):
 def test_names_inside_the_root_are_resolved(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     assert audio.resolve_inside(tmp_path / "link", "b/ü, $(id).wav").parent == tmp_path / "b"
+
+
+# --- Crops and blocks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"subtype": "FLOAT"}, {"subtype": "PCM_24"}])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_crop_of_16_khz_is_that_of_read_audio_to_the_bit(tmp_path, options, channels):
+    noise = np.random.default_rng(0).normal(0, 0.1, (3 * RATE, channels))
+    path = write(tmp_path / "a.wav", noise, **options)
+    for place in (0.0, 0.37, 1.0):
+        crop = audio.read_crop(path, 0.5, 2.5, 0.8, place)
+        first = 0.5 + place * (2.0 - 0.8)
+        np.testing.assert_array_equal(crop, audio.read_audio(path, first, first + 0.8))
+    whole = audio.read_audio(path)
+    np.testing.assert_array_equal(audio.read_crop(path, None, None, 9.0, 0.3), whole)
+
+
+@pytest.mark.parametrize("rate", [4_000, 8_000, 12_345, 22_050, 44_100, 44_056, 48_000, 192_000])
+def test_crop_of_another_rate_is_cut_from_the_resampled_file(tmp_path, rate):
+    noise = np.random.default_rng(0).normal(0, 0.1, round(2.41 * rate))
+    path = write(tmp_path / "a.wav", noise, rate, subtype="FLOAT")
+    whole = audio.read_audio(path)
+    for place in (0.0, 0.123, 0.5, 0.99, 1.0):
+        crop = audio.read_crop(path, None, None, 0.7, place)
+        first = round(place * (len(noise) / rate - 0.7) * RATE)
+        np.testing.assert_allclose(crop, whole[first : first + len(crop)], rtol=0, atol=1e-6)
+        assert abs(len(crop) - 0.7 * RATE) <= 1
+    np.testing.assert_allclose(audio.read_crop(path, None, None, 9, 0), whole, rtol=0, atol=1e-6)
+
+
+def test_crops_read_integers_and_only_what_they_need(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.flac", tone(10))
+    asked = []
+    read = soundfile.SoundFile.read
+
+    def counting(self, frames, **keywords):
+        asked.append((frames, keywords["dtype"]))
+        return read(self, frames, **keywords)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counting)
+    audio.read_crop(path, None, None, 1.0, 0.5)
+    assert asked == [(RATE, "int16")]
+    asked.clear()
+    audio.read_crop(write(tmp_path / "b.flac", tone(10, 44_100), 44_100), None, None, 1.0, 0.5)
+    assert len(asked) == 1 and asked[0][0] < 1.2 * 44_100
+
+
+@pytest.mark.parametrize("rate", [RATE, 8_000, 44_100])
+def test_blocks_joined_are_the_whole_file_to_the_bit(tmp_path, monkeypatch, rate):
+    noise = np.random.default_rng(0).normal(0, 0.3, (round(2.3 * rate), 2))
+    path = write(tmp_path / "a.wav", noise, rate, subtype="FLOAT")
+    whole, report = audio.read_audio_with_report(path)
+    monkeypatch.setattr(audio, "BLOCK_SECONDS", 0.5)
+    blocks = []
+    assert audio.read_in_blocks(path, blocks.append).flags() == report.flags()
+    assert len(blocks) >= 5 and np.concatenate(blocks).tobytes() == whole.tobytes()
+
+
+def test_crop_outside_of_the_file_is_refused(tmp_path):
+    path = write(tmp_path / "a.wav", tone(1, 44_100), 44_100)
+    for limits in ((1.5, 2.0), (-1.0, 0.5), (0.5, 0.5), (0.5, 2.0)):
+        with pytest.raises(audio.AudioError) as caught:
+            audio.read_crop(path, *limits, 5.0, 0.5)
+        assert caught.value.reason == "segment"
+
+
+@pytest.mark.parametrize("suffix, channels", [("wav", 1), ("wav", 2), ("flac", 1), ("flac", 3)])
+def test_16_bit_samples_are_exact_whatever_way_they_are_read(tmp_path, suffix, channels):
+    samples = np.random.default_rng(0).integers(-32768, 32768, (5_000, channels)).astype(np.int16)
+    samples[:2] = [[-32768], [32767]]
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, samples, 16_000)
+    expected = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
+    found = audio.read_audio(path)
+    np.testing.assert_array_equal(found, np.clip(expected, *audio.SAMPLE_LIMITS))
+    assert found.dtype == np.float32
+
+
+def test_signal_in_memory_is_not_changed_by_conditioning():
+    signal = np.array([2.0, -2.0, 0.5] * 100, dtype=np.float32)
+    kept = signal.copy()
+    assert audio.condition(signal, 16_000).max() == np.float32(32767 / 32768)
+    np.testing.assert_array_equal(signal, kept)

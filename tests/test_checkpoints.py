@@ -56,6 +56,7 @@ def drop_hash(path):
     path.with_name("state.pt.sha256").unlink()
 
 
+@pytest.mark.torture(29, "checkpoint damaged by")
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, drop_hash])
 def test_damaged_checkpoint_is_passed_over_with_a_warning(folder, damage):
     damage(folder / "step_00000003" / "state.pt")
@@ -63,6 +64,7 @@ def test_damaged_checkpoint_is_passed_over_with_a_warning(folder, damage):
         assert load_newest(folder)["step"] == 2
 
 
+@pytest.mark.torture(32, "every checkpoint flipped")
 def test_a_run_with_nothing_but_damaged_checkpoints_stops(folder):
     for path in list_checkpoints(folder):
         flip_a_bit(path / "state.pt")
@@ -92,6 +94,7 @@ class Payload:
         return (open, (self.path, "w"))
 
 
+@pytest.mark.torture(46, "code in a checkpoint of a run")
 def test_code_in_a_checkpoint_is_not_executed(folder, tmp_path):
     marker = tmp_path / "executed"
     pickle.loads(pickle.dumps(Payload(str(marker))))

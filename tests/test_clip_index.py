@@ -39,7 +39,7 @@ def update(paraclap, folder, tmp_path):
 def audio_of(paraclap, index):
     """Embeddings of the clips of an index, one by one in float64."""
     paths = index.clips["root"] + "/" + index.clips["file"]
-    return np.array([paraclap._embed([read_audio(p)])[0] for p in paths], np.float64)
+    return np.array([paraclap.embed_waveforms([read_audio(p)])[0] for p in paths], np.float64)
 
 
 def chunk_files(tmp_path):
@@ -153,7 +153,7 @@ def test_segments_of_a_file_are_clips_of_their_own(paraclap, folder, tmp_path):
     update_index(tmp_path / "index", paraclap, "MODEL", read_clips([str(folder / "t.csv")]))
     index = ClipIndex(tmp_path / "index")
     assert [index.clips.loc[row, "start"] for row in range(2)] == [0, 0.2]
-    alone = paraclap._embed([read_audio(folder / "8.wav", 0.2, 0.4)])
+    alone = paraclap.embed_waveforms([read_audio(folder / "8.wav", 0.2, 0.4)])
     rows, cosines = index.search(alone, 2)
     assert rows[0][0] == 1 and cosines[0][0] == pytest.approx(1, abs=1e-3)
 

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch.utils.data
 
+from audio import Files, JoinedRecordings
 from datasets import (
     Caption,
     CaptionDataset,
@@ -15,10 +16,14 @@ from datasets import (
     ClipDataset,
     Collate,
     TrainingBatches,
+    bucketed,
     draw_caption,
     equal_captions,
     group_phrases,
     length_sorted_batches,
+    mixed,
+    mixture_counts,
+    shuffled,
     true_captions,
 )
 
@@ -212,6 +217,7 @@ def test_table_without_captions_is_refused(table):
         dataset(table.drop(columns="caption_descriptors"))
 
 
+@pytest.mark.torture(50, "clip of a captions table outside of the root")
 def test_file_outside_the_root_is_refused(table, tmp_path):
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -287,3 +293,82 @@ def test_length_sorted_batches_are_bounded_and_complete():
     padded = sum(durations[batch].max() * len(batch) for batch in batches)
     assert padded < 1.15 * durations.sum()
     assert all(len(batch) == 1 for batch in length_sorted_batches(durations, 0.0))
+
+
+# --- Several corpora, and lengths ----------------------------------------------------------------
+
+
+def epochs_of(batches, size):
+    """(pass, row) of each epoch, as one list each."""
+    flat = [draw for batch in batches for draw in batch]
+    return [flat[first : first + size] for first in range(0, len(flat), size)]
+
+
+def test_mixture_of_temperature_one_and_of_one_corpus_is_the_plain_permutation():
+    plain = list(TrainingBatches(30, 5, 12, seed=4))
+    for draws in (mixed([20, 10], 1.0, 4), mixed([30], 0.0, 4)):
+        assert list(TrainingBatches(30, 5, 12, seed=4, draws=draws)) == plain
+
+
+@pytest.mark.parametrize(
+    "sizes, temperature, counts",
+    [
+        ([90, 10], 1.0, [90, 10]),
+        ([90, 10], 0.0, [50, 50]),
+        ([90, 10], 0.5, [75, 25]),
+        ([3, 3, 4], 0.0, [4, 3, 3]),
+    ],
+)
+def test_counts_follow_the_temperature_and_add_up(sizes, temperature, counts):
+    assert mixture_counts(sizes, temperature) == counts
+
+
+def test_mixture_goes_through_each_corpus_evenly_and_never_repeats_a_draw():
+    batches = TrainingBatches(100, 10, 180, seed=0, draws=mixed([90, 10], 0.0, seed=0))
+    draws = [draw for batch in batches for draw in batch]
+    assert len(set(draws)) == len(draws) == 1800
+    counts = Counter(row for _, row in draws)
+    assert set(counts) == set(range(100))
+    assert {counts[row] for row in range(90)} == {10}  # 900 draws of 90 rows
+    assert {counts[row] for row in range(90, 100)} == {90}
+    for epoch in epochs_of(batches, 100):
+        assert sum(row >= 90 for _, row in epoch) == 50
+    assert len({row >= 90 for _, row in draws[:10]}) == 2  # mixed within a batch
+
+
+@pytest.mark.parametrize("start", [1, 9, 10, 33])
+def test_mixed_and_bucketed_batches_are_the_same_after_a_restart(start):
+    seconds = np.random.default_rng(1).uniform(1, 5, 100)
+    draws = bucketed(mixed([80, 20], 0.3, seed=2), seconds, 10, seed=2)
+    whole = list(TrainingBatches(100, 10, 40, seed=2, draws=draws))
+    again = bucketed(mixed([80, 20], 0.3, seed=2), seconds, 10, seed=2)
+    assert list(TrainingBatches(100, 10, 40, seed=2, start=start, draws=again)) == whole[start:]
+    other = bucketed(mixed([80, 20], 0.3, seed=3), seconds, 10, seed=3)
+    assert list(TrainingBatches(100, 10, 40, seed=2, draws=other)) != whole
+
+
+def test_bucketed_batches_hold_the_same_draws_of_similar_duration():
+    seconds = np.random.default_rng(1).uniform(1, 5, 1005)
+    draws = bucketed(shuffled(1005, 7), seconds, 10, seed=7)
+    for epoch in (0, 1):
+        order, plain = draws(epoch), shuffled(1005, 7)(epoch)
+        assert sorted(map(tuple, order)) == sorted(map(tuple, plain))
+        assert sorted(map(tuple, order[:1000])) == sorted(map(tuple, plain[:1000]))
+        lengths = seconds[order[:1000, 1]].reshape(-1, 10)
+        padded = 10 * lengths.max(axis=1).sum()
+        assert padded < 1.05 * lengths.sum()
+        longest = lengths.max(axis=1)
+        assert abs(np.corrcoef(longest, np.arange(100))[0, 1]) < 0.5  # not from short to long
+    assert not np.array_equal(draws(0)[:, 1], draws(1)[:, 1])
+
+
+def test_recordings_of_several_corpora_are_found_by_the_name_before_the_file(table, tmp_path):
+    joined = JoinedRecordings({"one": Files(tmp_path), "two": Files(tmp_path)})
+    plain = Files(tmp_path)
+    file, limits = "clip3.wav", (None, None, 0.5, 0.3)
+    for name in (f"one/{file}", f"two/{file}"):
+        assert joined.seconds(name) == plain.seconds(file) == 1.7
+        assert joined.hash(name) == plain.hash(file)
+        assert np.array_equal(joined.read(name), plain.read(file))
+        assert np.array_equal(joined.crop(name, *limits), plain.crop(file, *limits))
+    assert joined.conditioning == plain.conditioning

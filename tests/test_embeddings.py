@@ -75,7 +75,7 @@ def test_unreadable_clip_stops_and_is_named(tiny, clips, tmp_path):
     broken = ClipDataset(pd.DataFrame(index=pd.MultiIndex.from_tuples(clips.clips[:2])), tmp_path)
     for file, *_ in broken.clips:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_bytes((clips.root / file).read_bytes()[:1000])
+        (tmp_path / file).write_bytes((clips.recordings.root / file).read_bytes()[:1000])
     with pytest.raises(AudioError, match=r"\.wav"):
         embed_clips(*tiny, broken)
 
@@ -122,7 +122,7 @@ def test_interrupted_run_keeps_what_was_done(tiny, clips, tmp_path, monkeypatch)
 def test_key_is_the_content_of_the_file_and_the_segment(clips, tmp_path):
     names = list(dict.fromkeys(file for file, _, _ in clips.clips))[:2]
     for name, new in zip(names, ("first.wav", "second.wav"), strict=True):
-        shutil.copy(clips.root / name, tmp_path / new)
+        shutil.copy(clips.recordings.root / name, tmp_path / new)
     shutil.copy(tmp_path / "first.wav", tmp_path / "copy.wav")
     (tmp_path / "t.csv").write_text(
         "file,start,end\nfirst.wav,0,0.3\nfirst.wav,0.1,0.3\ncopy.wav,0,0.3\nsecond.wav,0,0.3\n"

@@ -164,6 +164,7 @@ def test_text_padding_does_not_change_embedding(tiny):
     assert (both[:1] - alone).abs().max() < 1e-5
 
 
+@pytest.mark.torture(39, "waveform of zeros")
 def test_embeddings_have_unit_length_and_zero_input_is_finite(tiny, waveforms):
     embeddings = embed(*tiny, [*waveforms, np.zeros(8000, np.float32)])
     assert torch.isfinite(embeddings).all()
@@ -293,6 +294,7 @@ def of_parallel_training(state):
     return {f"module.{name}": tensor for name, tensor in state.items()}
 
 
+@pytest.mark.torture(47, "old names of tensors: position_ids, weight_g, module.")
 @pytest.mark.parametrize("form", [dict, as_today, of_parallel_training])
 def test_published_weights_embed_like_a_model_made_without_our_code(published, waveforms, form):
     reference, config, path = published
@@ -340,6 +342,7 @@ def test_weights_in_half_precision_become_float32(published):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.torture(47, "weights with a tensor that does not fit")
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -383,6 +386,7 @@ class Payload:
         return (open, (self.path, "w"))
 
 
+@pytest.mark.torture(46, "code in weights of the published form")
 def test_code_in_published_weights_is_not_executed(published, tmp_path):
     _, config, path = published
     marker = tmp_path / "executed"

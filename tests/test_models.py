@@ -72,6 +72,7 @@ def test_auto_classes_load_the_saved_folder(saved):
     assert isinstance(AutoFeatureExtractor.from_pretrained(saved), ParaCLAPFeatureExtractor)
 
 
+@pytest.mark.torture(48, "model folder whose weights lack a tensor")
 def test_missing_weights_are_refused(saved):
     weights = load_file(saved / "model.safetensors")
     del weights["audio_projection.linear1.weight"]
@@ -80,6 +81,7 @@ def test_missing_weights_are_refused(saved):
         load_model(saved)
 
 
+@pytest.mark.torture(48, "model folder that is empty or missing")
 def test_folder_without_model_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no model"):
         load_model(tmp_path)

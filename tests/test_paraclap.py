@@ -13,7 +13,7 @@ import smile
 from audio import AudioError, read_audio
 from extraction import measure
 from paraclap import REFERENCES, ParaCLAP, windows
-from preprocessing import template_creation
+from preprocessing.captioning.templates import LEVELS
 
 QUERIES = ["an angry voice", "a calm voice"]
 
@@ -32,7 +32,7 @@ def test_signal_in_memory_is_heard_as_its_file_at_any_rate(paraclap, tmp_path):
     rng = np.random.default_rng(1)
     signal = rng.uniform(-0.4, 0.4, (44_100, 2)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", signal, 44_100, subtype="FLOAT")
-    from_file = paraclap._embed([read_audio(tmp_path / "a.wav")])[0]
+    from_file = paraclap.embed_waveforms([read_audio(tmp_path / "a.wav")])[0]
     assert paraclap.embed_audio(signal, 44_100) == pytest.approx(from_file, abs=1e-6)
     assert np.linalg.norm(from_file) == pytest.approx(1, abs=1e-5)
     mono = soxr.resample(signal.mean(axis=1), 44_100, 16_000, quality="HQ")
@@ -182,7 +182,7 @@ def test_unvoiced_clip_gets_no_phrase_about_its_voice(captions):
     table = descriptions.measured_levels(noise, edges)
     assert measure(smile.Extractor("captions"), noise).quality == "unvoiced"
     assert table.loc["pitch", ["level", "phrase"]].isna().all()
-    assert table.loc["intensity", "level"] in template_creation.LEVELS
+    assert table.loc["intensity", "level"] in LEVELS
 
 
 def test_single_embeddings_have_the_model_size(paraclap):

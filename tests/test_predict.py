@@ -155,6 +155,8 @@ def test_window_is_handed_on_before_more_is_read():
         (["x.wav", "--plot", "p", *QUERIES], "needs --windows"),
         (["x.wav", "--windows", "1", "--hop", "2", *QUERIES], "--hop <= --windows"),
         (["x.wav", "--describe"], "needs --edges"),
+        (["x.wav", *QUERIES, "--group", "gender=female"], "--group needs --describe"),
+        (["x.wav", "--describe", "--group", "female"], "expected COLUMN=LABEL"),
         (["--stdin-pcm", "12", "--windows", "1", *QUERIES], "12 Hz"),
     ],
 )
@@ -179,3 +181,10 @@ def test_yaml_file_names_queries_with_several_wordings(ask, folder, tmp_path, ca
     assert ask(folder / "d.wav", "--queries", path, "--format", "jsonl") == 0
     row = json.loads(capsys.readouterr().out)
     assert list(row["queries"]) == ["anger", "calm"]
+
+
+def test_groups_of_the_clips_reach_the_description(ask, folder, monkeypatch, capsys):
+    monkeypatch.setattr(ParaCLAP, "describe", lambda self, clip, edges, labels: labels)
+    groups = ["--group", "gender=female", "corpus=a=b"]
+    assert ask(folder / "d.wav", "--describe", "--edges", "e.json", *groups) == 0
+    assert "{'gender': 'female', 'corpus': 'a=b'}" in capsys.readouterr().out

@@ -72,7 +72,7 @@ def gradients(arguments):
 
 
 @pytest.mark.parametrize(
-    "choices", [["loss.positives=matching", "loss.name=sigmoid"], ["loss.positives=own"]]
+    "choices", [["loss.name=sigmoid"], ["loss.positives=own", "train.micro_batch=2"]], ids=str
 )
 def test_loss_and_gradients_of_the_model_are_those_of_one_process(together, config, choices):
     arguments = [config, *PLAIN, *choices, "data.crop_seconds=0.4"]
@@ -243,9 +243,10 @@ def test_a_clip_that_one_process_cannot_read_is_told_by_all(together, impatient,
     "settings",
     [
         ["model.freeze=[audio,text]"],
+        ["model.freeze=[audio]", "data.crop=centre"],
         ["model.audio.config.layerdrop=0.5", "model.audio.config.mask_time_prob=0.0"],
     ],
-    ids=["frozen", "layerdrop"],
+    ids=["frozen", "heard once", "layerdrop"],
 )
 def test_parameters_that_some_steps_do_not_use_stop_nobody(together, config, settings, tmp_path):
     run = together(2, trained, [config, *settings])

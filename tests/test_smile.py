@@ -1,11 +1,14 @@
 import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import opensmile
 import pytest
+import yaml
 
 import audio
 import smile
@@ -34,7 +37,10 @@ def edge_cases(voice):
     noise, sung = rng.normal(0, 0.1, 2 * RATE), voice(2.0)
     glide = np.sin(2 * np.pi * np.cumsum(np.linspace(80, 400, 2 * RATE)) / RATE)
     gated = voice(3.0) * np.repeat(rng.integers(0, 2, 30), RATE // 10)
-    yield from (sung[:samples] for samples in (959, 960, 961, 1_119, 1_120, 1_600, 4_000, 8_001))
+    yield from (
+        sung[:samples]
+        for samples in (1, 319, 320, 479, 480, 959, 960, 961, 1_119, 1_120, 1_600, 4_000, 8_001)
+    )
     yield from (noise, noise * 1e-4, sung, sung * 1e-3, sung + noise * 0.3, glide * 0.3, gated)
     yield np.concatenate([np.zeros(RATE), sung, np.zeros(RATE)])  # silence around
     yield np.clip(sung * 8, -1, 32767 / 32768)  # clipped
@@ -90,26 +96,59 @@ def test_bits_are_those_of_opensmile_on_real_speech(corpus, reference):
             assert_bits_equal(extractor(waveform), extractor.names, expected, file)
 
 
+def columns_read(*templates):
+    """Functionals that templates of captions name."""
+    folder = Path(smile.__file__).parent / "preprocessing" / "templates"
+    texts = [(folder / f"{name}.yaml").read_text(encoding="utf-8") for name in templates]
+    entries = [entry for text in texts for entry in yaml.safe_load(text).values()]
+    return {entry["column"] for entry in entries if entry["kind"] == "level"} - {"Duration"}
+
+
+SETS_FOR = {"captions": ["paraclap"], "captions-extended": ["paraclap", "extended"]}
+
+
 def test_sets_have_the_columns_that_they_promise(reference):
     assert smile.Extractor("egemaps").names == reference.feature_names
-    captions = smile.Extractor("captions").names
-    read = {
-        PITCH,
-        "F0semitoneFrom27.5Hz_sma3nz_stddevNorm",
-        "loudness_sma3_amean",
-        "equivalentSoundLevel_dBp",
-        "jitterLocal_sma3nz_amean",
-        "shimmerLocaldB_sma3nz_amean",
-    }
-    assert read < set(captions) < set(reference.feature_names) and len(captions) == 31
     with pytest.raises(ValueError, match="compare is not in"):
         smile.Extractor("compare")
+
+
+@pytest.mark.parametrize("feature_set", SETS_FOR)
+def test_caption_sets_have_what_their_templates_read_and_no_more(reference, feature_set):
+    names = smile.Extractor(feature_set).names
+    assert set(names) == columns_read(*SETS_FOR[feature_set]) & set(reference.feature_names)
+    assert names == [name for name in reference.feature_names if name in names]
+    about = smile.FEATURE_SETS[feature_set].about
+    assert f"the {len(names)} that" in about
 
 
 def test_captions_drop_what_costs_most():
     costly = {"cHarmonics", "cLpc", "cFormantLpc", "cMfcc", "cSpectral", "cSpecResample"}
     kinds = {name: re.findall(r"type=(\w+)", smile.component_graph(name)) for name in SETS}
     assert costly < set(kinds["egemaps"]) and not costly & set(kinds["captions"])
+    assert "cMfcc" not in kinds["captions-extended"]
+
+
+def test_no_component_of_a_set_is_without_a_reader():
+    for name in SETS:
+        graph = smile.component_graph(name)
+        written = set(re.findall(r"^writer\.dmLevel ?= ?(\S+)", graph, re.MULTILINE))
+        read = re.findall(r"^(?:F0)?reader\d?\.dmLevel ?= ?(\S+)", graph, re.MULTILINE)
+        assert written == set(";".join(read).split(";")) - {"wave"} | {"func"}
+
+
+def test_frames_are_those_of_a_double_loop():
+    samples = np.random.default_rng(0).integers(-32768, 32768, 16_000).astype(np.int16)
+    frames = np.concatenate(list(smile.cut_frames(samples)))
+    expected = [samples[first : first + 320] for first in range(0, 16_000 - 319, 160)]
+    np.testing.assert_array_equal(frames, np.array(expected) / np.float32(32767))
+    assert frames.dtype == np.float32 and not list(smile.cut_frames(samples[:319]))
+
+
+def test_opensmile_itself_is_not_imported_to_measure():
+    code = "import sys, smile; smile.Extractor('captions'); sys.exit('pandas' in sys.modules)"
+    folder = Path(smile.__file__).parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=folder).returncode == 0
 
 
 def test_change_of_a_key_that_is_not_there_is_refused(monkeypatch):
@@ -131,7 +170,7 @@ def test_clip_without_voice_has_no_voice_measures(extractor):
     lengths = {"MeanVoicedSegmentLengthSec", "StddevVoicedSegmentLengthSec"}
     undefined = {name for name, value in found.items() if np.isnan(value)}
     assert undefined == (voiced | lengths) & set(found)
-    assert found["VoicedSegmentsPerSec"] == 0, "no segment in a second is a measurement"
+    assert found.get("VoicedSegmentsPerSec", 0) == 0, "no segment in a second is a measurement"
 
 
 def test_clip_that_is_all_voice_has_no_unvoiced_measures(voice):

@@ -1,7 +1,4 @@
-"""Bad inputs, one corpus of them: each has one row in the table or one in the list of errors.
-
-With PARACLAP_TORTURE=FILE.md in the environment, what happened is written there as a table.
-"""
+"""Bad inputs, one corpus of them: each has one row in the table or one in the list of errors."""
 
 import os
 import struct
@@ -307,20 +304,17 @@ def test_name_that_is_not_utf_8_is_told(tmp_path, capsys):
         corpora.read_corpus(tmp_path)
 
 
-def test_table_of_what_happened(tortured):
-    """Write the outcomes for people, if a file is asked for."""
+def test_table_of_what_happened(tortured, happened):
+    """Note the outcomes for people."""
     found = outcomes(tortured)
     others = pd.Series([found[f"mutant{number:02}.wav"] for number in range(MUTANTS)])
     counts = "; ".join(f"{n} {outcome}" for outcome, n in others.value_counts().items())
-    lines = ["| row | input | what happened |", "|---|---|---|"]
     for row, name, _, _ in CASES:
-        shown = name.encode("unicode_escape").decode().replace("|", "\\|")
-        lines.append(f"| {row or ''} | `{shown[:60]}` | {found[name]} |")
-    lines.append(f"| 4 | {MUTANTS} WAV with 1-5 of the first 80 bytes replaced | {counts} |")
+        shown = name.encode("unicode_escape").decode()
+        happened(found[name], row, f"`{shown[:60]}`")
+    happened(counts, 4, f"{MUTANTS} WAV with 1-5 of the first 80 bytes replaced")
     assert all(outcome.isascii() and outcome for outcome in found.values())
     assert others.isin(["ok"]).any() and others.isin(list(audio_errors())).any()
-    if target := os.environ.get("PARACLAP_TORTURE"):
-        Path(target).write_text("\n".join(lines) + "\n")
 
 
 def audio_errors():

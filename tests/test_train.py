@@ -20,10 +20,13 @@ from safetensors.torch import load_file
 
 import evaluate
 import train
+from audio import Files
 from checkpoints import list_checkpoints, load_newest
 from models import build_model, load_model
+from objectives import SIGMOID_BIAS
 from optimisation import learning_rate_factor, parameter_groups, seed_step
 from settings import DataSettings, OptimSettings, Settings, SettingsError, read_settings
+from stopping import Stopped, StopRequests
 
 REPOSITORY = Path(train.__file__).resolve().parent
 WEIGHTS = "model.safetensors"
@@ -53,6 +56,8 @@ def rows(run):
         ("optm.lr=1", "optim.lr"),
         ("train.epochs=many", "train.epochs"),
         ("loss.positives=some", "own"),
+        ("loss.name=triplet", "sigmoid"),
+        ("data.crop=center", "centre"),
         ("train.precision=fp8", "bf16"),
     ],
 )
@@ -68,6 +73,7 @@ def test_arguments_go_over_the_file_and_the_file_over_defaults(config):
     assert settings.optim.weight_decay == OptimSettings().weight_decay
 
 
+@pytest.mark.torture(49, "!!python/object in a configuration")
 def test_python_objects_in_a_configuration_are_refused(tmp_path):
     marker = tmp_path / "executed"
     path = tmp_path / "bad.yaml"
@@ -189,7 +195,7 @@ def test_a_step_is_seeded_by_its_number_alone():
 
 
 def test_run_leaves_what_evaluation_and_a_reader_need(config, corpus, tmp_path):
-    run = train.train(read_settings([config]))
+    run = train.train(read_settings([config, "train.loggers=[tensorboard]"]))
     output = tmp_path / "run"
     assert run.step == run.steps == 2 * (len(run.train_table) // 5)
     names = {path.name for path in output.iterdir()}
@@ -273,6 +279,7 @@ def test_a_model_learns_its_training_clips(config, tmp_path):
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
 
+@pytest.mark.torture(27, "control: another seed")
 def test_equal_seeds_give_equal_weights_and_others_do_not(config, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         output = f"output={tmp_path / name}"
@@ -297,15 +304,31 @@ def stop_after(monkeypatch, step):
     monkeypatch.setattr(train.Run, "training_step", training_step)
 
 
-@pytest.mark.parametrize("step, workers", [(4, 0), (7, 0), (5, 2)])
-def test_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, step, workers):
+REMEMBERED = ("model.freeze=[audio,text]", "data.crop=centre")
+
+
+@pytest.mark.torture(26, "run dies after a step, step, number of workers and options")
+@pytest.mark.parametrize(
+    "step, workers, options",
+    [
+        (4, 0, ()),
+        (5, 2, ()),
+        (7, 0, ("loss.name=sigmoid", "train.micro_batch=2", "train.checkpoint_activations=true")),
+        (5, 0, (*REMEMBERED, "data.embeddings=OUT")),
+        (7, 0, REMEMBERED),
+    ],
+)
+def test_resumed_run_equals_an_uninterrupted_one(
+    config, tmp_path, monkeypatch, step, workers, options
+):
+    config = [config, *(option.replace("OUT", str(tmp_path / "kept")) for option in options)]
     whole, parts = (f"output={tmp_path / name}" for name in ("whole", "parts"))
-    train.train(read_settings([config, whole]))
+    train.train(read_settings([*config, whole]))
     with monkeypatch.context() as patch:
         stop_after(patch, step)
         with pytest.raises(StoppedError):
-            train.train(read_settings([config, parts, f"data.workers={workers}"]))
-    resumed = train.train(read_settings([config, parts, f"data.workers={workers}"]))
+            train.train(read_settings([*config, parts, f"data.workers={workers}"]))
+    resumed = train.train(read_settings([*config, parts, f"data.workers={workers}"]))
     assert resumed.step == resumed.steps
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "parts", "best"))
@@ -317,6 +340,46 @@ def test_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, 
     assert histories[0] == histories[1]
 
 
+def test_remembered_clips_change_no_bit_of_a_run_and_are_read_once(config, tmp_path, monkeypatch):
+    opened = []
+    for way in ("crop", "read"):
+        read = getattr(Files, way)
+        monkeypatch.setattr(Files, way, lambda *a, read=read: opened.append(a) or read(*a))
+    for name in ("heard", "read"):
+        arguments = [config, *REMEMBERED, "train.validate_every=1000", f"output={tmp_path / name}"]
+        run = train.train(read_settings(arguments))
+        opens = len(run.classes) + (len(run.train_table) if name == "heard" else 5 * run.steps)
+        assert len(opened) == opens
+        opened.clear()
+        monkeypatch.setattr(train.Run, "hear_clips", lambda *a: None)
+    assert same(weights(tmp_path / "heard"), weights(tmp_path / "read"))
+    losses = [
+        [row["loss"] for row in rows(tmp_path / n) if "loss" in row] for n in ("heard", "read")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_signal_while_clips_are_heard_stops_and_keeps_what_was_heard(config, tmp_path):
+    kept = f"data.embeddings={tmp_path / 'kept'}"
+    run = train.Run(read_settings([config, *REMEMBERED, kept]))
+    requests = StopRequests()
+    requests.received = signal.SIGTERM
+    with pytest.raises(Stopped, match="SIGTERM while clips are heard .* goes on from there"):
+        run.hear_clips(requests)
+    assert run.gradients.clips is None
+    requests.received = None
+    run.hear_clips(requests)
+    assert len(run.gradients.clips) == 24
+
+
+def test_sigmoid_bias_learns_and_is_part_of_the_checkpoint(config):
+    run = train.Run(read_settings([config, "loss.name=sigmoid"]))
+    run.training_step(next(iter(run.loader())))
+    state = run.state()["objective"]["bias"]
+    assert state.item() != SIGMOID_BIAS and run.objective.bias in run.optimizer.state
+
+
+@pytest.mark.torture(27, "control: resumed with weights alone")
 def test_resuming_weights_without_the_optimiser_would_differ(config, tmp_path, monkeypatch):
     """Control of the test above: it can tell an inexact resume."""
     whole, parts = (f"output={tmp_path / name}" for name in ("whole", "parts"))
@@ -337,6 +400,7 @@ def test_resuming_weights_without_the_optimiser_would_differ(config, tmp_path, m
     assert not same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
+@pytest.mark.torture(26, "kill -9 after the first checkpoint")
 def test_killed_process_resumes_to_the_same_weights(config, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.train(read_settings([config, f"output={whole}"]))
@@ -355,6 +419,7 @@ def test_killed_process_resumes_to_the_same_weights(config, tmp_path):
     assert same(weights(whole), weights(parts))
 
 
+@pytest.mark.torture(33, "setting changed between start and resume")
 @pytest.mark.parametrize("change", ["optim.lr=0.02", "captions.style=published", "train.epochs=3"])
 def test_resuming_with_other_settings_is_refused_and_named(config, change):
     train.train(read_settings([config]))
@@ -362,6 +427,7 @@ def test_resuming_with_other_settings_is_refused_and_named(config, change):
         train.train(read_settings([config, change]))
 
 
+@pytest.mark.torture(33, "captions changed between start and resume")
 def test_resuming_with_other_captions_is_refused(config, captions, tmp_path):
     train.train(read_settings([config]))
     other = tmp_path / "other.parquet"
@@ -377,6 +443,7 @@ def test_starting_anew_forgets_the_old_run(config, tmp_path):
     assert training == list(range(1, len(training) + 1)) and len(training) < 20
 
 
+@pytest.mark.torture(34, "loss that is not finite, by")
 @pytest.mark.parametrize("where", ["input_values", "weights"])
 def test_step_that_is_not_finite_changes_nothing_and_is_counted(config, where):
     run = train.Run(read_settings([config]))
@@ -393,6 +460,7 @@ def test_step_that_is_not_finite_changes_nothing_and_is_counted(config, where):
     assert run.step == 1  # the next batch has its turn
 
 
+@pytest.mark.torture(34, "steps in a row that are not finite")
 def test_too_many_steps_in_a_row_that_are_not_finite_stop_and_name_the_clips(config, tmp_path):
     run = train.Run(read_settings([config, "train.max_skipped=2"]))
     good = next(iter(run.loader()))
@@ -406,6 +474,7 @@ def test_too_many_steps_in_a_row_that_are_not_finite_stop_and_name_the_clips(con
     assert dump["step"] == 6 and file in dump["clips"] and dump["loss"] == "nan"
 
 
+@pytest.mark.torture(34, "learning rate of 1e20")
 def test_a_learning_rate_out_of_range_leaves_a_finite_checkpoint(config, tmp_path):
     arguments = [config, "optim.lr=1e20", "optim.audio_lr=1e20", "optim.clip_norm=0"]
     with pytest.raises(FloatingPointError):
@@ -414,6 +483,7 @@ def test_a_learning_rate_out_of_range_leaves_a_finite_checkpoint(config, tmp_pat
     assert newest["step"] and all(w.isfinite().all() for w in newest["model"].values())
 
 
+@pytest.mark.torture(34, "weight that is infinite when a checkpoint is due")
 def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
     run = train.Run(read_settings([config]))
     run.save()
@@ -425,6 +495,7 @@ def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
     assert [p.name for p in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step_00000000"]
 
 
+@pytest.mark.torture(39, "batch of one, or fewer clips than a batch")
 @pytest.mark.parametrize("size, reason", [(1, "nothing to be told from"), (1000, "do not fill")])
 def test_batches_that_cannot_be_learned_from_are_refused_at_the_start(config, size, reason):
     with pytest.raises(ValueError, match=reason):
@@ -503,3 +574,16 @@ def test_recipe_of_the_paper_trains_projections_over_pretrained_towers(
 def test_missing_captions_table_is_named(config):
     with pytest.raises(SettingsError, match="template_creation"):
         train.train(read_settings([config, "data.captions=nowhere.parquet"]))
+
+
+def test_one_batch_is_learned_by_heart(config):
+    """A model that cannot do this has a broken gradient somewhere."""
+    still = ["model.audio.config.hidden_dropout=0", "model.audio.config.mask_time_prob=0"]
+    still += ["model.projection_dropout=0", "captions.style=published", "loss.positives=own"]
+    rates = ["optim.lr=3e-3", "optim.audio_lr=3e-3", "optim.text_lr=3e-3", "train.epochs=100"]
+    run = train.Run(read_settings([config, *still, *rates]))
+    batch = next(iter(run.loader()))
+    assert len(set(batch["captions"])) == len(batch["captions"])
+    run.model.train()
+    losses = [run.training_step(batch)["loss"] for _ in range(150)]
+    assert losses[0] > 1.0 and losses[-1] < 0.05

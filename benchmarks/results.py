@@ -1,0 +1,75 @@
+"""What benchmarks measured, in RESULTS.md: one section each, replaced when it is measured again.
+
+    record("Training step", report, Path("benchmarks/RESULTS.md"))
+
+A section says with what it was measured: machine and load, date, commit, and the command.
+"""
+
+import datetime
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+HEAD = "# Measured\n\nEach section is written by the command that it names (`--record`).\n"
+
+
+def record(title: str, report: str, path: Path = RESULTS) -> None:
+    """Write a section; one of the same title is replaced, others stay as they are.
+
+    Args:
+        title: of the benchmark, one line.
+        report: Markdown without headings of the first two levels.
+        path: file to change; made if it is not there.
+    """
+    text = path.read_text() if path.exists() else HEAD
+    head, *sections = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+    kept = [section for section in sections if section.splitlines()[0] != f"## {title}"]
+    new = f"## {title}\n\n{circumstances()}\n\n{report.strip()}\n"
+    parts = [head, *sorted([*kept, new])]
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("\n".join(part.strip() + "\n" for part in parts))
+    temporary.replace(path)
+
+
+def circumstances() -> str:
+    """One paragraph: machine, load, date, commit, command."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    load = os.getloadavg()[1]
+    return (
+        f"{processor()}, {os.cpu_count()} cores, load {load:.1f}; "
+        f"Python {platform.python_version()}; {today}; commit {commit()}; `{command()}`"
+    )
+
+
+def processor() -> str:
+    """Name of the processor, with the instructions that decide about half precision."""
+    path = Path("/proc/cpuinfo")
+    told = path.read_text() if path.exists() else ""
+    names = re.findall(r"^model name\s*: (.*)$", told, flags=re.MULTILINE)
+    flags = set(re.findall(r"\b(?:avx2|avx512f|avx512_bf16|amx_bf16)\b", told))
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({', '.join(sorted(flags)) or 'no AVX2'})"
+
+
+def commit() -> str:
+    """Short hash of the commit that is checked out, and whether files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/*.py")
+    return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
+
+
+def command() -> str:
+    """Return the command line, as it is typed at the root of the repository."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    script = ["-m", spec.name] if spec else [sys.argv[0]]
+    return shlex.join(["python", *script, *sys.argv[1:]])

@@ -1,0 +1,54 @@
+"""Keep small copies of the pictures that the commands of these pages draw of the demo.
+
+    python docs/pictures.py
+
+It comes after `make demo` and the commands of captions.md and evaluation.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+PICTURES = Path(__file__).parent / "pictures"
+DRAWN = {
+    "captions": "captions.png",
+    "confusion": "results/paraclap-synthetic.png",
+    "timeline": "timelines/joined.png",
+}
+WIDTH = 1200  # px
+COLOURS = 64
+
+
+def shrink(source: Path, target: Path) -> int:
+    """Write a smaller copy of a picture in few colours; returns its bytes."""
+    with Image.open(source) as picture:
+        small = picture.convert("RGB")
+    if small.width > WIDTH:
+        small = small.resize((WIDTH, round(small.height * WIDTH / small.width)), Image.LANCZOS)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    small.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+    return target.stat().st_size
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--demo", type=Path, default=Path("demo"), help="folder of the demo")
+    parser.add_argument("-o", "--output", type=Path, default=PICTURES, help="folder of the copies")
+    options = parser.parse_args(arguments)
+    for name, source in DRAWN.items():
+        size = shrink(options.demo / source, options.output / f"{name}.png")
+        print(f"{options.output / name}.png: {size / 1024:.0f} KiB")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except OSError as error:
+        sys.exit(f"pictures.py: {error}")
