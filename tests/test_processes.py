@@ -28,12 +28,15 @@ def exchanges():
         own = rows[processes.share(TOTAL)].clone().requires_grad_()
         gathered = processes.gather(own, TOTAL)
         ((number + 1) * gathered).sum().backward()
+        replaced = torch.tensor([number + 5.0])
+        processes.broadcast_in_place([replaced])
         return {
             "share": [processes.share(TOTAL).start, processes.share(TOTAL).stop],
             "gathered": gathered.detach(),
             "gradient": own.grad,
             "sum": processes.sum_in_place(torch.tensor([1.0, number])),
             "largest": processes.largest(number, -number),
+            "replaced": replaced.item(),
             "told": processes.broadcast({"by": number, "text": ["x"]}),
         }
 
@@ -49,6 +52,7 @@ def test_exchanges_give_every_process_what_all_of_them_have(together, world):
         assert (result["gradient"] == sum(range(1, world + 1))).all()
         assert result["sum"].tolist() == [world, sum(range(world))]
         assert result["largest"] == [world - 1, 0]
+        assert result["replaced"] == 5
         assert result["told"] == {"by": 0, "text": ["x"]}
 
 

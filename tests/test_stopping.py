@@ -19,7 +19,7 @@ import train
 import training_run
 from checkpoints import list_checkpoints, load_newest, save_checkpoint, whole_folder
 from settings import SettingsError, read_settings
-from stopping import REQUEUE
+from stopping import REQUEUE, StopRequests, leave_signals_to_the_parent
 
 REPOSITORY = Path(train.__file__).resolve().parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -91,6 +91,58 @@ def test_signal_saves_and_asks_for_requeue_and_the_run_goes_on_exactly(
     assert 1 <= step and not (parts / "last").exists()
     train.train(read_settings(arguments))
     assert same_runs(whole, parts)
+
+
+class Slow(torch.utils.data.Dataset):
+    """Numbers that take a while."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, number):
+        time.sleep(0.05)
+        return number
+
+
+def read_while_the_group_gets(number, init):
+    """Read items by two workers, while all processes of this group get a signal."""
+    os.setpgrp()
+    with StopRequests() as requests:
+        loader = torch.utils.data.DataLoader(Slow(), num_workers=2, worker_init_fn=init)
+        read = []
+        for item in loader:
+            if item == 2:
+                subprocess.run(["sh", "-c", f"kill -{number.value} -{os.getpid()}"])
+            read.append(int(item))
+    assert requests.received == number
+    return read
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_workers_go_on_reading_when_all_get_a_signal(together, number):
+    run = together(1, read_while_the_group_gets, number, leave_signals_to_the_parent)
+    assert run.results == [list(range(20))], run.errors
+
+
+def test_without_that_they_would_end(together):
+    run = together(1, read_while_the_group_gets, signal.SIGTERM, None)
+    assert "RuntimeError: DataLoader worker" in run.results[0]
+
+
+def end_a_worker():
+    loader = torch.utils.data.DataLoader(
+        Slow(), num_workers=1, worker_init_fn=leave_signals_to_the_parent
+    )
+    iterator = iter(loader)
+    next(iterator)
+    (worker,) = iterator._workers
+    worker.terminate()
+    worker.join(10)
+    return worker.exitcode
+
+
+def test_a_worker_still_ends_when_its_parent_says_so(together):
+    assert together(1, end_a_worker).results == [0]
 
 
 @pytest.mark.torture(28, "SIGUSR1 between a step and its validation")
