@@ -22,6 +22,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -294,21 +295,38 @@ class Run:
         )
 
     def hear_clips(self, requests: StopRequests) -> None:
-        """Let a frozen speech encoder hear every clip once, if crops are always the same."""
+        """Let a frozen speech encoder hear every clip once, if crops are always the same.
+
+        Raises:
+            Stopped: if a signal asked for it; with `data.embeddings`, what was heard is kept.
+            RuntimeError: naming the clips, if a worker crashed or hangs.
+        """
         data = self.settings.data
         if "audio" not in self.model.frozen or data.crop == "random":
             return
-        encoder = self.gradients.frozen["audio"]
-        for table, done in encode_clips(
-            encoder, self.processor, self.dataset(), data.workers, data.embeddings
-        ):
-            if requests.received and done < len(table):
-                kept = "goes on from there" if data.embeddings else "starts anew"
-                raise Stopped(
-                    f"{requests.received.name}: {done} of {len(table)} clips were heard; the same "
-                    f"command {kept}",
-                    EXIT_CODES[requests.received],
-                )
+        heard = encode_clips(
+            self.gradients.frozen["audio"],
+            self.processor,
+            self.dataset(),
+            data.workers,
+            data.timeout,
+            data.embeddings,
+        )
+        done, kept = 0, "goes on from there" if data.embeddings else "starts anew"
+        with closing(heard):
+            while done < len(self.train_table):
+                try:
+                    table, done = next(heard)
+                except RuntimeError:
+                    time.sleep(SIGNAL_PATIENCE)
+                    if not requests.received:
+                        raise
+                if requests.received:
+                    raise Stopped(
+                        f"{requests.received.name}: {done} of {len(self.train_table)} clips were "
+                        f"heard; the same command {kept}",
+                        EXIT_CODES[requests.received],
+                    )
         self.gradients.clips = table
 
     def batches(self) -> TrainingBatches:

@@ -45,6 +45,10 @@ RATE = 16_000
 WORDS = 20  # tokens of the longest caption
 CAPTIONS = 200  # that differ
 GIB = 2**30
+RECIPES = PUBLISHED, LEARNING = (
+    "published",
+    "audio",
+)  # both encoders frozen; the speech encoder learns
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Heads = tuple[torch.nn.Module, torch.nn.Module, torch.nn.Parameter]
 
@@ -160,20 +164,20 @@ def every_way(model: ParaCLAPModel, options: argparse.Namespace) -> list[Way]:
         )
         way.step = remembered(ours) if owed == (0, 0) else lambda batch: ours(batch).loss
 
-    add("published", "plain", (), (1, 0))
-    for precision in options.precisions:
-        add("published", precision, both, (1, 0), precision)
-    add("published", "fp32, clips remembered", both, (0, 0))
-    if not options.learning:
-        return found
-    add("audio learns", "plain", (), (1, 2))
-    for precision in options.precisions:
-        add("audio learns", precision, text, (1, 2), precision)
-        name = f"{precision}, convolutions frozen"
-        add("audio learns", name, convolutions, (1, 2), precision)
-    if options.micro:
-        name = f"fp32, micro-batches of {options.micro}"
-        add("audio learns", name, text, (1, 2), micro_batch=options.micro)
+    if PUBLISHED in options.recipes:
+        add(PUBLISHED, "plain", (), (1, 0))
+        for precision in options.precisions:
+            add(PUBLISHED, precision, both, (1, 0), precision)
+        add(PUBLISHED, "fp32, clips remembered", both, (0, 0))
+    if LEARNING in options.recipes:
+        add(LEARNING, "plain", (), (1, 2))
+        for precision in options.precisions:
+            add(LEARNING, precision, text, (1, 2), precision)
+            name = f"{precision}, convolutions frozen"
+            add(LEARNING, name, convolutions, (1, 2), precision)
+        if options.micro:
+            name = f"fp32, micro-batches of {options.micro}"
+            add(LEARNING, name, text, (1, 2), micro_batch=options.micro)
     return found
 
 
@@ -282,15 +286,15 @@ def report(
         lines.append(f"| {' | '.join(cells)} | {max(way.memory) / GIB:.1f} | {used} |")
     told = ", ".join(f"{str(d).split('.')[1]} {p / 1e9:.0f}" for d, p in peaks.items())
     lines += ["", f"Matrix products: {told} GFLOP/s; a clip is {flops[0] / 1e9:.0f} GFLOP forward."]
-    return "\n".join([*lines, *differences(base["published"], ways)])
+    return "\n".join([*lines, *differences(ways)])
 
 
-def differences(plain: Way, ways: list[Way]) -> list[str]:
+def differences(ways: list[Way]) -> list[str]:
     """How far losses and learned weights are from the plain way's, after the same steps."""
-    lines = []
-    for way in ways:
-        if way.recipe != plain.recipe or way is plain:
-            continue
+    published = [way for way in ways if way.recipe == PUBLISHED]
+    lines = [""]
+    for way in published[1:]:
+        plain = published[0]
         losses = max(abs(a - b) for a, b in zip(way.losses, plain.losses, strict=True))
         pairs = [
             (a, b)
@@ -302,7 +306,7 @@ def differences(plain: Way, ways: list[Way]) -> list[str]:
             f"{way.name}, {len(way.losses)} steps: losses differ by at most {losses:.1e}, weights "
             f"of the projections by {weights:.1e}."
         )
-    return ["", *lines]
+    return lines
 
 
 def main() -> None:
@@ -314,7 +318,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="counted ones")
     parser.add_argument("--micro", type=int, default=0, help="rows; 0 leaves micro-batches out")
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
-    parser.add_argument("--no-learning", dest="learning", action="store_false")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--record", action="store_true", help="write to RESULTS.md")
@@ -330,9 +334,9 @@ def main() -> None:
         for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
             take(model, way, batch, number)
             print(f"{number}: {way.recipe}, {way.name}: {way.wall[-1]:.2f} s", file=sys.stderr)
-        for way in ways if number == 0 else ():  # the first round warms up
-            for measured in (way.wall, way.load, way.memory):
-                measured.clear()
+        if number == 0:  # it warmed up
+            for way in ways:
+                way.wall, way.load, way.memory = [], [], []
     told = report(ways, options.batch, forward_flops(model, batch), peaks)
     print(told)
     if options.record:
