@@ -19,12 +19,14 @@ import torch.utils.data
 from tqdm import tqdm
 
 from datasets import CaptionDataset, Collate
-from embeddings import CHUNK, EmbeddingCache, clip_keys, encoder_fingerprint
+from embeddings import EmbeddingCache, clip_keys, encoder_fingerprint
 from models import ParaCLAPModel, ParaCLAPProcessor
 
 ROWS_AT_ONCE = 32  # of a batch of equal shape
 TOKENS_AT_ONCE = 16  # lengths of such batches are multiples of this
 CLIPS_READ = 8  # in one batch, when all clips are encoded
+CHUNK = 512  # clips that are written to the disk at a time
+PREFETCH = 2  # batches that each worker reads ahead
 OVERHEAD = 300  # bytes that Python and torch need for one remembered row, about
 
 
@@ -163,6 +165,7 @@ def encode_clips(
     clips: CaptionDataset,
     rows: Sequence[int] | None = None,
     workers: int = 0,
+    timeout: float = 0,
     folder: str | Path | None = None,
 ) -> Iterator[tuple[torch.Tensor, int]]:
     """Encode every clip of a dataset whose crops do not depend on the epoch.
@@ -173,14 +176,17 @@ def encode_clips(
         clips: with another crop than "random".
         rows: that are encoded; None = all.
         workers: processes that read audio.
-        folder: where rows are kept for later runs; None = nowhere.
+        timeout: longest wait for a worker [s]; 0 = for ever.
+        folder: where rows are kept for later runs; None = nowhere. What was encoded when the caller
+            stops asking is kept too.
 
     Yields:
         (N, H) on the CPU, zero where nothing is known yet, and how many of `rows` are filled, after
-        every few thousand clips.
+        every batch.
 
     Raises:
         AudioError: naming the first clip that cannot be read.
+        RuntimeError: naming the clips, if a worker crashed or hangs.
     """
     table = torch.zeros(len(clips), encoder.model.config.audio_config.hidden_size)
     rows = list(range(len(clips)) if rows is None else rows)
@@ -194,18 +200,43 @@ def encode_clips(
     yield table, done
     with tqdm(total=wanted, initial=done, desc="clips, once", unit="clip") as bar:
         for first in range(0, len(rows), CHUNK):
-            chosen = rows[first : first + CHUNK]
-            loader = torch.utils.data.DataLoader(
-                _Crops(clips, chosen),
-                batch_size=CLIPS_READ,
-                num_workers=workers,
-                collate_fn=Collate(processor, clips.crop_seconds),
-            )
-            for batch in loader:
-                encoded = encoder(batch["input_values"], batch["padding_mask"])
-                table[batch["row"]] = encoded.to("cpu", table.dtype)
-                bar.update(len(batch["row"]))
-            if cache is not None:
-                cache.add([keys[row] for row in chosen], table[chosen])
-            done += len(chosen)
-            yield table, done
+            heard: list[int] = []
+            try:
+                for batch in _read(clips, processor, rows[first : first + CHUNK], workers, timeout):
+                    encoded = encoder(batch["input_values"], batch["padding_mask"])
+                    table[batch["row"]] = encoded.to("cpu", table.dtype)
+                    heard += batch["row"]
+                    bar.update(len(batch["row"]))
+                    yield table, done + first + len(heard)
+            finally:
+                if cache is not None and heard:
+                    cache.add([keys[row] for row in heard], table[heard])
+
+
+def _read(
+    clips: CaptionDataset,
+    processor: ParaCLAPProcessor,
+    rows: Sequence[int],
+    workers: int,
+    timeout: float,
+) -> Iterator[dict[str, Any]]:
+    """Yield batches of the crops of these rows, in their order."""
+    loader = torch.utils.data.DataLoader(
+        _Crops(clips, rows),
+        batch_size=CLIPS_READ,
+        num_workers=workers,
+        timeout=timeout if workers else 0,
+        prefetch_factor=PREFETCH if workers else None,
+        collate_fn=Collate(processor, clips.crop_seconds),
+        generator=torch.Generator(),
+    )
+    done, batches = 0, iter(loader)
+    while done < len(rows):
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            ahead = rows[done : done + CLIPS_READ * (1 + PREFETCH * workers)]
+            files = sorted({clips.clips[row][0] for row in ahead})
+            raise RuntimeError(f"{error}; being read: {files}") from error
+        done += len(batch["row"])
+        yield batch

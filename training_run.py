@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -250,11 +251,14 @@ class Run:
             return
         encoder, dataset = self.gradients.frozen["audio"], self.dataset()
         rows = range(len(dataset))[share(len(dataset))]
-        heard = encode_clips(encoder, self.processor, dataset, rows, data.workers, data.embeddings)
-        for table, done in heard:
-            clips = table
-            if requests.received and done < len(rows):
-                break
+        heard = encode_clips(
+            encoder, self.processor, dataset, rows, data.workers, data.timeout, data.embeddings
+        )
+        with closing(heard):  # what was heard until then is kept
+            for table, done in heard:
+                clips = table
+                if requests.received and done < len(rows):
+                    break
         if asked := agreed(requests):
             kept = "goes on from there" if data.embeddings else "starts anew"
             raise Stopped(

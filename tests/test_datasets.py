@@ -191,6 +191,27 @@ def test_crop_is_a_part_of_its_clip_and_varies_by_epoch(table):
     assert len(starts) == 20
 
 
+def test_centre_crop_is_the_same_in_every_epoch_and_never_too_long(table):
+    items = dataset(table, crop="centre", crop_seconds=1.0)
+    whole = ClipDataset(table, table.attrs["root"])[4]["waveform"]
+    first = (len(whole) - 16_000) // 2
+    for epoch in range(2):
+        assert np.array_equal(items[epoch, 4]["waveform"], whole[first : first + 16_000])
+    for samples in range(12_000, 12_010):  # limits between two samples
+        items = dataset(table, crop="centre", crop_seconds=(samples + 0.4) / 16_000)
+        assert len(items.waveform(4)) == samples
+
+
+def test_items_without_waveforms_open_no_file(table, tiny, monkeypatch):
+    _, processor = tiny
+    heard = Collate(processor, seconds=1.0)([dataset(table)[0, row] for row in (0, 4)])
+    monkeypatch.setattr(Files, "crop", None)
+    silent = Collate(processor, seconds=1.0)([dataset(table, read=False)[0, row] for row in (0, 4)])
+    assert set(heard) - set(silent) == {"input_values", "padding_mask"}
+    assert torch.equal(silent["input_ids"], heard["input_ids"])
+    assert silent["row"] == heard["row"] and silent["captions"] == heard["captions"]
+
+
 def test_short_clips_stay_whole_or_are_repeated(table):
     whole = ClipDataset(table, table.attrs["root"])[1]["waveform"]
     assert np.array_equal(dataset(table)[0, 1]["waveform"], whole)

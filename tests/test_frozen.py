@@ -1,5 +1,7 @@
 """frozen.py: a frozen encoder says the same of a row whatever stands beside it, and only once."""
 
+import os
+
 import pandas as pd
 import pytest
 import torch
@@ -119,5 +121,23 @@ def test_clips_of_a_corpus_are_heard_once_and_found_again_on_disk(
     monkeypatch.setattr(Files, "crop", lambda *a: opened.append(a) or crop(*a))
     again = heard(folder=tmp_path / "kept")
     assert torch.equal(again[-1][0], rows) and not opened
+    monkeypatch.setattr(frozen, "CLIPS_READ", 3)
+    stopped = encode_clips(encoder, processor, clips, folder=tmp_path / "stopped")
+    assert [next(stopped)[1], next(stopped)[1]] == [0, 3]
+    stopped.close()  # in the middle of a chunk
+    assert heard(folder=tmp_path / "stopped")[0][1] == 3
     clips.crop_seconds = 0.5  # another crop is another question
-    assert heard(folder=tmp_path / "kept")[0][1] == 0 and opened
+    assert heard(folder=tmp_path / "kept")[0][1] == 0
+
+
+def test_worker_that_dies_while_clips_are_heard_is_told_with_its_clips(
+    still, corpus, captions, monkeypatch
+):
+    model, processor = still
+    table = pd.read_parquet(captions).iloc[:6]
+    clips = CaptionDataset(table, corpus, CaptionSettings(), 0.8, seed=1, crop="centre")
+    last = clips.clips[5][0]
+    original = clips.waveform
+    clips.waveform = lambda row: os._exit(3) if row == 5 else original(row)
+    with pytest.raises(RuntimeError, match=rf"exited.*being read: .*{last}"):
+        list(encode_clips(FrozenEncoder(model, "audio"), processor, clips, workers=1, timeout=60))

@@ -25,10 +25,10 @@ def test_ways_of_the_benchmark_agree(small, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["x", "--batch", "3", "--rounds", "2", "--micro", "2"])
     train_step.main()
     printed = capsys.readouterr().out
-    assert printed.count("| published |") == 3 and printed.count("| audio learns |") == 4
-    apart = re.findall(r"differ by at most ([^,]+), weights of the projections by (.*)\.", printed)
+    assert printed.count("| published |") == 3 and printed.count("| audio |") == 4
+    apart = re.findall(r"differ by at most ([^,]+), weights.*in norm ([^ ]+) of", printed)
     assert len(apart) == 2
-    assert all(float(value) < 1e-4 for pair in apart for value in pair)
+    assert all(float(value) < 1e-3 for pair in apart for value in pair)
 
 
 def test_a_section_is_replaced_and_the_others_stay(tmp_path, monkeypatch):
