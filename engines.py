@@ -101,9 +101,9 @@ class FastModel:
         self.audio_branch = self.model.audio_branch
 
     def use_matrix_products(self) -> None:
-        """Replace convolutions that are followed by layer norm."""
+        """Replace convolutions that are followed by layer norm, if the encoder has any."""
         base = self.audio_branch.base
-        if self.audio_branch.supports_padding:
+        if self.audio_branch.supports_padding and not self.audio_branch.reads_functionals:
             base.feature_extractor = MatrixConvolutions(base.feature_extractor)
 
     def compile(self) -> None:

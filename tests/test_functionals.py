@@ -1,6 +1,7 @@
 """The expert-feature tower: tables and waveforms say the same, and a run works as any other."""
 
 import itertools
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import train
 from audio import read_audio
 from datasets import ClipDataset, FunctionalClips
 from embeddings import embed_clips
+from engines import fast_model
 from functionals import functionals_of, read_functionals, standards
 from models import build_model, load_model
 from settings import read_settings
@@ -53,6 +55,18 @@ def test_model_hears_what_the_table_says(tower, corpus):
     heard = embed_clips(model, processor, ClipDataset(some, corpus))
     known = embed_clips(model, processor, FunctionalClips(some, corpus, some.to_numpy(np.float32)))
     assert torch.equal(heard, known)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_engine_takes_the_tower(tower, corpus, precision):
+    model, processor, table = tower
+    clips = FunctionalClips(table.iloc[:3], corpus, table.iloc[:3].to_numpy(np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a processor without bfloat16
+        fast = fast_model(model, "matrix", precision)
+    expected = embed_clips(model, processor, clips)
+    atol = 1e-6 if precision == "fp32" else 0.05
+    torch.testing.assert_close(embed_clips(fast, processor, clips), expected, atol=atol, rtol=0)
 
 
 def test_what_is_not_defined_is_missing_in_both(tower):
