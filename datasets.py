@@ -241,45 +241,32 @@ class CaptionDataset(torch.utils.data.Dataset):
         """Read the crop (T,) of a row; `rng` draws where it lies, unless it is always the same."""
         file, start, end = self.clips[row]
         path = resolve_inside(self.root, file)
-        first, last = CROPS[self.crop](path, start, end, self.crop_seconds, rng)
+        first, last = crop_limits(path, start, end, self.crop_seconds, self.crop, rng)
         samples = round(self.crop_seconds * SAMPLING_RATE)
         waveform = read_audio(path, first, last)[:samples]  # limits are rounded one by one
         return np.resize(waveform, samples) if self.repeat_short else waveform
 
 
-def random_crop(
+def crop_limits(
     path: Path,
     start: pd.Timedelta,
     end: pd.Timedelta,
     seconds: float,
-    rng: np.random.Generator,
+    crop: str,
+    rng: np.random.Generator | None,
 ) -> tuple[float, float | None]:
     """Choose a part of at most `seconds` inside a segment; returns its limits [s]."""
     first, last = segment_limits(path, start, end)
     if last - first <= seconds:
         return first, None if pd.isna(end) else last
-    first += rng.uniform(0, last - first - seconds)
+    first += CROPS[crop](last - first - seconds, rng)
     return first, first + seconds
 
 
-def centre_crop(
-    path: Path,
-    start: pd.Timedelta,
-    end: pd.Timedelta,
-    seconds: float,
-    rng: np.random.Generator | None = None,
-) -> tuple[float, float | None]:
-    """Choose the middle `seconds` of a segment, the same every time; returns its limits [s]."""
-    first, last = segment_limits(path, start, end)
-    if last - first <= seconds:
-        return first, None if pd.isna(end) else last
-    first += (last - first - seconds) / 2
-    return first, first + seconds
-
-
-CROPS: dict[str, Callable[..., tuple[float, float | None]]] = {
-    "random": random_crop,
-    "centre": centre_crop,
+# How far behind the start of its segment a crop begins [s], if the segment is so much longer.
+CROPS: dict[str, Callable[[float, np.random.Generator | None], float]] = {
+    "random": lambda longer, rng: rng.uniform(0, longer),
+    "centre": lambda longer, rng: longer / 2,
 }
 
 

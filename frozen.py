@@ -70,7 +70,7 @@ class FrozenEncoder:
             masks = mask[filled, :width].to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
                 encoded = self.model.pool(self.branch, values, masks)
-            for row, vector in zip(rows, encoded, strict=False):
+            for row, vector in zip(rows, encoded[: len(rows)], strict=True):
                 pooled[row] = vector
         return torch.stack(pooled)
 

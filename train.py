@@ -276,7 +276,7 @@ class Run:
         if state["versions"] != VERSIONS:
             print(f"checkpoint of {state['versions']}, now {VERSIONS}: results may differ slightly")
         self.model.load_state_dict(state["model"])
-        self.objective.load_state_dict(state["objective"])
+        self.objective.load_state_dict(state.get("objective", {}))  # older ones had none to save
         self.optimizer.load_state_dict(state["optimizer"])
         for name in COUNTERS:
             setattr(self, name, state[name])
