@@ -27,7 +27,7 @@ from parts import DURATION
 from preprocessing.captioning.edges import Edges, measured_values
 from preprocessing.captioning.edges_file import parse_edges
 from preprocessing.captioning.phrases import Comparison, Group, compared
-from preprocessing.captioning.survey import VOICING_COLUMN
+from preprocessing.captioning.survey import VOICING_COLUMN, unvoiced_rows
 from preprocessing.captioning.templates import LEVELS, Descriptor, default_descriptors
 
 TRAINING = "train"
@@ -143,7 +143,10 @@ def reference_values(
         entry = fitted[descriptor.name]
         group = _group(edges, entry, labels or {})
         batch = _read_columns(features, {descriptor.column, *entry.by}, descriptor.voiced)
-        values, undefined = measured_values(batch, descriptor)
+        unvoiced = None
+        if descriptor.voiced and VOICING_COLUMN in batch.schema.names:
+            unvoiced = unvoiced_rows(batch.column(VOICING_COLUMN))
+        values, undefined = measured_values(batch, descriptor, unvoiced)
         kept = ~undefined
         for column, name in zip(entry.by, group, strict=True):
             comparison = _comparison(column)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from corpora import CorpusError, read_corpus
 from preprocessing import template_creation
+from preprocessing.captioning.templates import read_templates
 
 LABEL_TABLES = (".csv", ".tsv")
 """Files of labels; a .parquet file is taken to be a captions table."""
@@ -37,14 +38,14 @@ def caption_labels(
     Args:
         labels: .csv or .tsv, see `corpora.read_corpus`.
         captions: table to write.
-        templates: phrase tables, see `template_creation.read_templates`.
+        templates: phrase tables, see `read_templates` of captioning/templates.py.
         root: folder of the audio; None = that of the table.
 
     Raises:
         CorpusError: if the table cannot be read, or the templates have no words for its columns.
     """
     table = read_corpus(labels, root)
-    worded = sorted({d.column for d in template_creation.read_templates(templates) if d.column})
+    worded = sorted({d.column for d in read_templates(templates) if d.column})
     if not set(worded) & set(table.columns):
         raise CorpusError(
             f"{labels} has the columns {list(table.columns)}, and the templates "

@@ -9,7 +9,7 @@ from datasets import TrainingBatches
 from settings import Settings
 from tracking import GIB, check_loggers, memory_in_use, peak_memory
 from training_run import Run, in_short, resume
-from training_tables import check_data
+from training_tables import check_data, with_captions
 
 DRY_CLIPS = 200  # clips that a dry run validates on at most
 
@@ -24,18 +24,19 @@ def dry_run(settings: Settings) -> None:
         FloatingPointError: if the loss or the gradient is not finite.
         SettingsError: if the settings, the data and an earlier run do not go together.
     """
-    check_data(settings)
     check_loggers(settings.train.loggers)
-    run = Run(settings)
-    if settings.train.resume != "never":
-        resume(run)
-    print(in_short(run))
-    if run.step == run.steps:
-        print(f"{settings.output} is finished")
-        return
-    output = run.output.resolve()
+    output = Path(settings.output).resolve()
     beside = next(folder for folder in output.parents if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=beside) as temporary:
+        settings = with_captions(settings, temporary)
+        check_data(settings)
+        run = Run(settings)
+        if settings.train.resume != "never":
+            resume(run)
+        print(in_short(run))
+        if run.step == run.steps:
+            print(f"{settings.output} is finished")
+            return
         run.output = Path(temporary)
         _rehearse(run)
     print(f"nothing is kept, {settings.output} is as it was")

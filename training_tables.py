@@ -181,12 +181,17 @@ def _refuse_shared_speakers(train: pd.DataFrame, validation: pd.DataFrame) -> No
             raise SettingsError(f"speakers {shared} are in the training and the validation split")
 
 
-def with_captions(settings: Settings) -> Settings:
-    """Settings whose `data.captions` is a captions table; one of labels gets its captions now."""
+def with_captions(settings: Settings, folder: str | Path | None = None) -> Settings:
+    """Settings whose `data.captions` is a captions table; one of labels gets its captions now.
+
+    Args:
+        settings: of a run.
+        folder: where captions are written; None = the run folder.
+    """
     data = settings.data
     if not is_label_table(data.captions):
         return settings
-    captions = Path(settings.output) / "captions.parquet"
+    captions = Path(folder or settings.output) / "captions.parquet"
     root = caption_labels(data.captions, captions, data.templates, data.root)
     print(f"captions of the labels in {data.captions} are in {captions}")
     return dataclasses.replace(

@@ -16,7 +16,8 @@ from evaluate import answer
 from label_captions import caption_labels
 from model_card import model_card
 from models import TowerSettings, build_model, load_model
-from preprocessing import template_creation
+from preprocessing.captioning.phrases import phrases_of
+from preprocessing.captioning.templates import default_descriptors
 from queries import queries_for
 from scoring import score
 from settings import SettingsError, read_settings
@@ -39,9 +40,9 @@ def test_labels_are_worded_as_template_creation_words_them(labels, tmp_path):
     root = caption_labels(labels, tmp_path / "out" / "captions.parquet")
     assert root == str(tmp_path)
     table = pd.read_parquet(tmp_path / "out" / "captions.parquet")
-    emotion = {d.name: d for d in template_creation.default_descriptors()}["emotion"]
+    emotion = {d.name: d for d in default_descriptors()}["emotion"]
     for label, phrases in zip(table["emotion"], table["captions"], strict=True):
-        assert tuple(phrases) == template_creation.phrases_of(emotion, label)
+        assert tuple(phrases) == phrases_of(emotion, label)
     assert "the speaker sounds angry" in table["captions"].iloc[0]
     assert {name for row in table["caption_descriptors"] for name in row} == {"emotion"}
     assert list(table.index.get_level_values("file")) == [f"clip{n}.wav" for n in range(6)]
@@ -125,6 +126,9 @@ def test_one_command_from_labels_to_a_model_with_its_history(command, labels, tm
     assert "- start: start\n" in card and "  - corpora: msp-podcast\n" in card
     assert "license: cc-by-nc-sa-4.0" in card, "licences of the start are inherited"
     capsys.readouterr()
+    files = sorted(tmp_path.rglob("*"))
+    assert train.main([*command, "train.dry_run=true", "train.resume=never"]) == 0
+    assert "nothing is kept" in capsys.readouterr().out and sorted(tmp_path.rglob("*")) == files
     assert train.main(command) == 0
     assert "resumed" in capsys.readouterr().out
     assert Path(tmp_path / "mine" / "captions.parquet").is_file()

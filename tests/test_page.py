@@ -283,7 +283,7 @@ def test_what_cannot_be_measured_is_refused(listener, clip, samples, told):
 
 
 def test_too_long_recording_is_refused_before_it_is_decoded(paraclap, clip, monkeypatch):
-    monkeypatch.setattr(audio, "_decode", lambda *arguments: pytest.fail("decoded"))
+    monkeypatch.setattr(audio, "_mono_blocks", lambda *arguments: pytest.fail("decoded"))
     with pytest.raises(RefusalError, match=r"clip.wav: 1.5 s to read, expected at most 1 s\. Cho"):
         Listener(paraclap, limits=Limits(seconds=1)).answer(clip, QUERIES)
 

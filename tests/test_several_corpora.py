@@ -103,7 +103,7 @@ def test_scores_are_those_of_each_corpus_and_their_mean(both, tmp_path):
             assert row[figure] == pytest.approx(sum(parts) / 2)
     assert run.best == max(row["UAR"] for row in validated)
     table = run.validation_table
-    alone = run._validate(
+    alone, _ = run._validate(
         table[table["corpus"] == "first"].loc[lambda t: t.index.isin(run.classes.index)]
     )
     assert alone["UAR"] == validated[-1]["UAR.first"]

@@ -45,7 +45,7 @@ def test_tensorboard_shows_figures_memory_norms_recalls_pictures_and_captions(co
     scalars = set(shown.Tags()["scalars"])
     assert {f"train/{n}" for n in ("loss", "lr", "logit_scale", "gradient_norm")} <= scalars
     assert {f"train/{n}" for n in ("clips_per_second", "waiting", "memory_gib")} <= scalars
-    assert {f"train/weight_norm/{part}" for part in train.PARTS} <= scalars
+    assert {f"train/weight_norm/{part}" for part in training_run.PARTS} <= scalars
     assert {f"validation/recall/{name}" for name in set(run.classes)} <= scalars
     assert set(shown.Tags()["images"]) == {"validation/confusion", "validation/similarity"}
     assert [image.step for image in shown.Images("validation/confusion")] == [4, 8]

@@ -243,7 +243,7 @@ def test_provenance_names_encoders_without_paths_and_no_corpus_that_is_not_recor
 def test_provenance_names_every_corpus_of_joined_captions(tmp_path):
     about = {"corpora": {"ravdess": {"root": "/secret"}, "emodb": {}}}
     table = pa.table({"captions": [["x"]]})
-    metadata = {train.CAPTIONS_METADATA: json.dumps(about).encode()}
+    metadata = {training_tables.CAPTIONS_METADATA: json.dumps(about).encode()}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "joined.parquet")
     settings = Settings()
     settings.data.captions = str(tmp_path / "joined.parquet")

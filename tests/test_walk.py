@@ -282,7 +282,7 @@ def test_links_of_a_page_lead_somewhere(page):
 
 def texts_of_sources():
     """Every piece of text that a program can print as it stands in its source."""
-    for path in [*REPOSITORY.glob("*.py"), *(REPOSITORY / "preprocessing").glob("*.py")]:
+    for path in [*REPOSITORY.glob("*.py"), *(REPOSITORY / "preprocessing").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value

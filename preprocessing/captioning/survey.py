@@ -74,7 +74,7 @@ def survey(
         for name, numbering in texts.items():
             numbering.of(batch.column(name))
         if unvoiced is not None:
-            unvoiced[rows] = _unvoiced(batch.column(VOICING_COLUMN))
+            unvoiced[rows] = unvoiced_rows(batch.column(VOICING_COLUMN))
         done = rows.stop
     _check_unique(features, identity, hashes[:done])
     training = np.ones(done, bool)
@@ -91,7 +91,7 @@ def survey(
     )
 
 
-def _unvoiced(column: pa.Array) -> np.ndarray:
+def unvoiced_rows(column: pa.Array) -> np.ndarray:
     """Where a measure of the voice is undefined (rows,)."""
     values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return (values == 0) | np.isnan(values)
