@@ -26,12 +26,14 @@ page: $(VENV)/.installed-demo
 	$(BIN)/python app.py $(DEMO)/run --edges $(DEMO)/captions.edges.json \
 		--features $(DEMO)/features.parquet
 
-# One thread: towers of tests are tiny, and threads that wait for each other cost more than they do.
+# Two processes of one thread: towers of tests are tiny, and threads that wait for each other cost more
+# than they do.
+TESTS := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 test: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	$(TESTS) -m "not slow"
 
 slow: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

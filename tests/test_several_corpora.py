@@ -14,6 +14,8 @@ import training_run
 import training_tables
 from audio import JoinedRecordings
 from datasets import Caption, group_phrases, true_captions
+from preprocessing.captioning.phrases import phrases_of
+from preprocessing.captioning.templates import default_descriptors
 from settings import CorpusSettings, Settings, SettingsError, changed_keys, read_settings
 
 
@@ -186,12 +188,10 @@ def test_impossible_corpora_are_refused_by_name(both, change, message):
 
 def test_captions_of_two_corpora_match_although_their_labels_differ():
     """RAVDESS says angry where EmoDB says anger; template_creation.py words both as one."""
-    from preprocessing import template_creation as creation
-
-    emotion = next(d for d in creation.default_descriptors() if d.name == "emotion")
+    emotion = next(d for d in default_descriptors() if d.name == "emotion")
     phrases = []
     for label in ("angry", "anger"):
-        wordings = creation.phrases_of(emotion, label)
+        wordings = phrases_of(emotion, label)
         phrases.append(group_phrases(wordings, ["emotion"] * len(wordings)))
     claims = tuple(("emotion", p["emotion"][0]) for p in phrases)
     captions = [Caption("", (claim,)) for claim in claims]

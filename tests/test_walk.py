@@ -140,6 +140,7 @@ COMMANDS = ("arecord", "cffconvert", "exec", "hf", "make", "pip", "python", "sba
 NOT_RUN = {
     r"make |source |pip |python3? -m venv": "makes an environment; what it starts is tested here",
     r"sbatch |.*--backend (dask|ray)|.*torchrun": "needs a cluster; test_cluster.py makes one",
+    r"python app.py": "serves until it is stopped; test_app.py asks it",
     r"hf upload": "needs an account on the Hub",
     r"arecord|exec ": "needs a microphone or a job; test_predict.py and test_train.py do it",
     r"python models.py convert": "the published weights are not here; test_models.py has others",
