@@ -146,6 +146,8 @@ class FunctionalsConfig(PreTrainedConfig):
         hidden_dropout: dropout probability after each layer.
         limit: how far from the mean a functional may be [standard deviations]; what is further off
             counts as so far, since formants and slopes of short clips have wild outliers.
+        left_out: beginnings of names of functionals that the network is not to hear, such as
+            "loudness", which tells how a corpus was recorded more than how someone spoke.
     """
 
     model_type = "egemaps"
@@ -155,6 +157,7 @@ class FunctionalsConfig(PreTrainedConfig):
     num_hidden_layers: int = 1
     hidden_dropout: float = 0.3
     limit: float = 4.0
+    left_out: list[str] | None = None
 
 
 class FunctionalsModel(PreTrainedModel):
@@ -193,8 +196,18 @@ class FunctionalsModel(PreTrainedModel):
             nn.init.ones_(module.deviation)
 
     def standardise_by(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        """Take mean and deviation (F,) of the training clips; a constant functional is left out."""
+        """Take mean and deviation (F,) of the training clips; a constant functional is left out.
+
+        Raises:
+            ValueError: if nothing has a name of `left_out`, which then is a slip of the pen.
+        """
         known = torch.isfinite(mean) & torch.isfinite(deviation) & (deviation > 0)
+        names = self.config.names or ()
+        for start in self.config.left_out or ():
+            named = torch.tensor([name.startswith(start) for name in names])
+            if not named.any():
+                raise ValueError(f"left_out: no functional is called {start!r}...")
+            known &= ~named
         self.mean.copy_(torch.where(known, mean, 0.0))
         self.deviation.copy_(torch.where(known, deviation, torch.inf))
 
@@ -380,6 +393,13 @@ class ParaCLAPModel(PreTrainedModel):
             # In training mode the encoder marks its input as needing a gradient unless told so.
             self.audio_branch.base.freeze_feature_encoder()
         return self.train(self.training)
+
+    def thaw(self) -> None:
+        """Let all parts learn again."""
+        for part in self._frozen:
+            self.get_submodule(FREEZABLE[part]).requires_grad_(True)
+        self._frozen = ()
+        self.train(self.training)
 
     @property
     def frozen(self) -> tuple[str, ...]:

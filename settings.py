@@ -135,7 +135,9 @@ class TextStageSettings:
     Such an encoder gives all captions nearly one embedding, and the contrastive loss keeps it so:
     as long as clips cannot be told apart, equal captions are its best answer, and as long as
     captions cannot be told apart, clips need not be. Here captions that say different things are
-    pushed apart, and those that say the same in other words are drawn together.
+    pushed apart, and those that say the same in other words are drawn together. With
+    `model.freeze=[text]` such an encoder learns in this stage alone, and what it says of a caption
+    is remembered afterwards.
 
     Attributes:
         steps: length of the stage; 0 for pretrained text encoders.

@@ -531,9 +531,12 @@ class Run:
         """Train the text side alone on drawn captions, before the first step with audio.
 
         It is short and not saved: a run that is stopped here starts anew. Every process does all
-        of it.
+        of it. A text side of random weights learns here even if it is frozen afterwards.
         """
         stage = self.settings.text_stage
+        frozen = self.model.frozen
+        if not (self.settings.model.text.name or self.settings.model.start):
+            self.model.thaw()
         optim = OptimSettings(lr=stage.lr, text_lr=stage.lr, warmup_steps=stage.steps // 10)
         text_side = [p for n, p in self.model.named_parameters() if n.startswith("text_")]
         optimizer = torch.optim.AdamW(text_side, lr=stage.lr, weight_decay=optim.weight_decay)
@@ -567,6 +570,7 @@ class Run:
                 raise Stopped(
                     f"{asked.name} in the text stage, which starts anew", EXIT_CODES[asked]
                 )
+        self.model.freeze(frozen)
 
     def training_step(self, batch: Mapping[str, Any]) -> dict[str, float | None]:
         """Set the rates, take the gradients, step; returns what is logged.
