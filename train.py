@@ -64,9 +64,11 @@ from corpora import CorpusError, scored_classes
 from datasets import (
     PHRASE_COLUMNS,
     CaptionDataset,
+    ClipPhrases,
     Collate,
     FunctionalClips,
     TrainingBatches,
+    balanced,
     bucketed,
     clip_seconds,
     equal_captions,
@@ -97,6 +99,7 @@ from processes import (
     sum_in_place,
     world_size,
 )
+from prototypes import Prototypes
 from queries import queries_for
 from reports import plot_confusion, plot_similarities, to_markdown, to_pixels, write_text
 from scoring import score
@@ -335,6 +338,8 @@ class Run:
             clip_norm=settings.optim.clip_norm,
             micro_batch=train.micro_batch,
             text_cache=train.text_cache,
+            prototypes=self._prototypes(),
+            prototype_weight=settings.loss.prototypes,
         )
         self.optimizer = OPTIMIZERS[settings.optim.name](
             parameter_groups(model, settings.optim, self.objective), lr=settings.optim.lr
@@ -347,6 +352,12 @@ class Run:
         self.saved_at = time.monotonic()
         self.recordings = self._recordings()
         self.fingerprints = broadcast(self._fingerprints() if rank() == 0 else None)
+
+    def _prototypes(self) -> Prototypes | None:
+        if not self.settings.loss.prototypes:
+            return None
+        phrases = ClipPhrases(self.train_table)
+        return Prototypes(phrases, self.settings.train.target, self.processor)
 
     def _by_corpus(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Parts of a table by corpus, in its order; that of a single one has the name ""."""
@@ -491,8 +502,13 @@ class Run:
         """What is read in the steps that are left."""
         train = self.settings.train
         rows = len(self.train_table)
-        sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
-        draws = mixed(sizes, self.settings.data.temperature, train.seed)
+        data = self.settings.data
+        if data.class_temperature == 1:
+            sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
+            draws = mixed(sizes, data.temperature, train.seed)
+        else:
+            labels = self.train_table[train.target].astype("str").fillna("")
+            draws = balanced(labels.to_numpy(str), data.class_temperature, train.seed)
         if train.bucket:
             draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed)
         return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step, draws)
@@ -925,6 +941,11 @@ def check_data(settings: Settings) -> None:
     data = settings.data
     if data.temperature < 0:
         raise SettingsError(f"data.temperature is {data.temperature}, expected 0 or more")
+    if data.class_temperature < 0 or (data.class_temperature != 1 and data.temperature != 1):
+        raise SettingsError(
+            f"data.class_temperature is {data.class_temperature}, expected 0 or more, and 1 beside "
+            "a data.temperature"
+        )
     if data.corpora and data.root is not None:
         raise SettingsError("data.root and data.corpora are both set: a single corpus has the one")
     for name, corpus in corpora_of(data).items():

@@ -73,6 +73,7 @@ PAPER = (
     "train.epochs=10",
     "train.batch_size=32",
     "train.validate_every=25",
+    "text_stage.batch_size=32",
 )
 
 IDEAS: Mapping[str, Recipe] = {
@@ -93,6 +94,10 @@ IDEAS: Mapping[str, Recipe] = {
     "tower of 64": Recipe(("model.audio.config.hidden_size=64",)),
     "no residual layer": Recipe(("model.audio.config.num_hidden_layers=0",)),
     "weight decay 0.3": Recipe(("optim.weight_decay=0.3",)),
+    "prototypes": Recipe(("loss.prototypes=1.0",)),
+    "classes in equal shares": Recipe(("data.class_temperature=0",)),
+    "functionals dropped in training": Recipe(("model.audio.config.input_dropout=0.2",)),
+    "noise on functionals": Recipe(("model.audio.config.input_noise=0.5",)),
     CHOSEN: Recipe(config=CHOSEN_CONFIG),
 }
 

@@ -74,6 +74,31 @@ def test_missing_and_constant_functionals_count_as_average(settings):
     assert torch.equal(seen[0], torch.tensor([[1.0, 0.0], [0.0, 0.0], [4.0, 0.0]]))
 
 
+def test_functionals_that_are_left_out_change_nothing(settings):
+    table = pd.DataFrame({"loudness_a": [1.0, 3.0], "pitch": [2.0, 6.0]})
+    settings.audio.config = {"model_type": "egemaps", "left_out": ["loudness"]}
+    encoder = build_model(settings, ["loud"], standards(table))[0].audio_branch.base.eval()
+    quiet, loud, high = torch.tensor([[1.0, 2.0], [99.0, 2.0], [1.0, 6.0]])
+    states = [encoder(x[None]).last_hidden_state for x in (quiet, loud, high)]
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+    settings.audio.config["left_out"] = ["loudnes_"]
+    with pytest.raises(ValueError, match="no functional is called 'loudnes_'"):
+        build_model(settings, ["loud"], standards(table))
+
+
+def test_noise_and_dropped_functionals_are_for_training_alone(settings):
+    table = pd.DataFrame({"a": [1.0, 3.0], "b": [2.0, 6.0]})
+    spoiled = {"hidden_dropout": 0.0, "input_noise": 0.5, "input_dropout": 0.5}
+    for name in ("input_noise", "input_dropout"):
+        settings.audio.config = {"model_type": "egemaps", **spoiled, name: 0.0}
+        encoder = build_model(settings, ["loud"], standards(table))[0].audio_branch.base
+        clip = torch.tensor([[9.0, 9.0]]).repeat(20, 1)
+        encoder.eval()
+        assert len(encoder(clip).last_hidden_state.unique(dim=0)) == 1
+        encoder.train()
+        assert len(encoder(clip).last_hidden_state.unique(dim=0)) > 1
+
+
 def test_too_short_clips_are_refused(tower):
     short = pytest.warns(UserWarning, match="too short")
     with short, pytest.raises(ValueError, match="60 ms"):
