@@ -16,6 +16,7 @@ CSV already, with the same settings, is not done again. Features, captions and r
 import argparse
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -294,15 +295,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing; returns the exit code."""
     options = _parse(arguments)
     prepared = {name: prepare(name, options.data, options.work) for name in CORPORA_COMPARED}
-    for name, (elsewhere, _) in DIRECTIONS.items():
-        own, other = prepared[name], prepared[elsewhere]
-        if name not in options.directions:
-            continue
-        for baseline in baselines.BASELINES:
-            run_baseline(baseline, own, other, options)
-        for idea in options.ideas:
-            for seed in range(1, options.seeds + 1):
-                run_idea(idea, seed, own, other, options)
+    pairs = [(prepared[name], prepared[DIRECTIONS[name][0]]) for name in options.directions]
+    for baseline, pair in itertools.product(baselines.BASELINES, pairs):
+        run_baseline(baseline, *pair, options)
+    for seed in range(1, options.seeds + 1):  # outermost: a command may be stopped at any time
+        for idea, pair in itertools.product(options.ideas, pairs):
+            run_idea(idea, seed, *pair, options)
     write_page(options, prepared)
     return 0
 

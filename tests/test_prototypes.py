@@ -45,7 +45,7 @@ def test_loss_equals_hand_computation_and_leaves_unlabelled_clips_out(prototypes
             for mean in (angry, sad)
         ]
         terms.append(-logits[truth] + math.log(sum(map(math.exp, logits))))
-    assert found.item() == pytest.approx(sum(terms), rel=1e-6)
+    assert found.item() == pytest.approx(sum(terms), rel=1e-5)
     assert prototypes.loss(audio, texts, torch.tensor(0.0), [2, 2]).item() == 0.0
 
 
@@ -99,7 +99,8 @@ def test_run_with_prototypes_resumes_with_the_same_weights(config):
 
 def test_equal_shares_of_classes_reach_the_batches(config, tmp_path):
     table = pd.read_parquet(yaml.safe_load(open(config))["data"]["captions"])
-    fewer = table[(table["emotion"] != "anger") | ~table["emotion"].duplicated()]
+    is_spare = (table["emotion"] == "anger") & table[["emotion", "split"]].duplicated()
+    fewer = table[~is_spare]  # one clip of anger in each part
     fewer.to_parquet(tmp_path / "fewer.parquet")
     given = [config, f"data.captions={tmp_path / 'fewer.parquet'}", "train.epochs=20"]
 
@@ -108,4 +109,4 @@ def test_equal_shares_of_classes_reach_the_batches(config, tmp_path):
         rows = [row for batch in run.batches() for _, row in batch]
         return run.train_table["emotion"].iloc[rows].value_counts(normalize=True)["anger"]
 
-    assert drawn() < 0.1 and 0.14 < drawn("data.class_temperature=0") < 0.19
+    assert drawn() < 0.08 and 0.14 < drawn("data.class_temperature=0") < 0.2
