@@ -58,8 +58,12 @@ CHOSEN = "chosen: configs/egemaps.yaml"
 
 NO_LEVEL = "model.audio.config.left_out=[loudness,equivalentSoundLevel,spectralFlux]"
 NEAR = "model.audio.config.limit=2.0"
+NOISE = "model.audio.config.input_noise=0.5"
+PROTOTYPES = "loss.prototypes=1.0"
+TOLD = "captions.shares={emotion: 1.0, gender: 0.4}"
 PAPER = (
-    # configs/paper.yaml, as far as it does not speak of encoders, data and hardware
+    # configs/paper.yaml, as far as it does not speak of encoders, data and hardware; asked as its
+    # captions are worded, since it never meets a bare label
     "model.projection_dropout=0.5",
     "captions.style=published",
     "captions.paraphrases=false",
@@ -77,8 +81,7 @@ PAPER = (
 )
 
 IDEAS: Mapping[str, Recipe] = {
-    PUBLISHED: Recipe((*PAPER, "train.queries=published")),
-    "published recipe, asked as its captions are worded": Recipe((*PAPER, "train.queries=caption")),
+    PUBLISHED: Recipe((*PAPER, "train.queries=caption")),
     "base": Recipe(),
     "without level": Recipe((NO_LEVEL,)),
     "without level, limit 2": Recipe((NO_LEVEL, NEAR)),
@@ -94,10 +97,15 @@ IDEAS: Mapping[str, Recipe] = {
     "tower of 64": Recipe(("model.audio.config.hidden_size=64",)),
     "no residual layer": Recipe(("model.audio.config.num_hidden_layers=0",)),
     "weight decay 0.3": Recipe(("optim.weight_decay=0.3",)),
-    "prototypes": Recipe(("loss.prototypes=1.0",)),
+    "prototypes": Recipe((PROTOTYPES,)),
+    "every caption tells the emotion": Recipe((TOLD,)),
+    "both": Recipe((PROTOTYPES, TOLD)),
+    "both, without level, limit 2": Recipe((PROTOTYPES, TOLD, NO_LEVEL, NEAR)),
+    "both, noise on functionals": Recipe((PROTOTYPES, TOLD, NOISE)),
+    "both, without level, limit 2, noise": Recipe((PROTOTYPES, TOLD, NO_LEVEL, NEAR, NOISE)),
     "classes in equal shares": Recipe(("data.class_temperature=0",)),
     "functionals dropped in training": Recipe(("model.audio.config.input_dropout=0.2",)),
-    "noise on functionals": Recipe(("model.audio.config.input_noise=0.5",)),
+    "noise on functionals": Recipe((NOISE,)),
     CHOSEN: Recipe(config=CHOSEN_CONFIG),
 }
 
