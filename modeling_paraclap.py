@@ -47,6 +47,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clap.modeling_clap import ClapOutput
 
 SAMPLING_RATE = 16_000  # Hz
+TEXT_POOLINGS = ("cls", "mean")
 MAX_LOGIT_SCALE = math.log(100)  # the scale is kept as a logarithm, as in CLIP
 
 # Parts of the model that can be frozen, and the module each name stands for.
@@ -115,6 +116,7 @@ class ParaCLAPConfig(PreTrainedConfig):
     Attributes:
         audio_config: configuration of the speech encoder.
         text_config: configuration of the text encoder.
+        text_pooling: what stands for a text, "cls" (its first token) or "mean" (of its tokens).
         projection_dim: D, size of the shared space.
         projection_dropout: dropout probability inside the projections.
         logit_scale_init_value: logarithm of the factor on the cosines, ln(1 / 0.07) as in CLIP.
@@ -130,6 +132,7 @@ class ParaCLAPConfig(PreTrainedConfig):
 
     audio_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
+    text_pooling: str = "cls"
     projection_dim: int = 768
     projection_dropout: float = 0.5
     logit_scale_init_value: float = math.log(1 / 0.07)
@@ -282,16 +285,24 @@ class AudioBranch(nn.Module):
 
 
 class TextBranch(nn.Module):
-    """Text encoder; the last hidden state of its first token stands for the text."""
+    """Text encoder; the last hidden state of its first token, or the mean, stands for the text."""
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: PreTrainedConfig, pooling: str = "cls") -> None:
         super().__init__()
+        if pooling not in TEXT_POOLINGS:
+            raise ValueError(f"text_pooling is {pooling!r}, expected one of {TEXT_POOLINGS}")
         self.base = AutoModel.from_config(config)
+        self.pooling = pooling
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple:
-        """Encode tokens (K, L); returns states (K, L, H) and that of the first token (K, H)."""
+        """Encode tokens (K, L); returns states (K, L, H) and what stands for each text (K, H)."""
         states = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return states, states[:, 0]
+        if self.pooling == "cls":
+            return states, states[:, 0]
+        if attention_mask is None:
+            return states, states.mean(dim=1)
+        valid = attention_mask[..., None].to(states.dtype)
+        return states, (states * valid).sum(dim=1) / valid.sum(dim=1)
 
 
 class Projection(nn.Module):
@@ -323,7 +334,7 @@ class ParaCLAPModel(PreTrainedModel):
     def __init__(self, config: ParaCLAPConfig) -> None:
         super().__init__(config)
         self.audio_branch = AudioBranch(config.audio_config)
-        self.text_branch = TextBranch(config.text_config)
+        self.text_branch = TextBranch(config.text_config, config.text_pooling)
         self.audio_projection = Projection(
             config.audio_config.hidden_size, config.projection_dim, config.projection_dropout
         )

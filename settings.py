@@ -254,6 +254,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "loss.positives": ("matching", "own"),
     "optim.name": ("adamw", "adam"),
     "optim.schedule": ("cosine", "constant"),
+    "model.text_pooling": ("cls", "mean"),
     "captions.style": ("sampled", "published", "emotion"),
     "train.precision": ("auto", "fp32", "bf16"),
     "train.loggers": tuple(LOGGERS),

@@ -130,9 +130,19 @@ def settings_of(idea: str, seed: int, tables: Tables, work: Path) -> Settings:
 
 
 def recipe_hash(settings: Settings) -> str:
-    """Short name of what a run is told, but for where things lie."""
-    flat = {k: v for k, v in flatten(asdict(settings)).items() if k not in FREE_KEYS}
-    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:8]
+    """Short name of what a run is told beyond the defaults, but for where things lie.
+
+    Settings that are new since a run do not change its name.
+    """
+    default = flatten(asdict(Settings()))
+    told = {
+        key: value
+        for key, value in flatten(asdict(settings)).items()
+        if key not in FREE_KEYS and (key not in default or default[key] != value)
+    }
+    if name := told.get("model.text.name"):
+        told["model.text.name"] = Path(name).name
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def asked_of(part: str, own: Tables, other: Tables) -> pd.DataFrame:
@@ -320,7 +330,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.data is None:
         parser.error("give --data, or set PARACLAP_DATA")
-    options.ideas = options.ideas or (list(FINAL) if options.final else list(IDEAS))
+    usual = [idea for idea, recipe in IDEAS.items() if not recipe.on_request]
+    options.ideas = options.ideas or (list(FINAL) if options.final else usual)
     options.csv = options.output / "results.csv"
     return options
 

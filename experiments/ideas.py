@@ -9,6 +9,7 @@ from queries import WORDS
 FOLDER = Path(__file__).parent
 CHOSEN_CONFIG = FOLDER.parent / "configs" / "egemaps.yaml"
 BASE_CONFIG = FOLDER / "egemaps.yaml"
+SENTENCES = FOLDER / "sentences.yaml"
 TOWER = "egemaps"
 
 
@@ -43,10 +44,17 @@ DIRECTIONS: dict[str, tuple[str, bool]] = {"ravdess": ("emodb", False), "emodb":
 
 @dataclass(frozen=True)
 class Recipe:
-    """A configuration, and what goes over it."""
+    """A configuration, and what goes over it.
+
+    Attributes:
+        overrides: `key=value` arguments of train.py.
+        config: the file that they go over.
+        on_request: whether it is run only if it is named, as it needs more than the corpora.
+    """
 
     overrides: Sequence[str] = field(default=())
     config: Path = BASE_CONFIG
+    on_request: bool = False
 
     def arguments(self) -> list[str]:
         """As `settings.read_settings` takes them."""
@@ -106,6 +114,10 @@ IDEAS: Mapping[str, Recipe] = {
     "classes in equal shares": Recipe(("data.class_temperature=0",)),
     "functionals dropped in training": Recipe(("model.audio.config.input_dropout=0.2",)),
     "noise on functionals": Recipe((NOISE,)),
+    "both, sentence encoder": Recipe((PROTOTYPES, TOLD), SENTENCES, on_request=True),
+    "both, without level, limit 2, sentence encoder": Recipe(
+        (PROTOTYPES, TOLD, NO_LEVEL, NEAR), SENTENCES, on_request=True
+    ),
     CHOSEN: Recipe(config=CHOSEN_CONFIG),
 }
 
