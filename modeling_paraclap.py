@@ -149,8 +149,6 @@ class FunctionalsConfig(PreTrainedConfig):
         hidden_dropout: dropout probability after each layer.
         limit: how far from the mean a functional may be [standard deviations]; what is further off
             counts as so far, since formants and slopes of short clips have wild outliers.
-        input_dropout: probability that a functional of a clip counts as average in training.
-        input_noise: deviation of noise on standardised functionals in training.
         left_out: beginnings of names of functionals that the network is not to hear, such as
             "loudness", which tells how a corpus was recorded more than how someone spoke.
     """
@@ -162,8 +160,6 @@ class FunctionalsConfig(PreTrainedConfig):
     num_hidden_layers: int = 1
     hidden_dropout: float = 0.3
     limit: float = 4.0
-    input_dropout: float = 0.0
-    input_noise: float = 0.0
     left_out: list[str] | None = None
 
 
@@ -224,9 +220,6 @@ class FunctionalsModel(PreTrainedModel):
         """Encode functionals (B, F); returns `last_hidden_state` (B, 1, H), one frame a clip."""
         standard = (input_values - self.mean) / self.deviation
         standard = torch.nan_to_num(standard, nan=0.0).clamp(-self.config.limit, self.config.limit)
-        if self.training and self.config.input_noise:
-            standard = standard + self.config.input_noise * torch.randn_like(standard)
-        standard = F.dropout(standard, self.config.input_dropout, self.training)
         states = self.dropout(F.gelu(self.first(standard)))
         for layer in self.layers:
             states = states + self.dropout(layer(states))

@@ -66,7 +66,6 @@ CHOSEN = "both, without level, limit 2"
 
 NO_LEVEL = "model.audio.config.left_out=[loudness,equivalentSoundLevel,spectralFlux]"
 NEAR = "model.audio.config.limit=2.0"
-NOISE = "model.audio.config.input_noise=0.5"
 PROTOTYPES = "loss.prototypes=1.0"
 TOLD = "captions.shares={emotion: 1.0, gender: 0.4}"
 ACOUSTICS = "captions.counts=[0.5,0.3,0.2]"
@@ -110,11 +109,7 @@ IDEAS: Mapping[str, Recipe] = {
     "every caption tells the emotion": Recipe((TOLD,)),
     "both": Recipe((PROTOTYPES, TOLD)),
     CHOSEN: Recipe((PROTOTYPES, TOLD, NO_LEVEL, NEAR)),
-    "both, noise on functionals": Recipe((PROTOTYPES, TOLD, NOISE)),
-    "both, without level, limit 2, noise": Recipe((PROTOTYPES, TOLD, NO_LEVEL, NEAR, NOISE)),
     "classes in equal shares": Recipe(("data.class_temperature=0",)),
-    "functionals dropped in training": Recipe(("model.audio.config.input_dropout=0.2",)),
-    "noise on functionals": Recipe((NOISE,)),
     "both, sentence encoder": Recipe((PROTOTYPES, TOLD), SENTENCES, on_request=True),
     "both, without level, limit 2, sentence encoder": Recipe(
         (PROTOTYPES, TOLD, NO_LEVEL, NEAR), SENTENCES, on_request=True

@@ -113,3 +113,11 @@ def test_baseline_says_only_classes_that_are_asked_for(name):
     said = baselines.predict(fitted, features, ["a", "c", "never seen"])
     assert set(said) == {"a", "c"}
     assert (said == classes)[classes != "b"].mean() > 0.9
+
+
+def test_configuration_is_the_chosen_recipe():
+    chosen, offered = (
+        ablation.recipe_hash(read_settings([*given, "output=x"]))
+        for given in (IDEAS[ideas.CHOSEN].arguments(), [str(ideas.CHOSEN_CONFIG)])
+    )
+    assert offered == chosen

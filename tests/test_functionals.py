@@ -86,19 +86,6 @@ def test_functionals_that_are_left_out_change_nothing(settings):
         build_model(settings, ["loud"], standards(table))
 
 
-def test_noise_and_dropped_functionals_are_for_training_alone(settings):
-    table = pd.DataFrame({"a": [1.0, 3.0], "b": [2.0, 6.0]})
-    spoiled = {"hidden_dropout": 0.0, "input_noise": 0.5, "input_dropout": 0.5}
-    for name in ("input_noise", "input_dropout"):
-        settings.audio.config = {"model_type": "egemaps", **spoiled, name: 0.0}
-        encoder = build_model(settings, ["loud"], standards(table))[0].audio_branch.base
-        clip = torch.tensor([[9.0, 9.0]]).repeat(20, 1)
-        encoder.eval()
-        assert len(encoder(clip).last_hidden_state.unique(dim=0)) == 1
-        encoder.train()
-        assert len(encoder(clip).last_hidden_state.unique(dim=0)) > 1
-
-
 def test_too_short_clips_are_refused(tower):
     short = pytest.warns(UserWarning, match="too short")
     with short, pytest.raises(ValueError, match="60 ms"):
