@@ -446,6 +446,27 @@ def mixed(sizes: Sequence[int], temperature: float, seed: int) -> Draws:
     return draws
 
 
+def balanced(labels: Sequence[str], temperature: float, seed: int) -> Draws:
+    """Draw each class in a share of its size to the power of `temperature`, as `mixed` does.
+
+    Args:
+        labels: class of each row, in any order.
+        temperature: 1 is as `shuffled`, 0 draws as many rows of each class.
+        seed: of the run.
+    """
+    _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(codes, kind="stable")
+    draws = mixed(sizes.tolist(), temperature, seed)
+    if temperature == 1:
+        return draws
+
+    def of_rows(epoch: int) -> np.ndarray:
+        drawn = draws(epoch)
+        return np.stack([drawn[:, 0], order[drawn[:, 1]]], axis=1)
+
+    return of_rows
+
+
 def mixture_counts(sizes: Sequence[int], temperature: float) -> list[int]:
     """Rows that an epoch draws of each corpus; they add up to those that there are."""
     weights = np.array(sizes, np.float64) ** temperature

@@ -273,7 +273,8 @@ def encoder_fingerprint(
 
 def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
     """Name the text side of a model by its weights, its configuration and its tokenizer."""
-    settings = [model.config.text_config.to_dict(), processor.tokenizer.get_vocab()]
+    how = model.config.text_pooling
+    settings = [model.config.text_config.to_dict(), processor.tokenizer.get_vocab(), how]
     return _fingerprint(model, TEXT_SIDE, settings)
 
 

@@ -47,6 +47,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clap.modeling_clap import ClapOutput
 
 SAMPLING_RATE = 16_000  # Hz
+TEXT_POOLINGS = ("cls", "mean")
 MAX_LOGIT_SCALE = math.log(100)  # the scale is kept as a logarithm, as in CLIP
 
 # Parts of the model that can be frozen, and the module each name stands for.
@@ -115,6 +116,7 @@ class ParaCLAPConfig(PreTrainedConfig):
     Attributes:
         audio_config: configuration of the speech encoder.
         text_config: configuration of the text encoder.
+        text_pooling: what stands for a text, "cls" (its first token) or "mean" (of its tokens).
         projection_dim: D, size of the shared space.
         projection_dropout: dropout probability inside the projections.
         logit_scale_init_value: logarithm of the factor on the cosines, ln(1 / 0.07) as in CLIP.
@@ -130,6 +132,7 @@ class ParaCLAPConfig(PreTrainedConfig):
 
     audio_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
+    text_pooling: str = "cls"
     projection_dim: int = 768
     projection_dropout: float = 0.5
     logit_scale_init_value: float = math.log(1 / 0.07)
@@ -146,6 +149,8 @@ class FunctionalsConfig(PreTrainedConfig):
         hidden_dropout: dropout probability after each layer.
         limit: how far from the mean a functional may be [standard deviations]; what is further off
             counts as so far, since formants and slopes of short clips have wild outliers.
+        left_out: beginnings of names of functionals that the network is not to hear, such as
+            "loudness", which tells how a corpus was recorded more than how someone spoke.
     """
 
     model_type = "egemaps"
@@ -155,6 +160,7 @@ class FunctionalsConfig(PreTrainedConfig):
     num_hidden_layers: int = 1
     hidden_dropout: float = 0.3
     limit: float = 4.0
+    left_out: list[str] | None = None
 
 
 class FunctionalsModel(PreTrainedModel):
@@ -193,8 +199,18 @@ class FunctionalsModel(PreTrainedModel):
             nn.init.ones_(module.deviation)
 
     def standardise_by(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        """Take mean and deviation (F,) of the training clips; a constant functional is left out."""
+        """Take mean and deviation (F,) of the training clips; a constant functional is left out.
+
+        Raises:
+            ValueError: if nothing has a name of `left_out`, which then is a slip of the pen.
+        """
         known = torch.isfinite(mean) & torch.isfinite(deviation) & (deviation > 0)
+        names = self.config.names or ()
+        for start in self.config.left_out or ():
+            named = torch.tensor([name.startswith(start) for name in names])
+            if not named.any():
+                raise ValueError(f"left_out: no functional is called {start!r}...")
+            known &= ~named
         self.mean.copy_(torch.where(known, mean, 0.0))
         self.deviation.copy_(torch.where(known, deviation, torch.inf))
 
@@ -262,16 +278,24 @@ class AudioBranch(nn.Module):
 
 
 class TextBranch(nn.Module):
-    """Text encoder; the last hidden state of its first token stands for the text."""
+    """Text encoder; the last hidden state of its first token, or the mean, stands for the text."""
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: PreTrainedConfig, pooling: str = "cls") -> None:
         super().__init__()
+        if pooling not in TEXT_POOLINGS:
+            raise ValueError(f"text_pooling is {pooling!r}, expected one of {TEXT_POOLINGS}")
         self.base = AutoModel.from_config(config)
+        self.pooling = pooling
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple:
-        """Encode tokens (K, L); returns states (K, L, H) and that of the first token (K, H)."""
+        """Encode tokens (K, L); returns states (K, L, H) and what stands for each text (K, H)."""
         states = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return states, states[:, 0]
+        if self.pooling == "cls":
+            return states, states[:, 0]
+        if attention_mask is None:
+            return states, states.mean(dim=1)
+        valid = attention_mask[..., None].to(states.dtype)
+        return states, (states * valid).sum(dim=1) / valid.sum(dim=1)
 
 
 class Projection(nn.Module):
@@ -303,7 +327,7 @@ class ParaCLAPModel(PreTrainedModel):
     def __init__(self, config: ParaCLAPConfig) -> None:
         super().__init__(config)
         self.audio_branch = AudioBranch(config.audio_config)
-        self.text_branch = TextBranch(config.text_config)
+        self.text_branch = TextBranch(config.text_config, config.text_pooling)
         self.audio_projection = Projection(
             config.audio_config.hidden_size, config.projection_dim, config.projection_dropout
         )
@@ -380,6 +404,13 @@ class ParaCLAPModel(PreTrainedModel):
             # In training mode the encoder marks its input as needing a gradient unless told so.
             self.audio_branch.base.freeze_feature_encoder()
         return self.train(self.training)
+
+    def thaw(self) -> None:
+        """Let all parts learn again."""
+        for part in self._frozen:
+            self.get_submodule(FREEZABLE[part]).requires_grad_(True)
+        self._frozen = ()
+        self.train(self.training)
 
     @property
     def frozen(self) -> tuple[str, ...]:

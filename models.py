@@ -151,7 +151,9 @@ class ModelSettings:
             and tokenizer are taken over, and of what follows only `freeze` has a say.
         audio: speech encoder of the wav2vec2 family, reading raw waveforms, or a network on the
             functionals of eGeMAPSv02 (`config: {model_type: egemaps}`, with `data.features`).
-        text: text encoder whose first token stands for the sentence.
+        text: text encoder.
+        text_pooling: what stands for a sentence: "cls" (its first token, as BERT has it) or "mean"
+            (of its tokens, as sentence encoders have it).
         projection_dim: D, size of the shared space.
         projection_dropout: dropout probability inside the projections.
         input_gain: constant factor on the waveform. Pretrained encoders read it as it is (1);
@@ -164,6 +166,7 @@ class ModelSettings:
     start: str | None = None
     audio: TowerSettings = field(default_factory=TowerSettings)
     text: TowerSettings = field(default_factory=TowerSettings)
+    text_pooling: str = "cls"
     projection_dim: int = 768
     projection_dropout: float = 0.5
     input_gain: float = 1.0
@@ -242,6 +245,7 @@ def build_model(
     config = ParaCLAPConfig(
         audio_config=audio.config.to_dict(),
         text_config=text.config.to_dict(),
+        text_pooling=settings.text_pooling,
         projection_dim=settings.projection_dim,
         projection_dropout=settings.projection_dropout,
     )

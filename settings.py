@@ -48,6 +48,7 @@ class DataSettings:
             of a captions table of several, those rows are taken whose `corpus` is that name.
         temperature: share of a corpus among the clips of an epoch: its size to the power of this;
             1 takes each clip once, 0 takes as many of each corpus.
+        class_temperature: the same for the classes of `train.target`; 0 takes as many of each.
         root: folder that the audio files of the captions table are relative to; None = the folder
             of the table, if that is one of labels.
         captions: table of preprocessing/template_creation.py, or a table of labels (.csv or .tsv:
@@ -70,6 +71,7 @@ class DataSettings:
 
     corpora: dict[str, CorpusSettings] = field(default_factory=dict)
     temperature: float = 1.0
+    class_temperature: float = 1.0
     root: str | None = None
     captions: str = "captions.parquet"
     templates: list[str] = field(default_factory=lambda: ["paraclap"])
@@ -94,10 +96,13 @@ class LossSettings:
             is true or not).
         positives: captions of the batch that match a clip: "matching" (every one that holds for it)
             or "own" (the one that was drawn for it; the others count as wrong, true or not).
+        prototypes: weight of a second loss, which tells each clip from all classes of
+            `train.target`, each the mean embedding of its phrases; 0 = none.
     """
 
     name: str = "contrastive"
     positives: str = "matching"
+    prototypes: float = 0.0
 
 
 @dataclass
@@ -135,7 +140,9 @@ class TextStageSettings:
     Such an encoder gives all captions nearly one embedding, and the contrastive loss keeps it so:
     as long as clips cannot be told apart, equal captions are its best answer, and as long as
     captions cannot be told apart, clips need not be. Here captions that say different things are
-    pushed apart, and those that say the same in other words are drawn together.
+    pushed apart, and those that say the same in other words are drawn together. With
+    `model.freeze=[text]` such an encoder learns in this stage alone, and what it says of a caption
+    is remembered afterwards.
 
     Attributes:
         steps: length of the stage; 0 for pretrained text encoders.
@@ -247,6 +254,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "loss.positives": ("matching", "own"),
     "optim.name": ("adamw", "adam"),
     "optim.schedule": ("cosine", "constant"),
+    "model.text_pooling": ("cls", "mean"),
     "captions.style": ("sampled", "published", "emotion"),
     "train.precision": ("auto", "fp32", "bf16"),
     "train.loggers": tuple(LOGGERS),

@@ -32,6 +32,7 @@ from models import ParaCLAPModel
 from objectives import Matches
 from optimisation import drawing_from, random_state
 from processes import GradientSum, sum_in_place
+from prototypes import Prototypes
 
 MIB = 2**20
 Batch = Mapping[str, Any]
@@ -66,6 +67,8 @@ class TrainingStep:
         clip_norm: largest norm of the gradients; 0 = no limit.
         micro_batch: rows that an encoder which learns sees at a time; 0 = the whole batch.
         text_cache: MiB of captions that a frozen text encoder need not see again.
+        prototypes: classes that clips are also told apart by; None = they are not.
+        prototype_weight: of that loss.
         clips: (N, H), what a frozen audio encoder says of each clip, see `frozen.encode_clips`;
             None = batches hold waveforms.
     """
@@ -79,6 +82,8 @@ class TrainingStep:
         clip_norm: float = 0.0,
         micro_batch: int = 0,
         text_cache: int = 256,
+        prototypes: Prototypes | None = None,
+        prototype_weight: float = 1.0,
     ) -> None:
         if micro_batch < 0:
             raise ValueError(f"micro_batch is {micro_batch}, expected rows, or 0 for the batch")
@@ -89,6 +94,8 @@ class TrainingStep:
         self.clip_norm = clip_norm
         self.sums = GradientSum(self.parameters())
         self.micro_batch = micro_batch
+        self.prototypes = prototypes
+        self.prototype_weight = prototype_weight
         self.clips: torch.Tensor | None = None
         self.frozen = {
             branch: FrozenEncoder(model, branch, bfloat16)
@@ -131,6 +138,8 @@ class TrainingStep:
             audio = model.project("audio", audio)
             text = model.project("text", text.index_select(0, places))
         loss = self.objective(audio, text, model.logit_scale, matches)
+        if self.prototypes is not None:
+            loss = loss + self._classified(audio, batch, replays)
         if not replays:  # otherwise gradients are complete only after the last of them
             self.sums.expect()
         loss.backward()
@@ -138,6 +147,16 @@ class TrainingStep:
             replay()
         self.sums.finish()
         return sum_in_place(loss.detach()), len(first)
+
+    def _classified(self, audio: torch.Tensor, batch: Batch, replays: list[Replay]) -> torch.Tensor:
+        """Own terms of the loss of the prototypes."""
+        known = self.prototypes
+        texts = self._text(known.input_ids, known.attention_mask, replays)
+        with self._autocast():
+            texts = self.model.project("text", texts)
+        rows = [batch["row"][place] for place in batch["own"]]
+        loss = known.loss(audio, texts, self.model.logit_scale, rows)
+        return self.prototype_weight * loss / len(batch["row"])
 
     def targets(self, batch: Batch) -> Matches:
         """Pairs that count as true."""

@@ -35,9 +35,11 @@ from checkpoints import (
 from corpora import scored_classes
 from datasets import (
     CaptionDataset,
+    ClipPhrases,
     Collate,
     FunctionalClips,
     TrainingBatches,
+    balanced,
     bucketed,
     clip_seconds,
     equal_captions,
@@ -51,6 +53,7 @@ from objectives import OBJECTIVES
 from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, seed_step
 from packed import pack_files
 from processes import broadcast, device_named, largest, meet, rank, share, sum_in_place, world_size
+from prototypes import Prototypes
 from queries import queries_for
 from reports import write_text
 from scoring import score
@@ -118,6 +121,8 @@ class Run:
             clip_norm=settings.optim.clip_norm,
             micro_batch=train.micro_batch,
             text_cache=train.text_cache,
+            prototypes=self._prototypes(),
+            prototype_weight=settings.loss.prototypes,
         )
         self.optimizer = OPTIMIZERS[settings.optim.name](
             parameter_groups(model, settings.optim, self.objective), lr=settings.optim.lr
@@ -130,6 +135,12 @@ class Run:
         self.saved_at = time.monotonic()
         self.recordings = self._recordings()
         self.fingerprints = broadcast(self._fingerprints() if rank() == 0 else None)
+
+    def _prototypes(self) -> Prototypes | None:
+        if not self.settings.loss.prototypes:
+            return None
+        phrases = ClipPhrases(self.train_table)
+        return Prototypes(phrases, self.settings.train.target, self.processor)
 
     def _by_corpus(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Parts of a table by corpus, in its order; that of a single one has the name ""."""
@@ -277,8 +288,13 @@ class Run:
         """What is read in the steps that are left."""
         train = self.settings.train
         rows = len(self.train_table)
-        sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
-        draws = mixed(sizes, self.settings.data.temperature, train.seed)
+        data = self.settings.data
+        if data.class_temperature == 1:
+            sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
+            draws = mixed(sizes, data.temperature, train.seed)
+        else:
+            labels = self.train_table[train.target].astype("str").fillna("")
+            draws = balanced(labels.to_numpy(str), data.class_temperature, train.seed)
         if train.bucket:
             draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed)
         return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step, draws)
@@ -317,9 +333,12 @@ class Run:
         """Train the text side alone on drawn captions, before the first step with audio.
 
         It is short and not saved: a run that is stopped here starts anew. Every process does all
-        of it.
+        of it. A text side of random weights learns here even if it is frozen afterwards.
         """
         stage = self.settings.text_stage
+        frozen = self.model.frozen
+        if not (self.settings.model.text.name or self.settings.model.start):
+            self.model.thaw()
         optim = OptimSettings(lr=stage.lr, text_lr=stage.lr, warmup_steps=stage.steps // 10)
         text_side = [p for n, p in self.model.named_parameters() if n.startswith("text_")]
         optimizer = torch.optim.AdamW(text_side, lr=stage.lr, weight_decay=optim.weight_decay)
@@ -353,6 +372,7 @@ class Run:
                 raise Stopped(
                     f"{asked.name} in the text stage, which starts anew", EXIT_CODES[asked]
                 )
+        self.model.freeze(frozen)
 
     def training_step(self, batch: Mapping[str, Any]) -> dict[str, float | None]:
         """Set the rates, take the gradients, step; returns what is logged.

@@ -88,6 +88,18 @@ def test_missing_and_constant_functionals_count_as_average(settings):
     assert torch.equal(seen[0], torch.tensor([[1.0, 0.0], [0.0, 0.0], [4.0, 0.0]]))
 
 
+def test_functionals_that_are_left_out_change_nothing(settings):
+    table = pd.DataFrame({"loudness_a": [1.0, 3.0], "pitch": [2.0, 6.0]})
+    settings.audio.config = {"model_type": "egemaps", "left_out": ["loudness"]}
+    encoder = build_model(settings, ["loud"], standards(table))[0].audio_branch.base.eval()
+    quiet, loud, high = torch.tensor([[1.0, 2.0], [99.0, 2.0], [1.0, 6.0]])
+    states = [encoder(x[None]).last_hidden_state for x in (quiet, loud, high)]
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+    settings.audio.config["left_out"] = ["loudnes_"]
+    with pytest.raises(ValueError, match="no functional is called 'loudnes_'"):
+        build_model(settings, ["loud"], standards(table))
+
+
 def test_too_short_clips_are_refused(tower):
     short = pytest.warns(UserWarning, match="too short")
     with short, pytest.raises(ValueError, match="60 ms"):

@@ -464,3 +464,20 @@ def test_feature_extractor_keeps_the_level():
     assert not batch["input_values"][1, 600:].any()
     doubled = ParaCLAPFeatureExtractor(gain=2.0)(waveform, sampling_rate=RATE)
     assert np.array_equal(doubled["input_values"][0], 2 * waveform)
+
+
+def test_mean_of_the_tokens_stands_for_a_text_and_padding_is_no_token(settings):
+    settings.text_pooling = "mean"
+    model, processor = build_model(settings, ["the voice is loud", "pitch is high"])
+    model.eval()
+    texts = ["loud", "the voice is loud and pitch is high"]
+    padded = processor.tokenizer(texts, padding=True, return_tensors="pt")
+    together = model.pool("text", padded.input_ids, padded.attention_mask)
+    for row, text in zip(together, texts, strict=True):
+        tokens = processor.tokenizer(text, return_tensors="pt").input_ids
+        states = model.text_branch.base(input_ids=tokens).last_hidden_state[0]
+        torch.testing.assert_close(row, states.mean(dim=0), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.pool("text", tokens)[0], row, atol=1e-5, rtol=1e-5)
+    model.config.text_pooling = "last"
+    with pytest.raises(ValueError, match="'last', expected one of"):
+        type(model)(model.config)

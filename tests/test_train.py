@@ -545,6 +545,33 @@ def test_text_stage_parts_captions_by_meaning_and_leaves_audio_alone(config):
     assert changed and all(name.startswith("text_") for name in changed)
 
 
+def test_text_side_of_random_weights_learns_in_its_stage_though_it_is_frozen(config):
+    run = train.Run(read_settings([config, "text_stage.steps=2", "model.freeze=[text]"]))
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.text_stage()
+    changed = {n for n, v in run.model.state_dict().items() if not torch.equal(v, before[n])}
+    assert any(name.startswith("text_branch.") for name in changed)
+    assert run.model.frozen == ("text",) and not run.model.text_branch.training
+    assert not any(p.requires_grad for p in run.model.text_branch.parameters())
+    after = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.training_step(next(iter(run.loader())))
+    moved = {n for n, v in run.model.state_dict().items() if not torch.equal(v, after[n])}
+    assert moved and not any(name.startswith("text_branch.") for name in moved)
+
+
+def test_pretrained_text_side_that_is_frozen_stays_so_in_the_text_stage(config, settings, tmp_path):
+    source, processor = build_model(settings, ["emotion is anger"])
+    for part in (source.text_branch.base, processor.tokenizer):
+        part.save_pretrained(tmp_path / "text")
+    stage = ["text_stage.steps=2", "model.freeze=[text]", f"model.text.name={tmp_path / 'text'}"]
+    settings = read_settings([config, *stage])
+    settings.model.text.config = {}
+    run = train.Run(settings)
+    before = {n: v.clone() for n, v in run.model.text_branch.state_dict().items()}
+    run.text_stage()
+    assert same(before, run.model.text_branch.state_dict())
+
+
 def test_recipe_of_the_paper_trains_projections_over_pretrained_towers(
     config, settings, captions, corpus, tmp_path
 ):

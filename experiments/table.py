@@ -1,0 +1,144 @@
+"""Results of runs: a CSV to which runs append, and the page that is made from it.
+
+A row holds, beside its figures, hits and clips of every speaker and class, so that intervals and
+paired differences over speakers and seeds can be computed from the CSV alone.
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scoring import CONFIDENCE, RESAMPLES
+
+COLUMNS = [
+    *("tower", "direction", "idea", "seed", "part", "UAR", "low", "high", "chance", "clips"),
+    *("cpu_seconds", "recipe", "commit", "date", "counts"),
+]
+Counts = Mapping[str, Mapping[str, Sequence[int]]]
+"""Speaker -> class -> hits and clips."""
+
+
+def append(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row, in one write, so that two commands may share the file."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(",".join(COLUMNS) + "\n")
+    with path.open("a", newline="") as file:
+        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """All rows, with `counts` as `Counts`; none if there is no file."""
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    table = pd.read_csv(path, dtype={"recipe": str, "commit": str})
+    table["counts"] = table["counts"].map(json.loads)
+    return table
+
+
+def count(answers: pd.DataFrame, speakers: pd.Series) -> dict[str, dict[str, list[int]]]:
+    """Hits and clips by speaker and class.
+
+    Args:
+        answers: `truth` and `prediction` of the clips.
+        speakers: of the same clips.
+    """
+    right = answers["truth"] == answers["prediction"]
+    groups = right.groupby([speakers.astype("str"), answers["truth"].astype("str")])
+    counts: dict[str, dict[str, list[int]]] = {}
+    for (speaker, label), hits in groups:
+        counts.setdefault(speaker, {})[label] = [int(hits.sum()), len(hits)]
+    return counts
+
+
+def _array(runs: Sequence[Counts]) -> np.ndarray:
+    """Counts of runs on the same clips: (2, seeds, speakers, K)."""
+    speakers = sorted(runs[0])
+    classes = sorted({label for speaker in speakers for label in runs[0][speaker]})
+    cells = [[[run[s].get(c, (0, 0)) for c in classes] for s in speakers] for run in runs]
+    return np.moveaxis(np.array(cells, float), -1, 0)
+
+
+def _uar(counts: np.ndarray) -> np.ndarray:
+    """Mean recall of the classes that a draw has: counts (2, ..., speakers, K) to (...)."""
+    hits, clips = counts.sum(axis=-2)
+    known = clips > 0
+    return (hits / np.where(known, clips, 1)).sum(axis=-1) / known.sum(axis=-1)
+
+
+def summary(runs: Sequence[Counts], reference: Sequence[Counts] = ()) -> dict[str, Any]:
+    """Mean UAR over seeds; with a reference, its difference to that.
+
+    The 95 % interval draws speakers and seeds. Both sides of a difference have the same speakers in
+    each draw, and the same seeds, if there are as many.
+
+    Returns:
+        `mean` and `interval`, which is None for a single speaker.
+    """
+    sides = [_array(runs), *([_array(reference)] if reference else [])]
+    speakers = sides[0].shape[2]
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(speakers, size=(RESAMPLES, speakers))
+    means, drawn, seeds = [], [], {}
+    for side in sides:
+        size = side.shape[1]
+        if size not in seeds:
+            seeds[size] = rng.integers(size, size=(RESAMPLES, size))
+        means.append(_uar(side).mean())
+        of_seeds = _uar(np.moveaxis(side[:, :, chosen], 1, 0)[:, :].swapaxes(0, 1))
+        drawn.append(np.take_along_axis(of_seeds.T, seeds[size], axis=1).mean(axis=1))
+    tail = (1 - CONFIDENCE) / 2
+    sign = [1, -1][: len(sides)]
+    values = sum(s * d for s, d in zip(sign, drawn, strict=True))
+    mean = float(sum(s * m for s, m in zip(sign, means, strict=True)))
+    interval = np.quantile(values, [tail, 1 - tail]).tolist() if speakers > 1 else None
+    return {"mean": mean, "interval": interval}
+
+
+def page(table: pd.DataFrame, reference: str, order: Sequence[str], head: str) -> str:
+    """Results as Markdown: a section for each part and direction.
+
+    Args:
+        table: rows of the recipes as they are now.
+        reference: idea that the others are compared to.
+        order: of the ideas; others are left out.
+        head: what stands above the sections.
+    """
+    lines = [head.rstrip(), ""]
+    for (part, direction), rows in table.groupby(["part", "direction"], sort=False):
+        lines += [
+            f"## {part}: {direction} (chance {rows['chance'].iloc[0]:.3f})",
+            "",
+            "| idea | UAR | 95 % | seeds | minus published recipe | 95 % | CPU s | commit |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        base = rows[rows["idea"] == reference].sort_values("seed")["counts"].tolist()
+        for idea in order:
+            chosen = rows[rows["idea"] == idea].sort_values("seed")
+            if len(chosen):
+                lines.append(_line(idea, chosen, base if idea != reference else []))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(idea: str, rows: pd.DataFrame, reference: Sequence[Counts]) -> str:
+    own = summary(rows["counts"].tolist())
+    cells = [idea, f"{own['mean']:.3f}", _interval(own), str(len(rows))]
+    cells += ["", ""]
+    if reference:
+        difference = summary(rows["counts"].tolist(), reference)
+        cells[-2:] = [f"{difference['mean']:+.3f}", _interval(difference, "+")]
+    cells += [f"{rows['cpu_seconds'].mean():.0f}", rows["commit"].iloc[-1]]
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(figures: Mapping[str, Any], sign: str = "") -> str:
+    if figures["interval"] is None:
+        return ""
+    low, high = figures["interval"]
+    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
