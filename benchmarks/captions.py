@@ -35,6 +35,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.results import recorded
 from preprocessing import template_creation
 from preprocessing.captioning.edges import QUANTILES
 from preprocessing.captioning.feature_tables import INDEX
@@ -236,11 +237,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--repeat", type=int, default=3, help="turns (%(default)s)")
     add("--large", type=int, metavar="ROWS", help="ours alone on so many rows, with its memory")
     add("--options", nargs=argparse.REMAINDER, default=[], help="for template_creation.py, last")
+    add("--record", action="store_true", help="write to RESULTS.md")
     options = parser.parse_args(arguments)
-    if options.large:
-        measure_large(options.large, options.options)
-    else:
-        compare(options.rows, options.plain_rows, options.repeat)
+    title = f"Captions, {options.large or options.rows} rows"
+    with recorded(title, options.record):
+        if options.large:
+            measure_large(options.large, options.options)
+        else:
+            compare(options.rows, options.plain_rows, options.repeat)
 
 
 if __name__ == "__main__":

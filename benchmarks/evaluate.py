@@ -1,8 +1,8 @@
 """Speed of evaluation beside the plain way: float32, one clip at a time, texts for every clip.
 
-    python benchmarks/evaluate.py
-    python benchmarks/evaluate.py --ways eager matrix matrix.bf16 compile onnx --threads 2
-    python benchmarks/evaluate.py --device cuda --ways eager eager.bf16 --batch-seconds 240
+    python -m benchmarks.evaluate
+    python -m benchmarks.evaluate --ways eager matrix matrix.bf16 compile onnx --threads 2
+    python -m benchmarks.evaluate --device cuda --ways eager eager.bf16 --batch-seconds 240
 
 The encoders have the sizes of the published model and random weights. All ways are measured in this
 process, in turns, on the same noise of 1 to 10 s, and the largest change of a cosine is told. Ways
@@ -14,7 +14,6 @@ trained model.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,8 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks.results import recorded
 from embeddings import embed_texts, embed_waveforms
 from engines import fast_model
 from modeling_paraclap import PUBLISHED_CONFIG, SAMPLING_RATE, ParaCLAPConfig, ParaCLAPModel
@@ -202,8 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 chosen, processor, some, options.batch_seconds
             )
         results = measure(ways, clips, options.repeat, device)
-    print(f"\n{about(device, clips)}; medians of {options.repeat} turns\n")
-    print(to_table(results, len(clips)))
+    with recorded("Evaluation", options.record):
+        print(f"{about(device, clips)}; medians of {options.repeat} turns\n")
+        print(to_table(results, len(clips)))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -220,6 +219,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-seconds", type=float, default=0.0, help="padded audio per batch; 0 = single clips")
     add("--device", default="cpu", help="(%(default)s)")
     add("--seed", type=int, default=0, help="of weights and clips (%(default)s)")
+    add("--record", action="store_true", help="write to RESULTS.md")
     return parser.parse_args(arguments)
 
 

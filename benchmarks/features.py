@@ -1,6 +1,6 @@
 """How fast features are measured: features.py and the plain way, side by side in one run.
 
-    python benchmarks/features.py /data/RAVDESS --files 240 --rounds 3
+    python -m benchmarks.features /data/RAVDESS --files 240 --rounds 3
 
 The plain way is ``Smile(...).process_files`` with its own workers. Each way is a process of its own
 and they take turns, so that what else the machine does falls on all. Processor seconds are those of
@@ -26,6 +26,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
+
+from benchmarks.results import recorded
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLAIN = """
@@ -144,8 +146,9 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=240)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--record", action="store_true", help="write to RESULTS.md")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with recorded("Features", options.record), tempfile.TemporaryDirectory() as name:
         where = Path(name)
         table, start, seconds = choose(options.folder, options.files, where)
         compared = ways(table, where, options.workers)

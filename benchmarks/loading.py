@@ -31,6 +31,7 @@ import torch.utils.data
 from tqdm import tqdm
 
 from audio import SAMPLING_RATE, Files, Recordings, crop_limits
+from benchmarks.results import recorded
 from packed import pack_files
 
 KINDS = tuple((form, rate) for rate in (16_000, 44_100) for form in ("wav", "flac"))
@@ -226,7 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--workers", type=int, nargs="+", default=[0, 2], help="processes that read (0 2)")
     add("--librosa", action="store_true", help="measure librosa.load as well")
     add("--folder", type=Path, help="of .wav and .flac files to read instead of generated ones")
-    print(markdown_table(run(parser.parse_args(arguments))))
+    add("--record", action="store_true", help="write to RESULTS.md")
+    options = parser.parse_args(arguments)
+    with recorded("Loading", options.record):
+        print(markdown_table(run(options)))
 
 
 if __name__ == "__main__":

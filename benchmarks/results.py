@@ -1,17 +1,23 @@
 """What benchmarks measured, in RESULTS.md: one section each, replaced when it is measured again.
 
     record("Training step", report, Path("benchmarks/RESULTS.md"))
+    with recorded("Loading", options.record):  # what is printed is the report
+        print(table)
 
 A section says with what it was measured: machine and load, date, commit, and the command.
 """
 
+import contextlib
 import datetime
+import io
 import os
 import platform
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -34,6 +40,43 @@ def record(title: str, report: str, path: Path = RESULTS) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text("\n".join(part.strip() + "\n" for part in parts))
     temporary.replace(path)
+
+
+@contextmanager
+def recorded(title: str, wanted: bool, path: Path = RESULTS) -> Iterator[None]:
+    """Record what is printed inside, beside printing it; lines that are no table stand as they are.
+
+    Args:
+        title: see `record`.
+        wanted: whether to record at all.
+        path: see `record`.
+    """
+    printed = _Tee(sys.stdout)
+    with contextlib.redirect_stdout(printed):
+        yield
+    if wanted:
+        lines = printed.getvalue().strip().splitlines()
+        pairs = zip(lines, [*lines[1:], ""], strict=True)
+        ends = [
+            line if line.startswith("|") and after.startswith("|") else f"{line}\n"
+            for line, after in pairs
+        ]
+        record(title, "\n".join(ends), path)
+
+
+class _Tee(io.StringIO):
+    """Keeps what is written, and writes it on."""
+
+    def __init__(self, stream: io.TextIOBase) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(text)
+        return super().write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 def circumstances() -> str:

@@ -41,3 +41,16 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path, monkeypatch):
     assert re.findall("^## (.*)$", text, flags=re.MULTILINE) == ["A", "B"]
     assert "second\n\n### part" in text and "other" in text and "first" not in text
     assert text.count("commit abc1234") == 2 and text.count("cores, load") == 2
+
+
+def test_what_a_benchmark_prints_is_recorded_once(tmp_path, capsys):
+    path = tmp_path / "RESULTS.md"
+    for figure in (1, 2):
+        with results.recorded("Loading", True, path):
+            print(f"two lines\nof text\n| a |\n|---|\n| {figure} |")
+    with results.recorded("Other", False, path):
+        print("not kept")
+    text = path.read_text()
+    assert text.count("## Loading") == 1 and "Other" not in text
+    assert "two lines\n\nof text\n\n| a |\n|---|\n| 2 |\n" in text and "| 1 |" not in text
+    assert "| 1 |" in capsys.readouterr().out
