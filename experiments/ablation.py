@@ -42,9 +42,11 @@ from experiments.ideas import (
     CORPORA_COMPARED,
     DIRECTIONS,
     IDEAS,
+    NEW_WORDS,
     PARTS,
     PUBLISHED,
     TOWER,
+    UNUSED_WORDS,
     Corpus,
     same_class,
     speakers_of,
@@ -52,7 +54,7 @@ from experiments.ideas import (
 from functionals import read_functionals
 from models import load_model
 from preprocessing import template_creation
-from queries import queries_for
+from queries import Queries, queries_for
 from scoring import score
 from settings import FREE_KEYS, Settings, flatten, read_settings
 
@@ -173,12 +175,21 @@ def row_of(answers: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def answers_of(settings: Settings, rows: pd.DataFrame, tables: Tables) -> pd.DataFrame:
-    """What the best model of a run says of clips, asked as its validation asked."""
-    model, reader = load_model(settings.output)
+def queries_of(settings: Settings, rows: pd.DataFrame, part: str) -> Queries:
+    """Queries of the classes of clips, as the validation of the run asked or in new words."""
     queries = queries_for(rows, "emotion", settings.train.queries)
+    if part == NEW_WORDS:
+        words = {label: UNUSED_WORDS[same_class(label)] for label in queries}
+        queries = {n: (f"the speaker sounds {how}", voice) for n, (how, voice) in words.items()}
+    found = set(scored_classes(rows, "emotion"))
+    return {name: wordings for name, wordings in queries.items() if name in found}
+
+
+def answers_of(settings: Settings, rows: pd.DataFrame, tables: Tables, part: str) -> pd.DataFrame:
+    """What the best model of a run says of clips."""
+    model, reader = load_model(settings.output)
+    queries = queries_of(settings, rows, part)
     truth = scored_classes(rows, "emotion")
-    queries = {name: words for name, words in queries.items() if name in set(truth)}
     measured = tables.functionals.loc[rows.index, model.config.audio_config.names]
     clips = FunctionalClips(rows, tables.root, measured.to_numpy(np.float32))
     answers = answer(model, reader, rows, tables.root, queries, clips)
@@ -203,7 +214,7 @@ def run_idea(idea: str, seed: int, own: Tables, other: Tables, options: argparse
     for part in missing:
         tables = other if PARTS[part][0] else own
         rows = asked_of(part, own, other)
-        figures = row_of(answers_of(settings, rows, tables), rows)
+        figures = row_of(answers_of(settings, rows, tables, part), rows)
         table.append(
             options.csv, about | figures | stamp() | {"part": part, "cpu_seconds": seconds}
         )
@@ -234,7 +245,8 @@ def run_baseline(name: str, own: Tables, other: Tables, options: argparse.Namesp
         "seed": BASELINE_SEED,
         "recipe": "closed",
     }
-    missing = [part for part in parts_of(options) if not is_known(options.csv, about, part)]
+    parts = [part for part in parts_of(options) if part != NEW_WORDS]  # it cannot be asked in any
+    missing = [part for part in parts if not is_known(options.csv, about, part)]
     if not missing:
         return
     before = time.process_time()

@@ -120,13 +120,28 @@ IDEAS: Mapping[str, Recipe] = {
 }
 
 
+NEW_WORDS = "test, in words never used"
 PARTS: dict[str, tuple[bool, bool]] = {
     "validation": (False, False),
     "cross validation": (True, False),
     "test": (False, True),
+    NEW_WORDS: (False, True),
     "cross": (True, True),
 }
 """Part -> whether it is of the other corpus, and whether it is looked at with --final alone."""
+
+UNUSED_WORDS: Mapping[str, tuple[str, str]] = {
+    # class, see `same_class` -> an adjective for the speaker, and what the voice is
+    "angry": ("furious", "an enraged voice"),
+    "bored": ("weary", "a listless voice"),
+    "calm": ("relaxed", "a serene voice"),
+    "disgusted": ("revolted", "a voice full of loathing"),
+    "fearful": ("terrified", "a frightened voice"),
+    "happy": ("cheerful", "a merry voice"),
+    "neutral": ("indifferent", "an impassive voice"),
+    "sad": ("gloomy", "a sorrowful voice"),
+    "surprised": ("astonished", "an amazed voice"),
+}
 
 
 def speakers_of(corpus: Corpus, part: str, everyone: Sequence[str]) -> list[str]:
@@ -136,6 +151,7 @@ def speakers_of(corpus: Corpus, part: str, everyone: Sequence[str]) -> list[str]
         "validation": lambda s: s in corpus.validation,
         "cross validation": lambda s: s in corpus.validation,
         "test": lambda s: s in corpus.test,
+        NEW_WORDS: lambda s: s in corpus.test,
         "cross": lambda s: s not in corpus.validation,
     }
     return [speaker for speaker in everyone if chosen[part](speaker)]
