@@ -66,6 +66,9 @@ HEAD = """\
 Written by `{command}` ({processor}). {tower} tower; mean UAR over seeds; 95 % intervals over
 speakers and seeds, those of differences paired. "Cross" parts are of the corpus that was not
 trained on: `cross` is everyone but the validation speakers. Ideas are chosen on validation parts
+alone; the validation part has also chosen the checkpoint (of the baselines: C), so figures there
+are too high. Two speakers make a validation part: its intervals are coarse. A sentence encoder is
+all-MiniLM-L6-v2, frozen; every other text tower starts from random weights and learns from captions
 alone. CPU s: of one training run, one thread.
 """
 
@@ -291,7 +294,7 @@ def stamp() -> dict[str, str]:
 def write_page(options: argparse.Namespace, prepared: Mapping[str, Tables]) -> None:
     """Write RESULTS.md from the CSV; rows of recipes that have changed are left out."""
     rows = table.read(options.csv)
-    current = {name: "closed" for name in baselines.BASELINES}
+    closed = dict.fromkeys(baselines.BASELINES, "closed")
     tables = next(iter(prepared.values()))
     recipes = {
         (idea, seed): recipe_hash(settings_of(idea, seed, tables, options.work))
@@ -299,10 +302,11 @@ def write_page(options: argparse.Namespace, prepared: Mapping[str, Tables]) -> N
         for seed in sorted(set(rows["seed"]) - {BASELINE_SEED})
     }
     wanted = [
-        current.get(idea) or recipes.get((idea, seed))
+        closed.get(idea) or recipes.get((idea, seed))
         for idea, seed in zip(rows["idea"], rows["seed"], strict=True)
     ]
     rows = rows[rows["recipe"] == pd.Series(wanted, rows.index)]
+    rows = rows.sort_values("part", key=lambda parts: parts.map(list(PARTS).index), kind="stable")
     head = HEAD.format(
         command="python -m experiments.ablation; python -m experiments.ablation --final",
         processor=processor(),
