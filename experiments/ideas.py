@@ -62,6 +62,7 @@ class Recipe:
 
 
 PUBLISHED = "published recipe"
+PRETRAINED = "published recipe, sentence encoder"
 CHOSEN = "both, without level, limit 2"
 
 NO_LEVEL = "model.audio.config.left_out=[loudness,equivalentSoundLevel,spectralFlux]"
@@ -110,9 +111,7 @@ IDEAS: Mapping[str, Recipe] = {
     "both": Recipe((PROTOTYPES, TOLD)),
     CHOSEN: Recipe((PROTOTYPES, TOLD, NO_LEVEL, NEAR)),
     "classes in equal shares": Recipe(("data.class_temperature=0",)),
-    "published recipe, sentence encoder": Recipe(
-        (*PAPER, "train.queries=caption"), SENTENCES, on_request=True
-    ),
+    PRETRAINED: Recipe((*PAPER, "train.queries=caption"), SENTENCES, on_request=True),
     "both, sentence encoder": Recipe((PROTOTYPES, TOLD), SENTENCES, on_request=True),
     "both, without level, limit 2, sentence encoder": Recipe(
         (PROTOTYPES, TOLD, NO_LEVEL, NEAR), SENTENCES, on_request=True
