@@ -293,6 +293,8 @@ class Run:
             sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
             draws = mixed(sizes, data.temperature, train.seed)
         else:
+            if train.target not in self.train_table:
+                raise SettingsError(f"data.class_temperature: the captions lack {train.target}")
             labels = self.train_table[train.target].astype("str").fillna("")
             draws = balanced(labels.to_numpy(str), data.class_temperature, train.seed)
         if train.bucket:

@@ -62,6 +62,7 @@ class Recipe:
 
 
 PUBLISHED = "published recipe"
+PRETRAINED = "published recipe, sentence encoder"
 CHOSEN = "both, without level, limit 2"
 
 NO_LEVEL = "model.audio.config.left_out=[loudness,equivalentSoundLevel,spectralFlux]"
@@ -110,6 +111,7 @@ IDEAS: Mapping[str, Recipe] = {
     "both": Recipe((PROTOTYPES, TOLD)),
     CHOSEN: Recipe((PROTOTYPES, TOLD, NO_LEVEL, NEAR)),
     "classes in equal shares": Recipe(("data.class_temperature=0",)),
+    PRETRAINED: Recipe((*PAPER, "train.queries=caption"), SENTENCES, on_request=True),
     "both, sentence encoder": Recipe((PROTOTYPES, TOLD), SENTENCES, on_request=True),
     "both, without level, limit 2, sentence encoder": Recipe(
         (PROTOTYPES, TOLD, NO_LEVEL, NEAR), SENTENCES, on_request=True
@@ -120,13 +122,28 @@ IDEAS: Mapping[str, Recipe] = {
 }
 
 
+NEW_WORDS = "test, in words never used"
 PARTS: dict[str, tuple[bool, bool]] = {
     "validation": (False, False),
     "cross validation": (True, False),
     "test": (False, True),
+    NEW_WORDS: (False, True),
     "cross": (True, True),
 }
 """Part -> whether it is of the other corpus, and whether it is looked at with --final alone."""
+
+UNUSED_WORDS: Mapping[str, tuple[str, str]] = {
+    # class, see `same_class` -> an adjective for the speaker, and what the voice is
+    "angry": ("furious", "an enraged voice"),
+    "bored": ("weary", "a listless voice"),
+    "calm": ("relaxed", "a serene voice"),
+    "disgusted": ("revolted", "a voice full of loathing"),
+    "fearful": ("terrified", "a frightened voice"),
+    "happy": ("cheerful", "a merry voice"),
+    "neutral": ("indifferent", "an impassive voice"),
+    "sad": ("gloomy", "a sorrowful voice"),
+    "surprised": ("astonished", "an amazed voice"),
+}
 
 
 def speakers_of(corpus: Corpus, part: str, everyone: Sequence[str]) -> list[str]:
@@ -136,6 +153,7 @@ def speakers_of(corpus: Corpus, part: str, everyone: Sequence[str]) -> list[str]
         "validation": lambda s: s in corpus.validation,
         "cross validation": lambda s: s in corpus.validation,
         "test": lambda s: s in corpus.test,
+        NEW_WORDS: lambda s: s in corpus.test,
         "cross": lambda s: s not in corpus.validation,
     }
     return [speaker for speaker in everyone if chosen[part](speaker)]

@@ -100,13 +100,13 @@ def summary(runs: Sequence[Counts], reference: Sequence[Counts] = ()) -> dict[st
     return {"mean": mean, "interval": interval}
 
 
-def page(table: pd.DataFrame, reference: str, order: Sequence[str], head: str) -> str:
+def page(table: pd.DataFrame, references: Mapping[str, str], head: str) -> str:
     """Results as Markdown: a section for each part and direction.
 
     Args:
         table: rows of the recipes as they are now.
-        reference: idea that the others are compared to.
-        order: of the ideas; others are left out.
+        references: idea -> the one that it is compared to, in the order of the page; ideas without
+            an entry are left out.
         head: what stands above the sections.
     """
     lines = [head.rstrip(), ""]
@@ -117,9 +117,9 @@ def page(table: pd.DataFrame, reference: str, order: Sequence[str], head: str) -
             "| idea | UAR | 95 % | seeds | minus published recipe | 95 % | CPU s | commit |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        base = rows[rows["idea"] == reference].sort_values("seed")["counts"].tolist()
-        for idea in order:
+        for idea, reference in references.items():
             chosen = rows[rows["idea"] == idea].sort_values("seed")
+            base = rows[rows["idea"] == reference].sort_values("seed")["counts"].tolist()
             if len(chosen):
                 lines.append(_line(idea, chosen, base if idea != reference else []))
         lines.append("")

@@ -1,6 +1,7 @@
 """experiments/: parts share no speaker, figures are those of scikit-learn, nothing runs twice."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -53,9 +54,9 @@ def test_command_measures_each_run_once_and_keeps_test_speakers_for_the_end(smal
     assert ablation.main([*options, "--final"]) == 0
     again = table.read(folder / "results.csv")
     assert again.iloc[: len(rows)].equals(rows)
-    assert set(again["part"].iloc[len(rows) :]) == {"test", "cross"}
+    assert set(again["part"].iloc[len(rows) :]) == {"test", ideas.NEW_WORDS, "cross"}
     page = (folder / "RESULTS.md").read_text()
-    assert page.count("## ") == 4 and page.count("| larger steps |") == 2
+    assert page.count("## ") == 5 and page.count("| larger steps |") == 2
     assert np.isnan(again["seed"]).sum() == 0 and (again["chance"] > 0).all()
 
 
@@ -121,3 +122,11 @@ def test_configuration_is_the_chosen_recipe():
         for given in (IDEAS[ideas.CHOSEN].arguments(), [str(ideas.CHOSEN_CONFIG)])
     )
     assert offered == chosen
+
+
+def test_new_words_are_in_no_caption_of_these_classes(captions):
+    known = " ".join(pd.read_parquet(captions)["captions"].explode()).lower()
+    assert "angry" in known
+    for how, voice in ideas.UNUSED_WORDS.values():
+        for word in {how, *voice.split()} - {"a", "an", "voice", "full", "of"}:
+            assert not re.search(rf"\b{word}\b", known), word
