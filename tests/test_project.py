@@ -42,8 +42,9 @@ def test_workflow_runs_what_the_makefile_runs():
     commands = {step["run"] for job in steps.values() for step in job["steps"] if "run" in step}
     for command in ("ruff check .", "ruff format --check .", "codespell"):
         assert command in commands and f"$(BIN)/{command}" in makefile
-    assert 'python -m pytest -m "not slow"' in commands
-    assert '$(BIN)/python -m pytest -m "not slow"' in makefile
+    tests = "python -m pytest --numprocesses 2 --dist loadfile"
+    assert f'{tests} -m "not slow"' in commands
+    assert f"$(BIN)/{tests}" in makefile and '$(TESTS) -m "not slow"' in makefile
 
 
 @pytest.mark.parametrize("name", ["bug", "question"])
