@@ -176,8 +176,8 @@ def check_equal(output: Path, folder: Path) -> int:
     return len(written)
 
 
-def compare(rows: int, plain_rows: int, repeat: int) -> None:
-    """Print rows/s of both ways, in turns, and their ratio."""
+def compare(rows: int, plain_rows: int, repeat: int) -> tuple[np.ndarray, int]:
+    """Rows/s (turns, plain or ours, clock or CPU), and the number of texts that are equal."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         features, output = folder / "features.parquet", folder / "captions.parquet"
@@ -190,13 +190,18 @@ def compare(rows: int, plain_rows: int, repeat: int) -> None:
             speeds.append(pair)
             print(f"turn {turn + 1}: plain {pair[0][0]:,.0f}, ours {pair[1][0]:,.0f} rows/s")
         equal = check_equal(output, files)
+    return np.array(speeds), equal
+
+
+def report(speeds: np.ndarray, equal: int, options: argparse.Namespace) -> None:
+    """Print medians and ratios of what `compare` measured."""
     print(f"texts of {equal} of {equal} rows are equal")
     for clock, name in enumerate(("rows/s", "rows/s of CPU time")):
-        theirs, ours = np.array(speeds)[..., clock].T
+        theirs, ours = speeds[..., clock].T
         ratios = ours / theirs
         print(
-            f"{name}: plain {np.median(theirs):,.0f} ({plain_rows} rows), ours "
-            f"{np.median(ours):,.0f} ({rows} rows), "
+            f"{name}: plain {np.median(theirs):,.0f} ({options.plain_rows} rows), ours "
+            f"{np.median(ours):,.0f} ({options.rows} rows), "
             f"ratio {np.median(ratios):.0f} ({ratios.min():.0f} to {ratios.max():.0f})"
         )
 
@@ -239,12 +244,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--options", nargs=argparse.REMAINDER, default=[], help="for template_creation.py, last")
     add("--record", action="store_true", help="write to RESULTS.md")
     options = parser.parse_args(arguments)
-    title = f"Captions, {options.large or options.rows} rows"
-    with recorded(title, options.record):
-        if options.large:
-            measure_large(options.large, options.options)
-        else:
-            compare(options.rows, options.plain_rows, options.repeat)
+    if options.large:
+        measure_large(options.large, options.options)
+        return
+    speeds, equal = compare(options.rows, options.plain_rows, options.repeat)
+    with recorded(f"Captions, {options.rows} rows", options.record):
+        report(speeds, equal, options)
 
 
 if __name__ == "__main__":
