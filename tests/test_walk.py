@@ -148,7 +148,7 @@ NOT_RUN = {
         "downloads encoders; test_architecture.py loads the configuration",
     r".*(iemocap|tess)=": "needs a corpus that is not generated; test_evaluate.py has its protocol",
     r"python docs/pictures.py": "changes the repository; test_project.py shrinks another picture",
-    r"python -m benchmarks": "takes minutes; the benchmarks have tests of their own",
+    r"python -m (benchmarks|experiments)": "takes minutes; they have tests of their own",
     r".*[A-Z]{3,}=ROOT|.*FILE.yaml": "a pattern, not a command",
 }  # fmt: skip
 NEEDS = {
