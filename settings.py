@@ -184,7 +184,7 @@ class TrainSettings:
             bounds these and not `batch_size`, for one forward pass more; 0 = the whole batch.
         checkpoint_activations: keep less of the forward pass, compute it again in the backward
             pass.
-        compile: translate the encoders by torch.compile; takes minutes at the start.
+        compile: translate the transformers by torch.compile; takes minutes at the start.
         text_cache: memory [MiB] for captions that a frozen text encoder need not read again.
         precision: "auto" (bfloat16 where the hardware has it), "fp32" or "bf16".
         device: "auto", "cpu", "cuda", ...; of several processes each takes a GPU of its own.

@@ -234,14 +234,16 @@ def prepare_encoders(
         model: on its device, frozen as it will be.
         checkpoint_activations: keep only the inputs of each layer, and compute the rest again in
             the backward pass.
-        compiled: translate the encoders by torch.compile, on first use.
+        compiled: translate their transformers by torch.compile, on first use.
     """
     for branch in ("audio", "text"):
         base = model.get_submodule(f"{branch}_branch.base")
         if checkpoint_activations and branch not in model.frozen:
             base.activation_checkpointing_enable({"use_reentrant": False})
         if compiled:
-            base.compile(dynamic=True)
+            # Not all of it: what is compiled gives weights that nothing uses, as those of a pooler,
+            # gradients of zero, and the optimiser would let them decay.
+            getattr(base, "encoder", base).compile(dynamic=True)
 
 
 def distinct_captions(

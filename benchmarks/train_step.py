@@ -369,7 +369,7 @@ def main() -> None:
     if options.record:
         threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
-        title = f"Training step, {device.type}"
+        title = f"Training step, {device.type}: {', '.join(options.recipes)}"
         record(title, f"Batch of {options.batch} clips of {SECONDS:g} s; {where}.\n\n{told}")
 
 
