@@ -59,7 +59,8 @@ def test_crash_hang_and_memory_cost_only_their_clip(faults, clips):
     alone = measured(good)
     started = time.monotonic()
     found = measured(clips, timeout=1.5)
-    assert time.monotonic() - started > 2 * 1.5, "the hanging clip must have hung, twice"
+    # Beside others it may be a suspect already, when one of these ends their process.
+    assert time.monotonic() - started > 1.5, "the hanging clip must have hung, alone"
     for clip in good:
         ((before,), (after,)) = alone[clip.file], found[clip.file]
         assert not after.error
