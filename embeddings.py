@@ -32,7 +32,8 @@ from audio import (
     read_audio,
     resolve_inside,
 )
-from datasets import ClipDataset, Collate, length_sorted_batches
+from batch_orders import length_sorted_batches
+from datasets import ClipDataset, Collate
 from models import ParaCLAPModel, ParaCLAPProcessor
 from processes import broadcast, rank, share, sum_in_place, world_size
 

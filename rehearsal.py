@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets import TrainingBatches
+from batch_orders import TrainingBatches
 from settings import Settings
 from tracking import GIB, check_loggers, memory_in_use, peak_memory
 from training_run import Run, in_short, resume

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from audio import CONDITIONING, Files, JoinedRecordings, Recordings, resolve_inside
+from batch_orders import TrainingBatches, balanced, bucketed, mixed
 from caption_tables import Lists
 from checkpoints import (
     CheckpointError,
@@ -38,12 +39,8 @@ from datasets import (
     ClipPhrases,
     Collate,
     FunctionalClips,
-    TrainingBatches,
-    balanced,
-    bucketed,
     clip_seconds,
     equal_captions,
-    mixed,
 )
 from evaluate import answer
 from frozen import encode_clips

@@ -1,0 +1,199 @@
+"""Which clips make the batches, in which order; all follows from the seed and the step.
+
+    draws = mixed([1080, 284], 0.5, seed=1)
+    for batch in TrainingBatches(1364, 32, steps=500, seed=1, draws=draws): ...
+
+So a run that is resumed at any step draws what it would have drawn.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch.utils.data
+
+Draws = Callable[[int], np.ndarray]
+"""Epoch -> what is drawn in it: (epoch, row) of each clip, (rows, 2)."""
+
+
+def shuffled(rows: int, seed: int) -> Draws:
+    """Draw every row once in an epoch."""
+
+    def draws(epoch: int) -> np.ndarray:
+        order = np.random.default_rng([seed, epoch]).permutation(rows)
+        return np.stack([np.full(rows, epoch), order], axis=1)
+
+    return draws
+
+
+def mixed(sizes: Sequence[int], temperature: float, seed: int) -> Draws:
+    """Draw from several corpora, each in a share of its size to the power of `temperature`.
+
+    An epoch draws as many rows as there are. Each corpus goes through its rows again and again, in
+    another order each time, from where the last epoch left it; the number of that pass stands in
+    place of the epoch, so that a row drawn twice in an epoch is cropped and worded anew.
+
+    Args:
+        sizes: rows of each corpus; they follow each other in the table.
+        temperature: 1 is as `shuffled`, 0 draws as many rows of each corpus.
+        seed: of the run.
+    """
+    if len(sizes) == 1 or temperature == 1:
+        return shuffled(sum(sizes), seed)
+    counts = mixture_counts(sizes, temperature)
+    firsts = np.cumsum([0, *sizes[:-1]])
+
+    def draws(epoch: int) -> np.ndarray:
+        parts = [
+            _passes(size, count, epoch, [seed, corpus]) + [0, first]
+            for corpus, (size, count, first) in enumerate(zip(sizes, counts, firsts, strict=True))
+        ]
+        drawn = np.concatenate(parts)
+        return drawn[np.random.default_rng([seed, epoch]).permutation(len(drawn))]
+
+    return draws
+
+
+def balanced(labels: Sequence[str], temperature: float, seed: int) -> Draws:
+    """Draw each class in a share of its size to the power of `temperature`, as `mixed` does.
+
+    Args:
+        labels: class of each row, in any order.
+        temperature: 1 is as `shuffled`, 0 draws as many rows of each class.
+        seed: of the run.
+    """
+    _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(codes, kind="stable")
+    draws = mixed(sizes.tolist(), temperature, seed)
+    if temperature == 1:
+        return draws
+
+    def of_rows(epoch: int) -> np.ndarray:
+        drawn = draws(epoch)
+        return np.stack([drawn[:, 0], order[drawn[:, 1]]], axis=1)
+
+    return of_rows
+
+
+def mixture_counts(sizes: Sequence[int], temperature: float) -> list[int]:
+    """Rows that an epoch draws of each corpus; they add up to those that there are."""
+    weights = np.array(sizes, np.float64) ** temperature
+    exact = weights / weights.sum() * sum(sizes)
+    counts = np.floor(exact).astype(int)
+    left_over = np.argsort(counts - exact, kind="stable")[: sum(sizes) - counts.sum()]
+    counts[left_over] += 1
+    return counts.tolist()
+
+
+def _passes(size: int, count: int, epoch: int, seed: Sequence[int]) -> np.ndarray:
+    """Draw `count` rows of a corpus, going on from the last epoch: (pass, row) (count, 2)."""
+    places = np.arange(epoch * count, (epoch + 1) * count)
+    numbers, within = np.divmod(places, size)
+    rows = [
+        np.random.default_rng([*seed, number]).permutation(size)[within[numbers == number]]
+        for number in np.unique(numbers)
+    ]
+    return np.stack([numbers, np.concatenate([np.empty(0, int), *rows])], axis=1)
+
+
+BUCKET_BATCHES = 32
+"""Batches whose clips are sorted by duration together; more would mix epochs less."""
+
+
+def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> Draws:
+    """Reorder draws so that the clips of a batch are of similar duration.
+
+    Args:
+        draws: what to reorder; every epoch keeps the draws that it has.
+        seconds: duration of each row [s].
+        batch_size: clips per batch.
+        seed: of the run.
+    """
+
+    def reordered(epoch: int) -> np.ndarray:
+        drawn = draws(epoch)
+        rng = np.random.default_rng([seed, epoch, BUCKET_BATCHES])
+        last = len(drawn) // batch_size * batch_size
+        parts = []
+        for first in range(0, last, batch_size * BUCKET_BATCHES):
+            part = drawn[first : min(first + batch_size * BUCKET_BATCHES, last)]
+            part = part[np.argsort(seconds[part[:, 1]], kind="stable")]
+            batches = part.reshape(-1, batch_size, 2)
+            parts.append(batches[rng.permutation(len(batches))].reshape(-1, 2))
+        return np.concatenate([*parts, drawn[last:]])
+
+    return reordered
+
+
+class TrainingBatches(torch.utils.data.Sampler):
+    """Batches of (epoch, row), computed from the number of the step.
+
+    Every epoch is a fresh permutation, unless `draws` says otherwise; what does not fill a batch is
+    left out of that epoch.
+
+    Attributes:
+        rows: number of clips.
+        batch_size: clips per batch.
+        steps: number of the last step.
+        start: number of steps already done.
+        draws: epoch -> what is drawn in it, in order: (epoch, row) (rows, 2).
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        start: int = 0,
+        draws: Draws | None = None,
+    ) -> None:
+        self.batches_per_epoch = self.per_epoch(rows, batch_size)
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.steps, self.start = steps, start
+        self.draws = draws or shuffled(rows, seed)
+
+    @staticmethod
+    def per_epoch(rows: int, batch_size: int) -> int:
+        """Number of whole batches in an epoch.
+
+        Raises:
+            ValueError: for a batch of one, or one that the clips do not fill.
+        """
+        if batch_size < 2:
+            raise ValueError(
+                f"batch_size is {batch_size}: a contrastive loss needs at least 2, alone a clip "
+                "has nothing to be told from"
+            )
+        if rows < batch_size:
+            raise ValueError(f"{rows} clips do not fill a batch of {batch_size}")
+        return rows // batch_size
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch_of_order = order = None
+        for step in range(self.start, self.steps):
+            epoch, position = divmod(step, self.batches_per_epoch)
+            if epoch != epoch_of_order:
+                order = self.draws(epoch)
+                epoch_of_order = epoch
+            first = position * self.batch_size
+            yield [(int(e), int(row)) for e, row in order[first : first + self.batch_size]]
+
+
+def length_sorted_batches(durations: np.ndarray, batch_seconds: float) -> list[list[int]]:
+    """Group rows of similar duration, longest first, into batches of bounded padded size.
+
+    Args:
+        durations: of the clips [s].
+        batch_seconds: largest number of clips times longest clip [s]; a longer clip stands alone.
+    """
+    batches: list[list[int]] = []
+    for row in np.argsort(-durations, kind="stable").tolist():
+        longest = durations[batches[-1][0]] if batches else np.inf
+        if longest * (len(batches[-1]) + 1 if batches else 1) <= batch_seconds:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
