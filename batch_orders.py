@@ -9,6 +9,7 @@ So a run that is resumed at any step draws what it would have drawn.
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import torch.utils.data
 
 Draws = Callable[[int], np.ndarray]
@@ -25,81 +26,155 @@ def shuffled(rows: int, seed: int) -> Draws:
     return draws
 
 
-def mixed(sizes: Sequence[int], temperature: float, seed: int) -> Draws:
+def mixed(
+    sizes: Sequence[int],
+    temperature: float,
+    seed: int,
+    labels: Sequence[str] = (),
+    class_temperature: float = 1.0,
+) -> Draws:
     """Draw from several corpora, each in a share of its size to the power of `temperature`.
 
-    An epoch draws as many rows as there are. Each corpus goes through its rows again and again, in
-    another order each time, from where the last epoch left it; the number of that pass stands in
-    place of the epoch, so that a row drawn twice in an epoch is cropped and worded anew.
+    The share of a corpus is divided among its classes in the same way. An epoch draws as many rows
+    as there are. Each part goes through its rows again and again, in another order each time, from
+    where the last epoch left it; the number of that pass stands in place of the epoch, so that a
+    row drawn twice in an epoch is cropped and worded anew.
 
     Args:
         sizes: rows of each corpus; they follow each other in the table.
         temperature: 1 is as `shuffled`, 0 draws as many rows of each corpus.
         seed: of the run.
+        labels: class of each row, in any order; not needed for a `class_temperature` of 1.
+        class_temperature: 0 draws as many rows of each class of a corpus.
     """
-    if len(sizes) == 1 or temperature == 1:
+    if (len(sizes) == 1 or temperature == 1) and class_temperature == 1:
         return shuffled(sum(sizes), seed)
+    parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
     counts = mixture_counts(sizes, temperature)
-    firsts = np.cumsum([0, *sizes[:-1]])
+    if class_temperature != 1:
+        parts, counts = _by_class(parts, counts, np.asarray(labels), class_temperature)
 
     def draws(epoch: int) -> np.ndarray:
-        parts = [
-            _passes(size, count, epoch, [seed, corpus]) + [0, first]
-            for corpus, (size, count, first) in enumerate(zip(sizes, counts, firsts, strict=True))
-        ]
-        drawn = np.concatenate(parts)
+        drawn = np.concatenate(
+            [
+                _passes(rows, count, epoch, [seed, number])
+                for number, (rows, count) in enumerate(zip(parts, counts, strict=True))
+            ]
+        )
         return drawn[np.random.default_rng([seed, epoch]).permutation(len(drawn))]
 
     return draws
 
 
-def balanced(labels: Sequence[str], temperature: float, seed: int) -> Draws:
-    """Draw each class in a share of its size to the power of `temperature`, as `mixed` does.
-
-    Args:
-        labels: class of each row, in any order.
-        temperature: 1 is as `shuffled`, 0 draws as many rows of each class.
-        seed: of the run.
-    """
-    _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    order = np.argsort(codes, kind="stable")
-    draws = mixed(sizes.tolist(), temperature, seed)
-    if temperature == 1:
-        return draws
-
-    def of_rows(epoch: int) -> np.ndarray:
-        drawn = draws(epoch)
-        return np.stack([drawn[:, 0], order[drawn[:, 1]]], axis=1)
-
-    return of_rows
+def _by_class(
+    corpora: Sequence[np.ndarray], counts: Sequence[int], labels: np.ndarray, temperature: float
+) -> tuple[list[np.ndarray], list[int]]:
+    """Rows of each class of each corpus, and how many of them an epoch draws."""
+    parts: list[np.ndarray] = []
+    divided: list[int] = []
+    for rows, count in zip(corpora, counts, strict=True):
+        _, codes, sizes = np.unique(labels[rows], return_inverse=True, return_counts=True)
+        parts += [rows[codes == code] for code in range(len(sizes))]
+        divided += mixture_counts(sizes.tolist(), temperature, count)
+    return parts, divided
 
 
-def mixture_counts(sizes: Sequence[int], temperature: float) -> list[int]:
-    """Rows that an epoch draws of each corpus; they add up to those that there are."""
+def mixture_counts(sizes: Sequence[int], temperature: float, total: int | None = None) -> list[int]:
+    """Rows that an epoch draws of each part; they add up to `total`, None = as many as there are."""
+    total = sum(sizes) if total is None else total
     weights = np.array(sizes, np.float64) ** temperature
-    exact = weights / weights.sum() * sum(sizes)
+    exact = weights / weights.sum() * total
     counts = np.floor(exact).astype(int)
-    left_over = np.argsort(counts - exact, kind="stable")[: sum(sizes) - counts.sum()]
+    left_over = np.argsort(counts - exact, kind="stable")[: total - counts.sum()]
     counts[left_over] += 1
     return counts.tolist()
 
 
-def _passes(size: int, count: int, epoch: int, seed: Sequence[int]) -> np.ndarray:
-    """Draw `count` rows of a corpus, going on from the last epoch: (pass, row) (count, 2)."""
+def _passes(rows: np.ndarray, count: int, epoch: int, seed: Sequence[int]) -> np.ndarray:
+    """Draw `count` of the rows of a part, going on from the last epoch: (pass, row) (count, 2)."""
     places = np.arange(epoch * count, (epoch + 1) * count)
-    numbers, within = np.divmod(places, size)
-    rows = [
-        np.random.default_rng([*seed, number]).permutation(size)[within[numbers == number]]
+    numbers, within = np.divmod(places, len(rows))
+    drawn = [
+        np.random.default_rng([*seed, number]).permutation(rows)[within[numbers == number]]
         for number in np.unique(numbers)
     ]
-    return np.stack([numbers, np.concatenate([np.empty(0, int), *rows])], axis=1)
+    return np.stack([numbers, np.concatenate([np.empty(0, int), *drawn])], axis=1)
+
+
+def speaker_classes(speakers: Sequence[str | None], labels: Sequence[str | None]) -> np.ndarray:
+    """Number the pairs of speaker and class of rows; a row without either is like no other."""
+    table = pd.DataFrame({"speaker": list(speakers), "label": list(labels)})
+    codes = table.groupby(["speaker", "label"], sort=True).ngroup().to_numpy()
+    is_unknown = codes < 0
+    return np.where(is_unknown, codes.max(initial=-1) + np.cumsum(is_unknown), codes)
+
+
+def kept_apart(draws: Draws, groups: np.ndarray, batch_size: int, seed: int) -> Draws:
+    """Reorder draws so that no two of a group share a batch, as far as that can be.
+
+    Of a group with more draws than there are batches, each batch has as many, or one more. What
+    fills no batch stays at the end of the epoch.
+
+    Args:
+        draws: what to reorder; every epoch keeps the draws that it has.
+        groups: number of the group of each row, see `speaker_classes`.
+        batch_size: clips per batch.
+        seed: of the run.
+    """
+
+    def reordered(epoch: int) -> np.ndarray:
+        drawn = draws(epoch)
+        rng = np.random.default_rng([seed, epoch, APART])
+        last = len(drawn) // batch_size * batch_size
+        codes = rng.permutation(groups.max() + 1)[groups[drawn[:last, 1]]]
+        in_groups = np.argsort(codes, kind="stable")
+        batches = _dealt(np.bincount(codes), last // batch_size, rng)
+        order = in_groups[np.argsort(batches, kind="stable")]
+        return np.concatenate([drawn[order], drawn[last:]])
+
+    return reordered
+
+
+APART = 1
+"""Tells the generator of `kept_apart` from those of other orders of an epoch."""
+
+
+def _dealt(sizes: np.ndarray, batches: int, rng: np.random.Generator) -> np.ndarray:
+    """Deal the draws of one group after the other to batches: the batch of each.
+
+    As cards are dealt: one for each batch in a round, in another order every round. A group that
+    goes on from one round into the next begins with those batches that it has given less.
+
+    Args:
+        sizes: draws of each group; their sum fills all batches.
+        batches: number of batches.
+        rng: draws the orders.
+    """
+    ends = np.cumsum(sizes)
+    firsts = ends - sizes
+    dealt = np.empty((ends[-1] // batches, batches), int)
+    for number in range(len(dealt)):
+        order = rng.permutation(batches)
+        first = firsts[np.searchsorted(ends, number * batches, side="right")]
+        if first < number * batches:
+            has_one = np.zeros(batches, bool)
+            has_one[dealt[first // batches, first % batches :]] = True
+            order = order[np.argsort(has_one[order], kind="stable")]
+        dealt[number] = order
+    return dealt.reshape(-1)
 
 
 BUCKET_BATCHES = 32
 """Batches whose clips are sorted by duration together; more would mix epochs less."""
 
 
-def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> Draws:
+def bucketed(
+    draws: Draws,
+    seconds: np.ndarray,
+    batch_size: int,
+    seed: int,
+    groups: np.ndarray | None = None,
+) -> Draws:
     """Reorder draws so that the clips of a batch are of similar duration.
 
     Args:
@@ -107,6 +182,7 @@ def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> D
         seconds: duration of each row [s].
         batch_size: clips per batch.
         seed: of the run.
+        groups: of the rows, if `draws` are `kept_apart` and shall be so afterwards.
     """
 
     def reordered(epoch: int) -> np.ndarray:
@@ -117,11 +193,42 @@ def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> D
         for first in range(0, last, batch_size * BUCKET_BATCHES):
             part = drawn[first : min(first + batch_size * BUCKET_BATCHES, last)]
             part = part[np.argsort(seconds[part[:, 1]], kind="stable")]
+            if groups is not None:
+                part = part[_filled(groups[part[:, 1]], batch_size)]
             batches = part.reshape(-1, batch_size, 2)
             parts.append(batches[rng.permutation(len(batches))].reshape(-1, 2))
         return np.concatenate([*parts, drawn[last:]])
 
     return reordered
+
+
+def _filled(groups: np.ndarray, batch_size: int) -> np.ndarray:
+    """Fill one batch after the other with the next draws that it may have: their order.
+
+    Of c draws of a group that are left for n batches, the next one takes c // n, or one more. So
+    each batch finds enough, and none is left with many of a group in the end.
+    """
+    _, codes = np.unique(groups, return_inverse=True)
+    left, order = np.arange(len(codes)), []
+    for batches in range(len(codes) // batch_size, 0, -1):
+        own = codes[left]
+        counts = np.bincount(own)
+        share, more = np.divmod(counts[own], batches)
+        earlier = _earlier(own, counts)
+        chosen = earlier < share
+        may = (earlier == share) & (more > 0)
+        chosen |= may & (np.cumsum(may) <= batch_size - chosen.sum())
+        order.append(left[chosen])
+        left = left[~chosen]
+    return np.concatenate(order)
+
+
+def _earlier(codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """How many of the same code stand before each."""
+    in_groups = np.argsort(codes, kind="stable")
+    earlier = np.empty(len(codes), int)
+    earlier[in_groups] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return earlier
 
 
 class TrainingBatches(torch.utils.data.Sampler):

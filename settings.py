@@ -48,7 +48,10 @@ class DataSettings:
             of a captions table of several, those rows are taken whose `corpus` is that name.
         temperature: share of a corpus among the clips of an epoch: its size to the power of this;
             1 takes each clip once, 0 takes as many of each corpus.
-        class_temperature: the same for the classes of `train.target`; 0 takes as many of each.
+        class_temperature: the same for the classes of `train.target` in each corpus; 0 takes as
+            many of each.
+        speaker_aware: whether no two clips of a batch have the same speaker and the same class of
+            `train.target`, as far as an epoch allows; clips without either count as different.
         root: folder that the audio files of the captions table are relative to; None = the folder
             of the table, if that is one of labels.
         captions: table of preprocessing/template_creation.py, or a table of labels (.csv or .tsv:
@@ -72,6 +75,7 @@ class DataSettings:
     corpora: dict[str, CorpusSettings] = field(default_factory=dict)
     temperature: float = 1.0
     class_temperature: float = 1.0
+    speaker_aware: bool = False
     root: str | None = None
     captions: str = "captions.parquet"
     templates: list[str] = field(default_factory=lambda: ["paraclap"])

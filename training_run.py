@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from audio import CONDITIONING, Files, JoinedRecordings, Recordings, resolve_inside
-from batch_orders import TrainingBatches, balanced, bucketed, mixed
+from batch_orders import TrainingBatches, bucketed, kept_apart, mixed, speaker_classes
 from caption_tables import Lists
 from checkpoints import (
     CheckpointError,
@@ -93,6 +93,7 @@ class Run:
             )
         self.bfloat16 = use_bfloat16(train.precision, self.device)
         self.train_table, self.validation_table = read_tables(settings)
+        self._refuse_missing_columns()
         self.steps = train.epochs * TrainingBatches.per_epoch(
             len(self.train_table), train.batch_size
         )
@@ -283,20 +284,34 @@ class Run:
 
     def batches(self) -> TrainingBatches:
         """What is read in the steps that are left."""
-        train = self.settings.train
-        rows = len(self.train_table)
-        data = self.settings.data
-        if data.class_temperature == 1:
-            sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
-            draws = mixed(sizes, data.temperature, train.seed)
-        else:
-            if train.target not in self.train_table:
-                raise SettingsError(f"data.class_temperature: the captions lack {train.target}")
-            labels = self.train_table[train.target].astype("str").fillna("")
-            draws = balanced(labels.to_numpy(str), data.class_temperature, train.seed)
+        data, train = self.settings.data, self.settings.train
+        sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
+        labels = () if data.class_temperature == 1 else self._column(train.target).fillna("")
+        draws = mixed(sizes, data.temperature, train.seed, labels, data.class_temperature)
+        groups = None
+        if data.speaker_aware:
+            groups = speaker_classes(self._column("speaker"), self._column(train.target))
+            draws = kept_apart(draws, groups, train.batch_size, train.seed)
         if train.bucket:
-            draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed)
+            draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed, groups)
+        rows = len(self.train_table)
         return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step, draws)
+
+    def _column(self, name: str) -> pd.Series:
+        """A column of the training table, as text."""
+        return self.train_table[name].astype("str")
+
+    def _refuse_missing_columns(self) -> None:
+        data, target = self.settings.data, self.settings.train.target
+        needed = {
+            "data.class_temperature": [target] if data.class_temperature != 1 else [],
+            "data.speaker_aware": ["speaker", target] if data.speaker_aware else [],
+        }
+        for key, columns in needed.items():
+            if missing := [name for name in columns if name not in self.train_table]:
+                raise SettingsError(
+                    f"{key}: the captions have no column {' and no '.join(missing)}"
+                )
 
     @functools.cached_property
     def crop_lengths(self) -> np.ndarray:

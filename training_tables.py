@@ -206,13 +206,9 @@ def check_data(settings: Settings) -> None:
         SettingsError: naming the key that is missing.
     """
     data = settings.data
-    if data.temperature < 0:
-        raise SettingsError(f"data.temperature is {data.temperature}, expected 0 or more")
-    if data.class_temperature < 0 or (data.class_temperature != 1 and data.temperature != 1):
-        raise SettingsError(
-            f"data.class_temperature is {data.class_temperature}, expected 0 or more, and 1 beside "
-            "a data.temperature"
-        )
+    for key in ("temperature", "class_temperature"):
+        if getattr(data, key) < 0:
+            raise SettingsError(f"data.{key} is {getattr(data, key)}, expected 0 or more")
     if data.corpora and data.root is not None:
         raise SettingsError("data.root and data.corpora are both set: a single corpus has the one")
     for name, corpus in corpora_of(data).items():
