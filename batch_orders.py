@@ -80,7 +80,7 @@ def _by_class(
 
 
 def mixture_counts(sizes: Sequence[int], temperature: float, total: int | None = None) -> list[int]:
-    """Rows that an epoch draws of each part; they add up to `total`, None = as many as there are."""
+    """Rows that an epoch draws of each part; they add up to `total`, None = to all rows."""
     total = sum(sizes) if total is None else total
     weights = np.array(sizes, np.float64) ** temperature
     exact = weights / weights.sum() * total
@@ -104,7 +104,7 @@ def _passes(rows: np.ndarray, count: int, epoch: int, seed: Sequence[int]) -> np
 def speaker_classes(speakers: Sequence[str | None], labels: Sequence[str | None]) -> np.ndarray:
     """Number the pairs of speaker and class of rows; a row without either is like no other."""
     table = pd.DataFrame({"speaker": list(speakers), "label": list(labels)})
-    codes = table.groupby(["speaker", "label"], sort=True).ngroup().to_numpy()
+    codes = table.groupby(["speaker", "label"]).ngroup().fillna(-1).to_numpy(int)
     is_unknown = codes < 0
     return np.where(is_unknown, codes.max(initial=-1) + np.cumsum(is_unknown), codes)
 
