@@ -326,7 +326,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _is_free(key: str) -> bool:
+def is_free(key: str) -> bool:
     """Whether a key may differ; where a named corpus lies may, like where a single one does."""
     group, _, name = key.rpartition(".")
     return key in FREE_KEYS or (group.startswith("data.corpora.") and f"data.{name}" in FREE_KEYS)
@@ -335,7 +335,7 @@ def _is_free(key: str) -> bool:
 def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Dotted keys whose values differ between two nested settings, but for `FREE_KEYS`."""
     first, second = flatten(then), flatten(now)
-    keys = {key for key in first.keys() | second.keys() if not _is_free(key)}
+    keys = {key for key in first.keys() | second.keys() if not is_free(key)}
     return sorted(key for key in keys if first.get(key) != second.get(key))
 
 

@@ -3,10 +3,15 @@ r"""Which ideas help: every recipe of ideas.py on the same speakers and seeds, i
     PARACLAP_DATA=/data python -m experiments.ablation -o experiments
     python -m experiments.ablation --data /data -o experiments --ideas "without level" --seeds 3
     python -m experiments.ablation --data /data -o experiments --final
+    python -m experiments.ablation --data /data -o experiments --directions both --ideas ...
+    python -m experiments.ablation --data /data -o experiments --folds
 
 The data folder holds ravdess/ and emodb/. Models train on one of them, by train.py, and are asked
-about both. Ideas are chosen on validation speakers alone; --final also looks at test speakers and
-at the rest of the other corpus, for the published recipe, the chosen one and closed-set baselines.
+about both; with the direction "both" they train on both at once. Ideas are chosen on validation
+speakers alone; --final also looks at test speakers and at the rest of the other corpus, for the
+published recipe, the chosen one and closed-set baselines. --folds tests every speaker of a corpus
+once, by a model that was trained on others; captions and standards are those of its own training
+speakers. That is for the end, too.
 
 Appends a row for each run and part to results.csv, and writes RESULTS.md from it. What is in the
 CSV already, with the same settings, is not done again. Features, captions and runs are kept in
@@ -23,7 +28,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +43,24 @@ from datasets import FunctionalClips
 from evaluate import answer
 from experiments import baselines, table
 from experiments.ideas import (
+    BOTH,
     CHOSEN,
     CORPORA_COMPARED,
     DIRECTIONS,
+    FOLD,
     IDEAS,
     NEW_WORDS,
+    ON_ONE_CORPUS,
     PARTS,
     PRETRAINED,
     PUBLISHED,
+    SECTIONS,
     SENTENCES,
     TOWER,
+    UNCHOSEN,
     UNUSED_WORDS,
     Corpus,
+    folds_of,
     same_class,
     speakers_of,
 )
@@ -58,7 +69,7 @@ from models import load_model
 from preprocessing import template_creation
 from queries import Queries, queries_for
 from scoring import score
-from settings import FREE_KEYS, Settings, flatten, read_settings
+from settings import Settings, flatten, is_free, read_settings
 
 FINAL = (PUBLISHED, CHOSEN)
 BASELINE_SEED = 0
@@ -67,18 +78,30 @@ HEAD = """\
 
 Written by `{command}` ({processor}). {tower} tower; mean UAR over seeds; 95 % intervals over
 speakers and seeds, those of differences paired. "Cross" parts are of the corpus that was not
-trained on: `cross` is everyone but the validation speakers. Ideas are chosen on validation parts
-alone; the validation part has also chosen the checkpoint (of the baselines: C), so figures there
-are too high. Two speakers make a validation part: its intervals are coarse. A sentence encoder is
-all-MiniLM-L6-v2, frozen; every other text tower starts from random weights and learns from captions
-alone; differences are to the published recipe with the same text tower. CPU s: of one training run,
-one thread.
+trained on: `cross` is everyone but the validation speakers; "both" was trained on both corpora at
+once. Ideas are chosen on validation parts alone; the validation part has also chosen the checkpoint
+(of the baselines: C), so figures there are too high. Two speakers make a validation part: its
+intervals are coarse. In "folds" each speaker is tested once, by a model of other speakers. A
+sentence encoder is all-MiniLM-L6-v2, frozen; every other text tower starts from random weights and
+learns from captions alone; differences are to the published recipe with the same text tower. CPU s:
+of one training run, one thread.
 """
 
 
 @dataclass
 class Tables:
-    """What is known of a corpus: labels, functionals, and where captions and audio are."""
+    """What is known of a corpus: labels, functionals, and where captions and audio are.
+
+    Attributes:
+        name: of the corpus.
+        corpus: who is in which part.
+        labels: index file, start, end.
+        functionals: of the same clips.
+        features: path of their table.
+        captions: path.
+        root: folder of the audio.
+        fold: number, if it is one of `folds_of`.
+    """
 
     name: str
     corpus: Corpus
@@ -87,6 +110,12 @@ class Tables:
     features: Path
     captions: Path
     root: str
+    fold: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Corpus and fold."""
+        return self.name if self.fold is None else f"{self.name}.{self.fold}"
 
     def part(self, part: str) -> pd.DataFrame:
         """Rows of the speakers of a part."""
@@ -105,10 +134,7 @@ def prepare(name: str, data: str, work: Path) -> Tables:
     work.mkdir(parents=True, exist_ok=True)
     if not measured.exists():
         _succeed(features.main([corpus.source.format(data=data), "-o", str(measured)]))
-    if not captions.exists():
-        parts = ["--validation-speakers", ",".join(corpus.validation)]
-        parts += ["--test-speakers", ",".join(corpus.test)]
-        _succeed(template_creation.main([str(measured), "-o", str(captions), *parts]))
+    _caption(measured, captions, corpus)
     labels = pd.read_parquet(measured)
     labels.attrs["corpus"] = name
     functionals = read_functionals(measured)
@@ -116,23 +142,48 @@ def prepare(name: str, data: str, work: Path) -> Tables:
     return Tables(name, corpus, labels, functionals, measured, captions, root)
 
 
+def _caption(measured: Path, captions: Path, corpus: Corpus) -> None:
+    """Caption a corpus, with edges of its training speakers, unless that is done already."""
+    if not captions.exists():
+        parts = ["--validation-speakers", ",".join(corpus.validation)]
+        parts += ["--test-speakers", ",".join(corpus.test)]
+        _succeed(template_creation.main([str(measured), "-o", str(captions), *parts]))
+
+
+def prepare_folds(tables: Tables, work: Path) -> list[Tables]:
+    """Folds of a corpus, each with captions of its own."""
+    corpora = folds_of(tables.corpus, tables.labels["speaker"].unique())
+    folds = []
+    for fold, corpus in enumerate(corpora):
+        captions = work / f"{tables.name}.{fold}.captions.parquet"
+        _caption(tables.features, captions, corpus)
+        folds.append(replace(tables, corpus=corpus, captions=captions, fold=fold))
+    return folds
+
+
 def _succeed(code: int) -> None:
     if code:
         raise RuntimeError("a table could not be made, see above")
 
 
-def settings_of(idea: str, seed: int, tables: Tables, work: Path) -> Settings:
+def settings_of(idea: str, seed: int, trained_on: Sequence[Tables], work: Path) -> Settings:
     """What a run of an idea is told."""
-    name = hashlib.sha256(f"{idea} {seed} {tables.name}".encode()).hexdigest()[:12]
+    name = f"{idea} {seed} {' '.join(tables.key for tables in trained_on)}"
+    data = []
+    for tables in trained_on:
+        key = "data" if len(trained_on) == 1 else f"data.corpora.{tables.name}"
+        data += [
+            f"{key}.root={tables.root}",
+            f"{key}.features={tables.features}",
+            f"{key}.captions={tables.captions}",
+        ]
     return read_settings(
         [
             *IDEAS[idea].arguments(),
-            f"data.root={tables.root}",
-            f"data.features={tables.features}",
-            f"data.captions={tables.captions}",
+            *data,
             f"train.seed={seed}",
             "train.resume=never",
-            f"output={work / 'runs' / name}",
+            f"output={work / 'runs' / hashlib.sha256(name.encode()).hexdigest()[:12]}",
         ]
     )
 
@@ -146,17 +197,57 @@ def recipe_hash(settings: Settings) -> str:
     told = {
         key: value
         for key, value in flatten(asdict(settings)).items()
-        if key not in FREE_KEYS and (key not in default or default[key] != value)
+        if not is_free(key) and (key not in default or default[key] != value)
     }
     if name := told.get("model.text.name"):
         told["model.text.name"] = Path(name).name
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
+@dataclass
+class Question:
+    """Clips that a model is asked about, and where the answers are noted.
+
+    Attributes:
+        direction: trained on -> asked about; of folds the name of the corpus.
+        part: of PARTS, or `FOLD`.
+        tables: of the corpus.
+        rows: of its labels.
+    """
+
+    direction: str
+    part: str
+    tables: Tables
+    rows: pd.DataFrame
+
+
+def questions_across(own: Tables, other: Tables, final: bool) -> list[Question]:
+    """What a model of one corpus is asked."""
+    direction = f"{own.name} -> {other.name}"
+    return [
+        Question(direction, part, other if crosses else own, asked_of(part, own, other))
+        for part, crosses in parts_of(final).items()
+    ]
+
+
+def questions_of_both(corpora: Sequence[Tables], final: bool) -> list[Question]:
+    """What a model of all corpora is asked: about their other speakers."""
+    return [
+        Question(f"{BOTH} -> {tables.name}", part, tables, tables.part(part))
+        for tables in corpora
+        for part, crosses in parts_of(final).items()
+        if not crosses
+    ]
+
+
+def questions_of_fold(tables: Tables) -> list[Question]:
+    """What a model of a fold is asked: about its test speakers."""
+    return [Question(tables.name, FOLD, tables, tables.part(FOLD))]
+
+
 def asked_of(part: str, own: Tables, other: Tables) -> pd.DataFrame:
     """Clips of a part that are asked about."""
-    crosses, _ = PARTS[part]
-    if not crosses:
+    if not PARTS[part][0]:
         return own.part(part)
     rows = other.part(part)
     if not DIRECTIONS[own.name][1]:
@@ -203,28 +294,56 @@ def answers_of(settings: Settings, rows: pd.DataFrame, tables: Tables, part: str
     return answers
 
 
-def run_idea(idea: str, seed: int, own: Tables, other: Tables, options: argparse.Namespace) -> None:
-    """Train, unless the run is there, and append a row for each part that has none."""
-    settings = settings_of(idea, seed, own, options.work)
-    about = {
-        "tower": TOWER,
-        "direction": f"{own.name} -> {other.name}",
-        "idea": idea,
-        "seed": seed,
-        "recipe": recipe_hash(settings),
-    }
-    missing = [part for part in parts_of(options) if not is_known(options.csv, about, part)]
+def unanswered(
+    questions: Sequence[Question], idea: str, seed: int, recipe: str, path: Path
+) -> list[tuple[Question, dict[str, Any]]]:
+    """Questions that the CSV has no row for, and what tells such a row from others."""
+    run = {"tower": TOWER, "idea": idea, "seed": seed, "recipe": recipe}
+    rows = table.read(path)
+    missing = []
+    for question in questions:
+        about = run | {"direction": question.direction, "part": question.part}
+        if question.tables.fold is not None:
+            about["fold"] = question.tables.fold
+        if not _has_row(rows, about):
+            missing.append((question, about))
+    return missing
+
+
+def _has_row(rows: pd.DataFrame, about: Mapping[str, Any]) -> bool:
+    same = np.ones(len(rows), bool)
+    for name, value in about.items():
+        same &= (rows[name].astype(str) == str(value)).to_numpy()
+    return bool(same.any())
+
+
+def note(
+    path: Path, about: Mapping[str, Any], answers: pd.DataFrame, rows: pd.DataFrame, seconds: float
+) -> None:
+    """Append what was answered to a question about `rows` to the CSV."""
+    figures = row_of(answers, rows)
+    table.append(path, {**about, **figures, **stamp(), "cpu_seconds": seconds})
+    told = [str(about[name]) for name in ("direction", "idea", "part", "fold") if name in about]
+    print(f"{', '.join(told)}, seed {about['seed']}: {figures['UAR']:.3f}")
+
+
+def run_idea(
+    idea: str,
+    seed: int,
+    trained_on: Sequence[Tables],
+    questions: Sequence[Question],
+    options: argparse.Namespace,
+) -> None:
+    """Train, unless the run is there, and append a row for each question that has none."""
+    settings = settings_of(idea, seed, trained_on, options.work)
+    recipe = recipe_hash(settings)
+    missing = unanswered(questions, idea, seed, recipe, options.csv)
     if not missing:
         return
-    seconds = trained(settings, about["recipe"])
-    for part in missing:
-        tables = other if PARTS[part][0] else own
-        rows = asked_of(part, own, other)
-        figures = row_of(answers_of(settings, rows, tables, part), rows)
-        table.append(
-            options.csv, about | figures | stamp() | {"part": part, "cpu_seconds": seconds}
-        )
-        print(f"{about['direction']}, {idea}, seed {seed}, {part}: {figures['UAR']:.3f}")
+    seconds = trained(settings, recipe)
+    for question, about in missing:
+        answers = answers_of(settings, question.rows, question.tables, question.part)
+        note(options.csv, about, answers, question.rows, seconds)
 
 
 def trained(settings: Settings, recipe: str) -> float:
@@ -242,51 +361,39 @@ def trained(settings: Settings, recipe: str) -> float:
     return seconds
 
 
-def run_baseline(name: str, own: Tables, other: Tables, options: argparse.Namespace) -> None:
-    """Fit a closed-set baseline, and append a row for each part that has none."""
-    about = {
-        "tower": TOWER,
-        "direction": f"{own.name} -> {other.name}",
-        "idea": name,
-        "seed": BASELINE_SEED,
-        "recipe": "closed",
-    }
-    parts = [part for part in parts_of(options) if part != NEW_WORDS]  # it cannot be asked in any
-    missing = [part for part in parts if not is_known(options.csv, about, part)]
+def run_baseline(
+    name: str,
+    trained_on: Sequence[Tables],
+    questions: Sequence[Question],
+    options: argparse.Namespace,
+) -> None:
+    """Fit a closed-set baseline, and append a row for each question that has none."""
+    questions = [q for q in questions if q.part != NEW_WORDS]  # it cannot be asked in any
+    missing = unanswered(questions, name, BASELINE_SEED, "closed", options.csv)
     if not missing:
         return
     before = time.process_time()
-    fitted = baselines.fit(
-        name,
-        *(
-            (own.functionals.loc[rows.index], rows["emotion"].map(same_class))
-            for rows in (own.part("train"), own.part("validation"))
-        ),
-    )
+    fitted = baselines.fit(name, *(labelled(trained_on, part) for part in ("train", "validation")))
     seconds = round(time.process_time() - before, 1)
-    for part in missing:
-        tables, rows = other if PARTS[part][0] else own, asked_of(part, own, other)
+    for question, about in missing:
+        rows = question.rows
         truth = rows["emotion"].map(same_class)
-        said = baselines.predict(fitted, tables.functionals.loc[rows.index], sorted(set(truth)))
-        figures = row_of(pd.DataFrame({"truth": truth, "prediction": said}), rows)
-        table.append(
-            options.csv, about | figures | stamp() | {"part": part, "cpu_seconds": seconds}
-        )
-        print(f"{about['direction']}, {name}, {part}: {figures['UAR']:.3f}")
+        measured = question.tables.functionals.loc[rows.index]
+        said = baselines.predict(fitted, measured, sorted(set(truth)))
+        answers = pd.DataFrame({"truth": truth, "prediction": said})
+        note(options.csv, about, answers, rows, seconds)
 
 
-def parts_of(options: argparse.Namespace) -> list[str]:
-    """Parts that are looked at."""
-    return [part for part, (_, is_final) in PARTS.items() if options.final or not is_final]
+def labelled(corpora: Sequence[Tables], part: str) -> tuple[pd.DataFrame, pd.Series]:
+    """Functionals of a part of all corpora, and classes by one name in all of them."""
+    rows = [(tables, tables.part(part)) for tables in corpora]
+    functionals = pd.concat(tables.functionals.loc[part.index] for tables, part in rows)
+    return functionals, pd.concat(part["emotion"].map(same_class) for _, part in rows)
 
 
-def is_known(path: Path, about: Mapping[str, Any], part: str) -> bool:
-    """Whether the CSV has this row."""
-    rows = table.read(path)
-    same = np.ones(len(rows), bool)
-    for name, value in (about | {"part": part}).items():
-        same &= (rows[name].astype(str) == str(value)).to_numpy()
-    return bool(same.any())
+def parts_of(final: bool) -> dict[str, bool]:
+    """Parts that are looked at, and whether they are of the other corpus."""
+    return {part: crosses for part, (crosses, is_final) in PARTS.items() if final or not is_final}
 
 
 def stamp() -> dict[str, str]:
@@ -300,7 +407,7 @@ def write_page(options: argparse.Namespace, prepared: Mapping[str, Tables]) -> N
     closed = dict.fromkeys(baselines.BASELINES, "closed")
     tables = next(iter(prepared.values()))
     recipes = {
-        (idea, seed): recipe_hash(settings_of(idea, seed, tables, options.work))
+        (idea, seed): recipe_hash(settings_of(idea, seed, [tables], options.work))
         for idea in IDEAS
         for seed in sorted(set(rows["seed"]) - {BASELINE_SEED})
     }
@@ -309,7 +416,8 @@ def write_page(options: argparse.Namespace, prepared: Mapping[str, Tables]) -> N
         for idea, seed in zip(rows["idea"], rows["seed"], strict=True)
     ]
     rows = rows[rows["recipe"] == pd.Series(wanted, rows.index)]
-    rows = rows.sort_values("part", key=lambda parts: parts.map(list(PARTS).index), kind="stable")
+    rows = pd.concat([rows[rows["part"] != FOLD], *pooled_folds(rows, prepared)])
+    rows = rows.sort_values("part", key=lambda parts: parts.map(SECTIONS.index), kind="stable")
     head = HEAD.format(
         command="python -m experiments.ablation; python -m experiments.ablation --final",
         processor=processor(),
@@ -318,21 +426,52 @@ def write_page(options: argparse.Namespace, prepared: Mapping[str, Tables]) -> N
     notes = Path(__file__).parent / "NOTES.md"
     references = {i: PRETRAINED if r.config == SENTENCES else PUBLISHED for i, r in IDEAS.items()}
     text = table.page(rows, references | dict.fromkeys(baselines.BASELINES, PUBLISHED), head)
+    text += "".join(f"{line}\n" for line in table.compared(rows, list(prepared), ON_ONE_CORPUS))
     (options.output / "RESULTS.md").write_text(text + (notes.read_text() if notes.exists() else ""))
+
+
+def pooled_folds(rows: pd.DataFrame, prepared: Mapping[str, Tables]) -> list[pd.DataFrame]:
+    """Runs over all folds: with all speakers, and without those that ideas were chosen on."""
+    counts = {
+        name: len(folds_of(tables.corpus, tables.labels["speaker"].unique()))
+        for name, tables in prepared.items()
+    }
+    pooled = table.pooled(rows[rows["part"] == FOLD], counts)
+    chosen_on = {name: tables.corpus.validation for name, tables in prepared.items()}
+    return [pooled, table.without(pooled, chosen_on).assign(part=UNCHOSEN)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing; returns the exit code."""
     options = _parse(arguments)
     prepared = {name: prepare(name, options.data, options.work) for name in CORPORA_COMPARED}
-    pairs = [(prepared[name], prepared[DIRECTIONS[name][0]]) for name in options.directions]
-    for baseline, pair in itertools.product(baselines.BASELINES, pairs):
-        run_baseline(baseline, *pair, options)
+    plans = plans_of(options, prepared)
+    for baseline, plan in itertools.product(baselines.BASELINES, plans):
+        run_baseline(baseline, *plan, options)
     for seed in range(1, options.seeds + 1):  # outermost: a command may be stopped at any time
-        for idea, pair in itertools.product(options.ideas, pairs):
-            run_idea(idea, seed, *pair, options)
+        for idea, plan in itertools.product(options.ideas, plans):
+            run_idea(idea, seed, *plan, options)
     write_page(options, prepared)
     return 0
+
+
+def plans_of(
+    options: argparse.Namespace, prepared: Mapping[str, Tables]
+) -> list[tuple[list[Tables], list[Question]]]:
+    """What is trained on, and what is asked then."""
+    if options.folds:
+        names = [name for name in options.directions if name in prepared]
+        folds = [fold for name in names for fold in prepare_folds(prepared[name], options.work)]
+        return [([fold], questions_of_fold(fold)) for fold in folds]
+    everything = list(prepared.values())
+    plans = []
+    for name in options.directions:
+        if name == BOTH:
+            plans.append((everything, questions_of_both(everything, options.final)))
+        else:
+            own, other = prepared[name], prepared[DIRECTIONS[name][0]]
+            plans.append(([own], questions_across(own, other, options.final)))
+    return plans
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -344,14 +483,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("-o", "--output", type=Path, default=Path("experiments"), help="of CSV and page")
     add("--work", type=Path, default=Path("runs/ablation"), help="of tables and runs")
     add("--ideas", nargs="+", choices=list(IDEAS), metavar="IDEA", help="; ".join(IDEAS))
-    add("--directions", nargs="+", choices=list(DIRECTIONS), default=list(DIRECTIONS))
+    add("--directions", nargs="+", choices=[*DIRECTIONS, BOTH], default=list(DIRECTIONS))
     add("--seeds", type=int, default=3, help="1 to this")
     add("--final", action="store_true", help="look at test speakers and test corpora")
+    add("--folds", action="store_true", help="test each speaker of a corpus once")
     options = parser.parse_args(arguments)
     if options.data is None:
         parser.error("give --data, or set PARACLAP_DATA")
     usual = [idea for idea, recipe in IDEAS.items() if not recipe.on_request]
-    options.ideas = options.ideas or (list(FINAL) if options.final else usual)
+    options.ideas = options.ideas or (list(FINAL) if options.final or options.folds else usual)
     options.csv = options.output / "results.csv"
     return options
 

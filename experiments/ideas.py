@@ -1,7 +1,7 @@
 """What is compared: corpora and their speakers, recipes as settings, all as tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from queries import WORDS
@@ -22,17 +22,19 @@ class Corpus:
         root: folder of its audio files.
         validation: speakers that checkpoints and ideas are chosen on.
         test: speakers that nothing is chosen on.
+        folds: how many speakers each fold tests, and how many it is validated on.
     """
 
     source: str
     root: str
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    folds: tuple[int, int] = (2, 2)
 
 
 CORPORA_COMPARED: dict[str, Corpus] = {
     "ravdess": Corpus(
-        "ravdess={data}/ravdess", "{data}/ravdess", ("19", "20"), ("21", "22", "23", "24")
+        "ravdess={data}/ravdess", "{data}/ravdess", ("19", "20"), ("21", "22", "23", "24"), (4, 2)
     ),
     "emodb": Corpus("emodb={data}/emodb", "{data}/emodb", ("11", "14"), ("15", "16")),
 }
@@ -40,6 +42,9 @@ CORPORA_COMPARED: dict[str, Corpus] = {
 
 DIRECTIONS: dict[str, tuple[str, bool]] = {"ravdess": ("emodb", False), "emodb": ("ravdess", True)}
 """Trained on -> what else is asked about, and whether about classes alone that training had."""
+
+BOTH = "both"
+"""Trained on all of these corpora in one run, and asked about each."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,14 @@ class Recipe:
 PUBLISHED = "published recipe"
 PRETRAINED = "published recipe, sentence encoder"
 CHOSEN = "both, without level, limit 2"
+CHOSEN_PRETRAINED = "both, without level, limit 2, sentence encoder"
 
 NO_LEVEL = "model.audio.config.left_out=[loudness,equivalentSoundLevel,spectralFlux]"
 NEAR = "model.audio.config.limit=2.0"
 PROTOTYPES = "loss.prototypes=1.0"
 TOLD = "captions.shares={emotion: 1.0, gender: 0.4}"
 ACOUSTICS = "captions.counts=[0.5,0.3,0.2]"
+ROOTS, EQUAL = "data.temperature=0.5", "data.temperature=0"
 BEST = (PROTOTYPES, TOLD, NO_LEVEL, NEAR)  # of the chosen recipe, over experiments/egemaps.yaml
 PAPER = (
     # configs/paper.yaml, as far as it does not speak of encoders, data and hardware; asked as its
@@ -114,9 +121,7 @@ IDEAS: Mapping[str, Recipe] = {
     "classes in equal shares": Recipe(("data.class_temperature=0",)),
     PRETRAINED: Recipe((*PAPER, "train.queries=caption"), SENTENCES, on_request=True),
     "both, sentence encoder": Recipe((PROTOTYPES, TOLD), SENTENCES, on_request=True),
-    "both, without level, limit 2, sentence encoder": Recipe(
-        (PROTOTYPES, TOLD, NO_LEVEL, NEAR), SENTENCES, on_request=True
-    ),
+    CHOSEN_PRETRAINED: Recipe((PROTOTYPES, TOLD, NO_LEVEL, NEAR), SENTENCES, on_request=True),
     "chosen, acoustics in half of the captions": Recipe(
         (PROTOTYPES, TOLD, NO_LEVEL, NEAR, ACOUSTICS)
     ),
@@ -124,7 +129,24 @@ IDEAS: Mapping[str, Recipe] = {
     "chosen, speaker-aware batches": Recipe((*BEST, "data.speaker_aware=true")),
     "chosen, classes in equal shares": Recipe((*BEST, "data.class_temperature=0")),
     "chosen, classes by square roots": Recipe((*BEST, "data.class_temperature=0.5")),
+    # shares of corpora, for the direction "both"
+    "chosen, corpora by square roots": Recipe((*BEST, ROOTS), on_request=True),
+    "chosen, corpora in equal shares": Recipe((*BEST, EQUAL), on_request=True),
+    "sentence encoder, corpora by square roots": Recipe((*BEST, ROOTS), SENTENCES, on_request=True),
+    "sentence encoder, corpora in equal shares": Recipe((*BEST, EQUAL), SENTENCES, on_request=True),
 }
+
+ON_ONE_CORPUS: Mapping[str, str] = {
+    CHOSEN: CHOSEN,
+    "chosen, corpora by square roots": CHOSEN,
+    "chosen, corpora in equal shares": CHOSEN,
+    CHOSEN_PRETRAINED: CHOSEN_PRETRAINED,
+    "sentence encoder, corpora by square roots": CHOSEN_PRETRAINED,
+    "sentence encoder, corpora in equal shares": CHOSEN_PRETRAINED,
+    "logistic regression": "logistic regression",
+    "linear SVM": "linear SVM",
+}
+"""Trained on both corpora -> what it is where there is one corpus."""
 
 
 NEW_WORDS = "test, in words never used"
@@ -136,6 +158,10 @@ PARTS: dict[str, tuple[bool, bool]] = {
     "cross": (True, True),
 }
 """Part -> whether it is of the other corpus, and whether it is looked at with --final alone."""
+FOLD = "folds"
+UNCHOSEN = "folds, but for the speakers that ideas were chosen on"
+SECTIONS = (*PARTS, FOLD, UNCHOSEN)
+"""Parts in the order of the page."""
 
 UNUSED_WORDS: Mapping[str, tuple[str, str]] = {
     # class, see `same_class` -> an adjective for the speaker, and what the voice is
@@ -158,10 +184,26 @@ def speakers_of(corpus: Corpus, part: str, everyone: Sequence[str]) -> list[str]
         "validation": lambda s: s in corpus.validation,
         "cross validation": lambda s: s in corpus.validation,
         "test": lambda s: s in corpus.test,
+        FOLD: lambda s: s in corpus.test,
         NEW_WORDS: lambda s: s in corpus.test,
         "cross": lambda s: s not in corpus.validation,
     }
     return [speaker for speaker in everyone if chosen[part](speaker)]
+
+
+def folds_of(corpus: Corpus, everyone: Sequence[str]) -> list[Corpus]:
+    """Parts of a corpus such that every speaker is tested once; validated is on those after."""
+    tested, validated = corpus.folds
+    speakers = sorted(everyone)
+    around = [*speakers, *speakers]
+    return [
+        replace(
+            corpus,
+            test=tuple(speakers[first : first + tested]),
+            validation=tuple(around[first + tested : first + tested + validated]),
+        )
+        for first in range(0, len(speakers), tested)
+    ]
 
 
 def same_class(label: str) -> str:

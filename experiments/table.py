@@ -5,6 +5,7 @@ paired differences over speakers and seeds can be computed from the CSV alone.
 """
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,21 +14,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from reports import write_text
 from scoring import CONFIDENCE, RESAMPLES
 
 COLUMNS = [
     *("tower", "direction", "idea", "seed", "part", "UAR", "low", "high", "chance", "clips"),
-    *("cpu_seconds", "recipe", "commit", "date", "counts"),
+    *("cpu_seconds", "recipe", "commit", "date", "counts", "fold"),
 ]
+"""New columns come last: rows that were written before them end earlier."""
 Counts = Mapping[str, Mapping[str, Sequence[int]]]
 """Speaker -> class -> hits and clips."""
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a row, in one write, so that two commands may share the file."""
+    """Add a row, in one write, so that two commands may share the file.
+
+    Raises:
+        ValueError: if the file has other columns.
+    """
+    head = ",".join(COLUMNS)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(",".join(COLUMNS) + "\n")
+        path.write_text(head + "\n")
+    elif (found := path.open().readline().rstrip()) != head:
+        if not head.startswith(found + ","):
+            raise ValueError(f"{path} has the columns {found}, expected {head}")
+        _, _, rows = path.read_text().partition("\n")
+        write_text(path, f"{head}\n{rows}")
     with path.open("a", newline="") as file:
         csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
 
@@ -36,9 +49,39 @@ def read(path: Path) -> pd.DataFrame:
     """All rows, with `counts` as `Counts`; none if there is no file."""
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS)
-    table = pd.read_csv(path, dtype={"recipe": str, "commit": str})
+    _, _, rows = path.read_text().partition("\n")
+    text = io.StringIO(",".join(COLUMNS) + "\n" + rows)
+    table = pd.read_csv(text, dtype={"recipe": str, "commit": str, "fold": "Int64"})
     table["counts"] = table["counts"].map(json.loads)
     return table
+
+
+def pooled(rows: pd.DataFrame, folds: Mapping[str, int]) -> pd.DataFrame:
+    """One row for all folds of a run, whose speakers are those of all of them.
+
+    Args:
+        rows: of folds; a run that lacks some is left out.
+        folds: direction -> number of folds.
+    """
+    keys = ["direction", "idea", "seed"]
+    whole = []
+    for (direction, *_), parts in rows.groupby(keys, sort=False):
+        parts = parts.drop_duplicates("fold", keep="last")
+        if len(parts) < folds[direction]:
+            continue
+        counts = {s: cells for part in parts["counts"] for s, cells in part.items()}
+        seconds = parts["cpu_seconds"].mean()
+        whole.append({**parts.iloc[-1], "counts": counts, "cpu_seconds": seconds})
+    return pd.DataFrame(whole, columns=rows.columns)
+
+
+def without(rows: pd.DataFrame, speakers: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Rows whose counts lack some speakers of their direction."""
+    kept = [
+        {speaker: cells for speaker, cells in counts.items() if speaker not in speakers[direction]}
+        for counts, direction in zip(rows["counts"], rows["direction"], strict=True)
+    ]
+    return rows.assign(counts=pd.Series(kept, rows.index, dtype=object))
 
 
 def count(answers: pd.DataFrame, speakers: pd.Series) -> dict[str, dict[str, list[int]]]:
@@ -124,6 +167,61 @@ def page(table: pd.DataFrame, references: Mapping[str, str], head: str) -> str:
                 lines.append(_line(idea, chosen, base if idea != reference else []))
         lines.append("")
     return "\n".join(lines)
+
+
+def of_classes(counts: Counts, classes: Sequence[str]) -> Counts:
+    """Counts of some classes alone."""
+    return {s: {c: n for c, n in cells.items() if c in classes} for s, cells in counts.items()}
+
+
+def compared(
+    table: pd.DataFrame, corpora: Sequence[str], on_one_corpus: Mapping[str, str]
+) -> list[str]:
+    """Lines of a page: what training on both corpora gives over training on either.
+
+    Args:
+        table: rows of validation parts.
+        corpora: the two names.
+        on_one_corpus: idea of a run on both -> that of runs on one.
+    """
+    lines: list[str] = []
+    for name, other in (corpora, corpora[::-1]):
+        head = [
+            "",
+            f"## validation: {name}, trained on both, on {name} alone, on {other} alone",
+            "",
+            "| idea | both | alone | both minus alone | 95 % | other | both minus other | 95 % |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        found = []
+        for idea, single in on_one_corpus.items():
+            sides = [
+                table[(table["direction"] == direction) & (table["part"] == part)]
+                .loc[lambda rows, said=said: rows["idea"] == said]
+                .sort_values("seed")["counts"]
+                .tolist()
+                for direction, part, said in (
+                    (f"both -> {name}", "validation", idea),
+                    (f"{name} -> {other}", "validation", single),
+                    (f"{other} -> {name}", "cross validation", single),
+                )
+            ]
+            if all(sides):
+                found.append(f"| {idea} | {' | '.join(_beside(*sides))} |")
+        lines += [*head, *found] if found else []
+    return lines
+
+
+def _beside(both: Sequence[Counts], alone: Sequence[Counts], other: Sequence[Counts]) -> list[str]:
+    """Cells of a line of `compared`; where the other corpus lacks classes, they do not count."""
+    asked = {label for cells in other[0].values() for label in cells}
+    shared = [of_classes(counts, sorted(asked)) for counts in both]
+    cells = [f"{summary(both)['mean']:.3f}"]
+    for own, reference in ((both, alone), (shared, other)):
+        difference = summary(own, reference)
+        cells.append(f"{summary(reference)['mean']:.3f}")
+        cells += [f"{difference['mean']:+.3f}", _interval(difference, "+")]
+    return cells
 
 
 def _line(idea: str, rows: pd.DataFrame, reference: Sequence[Counts]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,19 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from experiments import ablation, baselines, ideas, table
-from experiments.ideas import CORPORA_COMPARED, IDEAS, PARTS, Corpus, Recipe, speakers_of
+from experiments.ideas import (
+    CORPORA_COMPARED,
+    IDEAS,
+    PARTS,
+    Corpus,
+    Recipe,
+    folds_of,
+    speakers_of,
+)
+from models import load_model
 from settings import read_settings
 
+PITCH = "F0semitoneFrom27.5Hz_sma3nz_amean"
 QUICK = [
     "train.epochs=1",
     "train.batch_size=8",
@@ -58,6 +69,127 @@ def test_command_measures_each_run_once_and_keeps_test_speakers_for_the_end(smal
     page = (folder / "RESULTS.md").read_text()  # a section for each part, and the notes
     assert page.count("## ") == 5 + 1 and page.count("| larger steps |") == 2
     assert np.isnan(again["seed"]).sum() == 0 and (again["chance"] > 0).all()
+
+
+def test_one_run_on_both_corpora_answers_about_each(small, monkeypatch):
+    options, folder = small
+    both = [*options, "--directions", "both"]
+    assert ablation.main(both) == 0
+    rows = table.read(folder / "results.csv")
+    assert set(rows["part"]) == {"validation"}
+    assert set(rows["direction"]) == {"both -> emodb", "both -> another"}
+    assert len(rows) == 2 * (len(baselines.BASELINES) + 2)
+    assert len(list((folder / "work" / "runs").iterdir())) == 2  # a run for each recipe
+    config = next((folder / "work" / "runs").glob("*/config.yaml")).read_text()
+    assert "corpora:\n    emodb:" in config
+    monkeypatch.setattr(ablation.train, "train", lambda settings: pytest.fail("trained again"))
+    assert ablation.main(both) == 0
+    assert table.read(folder / "results.csv").equals(rows)
+
+
+def test_folds_test_every_speaker_once_with_captions_and_standards_of_others(
+    small, monkeypatch, captions
+):
+    options, folder = small
+    monkeypatch.setattr(ablation, "IDEAS", {ideas.PUBLISHED: ablation.IDEAS[ideas.PUBLISHED]})
+    assert ablation.main([*options, "--folds"]) == 0
+    rows = table.read(folder / "results.csv")
+    everyone = set(pd.read_parquet(captions)["speaker"])
+    folds = len(everyone) // 2
+    for _, fold in rows.groupby(["direction", "idea"]):
+        assert fold["fold"].tolist() == list(range(folds))
+        tested = [speaker for counts in fold["counts"] for speaker in counts]
+        assert sorted(tested) == sorted(everyone)
+    assert set(rows["part"]) == {"folds"} and set(rows["direction"]) == {"emodb"}
+    own = ablation.prepare("emodb", ".", folder / "work")
+    measured = pd.read_parquet(own.features)
+    edges, standards = set(), set()
+    for fold in range(folds):
+        parts = pd.read_parquet(folder / "work" / f"emodb.{fold}.captions.parquet")
+        tested = set(rows["counts"][rows["fold"] == fold].iloc[0])
+        assert set(parts.loc[parts["split"] == "test", "speaker"]) == tested
+        edges.add((folder / "work" / f"emodb.{fold}.captions.edges.json").read_text())
+        assert tested.isdisjoint(parts.loc[parts["split"] != "test", "speaker"])
+        means = measured.loc[parts.index[parts["split"] == "train"], PITCH].mean()
+        run = ablation.settings_of(
+            ideas.PUBLISHED, 1, [replace(own, fold=fold)], folder / "work"
+        ).output
+        tower = load_model(run)[0].audio_branch.base
+        found = tower.mean[tower.config.names.index(PITCH)].item()
+        assert found == pytest.approx(means, rel=1e-5)
+        standards.add(found)
+    assert len(edges) == len(standards) == folds
+    page = (folder / "RESULTS.md").read_text()
+    assert f"## {ideas.FOLD}: emodb" in page and f"## {ideas.UNCHOSEN}: emodb" in page
+    monkeypatch.setattr(ablation.train, "train", lambda settings: pytest.fail("trained again"))
+    assert ablation.main([*options, "--folds"]) == 0
+    assert table.read(folder / "results.csv").equals(rows)
+
+
+@pytest.mark.parametrize(
+    "corpus, everyone",
+    [("ravdess", [f"{n:02}" for n in range(1, 25)]), ("emodb", ["03", *map(str, range(10, 19))])],
+)
+def test_folds_share_no_speaker_between_their_parts(corpus, everyone):
+    folds = folds_of(CORPORA_COMPARED[corpus], everyone[::-1])
+    assert sorted(speaker for fold in folds for speaker in fold.test) == everyone
+    assert len(folds) == {"ravdess": 6, "emodb": 5}[corpus]
+    for fold in folds:
+        assert len(fold.validation) == 2 and not set(fold.validation) & set(fold.test)
+    assert folds[0].validation == tuple(sorted(everyone)[len(folds[0].test) :][:2])
+    assert folds[-1].validation == tuple(sorted(everyone)[:2])
+
+
+def test_rows_from_before_a_column_are_read_and_kept_as_they_are(tmp_path):
+    path = tmp_path / "results.csv"
+    old = [name for name in table.COLUMNS if name != "fold"]
+    counts = '"{""s"":{""x"":[1,2]}}"'
+    line = f"egemaps,a -> b,base,1,validation,.5,.4,.6,.1,9,1.0,r,c,2026-01-01,{counts}"
+    path.write_text(f"{','.join(old)}\n{line}\n")
+    before = table.read(path)
+    assert before["UAR"].tolist() == [0.5] and before["fold"].isna().all()
+    table.append(path, {"idea": "new", "counts": "{}", "fold": 3})
+    text = path.read_text().splitlines()
+    assert text[0] == ",".join(table.COLUMNS) and text[1] == line
+    after = table.read(path)
+    assert after["idea"].tolist() == ["base", "new"] and after["fold"].iloc[1] == 3
+    assert after["counts"].iloc[0] == {"s": {"x": [1, 2]}}
+    path.write_text("tower,other\n")
+    with pytest.raises(ValueError, match="tower,other"):
+        table.append(path, {})
+
+
+def test_folds_are_pooled_to_the_figures_of_all_speakers():
+    """As one table of all answers; a run that lacks a fold is left out."""
+    runs = [
+        {"direction": "a", "idea": idea, "seed": seed, "fold": fold, "cpu_seconds": fold}
+        | {"counts": {str(fold): {"x": [fold + seed, 5], "y": [fold, 10 * fold + 1]}}}
+        for idea, folds in (("whole", 3), ("partial", 2))
+        for seed in (1, 2)
+        for fold in range(folds)
+    ]
+    whole = table.pooled(pd.DataFrame(runs), {"a": 3})
+    assert whole["idea"].tolist() == ["whole"] * 2 and whole["seed"].tolist() == [1, 2]
+    assert table.summary([whole["counts"].iloc[0]])["mean"] == pytest.approx((6 / 15 + 3 / 33) / 2)
+    fewer = table.without(whole, {"a": ["2"]})
+    assert table.summary([fewer["counts"].iloc[0]])["mean"] == pytest.approx((3 / 10 + 1 / 12) / 2)
+    assert table.pooled(pd.DataFrame(runs)[lambda t: t["idea"] == "partial"], {"a": 3}).empty
+
+
+def test_gain_over_the_other_corpus_counts_shared_classes_alone():
+    def row(direction, part, **cells):
+        counts = {speaker: cells for speaker in ("1", "2")}
+        return {"direction": direction, "part": part, "idea": "i", "seed": 1, "counts": counts}
+
+    rows = [
+        row("both -> a", "validation", x=[8, 10], calm=[0, 10]),
+        row("a -> b", "validation", x=[5, 10], calm=[1, 10]),
+        row("b -> a", "cross validation", x=[2, 10]),
+    ]
+    lines = table.compared(pd.DataFrame(rows), ["a", "b"], {"i": "i", "not run": "i"})
+    assert sum(line.startswith("## ") for line in lines) == 1  # none about b
+    told = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
+    assert told[1:4] == ["0.400", "0.300", "+0.100"] and told[5:7] == ["0.200", "+0.600"]
 
 
 def test_figures_of_a_row_follow_from_its_counts():
