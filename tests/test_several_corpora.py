@@ -13,9 +13,10 @@ import train
 import training_run
 import training_tables
 from audio import JoinedRecordings
-from datasets import Caption, group_phrases, true_captions
+from preprocessing import template_creation
 from preprocessing.captioning.phrases import phrases_of
 from preprocessing.captioning.templates import default_descriptors
+from queries import WORDS
 from settings import CorpusSettings, Settings, SettingsError, changed_keys, read_settings
 
 
@@ -115,7 +116,13 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("options", [["train.bucket=true"], ["data.temperature=0"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["train.bucket=true", "data.speaker_aware=true"],
+        ["data.temperature=0", "data.class_temperature=0.5", "data.speaker_aware=true"],
+    ],
+)
 def test_resumed_run_on_several_corpora_equals_an_uninterrupted_one(
     both, tmp_path, monkeypatch, options
 ):
@@ -160,6 +167,8 @@ def test_moved_corpora_may_be_resumed_and_other_ones_may_not():
     assert changed_keys(settings("a", "/x"), settings("a", "/y")) == []
     then = {"data": {"temperature": 1.0}}
     assert changed_keys(then, {"data": {"temperature": 0.5}}) == ["data.temperature"]
+    for key in ("speaker_aware", "class_temperature"):
+        assert changed_keys({"data": {key: 0}}, {"data": {key: 1}}) == [f"data.{key}"]
 
 
 def test_resuming_with_another_table_of_one_corpus_is_refused(both, captions, tmp_path):
@@ -179,6 +188,7 @@ def test_resuming_with_another_table_of_one_corpus_is_refused(both, captions, tm
         (["data.corpora.first.rot=x"], "corpora.first.rot"),
         (["data.corpora.second.captions=nowhere"], "second: .*no table nowhere"),
         (["data.temperature=-1"], "temperature"),
+        (["data.class_temperature=-1"], r"data\.class_temperature is -1"),
     ],
 )
 def test_impossible_corpora_are_refused_by_name(both, change, message):
@@ -186,13 +196,73 @@ def test_impossible_corpora_are_refused_by_name(both, change, message):
         train.train(read_settings([*both, *change]))
 
 
-def test_captions_of_two_corpora_match_although_their_labels_differ():
-    """RAVDESS says angry where EmoDB says anger; template_creation.py words both as one."""
-    emotion = next(d for d in default_descriptors() if d.name == "emotion")
-    phrases = []
-    for label in ("angry", "anger"):
-        wordings = phrases_of(emotion, label)
-        phrases.append(group_phrases(wordings, ["emotion"] * len(wordings)))
-    claims = tuple(("emotion", p["emotion"][0]) for p in phrases)
-    captions = [Caption("", (claim,)) for claim in claims]
-    assert true_captions(phrases, captions).all()
+@pytest.mark.parametrize("lacking", ["speaker", "emotion"])
+def test_missing_columns_are_refused_by_name(config, captions, tmp_path, lacking):
+    pd.read_parquet(captions).drop(columns=lacking).to_parquet(tmp_path / "less.parquet")
+    given = [config, f"data.captions={tmp_path / 'less.parquet'}", "data.speaker_aware=true"]
+    with pytest.raises(SettingsError, match=rf"data\.speaker_aware: .* no column {lacking}"):
+        train.Run(read_settings(given))
+    given[-1] = "data.class_temperature=0"
+    if lacking == "emotion":
+        with pytest.raises(SettingsError, match=r"data\.class_temperature: .* no column emotion"):
+            train.Run(read_settings(given))
+
+
+def test_speaker_aware_batches_of_a_run_repeat_no_speaker_in_a_class(both):
+    def repeated(*more):
+        run = train.Run(read_settings([*both, "train.epochs=4", "train.batch_size=8", *more]))
+        pairs = list(zip(run.train_table["speaker"], run.train_table["emotion"], strict=True))
+        return [8 - len({pairs[row] for _, row in batch}) for batch in run.batches()]
+
+    assert sum(repeated()) > 0
+    for more in ([], ["train.bucket=true"], ["data.temperature=0.5", "data.class_temperature=0"]):
+        assert sum(repeated("data.speaker_aware=true", *more)) == 0
+
+
+def claim(target, label):
+    descriptor = next(d for d in default_descriptors() if d.name == target)
+    return phrases_of(descriptor, label)[0]
+
+
+@pytest.mark.parametrize("target", ["emotion", "gender"])
+def test_labels_that_are_asked_for_in_the_same_words_are_one_class_of_captions(target):
+    """RAVDESS says angry where EmoDB says anger: both are worded, and asked for, as one."""
+    claims = {}
+    for label, words in WORDS[target].items():
+        claims.setdefault(words["adjective"], set()).add(claim(target, label))
+    assert all(len(found) == 1 for found in claims.values()), claims
+    assert len(set.union(*claims.values())) == len(claims)  # and different classes are not
+    assert claim("emotion", "wistful") != claim("emotion", "sad")
+
+
+def test_corpora_that_name_classes_differently_train_on_one_name_for_each(both, captions, tmp_path):
+    """Prototypes and matching captions know no corpus; each is validated by its own names."""
+    measured = pd.read_parquet(captions.parent / "features.parquet")
+    named = measured.assign(
+        emotion=measured["emotion"].map(lambda label: WORDS["emotion"][label]["adjective"])
+    )
+    named.attrs = {}
+    assert not set(named["emotion"]) & {"anger", "happiness", "sadness"}
+    named.to_parquet(tmp_path / "named.parquet")
+    target = tmp_path / "named.captions.parquet"
+    dev, test = (
+        sorted(set(pd.read_parquet(captions).query(f"split == '{part}'")["speaker"]))
+        for part in ("dev", "test")
+    )
+    arguments = [str(tmp_path / "named.parquet"), "-o", str(target)]
+    arguments += ["--validation-speakers", ",".join(dev)]
+    assert (
+        template_creation.main(arguments + (["--test-speakers", ",".join(test)] if test else []))
+        == 0
+    )
+    given = [*both, f"data.corpora.second.captions={target}", "loss.prototypes=1"]
+    run = train.Run(read_settings(given))
+    prototypes = run.gradients.prototypes
+    table = run.train_table
+    assert len(set(table["emotion"])) > len(prototypes.classes)
+    assert len(prototypes.classes) == len(set(measured["emotion"]))
+    for label, number in zip(table["emotion"], prototypes.labels.tolist(), strict=True):
+        assert prototypes.classes[number] == claim("emotion", label)
+    scores, _ = run.validate()
+    recalls = {name.removeprefix("recall/") for name in scores if name.startswith("recall/")}
+    assert {"anger.first", "angry.second"} <= recalls
