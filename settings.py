@@ -45,7 +45,9 @@ class DataSettings:
 
     Attributes:
         corpora: name -> `root` and `captions` of each of several corpora, instead of those below;
-            of a captions table of several, those rows are taken whose `corpus` is that name.
+            of a captions table of several, those rows are taken whose `corpus` is that name. A
+            voice is loud or high by the edges of its table: by those of its corpus, unless one
+            table of several was made without --edges-by corpus.
         temperature: share of a corpus among the clips of an epoch: its size to the power of this;
             1 takes each clip once, 0 takes as many of each corpus.
         class_temperature: the same for the classes of `train.target` in each corpus; 0 takes as

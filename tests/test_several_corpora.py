@@ -235,26 +235,45 @@ def test_labels_that_are_asked_for_in_the_same_words_are_one_class_of_captions(t
     assert claim("emotion", "wistful") != claim("emotion", "sad")
 
 
+def recaptioned(measured, captions, folder):
+    """Captions of a table of functionals, with the speakers of each part as in `captions`."""
+    measured.attrs = {}
+    measured.to_parquet(folder / "other.parquet")
+    target = folder / "other.captions.parquet"
+    speakers = pd.read_parquet(captions).groupby("split")["speaker"].unique()
+    options = {"dev": "--validation-speakers", "test": "--test-speakers"}
+    parts = [
+        o
+        for split in set(options) & set(speakers.index)
+        for o in (options[split], ",".join(speakers[split]))
+    ]
+    assert template_creation.main([str(folder / "other.parquet"), "-o", str(target), *parts]) == 0
+    return target
+
+
+def test_levels_are_those_of_each_corpus(both, captions, tmp_path):
+    """A corpus that was recorded much louder is not a corpus of loud speakers."""
+    measured = pd.read_parquet(captions.parent / "features.parquet")
+    louder = measured.copy()
+    for column in ("loudness_sma3_amean", "equivalentSoundLevel_dBp"):
+        louder[column] += 40
+    target = recaptioned(louder, captions, tmp_path)
+    training, _ = training_tables.read_tables(
+        read_settings([*both, f"data.corpora.second.captions={target}"])
+    )
+    levels = {name: part["intensity_level"] for name, part in training.groupby("corpus")}
+    assert set(levels["second"]) == {"low", "normal", "high"}
+    assert levels["first"].tolist() == levels["second"].tolist()
+
+
 def test_corpora_that_name_classes_differently_train_on_one_name_for_each(both, captions, tmp_path):
     """Prototypes and matching captions know no corpus; each is validated by its own names."""
     measured = pd.read_parquet(captions.parent / "features.parquet")
     named = measured.assign(
         emotion=measured["emotion"].map(lambda label: WORDS["emotion"][label]["adjective"])
     )
-    named.attrs = {}
     assert not set(named["emotion"]) & {"anger", "happiness", "sadness"}
-    named.to_parquet(tmp_path / "named.parquet")
-    target = tmp_path / "named.captions.parquet"
-    dev, test = (
-        sorted(set(pd.read_parquet(captions).query(f"split == '{part}'")["speaker"]))
-        for part in ("dev", "test")
-    )
-    arguments = [str(tmp_path / "named.parquet"), "-o", str(target)]
-    arguments += ["--validation-speakers", ",".join(dev)]
-    assert (
-        template_creation.main(arguments + (["--test-speakers", ",".join(test)] if test else []))
-        == 0
-    )
+    target = recaptioned(named, captions, tmp_path)
     given = [*both, f"data.corpora.second.captions={target}", "loss.prototypes=1"]
     run = train.Run(read_settings(given))
     prototypes = run.gradients.prototypes
