@@ -485,6 +485,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--ideas", nargs="+", choices=list(IDEAS), metavar="IDEA", help="; ".join(IDEAS))
     add("--directions", nargs="+", choices=[*DIRECTIONS, BOTH], default=list(DIRECTIONS))
     add("--seeds", type=int, default=3, help="1 to this")
+    add = parser.add_mutually_exclusive_group().add_argument
     add("--final", action="store_true", help="look at test speakers and test corpora")
     add("--folds", action="store_true", help="test each speaker of a corpus once")
     options = parser.parse_args(arguments)

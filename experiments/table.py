@@ -70,8 +70,10 @@ def pooled(rows: pd.DataFrame, folds: Mapping[str, int]) -> pd.DataFrame:
         if len(parts) < folds[direction]:
             continue
         counts = {s: cells for part in parts["counts"] for s, cells in part.items()}
-        seconds = parts["cpu_seconds"].mean()
-        whole.append({**parts.iloc[-1], "counts": counts, "cpu_seconds": seconds})
+        of_all = {"counts": counts, "clips": parts["clips"].sum()}
+        of_all["cpu_seconds"] = parts["cpu_seconds"].mean()
+        of_one = dict.fromkeys(("UAR", "low", "high", "fold"), np.nan)
+        whole.append({**parts.iloc[-1], **of_one, **of_all})
     return pd.DataFrame(whole, columns=rows.columns)
 
 

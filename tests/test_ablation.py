@@ -162,13 +162,21 @@ def test_rows_from_before_a_column_are_read_and_kept_as_they_are(tmp_path):
 def test_folds_are_pooled_to_the_figures_of_all_speakers():
     """As one table of all answers; a run that lacks a fold is left out."""
     runs = [
-        {"direction": "a", "idea": idea, "seed": seed, "fold": fold, "cpu_seconds": fold}
+        {
+            "direction": "a",
+            "idea": idea,
+            "seed": seed,
+            "fold": fold,
+            "cpu_seconds": fold,
+            "clips": 9,
+        }
         | {"counts": {str(fold): {"x": [fold + seed, 5], "y": [fold, 10 * fold + 1]}}}
         for idea, folds in (("whole", 3), ("partial", 2))
         for seed in (1, 2)
         for fold in range(folds)
     ]
     whole = table.pooled(pd.DataFrame(runs), {"a": 3})
+    assert whole["clips"].tolist() == [27] * 2 and whole["cpu_seconds"].tolist() == [1.0] * 2
     assert whole["idea"].tolist() == ["whole"] * 2 and whole["seed"].tolist() == [1, 2]
     assert table.summary([whole["counts"].iloc[0]])["mean"] == pytest.approx((6 / 15 + 3 / 33) / 2)
     fewer = table.without(whole, {"a": ["2"]})
