@@ -89,6 +89,8 @@ PAPER = (
     "text_stage.batch_size=32",
 )
 
+BEST = (PROTOTYPES, TOLD, NO_LEVEL, NEAR)
+
 IDEAS: Mapping[str, Recipe] = {
     PUBLISHED: Recipe((*PAPER, "train.queries=caption")),
     "base": Recipe(),
@@ -118,6 +120,23 @@ IDEAS: Mapping[str, Recipe] = {
     ),
     "chosen, acoustics in half of the captions": Recipe(
         (PROTOTYPES, TOLD, NO_LEVEL, NEAR, ACOUSTICS)
+    ),
+    # Each on top of the chosen recipe
+    "chosen, graded targets": Recipe((*BEST, "loss.graded=0.3")),
+    "chosen, hard negatives": Recipe((*BEST, "loss.hard_negatives=2.0")),
+    "chosen, bare words": Recipe((*BEST, "captions.bare=0.2")),
+    "chosen, first wordings alone": Recipe(
+        (*BEST, "captions.paraphrases=false", "train.queries=caption")
+    ),
+    "chosen, sigmoid loss": Recipe((*BEST, "loss.name=sigmoid")),
+    "chosen, graded targets, sentence encoder": Recipe(
+        (*BEST, "loss.graded=0.3"), SENTENCES, on_request=True
+    ),
+    "chosen, hard negatives, sentence encoder": Recipe(
+        (*BEST, "loss.hard_negatives=2.0"), SENTENCES, on_request=True
+    ),
+    "chosen, bare words, sentence encoder": Recipe(
+        (*BEST, "captions.bare=0.2"), SENTENCES, on_request=True
     ),
 }
 

@@ -13,7 +13,7 @@ import train
 import training_run
 import training_tables
 from audio import JoinedRecordings
-from datasets import Caption, group_phrases, true_captions
+from datasets import Caption, agreement, group_phrases
 from preprocessing.captioning.phrases import phrases_of
 from preprocessing.captioning.templates import default_descriptors
 from settings import CorpusSettings, Settings, SettingsError, changed_keys, read_settings
@@ -195,4 +195,4 @@ def test_captions_of_two_corpora_match_although_their_labels_differ():
         phrases.append(group_phrases(wordings, ["emotion"] * len(wordings)))
     claims = tuple(("emotion", p["emotion"][0]) for p in phrases)
     captions = [Caption("", (claim,)) for claim in claims]
-    assert true_captions(phrases, captions).all()
+    assert agreement(phrases, captions).all()
