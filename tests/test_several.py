@@ -73,7 +73,13 @@ def gradients(arguments):
 
 
 @pytest.mark.parametrize(
-    "choices", [["loss.name=sigmoid"], ["loss.positives=own", "train.micro_batch=2"]], ids=str
+    "choices",
+    [
+        ["loss.name=sigmoid"],
+        ["loss.positives=own", "train.micro_batch=2"],
+        ["loss.graded=0.3", "loss.hard_negatives=2", "captions.bare=0.4"],
+    ],
+    ids=str,
 )
 def test_loss_and_gradients_of_the_model_are_those_of_one_process(together, config, choices):
     arguments = [config, *PLAIN, *choices, "data.crop_seconds=0.4"]
