@@ -123,6 +123,10 @@ IDEAS: Mapping[str, Recipe] = {
     ),
     # Each on top of the chosen recipe
     "chosen, graded targets": Recipe((*BEST, "loss.graded=0.3")),
+    "chosen, graded targets, softer": Recipe(
+        (*BEST, "loss.graded=0.5", "loss.graded_temperature=0.5")
+    ),
+    "chosen, harder negatives": Recipe((*BEST, "loss.hard_negatives=10.0")),
     "chosen, hard negatives": Recipe((*BEST, "loss.hard_negatives=2.0")),
     "chosen, bare words": Recipe((*BEST, "captions.bare=0.2")),
     "chosen, first wordings alone": Recipe(

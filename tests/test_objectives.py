@@ -1,4 +1,4 @@
-"""objectives.py: graded targets, hard negatives, and pairs of which nothing is known; by formula."""
+"""objectives.py: graded targets, hard negatives and pairs of which nothing is known, by formula."""
 
 import math
 
