@@ -170,24 +170,16 @@ def agreement(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> torch.
     descriptor that the clip lacks: whether such a caption is true of the clip is not known.
     """
     claims = sorted({claim for caption in captions for claim in caption.claims})
-    places = {claim: place for place, claim in enumerate(claims)}
-    told = torch.zeros(len(captions), len(claims))
-    for row, caption in enumerate(captions):
-        told[row, [places[claim] for claim in caption.claims]] = 1
-    holds, known = (
-        torch.tensor([[float(is_so(p, *claim)) for claim in claims] for p in phrases])
-        for is_so in (_holds, _is_known)
-    )
+    facts = [set(_claims(p, p)) for p in phrases]
+    told = _table([[claim in caption.claims for claim in claims] for caption in captions])
+    known = _table([[name in p for name, _ in claims] for p in phrases])
+    holds = _table([[claim in fact for claim in claims] for fact in facts])
     right, judged, total = holds @ told.T, known @ told.T, told.sum(dim=1)
     return torch.where((right == judged) & (judged < total), torch.nan, right / judged)
 
 
-def _holds(phrases: Phrases, name: str, wording: str) -> bool:
-    return name in phrases and phrases[name][0] == wording
-
-
-def _is_known(phrases: Phrases, name: str, wording: str) -> bool:
-    return name in phrases
+def _table(rows: Sequence[Sequence[bool]]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 def equal_captions(captions: Sequence[Caption]) -> torch.Tensor:

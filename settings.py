@@ -94,8 +94,9 @@ class LossSettings:
     Attributes:
         name: "contrastive" (symmetric cross entropy over the batch) or "sigmoid" (each pair alone
             is true or not).
-        positives: captions of the batch that match a clip: "matching" (every one that holds for it)
-            or "own" (the one that was drawn for it; the others count as wrong, true or not).
+        positives: captions of the batch that match a clip: "matching" (every one that holds for it;
+            one about something that is not known of the clip is neither right nor wrong) or "own"
+            (the one that was drawn for it; the others count as wrong, true or not).
         prototypes: weight of a second loss, which tells each clip from all classes of
             `train.target`, each the mean embedding of its phrases; 0 = none.
         graded: for "contrastive": share of the target of a clip that is spread over all captions of
