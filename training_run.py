@@ -36,12 +36,10 @@ from checkpoints import (
 from corpora import scored_classes
 from datasets import (
     CaptionDataset,
-    Claim,
     ClipPhrases,
     Collate,
     FunctionalClips,
     TrainingBatches,
-    Words,
     balanced,
     bucketed,
     clip_seconds,
@@ -57,14 +55,14 @@ from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, see
 from packed import pack_files
 from processes import broadcast, device_named, largest, meet, rank, share, sum_in_place, world_size
 from prototypes import Prototypes
-from queries import bare_words, queries_for
+from queries import queries_for
 from reports import write_text
 from scoring import score
 from settings import LossSettings, OptimSettings, Settings, SettingsError, changed_keys, corpora_of
 from steps import TrainingStep, prepare_encoders
 from stopping import EXIT_CODES, Stopped, StopRequests, leave_signals_to_the_parent
 from tracking import LOGGER_RUNS, memory_in_use
-from training_tables import provenance, read_all_functionals, read_tables
+from training_tables import provenance, read_all_functionals, read_tables, words_of
 
 FIGURES = ("UAR", "ACC", "F1", "chance")  # of a validation
 COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
@@ -89,29 +87,6 @@ def objective_of(loss: LossSettings) -> nn.Module:
     """The objective that settings ask for."""
     contrast = {name: getattr(loss, name) for name in CONTRAST}
     return OBJECTIVES[loss.name](**(contrast if loss.name == "contrastive" else {}))
-
-
-def words_of(table: pd.DataFrame, settings: Settings) -> Words:
-    """Words that captions may be instead of phrases about `train.target`; none unless asked for.
-
-    Raises:
-        SettingsError: if the table has no classes of that name.
-    """
-    target, share = settings.train.target, settings.captions.bare
-    if not share:
-        return {}
-    if not 0 < share <= 1:
-        raise SettingsError(f"captions.bare is {share}, expected a share from 0 to 1")
-    if target not in table or pd.api.types.is_numeric_dtype(table[target]):
-        raise SettingsError(f"captions.bare: {target} has no classes in the captions table")
-    words: dict[Claim, dict[str, None]] = {}
-    phrases = ClipPhrases(table)
-    labels = table[target].astype("str").reset_index(drop=True).dropna().drop_duplicates()
-    for row, label in labels.items():
-        if target in phrases[row]:
-            claim = target, phrases[row][target][0]
-            words.setdefault(claim, {}).update(dict.fromkeys(bare_words(label, target)))
-    return {claim: tuple(found) for claim, found in words.items()}
 
 
 class Run:

@@ -85,6 +85,7 @@ ALLOWED = {
         "datasets",
         "functionals",
         "label_captions",
+        "queries",
         "settings",
     },
     "training_run": {
