@@ -41,8 +41,8 @@ class CaptionSettings:
         counts: for "sampled": probability of 0, 1, 2, ... phrases about other descriptors; a
             caption that would be empty gets one.
         paraphrases: whether any wording of a phrase may be drawn, or always the first.
-        bare: share of captions that are one word for the class of `train.target` instead ("anger",
-            "angry"), as zero-shot queries may be.
+        bare: share of captions that are the bare label of `train.target` instead, its adjective or
+            its noun ("anger", "angry"), as zero-shot queries may be.
     """
 
     style: str = "sampled"
@@ -54,7 +54,7 @@ class CaptionSettings:
 
 Phrases = Mapping[str, Sequence[str]]  # descriptor -> wordings
 Claim = tuple[str, str]  # descriptor, first wording
-Words = Mapping[Claim, Sequence[str]]  # claim -> single words that say the same
+Words = Mapping[Claim, Sequence[str]]  # claim -> bare words that say the same
 
 
 def group_phrases(captions: Sequence[str], descriptors: Sequence[str]) -> dict[str, list[str]]:
