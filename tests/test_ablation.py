@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from experiments import ablation, baselines, ideas, table
+import datasets
+import train
+from experiments import ablation, baselines, ideas, missing_labels, table
 from experiments.ideas import CORPORA_COMPARED, IDEAS, PARTS, Corpus, Recipe, speakers_of
 from settings import read_settings
 
@@ -58,6 +60,49 @@ def test_command_measures_each_run_once_and_keeps_test_speakers_for_the_end(smal
     page = (folder / "RESULTS.md").read_text()  # a section for each part, and the notes
     assert page.count("## ") == 5 + 1 and page.count("| larger steps |") == 2
     assert np.isnan(again["seed"]).sum() == 0 and (again["chance"] > 0).all()
+
+
+def test_labels_are_taken_from_training_clips_alone(captions):
+    whole = pd.read_parquet(captions)
+    fewer = missing_labels.without_labels(whole, 0.4, seed=1)
+    is_train = whole["split"] == "train"
+    tells = pd.Series(["emotion" in names for names in fewer["caption_descriptors"]], fewer.index)
+    assert tells[~is_train].all() and 0.1 < tells[is_train].mean() < 0.7
+    assert (fewer["emotion"].notna() == tells).all()
+    for (_, before), (_, after) in zip(whole.iterrows(), fewer.iterrows(), strict=True):
+        pairs, left = (
+            [*zip(row["captions"], row["caption_descriptors"], strict=True)]
+            for row in (before, after)
+        )
+        assert left == [
+            pair for pair in pairs if pd.notna(after["emotion"]) or pair[1] != "emotion"
+        ]
+
+
+class Trained:
+    """train.py, and whether a pair of clip and caption could be unknown in each run."""
+
+    def __init__(self):
+        self.unknown = []
+
+    def train(self, settings):
+        caption = datasets.Caption("", (("emotion", "emotion is anger"),))
+        self.unknown.append(bool(datasets.agreement([{"pitch": ["high"]}], [caption]).isnan()))
+        return train.train(settings)
+
+
+def test_missing_labels_are_unknown_to_one_model_and_different_to_the_other(
+    small, monkeypatch, capsys
+):
+    options, _ = small
+    for name in ("CORPORA_COMPARED", "DIRECTIONS"):
+        monkeypatch.setattr(missing_labels, name, getattr(ablation, name))
+    monkeypatch.setattr(missing_labels, "CHOSEN", "larger steps")
+    monkeypatch.setattr(ablation, "train", trained := Trained())
+    known = datasets.agreement
+    assert missing_labels.main([*options, "--directions", "emodb"]) == 0
+    assert trained.unknown == [False, True] and datasets.agreement is known
+    assert capsys.readouterr().out.count("| emodb -> another |") == 2
 
 
 def test_figures_of_a_row_follow_from_its_counts():
