@@ -128,6 +128,8 @@ IDEAS: Mapping[str, Recipe] = {
     "chosen, first wordings alone": Recipe(
         (*BEST, "captions.paraphrases=false", "train.queries=caption")
     ),
+    "chosen, text projection learns as fast": Recipe((*BEST, "optim.text_projection_lr=null")),
+    "chosen, no residual layer": Recipe((*BEST, "model.audio.config.num_hidden_layers=0")),
     "chosen, sigmoid loss": Recipe((*BEST, "loss.name=sigmoid")),
     "chosen, graded targets, sentence encoder": Recipe(
         (*BEST, "loss.graded=0.3"), SENTENCES, on_request=True
