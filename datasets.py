@@ -41,15 +41,20 @@ class CaptionSettings:
         counts: for "sampled": probability of 0, 1, 2, ... phrases about other descriptors; a
             caption that would be empty gets one.
         paraphrases: whether any wording of a phrase may be drawn, or always the first.
+        bare: share of captions that are the bare label of `train.target` instead, its adjective or
+            its noun ("anger", "angry"), as zero-shot queries may be.
     """
 
     style: str = "sampled"
     shares: dict[str, float] = field(default_factory=lambda: {EMOTION: 1.0})
     counts: list[float] = field(default_factory=lambda: [0.0, 0.4, 0.3, 0.2, 0.1])
     paraphrases: bool = True
+    bare: float = 0.0
 
 
 Phrases = Mapping[str, Sequence[str]]  # descriptor -> wordings
+Claim = tuple[str, str]  # descriptor, first wording
+Words = Mapping[Claim, Sequence[str]]  # claim -> bare words that say the same
 
 
 def group_phrases(captions: Sequence[str], descriptors: Sequence[str]) -> dict[str, list[str]]:
@@ -88,14 +93,19 @@ def caption_texts(table: pd.DataFrame) -> pd.Series:
 
 @dataclass(frozen=True)
 class Caption:
-    """A text about a clip, and what it says: (descriptor, first wording) of each phrase."""
+    """A text about a clip, and what it says, whatever the wording."""
 
     text: str
-    claims: tuple[tuple[str, str], ...]
+    claims: tuple[Claim, ...]
 
 
-def draw_caption(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
-    """Draw one caption from the phrases that hold for a clip.
+def draw_caption(
+    phrases: Phrases,
+    settings: CaptionSettings,
+    rng: np.random.Generator,
+    words: Words | None = None,
+) -> Caption:
+    """Draw one caption from the phrases that hold for a clip, or from words that say the same.
 
     Raises:
         ValueError: if there are no phrases, or the style is unknown.
@@ -104,6 +114,11 @@ def draw_caption(phrases: Phrases, settings: CaptionSettings, rng: np.random.Gen
         raise ValueError("a clip without phrases has no caption")
     if settings.style not in STYLES:
         raise ValueError(f"captions.style is {settings.style!r}, expected one of {sorted(STYLES)}")
+    if settings.bare and rng.random() < settings.bare:
+        claims = [claim for claim in _claims(phrases, phrases) if claim in (words or {})]
+        if claims:
+            claim = claims[rng.integers(len(claims))]
+            return Caption(words[claim][rng.integers(len(words[claim]))], (claim,))
     return STYLES[settings.style](phrases, settings, rng)
 
 
@@ -143,17 +158,28 @@ def _wording(wordings: Sequence[str], settings: CaptionSettings, rng: np.random.
     return wordings[rng.integers(len(wordings))] if settings.paraphrases else wordings[0]
 
 
-def _claims(phrases: Phrases, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def _claims(phrases: Phrases, names: Iterable[str]) -> tuple[Claim, ...]:
     return tuple((name, phrases[name][0]) for name in sorted(names))
 
 
-def true_captions(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> torch.Tensor:
-    """Which captions are true of which clips: (B, K), 1 where every claim of a caption holds.
+def agreement(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> torch.Tensor:
+    """How much of what captions claim holds for clips: (B, K).
 
-    A descriptor that a clip lacks is not known to hold for it.
+    1 where every claim holds. Where a claim is wrong: the share of those that hold among the claims
+    about descriptors that the clip has, so less than 1. NaN where none is wrong but one is about a
+    descriptor that the clip lacks: whether such a caption is true of the clip is not known.
     """
-    known = [set(_claims(p, p)) for p in phrases]
-    return torch.tensor([[float(clip >= set(c.claims)) for c in captions] for clip in known])
+    claims = sorted({claim for caption in captions for claim in caption.claims})
+    facts = [set(_claims(p, p)) for p in phrases]
+    told = _table([[claim in caption.claims for claim in claims] for caption in captions])
+    known = _table([[name in p for name, _ in claims] for p in phrases])
+    holds = _table([[claim in fact for claim in claims] for fact in facts])
+    right, judged, total = holds @ told.T, known @ told.T, told.sum(dim=1)
+    return torch.where((right == judged) & (judged < total), torch.nan, right / judged)
+
+
+def _table(rows: Sequence[Sequence[bool]]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 def equal_captions(captions: Sequence[Caption]) -> torch.Tensor:
@@ -196,6 +222,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         functionals: of whole clips, (rows, F), which are served instead of crops; None = crops.
         crop: where crops lie, a name of `CROPS`.
         read: whether items hold waveforms; without them no audio file is opened.
+        words: that stand in for phrases in a share `settings.bare` of the captions.
     """
 
     def __init__(
@@ -210,6 +237,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         functionals: np.ndarray | None = None,
         crop: str = "random",
         read: bool = True,
+        words: Words | None = None,
     ) -> None:
         missing = [column for column in PHRASE_COLUMNS if column not in table]
         if missing:
@@ -227,6 +255,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.functionals = functionals
         self.crop = crop
         self.read = read
+        self.words = words
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -239,7 +268,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         """
         rng = np.random.default_rng([self.seed, step])
         rows = rng.integers(len(self), size=size)
-        free = [draw_caption(self.phrases[row], self.settings, rng) for row in rows[: size // 2]]
+        free = [self._caption(row, rng) for row in rows[: size // 2]]
         names = [name for name, _ in free[0].claims]
         alike = [self.phrases[row] for row in rows[size // 2 :]]
         return free + [
@@ -264,7 +293,10 @@ class CaptionDataset(torch.utils.data.Dataset):
     def _drawn(self, draw: tuple[int, int]) -> tuple[np.random.Generator, Caption]:
         """Caption of a draw, and the generator that goes on to draw the crop."""
         rng = np.random.default_rng([self.seed, *draw])
-        return rng, draw_caption(self.phrases[draw[1]], self.settings, rng)
+        return rng, self._caption(draw[1], rng)
+
+    def _caption(self, row: int, rng: np.random.Generator) -> Caption:
+        return draw_caption(self.phrases[row], self.settings, rng, self.words)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         """Read row `draw[1]` as it is drawn in epoch `draw[0]`.
@@ -362,9 +394,9 @@ class Collate:
         """Return tensors, `row` as a list, and for captioned clips `captions` and `matches`.
 
         Of B items, b belong to this process, and their audio becomes tensors, if it was read. `row`
-        is that of all, `own` are the places of the b among them. `matches` are two: which captions
-        are true of each own clip (b, B), and which clips each own caption is true of (b, B), by
-        `true_captions`.
+        is that of all, `own` are the places of the b among them. `matches` are two: how far each
+        caption is true of each own clip (b, B), and each own caption of each clip (b, B), by
+        `agreement`.
         """
         own = [place for place, item in enumerate(items) if item.get("own", True)]
         batch = dict(self._audio([items[place] for place in own]))
@@ -397,8 +429,8 @@ class Collate:
 def _matches(
     phrases: Sequence[Phrases], captions: Sequence[Caption], own: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Captions true of own clips, and clips that own captions are true of: each (b, B)."""
-    of_clips = true_captions([phrases[place] for place in own], captions)
+    """How far captions are true of own clips, and own captions of clips: each (b, B)."""
+    of_clips = agreement([phrases[place] for place in own], captions)
     if len(own) == len(captions):
         return of_clips, of_clips.T
-    return of_clips, true_captions(phrases, [captions[place] for place in own]).T
+    return of_clips, agreement(phrases, [captions[place] for place in own]).T

@@ -100,15 +100,26 @@ class LossSettings:
     Attributes:
         name: "contrastive" (symmetric cross entropy over the batch) or "sigmoid" (each pair alone
             is true or not).
-        positives: captions of the batch that match a clip: "matching" (every one that holds for it)
-            or "own" (the one that was drawn for it; the others count as wrong, true or not).
+        positives: captions of the batch that match a clip: "matching" (every one that holds for it;
+            one about something that is not known of the clip is neither right nor wrong) or "own"
+            (the one that was drawn for it; the others count as wrong, true or not).
         prototypes: weight of a second loss, which tells each clip from all classes of
             `train.target`, each the mean embedding of its phrases; 0 = none.
+        graded: for "contrastive": share of the target of a clip that is spread over all captions of
+            the batch, by how many of their claims hold for it (the same for a caption and all
+            clips); 0 = captions that hold in every claim share it alone.
+        graded_temperature: of the softmax that spreads this share; the smaller, the less goes to
+            captions that hold in part.
+        hard_negatives: for "contrastive": captions that do not match count the more, the more
+            similar they are: by the exponential of this times the cosine; 0 = all alike.
     """
 
     name: str = "contrastive"
     positives: str = "matching"
     prototypes: float = 0.0
+    graded: float = 0.0
+    graded_temperature: float = 0.2
+    hard_negatives: float = 0.0
 
 
 @dataclass
@@ -266,6 +277,12 @@ CHOICES: dict[str, Sequence[str]] = {
     "train.loggers": tuple(LOGGERS),
 }
 
+REQUIRED: dict[str, Mapping[str, str]] = {
+    "loss.graded": {"loss.name": "contrastive", "loss.positives": "matching"},
+    "loss.hard_negatives": {"loss.name": "contrastive"},
+}
+"""Keys that are 0 unless others have these values."""
+
 
 def corpora_of(data: DataSettings) -> dict[str, CorpusSettings]:
     """Return the corpora of a run by name; a single one, given without a name, has the name ""."""
@@ -304,6 +321,12 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         given = flat[key] if isinstance(flat[key], list) else [flat[key]]
         if not set(given) <= set(offered):
             raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(offered)}")
+    for key, others in REQUIRED.items():
+        wrong = [other for other, needed in others.items() if flat[key] and flat[other] != needed]
+        if wrong:
+            raise SettingsError(
+                f"{key} is {flat[key]}, expected 0 beside {wrong[0]}={flat[wrong[0]]}"
+            )
     return settings
 
 

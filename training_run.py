@@ -20,6 +20,7 @@ import torch
 import torch.utils.data
 import transformers
 from safetensors import SafetensorError
+from torch import nn
 from tqdm import tqdm
 
 from audio import CONDITIONING, Files, JoinedRecordings, Recordings, resolve_inside
@@ -54,15 +55,16 @@ from prototypes import Prototypes
 from queries import queries_for
 from reports import write_text
 from scoring import score
-from settings import OptimSettings, Settings, SettingsError, changed_keys, corpora_of
+from settings import LossSettings, OptimSettings, Settings, SettingsError, changed_keys, corpora_of
 from steps import TrainingStep, prepare_encoders
 from stopping import EXIT_CODES, Stopped, StopRequests, leave_signals_to_the_parent
 from tracking import LOGGER_RUNS, memory_in_use
-from training_tables import provenance, read_all_functionals, read_tables
+from training_tables import provenance, read_all_functionals, read_tables, words_of
 
 FIGURES = ("UAR", "ACC", "F1", "chance")  # of a validation
 COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
 VERSIONS = {"torch": str(torch.__version__), "transformers": transformers.__version__}
+CONTRAST = ("graded", "graded_temperature", "hard_negatives")  # settings of the contrastive loss
 DUMP = "nonfinite.json"
 PREFETCH = 2  # batches that each worker reads ahead
 PARTS = ("audio_branch", "text_branch", "audio_projection", "text_projection")
@@ -76,6 +78,12 @@ def use_bfloat16(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def objective_of(loss: LossSettings) -> nn.Module:
+    """The objective that settings ask for."""
+    contrast = {name: getattr(loss, name) for name in CONTRAST}
+    return OBJECTIVES[loss.name](**(contrast if loss.name == "contrastive" else {}))
 
 
 class Run:
@@ -99,7 +107,9 @@ class Run:
         )
         self.classes = self._validation_classes()
         seed_step(train.seed, 0)
+        self.words = words_of(self.train_table, settings)
         texts = Lists(self.train_table["captions"]).texts()
+        texts += sorted({word for words in self.words.values() for word in words})
         clips = self.train_table.index.append(self.validation_table.index)
         self.functionals = read_all_functionals(settings, clips)
         about = None
@@ -110,7 +120,7 @@ class Run:
         model.config.provenance = provenance(settings, len(self.train_table), before)
         self.model: ParaCLAPModel = model.to(self.device)
         prepare_encoders(model, train.checkpoint_activations, train.compile)
-        self.objective = OBJECTIVES[settings.loss.name]().to(self.device)
+        self.objective = objective_of(settings.loss).to(self.device)
         self.gradients = TrainingStep(
             model,
             self.objective,
@@ -247,6 +257,7 @@ class Run:
             functionals=self._functionals_of(self.train_table),
             crop=self.settings.data.crop,
             read=self.gradients.clips is None,
+            words=self.words,
         )
 
     def hear_clips(self, requests: StopRequests) -> None:
@@ -411,7 +422,7 @@ class Run:
         else:
             self._skip(loss.item(), norm.item(), batch["row"])
         self.step += 1
-        counts = torch.tensor([batch["matches"][0].sum().item(), gradients.distinct])
+        counts = torch.tensor([(batch["matches"][0] == 1).sum().item(), gradients.distinct])
         matches, distinct = sum_in_place(counts).tolist()
         return {
             "loss": _finite(loss.item()),

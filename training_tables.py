@@ -15,9 +15,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from caption_tables import read_caption_table
-from datasets import PHRASE_COLUMNS
+from datasets import PHRASE_COLUMNS, Claim, ClipPhrases, Words
 from functionals import functionals_of, read_functionals
 from label_captions import caption_labels, is_label_table
+from queries import bare_words
 from settings import Settings, SettingsError, corpora_of
 
 CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
@@ -96,6 +97,31 @@ def read_all_functionals(settings: Settings, clips: pd.Index) -> pd.DataFrame | 
         table = read_functionals(path)
         parts.append(table.set_axis(_named_index(table.index, name)) if name else table)
     return functionals_of(pd.concat(parts, join="inner"), clips)
+
+
+def words_of(table: pd.DataFrame, settings: Settings) -> Words:
+    """Words that captions may be instead of phrases about `train.target`; none unless asked for.
+
+    Raises:
+        SettingsError: if the table has no classes of that name.
+    """
+    target, share = settings.train.target, settings.captions.bare
+    if not share:
+        return {}
+    if not 0 < share <= 1:
+        raise SettingsError(f"captions.bare is {share}, expected a share from 0 to 1")
+    if target not in table or pd.api.types.is_numeric_dtype(table[target]):
+        raise SettingsError(f"captions.bare: {target} has no classes in the captions table")
+    labels = table[target].astype("str").fillna("")
+    worded = {
+        (label, phrases[target][0])
+        for label, phrases in zip(labels, ClipPhrases(table), strict=True)
+        if label and target in phrases
+    }
+    words: dict[Claim, dict[str, None]] = {}
+    for label, wording in sorted(worded):
+        words.setdefault((target, wording), {}).update(dict.fromkeys(bare_words(label, target)))
+    return {claim: tuple(found) for claim, found in words.items()}
 
 
 def provenance(

@@ -117,13 +117,34 @@ IDEAS: Mapping[str, Recipe] = {
     "prototypes": Recipe((PROTOTYPES,)),
     "every caption tells the emotion": Recipe((TOLD,)),
     "both": Recipe((PROTOTYPES, TOLD)),
-    CHOSEN: Recipe((PROTOTYPES, TOLD, NO_LEVEL, NEAR)),
+    CHOSEN: Recipe(BEST),
     "classes in equal shares": Recipe(("data.class_temperature=0",)),
     PRETRAINED: Recipe((*PAPER, "train.queries=caption"), SENTENCES, on_request=True),
     "both, sentence encoder": Recipe((PROTOTYPES, TOLD), SENTENCES, on_request=True),
-    CHOSEN_PRETRAINED: Recipe((PROTOTYPES, TOLD, NO_LEVEL, NEAR), SENTENCES, on_request=True),
-    "chosen, acoustics in half of the captions": Recipe(
-        (PROTOTYPES, TOLD, NO_LEVEL, NEAR, ACOUSTICS)
+    CHOSEN_PRETRAINED: Recipe(BEST, SENTENCES, on_request=True),
+    "chosen, acoustics in half of the captions": Recipe((*BEST, ACOUSTICS)),
+    # each on top of the chosen recipe
+    "chosen, graded targets": Recipe((*BEST, "loss.graded=0.3")),
+    "chosen, graded targets, softer": Recipe(
+        (*BEST, "loss.graded=0.5", "loss.graded_temperature=0.5")
+    ),
+    "chosen, hard negatives": Recipe((*BEST, "loss.hard_negatives=2.0")),
+    "chosen, harder negatives": Recipe((*BEST, "loss.hard_negatives=10.0")),
+    "chosen, bare words": Recipe((*BEST, "captions.bare=0.2")),
+    "chosen, first wordings alone": Recipe(
+        (*BEST, "captions.paraphrases=false", "train.queries=caption")
+    ),
+    "chosen, text projection learns as fast": Recipe((*BEST, "optim.text_projection_lr=null")),
+    "chosen, no residual layer": Recipe((*BEST, "model.audio.config.num_hidden_layers=0")),
+    "chosen, sigmoid loss": Recipe((*BEST, "loss.name=sigmoid")),
+    "chosen, graded targets, sentence encoder": Recipe(
+        (*BEST, "loss.graded=0.3"), SENTENCES, on_request=True
+    ),
+    "chosen, hard negatives, sentence encoder": Recipe(
+        (*BEST, "loss.hard_negatives=2.0"), SENTENCES, on_request=True
+    ),
+    "chosen, bare words, sentence encoder": Recipe(
+        (*BEST, "captions.bare=0.2"), SENTENCES, on_request=True
     ),
     # what a batch is made of
     "chosen, speaker-aware batches": Recipe((*BEST, "data.speaker_aware=true")),

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from experiments import ablation, baselines, ideas, table
+import datasets
+import train
+from experiments import ablation, baselines, ideas, missing_labels, table
 from experiments.ideas import (
     CORPORA_COMPARED,
     IDEAS,
@@ -198,6 +200,49 @@ def test_gain_over_the_other_corpus_counts_shared_classes_alone():
     assert sum(line.startswith("## ") for line in lines) == 1  # none about b
     told = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
     assert told[1:4] == ["0.400", "0.300", "+0.100"] and told[5:7] == ["0.200", "+0.600"]
+
+
+def test_labels_are_taken_from_training_clips_alone(captions):
+    whole = pd.read_parquet(captions)
+    fewer = missing_labels.without_labels(whole, 0.4, seed=1)
+    is_train = whole["split"] == "train"
+    tells = pd.Series(["emotion" in names for names in fewer["caption_descriptors"]], fewer.index)
+    assert tells[~is_train].all() and 0.1 < tells[is_train].mean() < 0.7
+    assert (fewer["emotion"].notna() == tells).all()
+    for (_, before), (_, after) in zip(whole.iterrows(), fewer.iterrows(), strict=True):
+        pairs, left = (
+            [*zip(row["captions"], row["caption_descriptors"], strict=True)]
+            for row in (before, after)
+        )
+        assert left == [
+            pair for pair in pairs if pd.notna(after["emotion"]) or pair[1] != "emotion"
+        ]
+
+
+class Trained:
+    """train.py, and whether a pair of clip and caption could be unknown in each run."""
+
+    def __init__(self):
+        self.unknown = []
+
+    def train(self, settings):
+        caption = datasets.Caption("", (("emotion", "emotion is anger"),))
+        self.unknown.append(bool(datasets.agreement([{"pitch": ["high"]}], [caption]).isnan()))
+        return train.train(settings)
+
+
+def test_missing_labels_are_unknown_to_one_model_and_different_to_the_other(
+    small, monkeypatch, capsys
+):
+    options, _ = small
+    for name in ("CORPORA_COMPARED", "DIRECTIONS"):
+        monkeypatch.setattr(missing_labels, name, getattr(ablation, name))
+    monkeypatch.setattr(missing_labels, "CHOSEN", "larger steps")
+    monkeypatch.setattr(ablation, "train", trained := Trained())
+    known = datasets.agreement
+    assert missing_labels.main([*options, "--directions", "emodb"]) == 0
+    assert trained.unknown == [False, True] and datasets.agreement is known
+    assert capsys.readouterr().out.count("| emodb -> another |") == 2
 
 
 def test_figures_of_a_row_follow_from_its_counts():

@@ -86,6 +86,7 @@ ALLOWED = {
         "datasets",
         "functionals",
         "label_captions",
+        "queries",
         "settings",
     },
     "training_run": {

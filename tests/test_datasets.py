@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch.utils.data
+from torch.testing import assert_close
 
 from audio import Files, JoinedRecordings
 from batch_orders import TrainingBatches
@@ -16,10 +17,10 @@ from datasets import (
     CaptionSettings,
     ClipDataset,
     Collate,
+    agreement,
     draw_caption,
     equal_captions,
     group_phrases,
-    true_captions,
 )
 
 PHRASES = {
@@ -117,6 +118,30 @@ def test_shares_are_the_shares_of_captions_that_tell_a_descriptor():
     assert all(alone)
 
 
+WORDS = {("emotion", "emotion is anger"): ("anger", "angry"), ("emotion", "other"): ("fear",)}
+
+
+def test_bare_words_stand_in_for_a_share_of_captions_and_claim_the_same():
+    rng, settings = np.random.default_rng(0), CaptionSettings(bare=0.3)
+    captions = [draw_caption(PHRASES, settings, rng, WORDS) for _ in range(2000)]
+    bare = [caption for caption in captions if caption.text in ("anger", "angry")]
+    assert len(bare) / 2000 == pytest.approx(0.3, abs=0.03)
+    assert {caption.text for caption in bare} == {"anger", "angry"}
+    assert {caption.claims for caption in bare} == {(("emotion", "emotion is anger"),)}
+    unnamed = draw_caption({"pitch": ["pitch is low"]}, CaptionSettings(bare=1.0), rng, WORDS)
+    assert unnamed.text == "pitch is low"
+
+
+def test_words_change_no_draw_unless_a_share_is_asked_for(table):
+    plain = dataset(table)
+    worded = dataset(table, words=WORDS)
+    asked = dataset(table, words=WORDS, settings=CaptionSettings(bare=1.0))
+    for draw in [(epoch, row) for epoch in range(4) for row in range(5)]:
+        assert plain.unread(draw)["caption"] == worded.unread(draw)["caption"]
+        assert asked.unread(draw)["caption"].text in ("anger", "angry")
+    assert plain.text_batch(0, 8) == worded.text_batch(0, 8) != asked.text_batch(0, 8)
+
+
 def test_text_batch_tells_apart_what_is_said_of_the_same_descriptors(table):
     items = dataset(table)
     captions = items.text_batch(step=4, size=20)
@@ -129,18 +154,46 @@ def test_text_batch_tells_apart_what_is_said_of_the_same_descriptors(table):
 
 HIGH, LOW = ("pitch", "high"), ("pitch", "low")
 ANGER, FEAR = ("emotion", "anger"), ("emotion", "fear")
+UNKNOWN = float("nan")
 
 
-def test_captions_are_true_of_every_clip_with_their_phrases():
+def test_captions_agree_with_clips_by_the_claims_that_both_know():
     clips = [
         {"pitch": ["high"], "emotion": ["anger"]},
         {"pitch": ["low"], "emotion": ["anger"]},
         {"pitch": ["high"], "emotion": ["fear"]},
         {"emotion": ["fear"]},  # its pitch is not known
+        {"pitch": ["low"]},
     ]
     captions = [Caption("", claims) for claims in ((ANGER,), (ANGER, LOW), (HIGH,), (FEAR,))]
-    expected = [[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]]
-    assert true_captions(clips, captions).tolist() == expected
+    expected = [
+        [1, 0.5, 1, 0],
+        [1, 1, 0, 0],
+        [0, 0, 1, 1],
+        [0, 0, UNKNOWN, 1],  # not angry at any pitch
+        [UNKNOWN, UNKNOWN, 0, UNKNOWN],
+    ]
+    assert_close(agreement(clips, captions), torch.tensor(expected), equal_nan=True)
+
+
+def test_a_caption_is_true_if_and_only_if_all_that_it_claims_is_known_and_holds():
+    rng = np.random.default_rng(0)
+    names = ["pitch", "emotion", "gender"]
+
+    def drawn():
+        return {name: str(rng.integers(2)) for name in names if rng.random() < 0.7}
+
+    clips, captions = [drawn() for _ in range(40)], [drawn() or {"pitch": "0"} for _ in range(30)]
+    found = agreement(
+        [{name: [value] for name, value in clip.items()} for clip in clips],
+        [Caption("", tuple(caption.items())) for caption in captions],
+    )
+    for clip, row in zip(clips, found.tolist(), strict=True):
+        for caption, value in zip(captions, row, strict=True):
+            judged = [clip[name] == caption[name] for name in caption if name in clip]
+            is_known = not all(judged) or len(judged) == len(caption)
+            expected = sum(judged) / len(judged) if is_known else UNKNOWN
+            assert value == pytest.approx(expected, nan_ok=True)
 
 
 def test_captions_are_equal_if_they_say_the_same():
@@ -155,7 +208,7 @@ def test_drawn_captions_of_one_clip_differ_in_words_and_not_in_claims():
     assert len({caption.text for caption in captions}) > 10
     assert len({caption.claims for caption in captions}) == 1
     assert equal_captions(captions).all()
-    assert true_captions([PHRASES] * 20, captions).all()
+    assert agreement([PHRASES] * 20, captions).all()
 
 
 @pytest.mark.parametrize("phrases, style", [({}, "sampled"), (PHRASES, "poem")])

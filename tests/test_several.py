@@ -77,6 +77,7 @@ def gradients(arguments):
     [
         ["loss.name=sigmoid", "data.speaker_aware=true", "data.class_temperature=0.5"],
         ["loss.positives=own", "train.micro_batch=2"],
+        ["loss.graded=0.3", "loss.hard_negatives=2", "captions.bare=0.4"],
     ],
     ids=str,
 )
