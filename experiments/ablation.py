@@ -42,13 +42,12 @@ from experiments.ideas import (
     CORPORA_COMPARED,
     DIRECTIONS,
     IDEAS,
-    NEW_WORDS,
     PARTS,
     PRETRAINED,
     PUBLISHED,
     SENTENCES,
     TOWER,
-    UNUSED_WORDS,
+    WORDINGS,
     Corpus,
     same_class,
     speakers_of,
@@ -88,10 +87,10 @@ class Tables:
     captions: Path
     root: str
 
-    def part(self, part: str) -> pd.DataFrame:
-        """Rows of the speakers of a part."""
+    def of(self, which: str) -> pd.DataFrame:
+        """Rows of some speakers, see `ideas.SPEAKERS`."""
         everyone = sorted(self.labels["speaker"].unique())
-        return self.labels[self.labels["speaker"].isin(speakers_of(self.corpus, part, everyone))]
+        return self.labels[self.labels["speaker"].isin(speakers_of(self.corpus, which, everyone))]
 
 
 def prepare(name: str, data: str, work: Path) -> Tables:
@@ -155,10 +154,10 @@ def recipe_hash(settings: Settings) -> str:
 
 def asked_of(part: str, own: Tables, other: Tables) -> pd.DataFrame:
     """Clips of a part that are asked about."""
-    crosses, _ = PARTS[part]
-    if not crosses:
-        return own.part(part)
-    rows = other.part(part)
+    speakers = PARTS[part].speakers
+    if not PARTS[part].crosses:
+        return own.of(speakers)
+    rows = other.of(speakers)
     if not DIRECTIONS[own.name][1]:
         return rows
     known = {same_class(label) for label in own.labels["emotion"]}
@@ -182,11 +181,10 @@ def row_of(answers: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def queries_of(settings: Settings, rows: pd.DataFrame, part: str) -> Queries:
-    """Queries of the classes of clips, as the validation of the run asked or in new words."""
+    """Queries of the classes of clips, as the validation of the run asked or in other words."""
     queries = queries_for(rows, "emotion", settings.train.queries)
-    if part == NEW_WORDS:
-        words = {label: UNUSED_WORDS[same_class(label)] for label in queries}
-        queries = {n: (f"the speaker sounds {how}", voice) for n, (how, voice) in words.items()}
+    if (group := PARTS[part].wording) is not None:
+        queries = {label: WORDINGS[group][same_class(label)] for label in queries}
     found = set(scored_classes(rows, "emotion"))
     return {name: wordings for name, wordings in queries.items() if name in found}
 
@@ -218,7 +216,7 @@ def run_idea(idea: str, seed: int, own: Tables, other: Tables, options: argparse
         return
     seconds = trained(settings, about["recipe"])
     for part in missing:
-        tables = other if PARTS[part][0] else own
+        tables = other if PARTS[part].crosses else own
         rows = asked_of(part, own, other)
         figures = row_of(answers_of(settings, rows, tables, part), rows)
         table.append(
@@ -251,7 +249,7 @@ def run_baseline(name: str, own: Tables, other: Tables, options: argparse.Namesp
         "seed": BASELINE_SEED,
         "recipe": "closed",
     }
-    parts = [part for part in parts_of(options) if part != NEW_WORDS]  # it cannot be asked in any
+    parts = [part for part in parts_of(options) if PARTS[part].wording is None]  # it knows no words
     missing = [part for part in parts if not is_known(options.csv, about, part)]
     if not missing:
         return
@@ -260,12 +258,12 @@ def run_baseline(name: str, own: Tables, other: Tables, options: argparse.Namesp
         name,
         *(
             (own.functionals.loc[rows.index], rows["emotion"].map(same_class))
-            for rows in (own.part("train"), own.part("validation"))
+            for rows in (own.of("train"), own.of("validation"))
         ),
     )
     seconds = round(time.process_time() - before, 1)
     for part in missing:
-        tables, rows = other if PARTS[part][0] else own, asked_of(part, own, other)
+        tables, rows = other if PARTS[part].crosses else own, asked_of(part, own, other)
         truth = rows["emotion"].map(same_class)
         said = baselines.predict(fitted, tables.functionals.loc[rows.index], sorted(set(truth)))
         figures = row_of(pd.DataFrame({"truth": truth, "prediction": said}), rows)
@@ -277,7 +275,11 @@ def run_baseline(name: str, own: Tables, other: Tables, options: argparse.Namesp
 
 def parts_of(options: argparse.Namespace) -> list[str]:
     """Parts that are looked at."""
-    return [part for part, (_, is_final) in PARTS.items() if options.final or not is_final]
+    return [
+        name
+        for name, part in PARTS.items()
+        if options.final or not (part.is_final or (part.wording is not None and not options.words))
+    ]
 
 
 def is_known(path: Path, about: Mapping[str, Any], part: str) -> bool:
@@ -346,7 +348,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--ideas", nargs="+", choices=list(IDEAS), metavar="IDEA", help="; ".join(IDEAS))
     add("--directions", nargs="+", choices=list(DIRECTIONS), default=list(DIRECTIONS))
     add("--seeds", type=int, default=3, help="1 to this")
-    add("--final", action="store_true", help="look at test speakers and test corpora")
+    add("--words", action="store_true", help="also ask in words never used, see wordings.yaml")
+    add("--final", action="store_true", help="look at test speakers and test corpora; in all words")
     options = parser.parse_args(arguments)
     if options.data is None:
         parser.error("give --data, or set PARACLAP_DATA")
