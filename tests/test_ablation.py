@@ -171,8 +171,8 @@ def worded(tmp_path_factory):
     captions = pd.read_parquet(folder / "captions.parquet")["captions"].map(" ".join)
     of_class = [set(words_of(text)) for text in captions]
     assert len(of_class) == len(CLASSES) == 9
-    measured = [d for d in default_descriptors() if d.kind == "level" and d.name not in UNLABELLED]
-    phrases = [wordings for d in measured for wordings in d.phrases.values()]
+    measured = [d for d in default_descriptors() if d.kind == "level" and d.default]
+    phrases = [p for d in measured if d.name not in UNLABELLED for p in d.phrases.values()]
     levels = {word for some in phrases for text in some for word in words_of(text)}
     return of_class, set.union(levels, *of_class)
 
