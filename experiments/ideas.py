@@ -65,6 +65,7 @@ class Recipe:
 PUBLISHED = "published recipe"
 PRETRAINED = "published recipe, sentence encoder"
 CHOSEN = "both, without level, limit 2"
+CHOSEN_PRETRAINED = f"{CHOSEN}, sentence encoder"
 
 NO_LEVEL = "model.audio.config.left_out=[loudness,equivalentSoundLevel,spectralFlux]"
 NEAR = "model.audio.config.limit=2.0"
@@ -114,9 +115,7 @@ IDEAS: Mapping[str, Recipe] = {
     "classes in equal shares": Recipe(("data.class_temperature=0",)),
     PRETRAINED: Recipe((*PAPER, "train.queries=caption"), SENTENCES, on_request=True),
     "both, sentence encoder": Recipe((PROTOTYPES, TOLD), SENTENCES, on_request=True),
-    "both, without level, limit 2, sentence encoder": Recipe(
-        (PROTOTYPES, TOLD, NO_LEVEL, NEAR), SENTENCES, on_request=True
-    ),
+    CHOSEN_PRETRAINED: Recipe((PROTOTYPES, TOLD, NO_LEVEL, NEAR), SENTENCES, on_request=True),
     "chosen, acoustics in half of the captions": Recipe(
         (PROTOTYPES, TOLD, NO_LEVEL, NEAR, ACOUSTICS)
     ),
