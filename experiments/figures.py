@@ -59,6 +59,7 @@ LEGEND = ("clip", "query, words of captions", "query, words never used")
 SPELT = {"ravdess": "RAVDESS", "emodb": "EmoDB"}
 CROSS = {"validation": "cross validation", "test": "cross"}
 NEW_WORDS = next(iter(WORDINGS))
+DRAWN = ("space", "similarities", "recalls")
 WIDTH = 9.0  # inches
 DPI = 130
 
@@ -226,17 +227,17 @@ def draw_recalls(rows: pd.DataFrame, ideas: Sequence[str], part: str) -> Figure:
     Raises:
         ValueError: if a recipe has no row of a part.
     """
-    figure = Figure(figsize=(WIDTH, 6.6), dpi=DPI, layout="constrained")
-    grid = figure.subplots(2, 2, sharey=True)
+    figure = Figure(figsize=(WIDTH, 3.45 * len(DIRECTIONS)), dpi=DPI, layout="constrained")
+    grid = figure.subplots(len(DIRECTIONS), 2, sharey=True, squeeze=False)
     for line, (trained_on, (other, _)) in zip(grid, DIRECTIONS.items(), strict=True):
         for axes, (where, asked) in zip(
             line, ((part, trained_on), (CROSS[part], other)), strict=True
         ):
             chosen = rows[(rows["part"] == where) & (rows["direction"].str.startswith(trained_on))]
             means = _draw_bars(axes, [_counts(chosen, idea, where) for idea in ideas])
-            about = f"{SPELT[trained_on]}, asked about {SPELT[asked]}"
-            uars = " and ".join(f"{mean:.2f}" for mean in means)
-            axes.set_title(f"trained on {about}: UAR {uars}", fontsize=10)
+            title = f"trained on {SPELT[trained_on]}, asked about {SPELT[asked]}"
+            uars = ", ".join(f"{name}: {uar:.2f}" for name, uar in zip(NAMES, means, strict=True))
+            axes.set_title(f"{title}\nUAR, {uars}", fontsize=9)
         line[0].set_ylabel("recall")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
@@ -285,12 +286,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     near = [{name: similarities(s, key) for name, key in wordings.items()} for s in spaces]
     rows = table.read(options.results)
     about = f"{SPELT[own.name]}, {options.part} speakers"
-    drawn = {
-        "space": draw_spaces([s[0] for s in spaces], about),
-        "similarities": draw_similarities(near, f"{about}; the nearest query in bold"),
-        "recalls": draw_recalls(rows, options.recipes, options.part),
-    }
-    for name, figure in drawn.items():
+    drawn = (
+        draw_spaces([s[0] for s in spaces], about),
+        draw_similarities(near, f"{about}; the nearest query in bold"),
+        draw_recalls(rows, options.recipes, options.part),
+    )
+    for name, figure in zip(DRAWN, drawn, strict=True):
         path = options.output / f"{name}.png"
         options.output.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 from transformers import BertTokenizer
 
-from experiments import ablation, baselines, ideas, table, wordings
+from experiments import ablation, baselines, figures, ideas, table, wordings
 from experiments.ideas import (
     CORPORA_COMPARED,
     IDEAS,
@@ -71,6 +71,14 @@ def test_command_measures_each_run_once_and_keeps_test_speakers_for_the_end(smal
     page = (folder / "RESULTS.md").read_text()  # a section for each part, and the notes
     assert page.count("## ") == len(PARTS) + 1 and page.count("| larger steps |") == 2
     assert np.isnan(again["seed"]).sum() == 0 and (again["chance"] > 0).all()
+    drawn = ["--trained-on", "emodb", "--recipes", *ablation.IDEAS, "-o", str(folder / "drawn")]
+    drawn += ["--results", str(folder / "results.csv")]
+    monkeypatch.setattr(figures, "DIRECTIONS", ablation.DIRECTIONS)
+    monkeypatch.setitem(figures.SPELT, "another", "another")
+    assert figures.main([*options[:2], *options[4:], *drawn]) == 0
+    assert {path.name for path in (folder / "drawn").iterdir()} == {
+        f"{name}.png" for name in figures.DRAWN
+    }
 
 
 def test_figures_of_a_row_follow_from_its_counts():
