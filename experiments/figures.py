@@ -62,6 +62,7 @@ NEW_WORDS = next(iter(WORDINGS))
 DRAWN = ("space", "similarities", "recalls")
 WIDTH = 9.0  # inches
 DPI = 130
+COLOURS = 256
 
 
 @dataclass
@@ -204,7 +205,7 @@ def _draw_matrix(axes: Axes, cosines: pd.DataFrame, limit: float) -> object:
     for (row, column), cosine in np.ndenumerate(cosines.to_numpy()):
         colour = "white" if abs(cosine) > 0.6 * limit else "black"
         weight = "bold" if nearest[row] == column else "normal"
-        text = f"{cosine:.2f}".replace("0.", ".")
+        text = f"{round(cosine, 2) + 0.0:.2f}".replace("0.", ".")  # never -.00
         axes.text(
             column, row, text, ha="center", va="center", color=colour, fontsize=7.5, weight=weight
         )
@@ -295,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = options.output / f"{name}.png"
         options.output.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
-        print(f"{path}: {shrink(path, path) / 1024:.0f} KiB")
+        print(f"{path}: {shrink(path, path, COLOURS) / 1024:.0f} KiB")
     return 0
 
 

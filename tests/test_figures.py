@@ -62,7 +62,7 @@ def test_similarities_are_means_of_cosines_over_clips_and_then_seeds():
 
 
 def rows_of(hits):
-    """Rows as of results.csv, of two seeds and all parts; every speaker has ten clips of a class."""
+    """Rows as of results.csv, two seeds and all parts; a speaker has ten clips of each class."""
     rows = []
     for direction in ("ravdess -> emodb", "emodb -> ravdess"):
         for part in ("validation", "cross validation"):
