@@ -114,9 +114,9 @@ Places = Mapping[str, Mapping[str, np.ndarray]]
 def flatten_space(space: Space) -> tuple[np.ndarray, Places, float]:
     """Places of clips (B, 2) and of queries in the plane in which the queries differ most.
 
-    Clips and queries lie in two narrow cones apart from each other; the mean of each of the two is
-    taken away first, so that directions are compared, as they are when queries compete. The plane
-    is that of the first two principal components of the queries in words of captions.
+    The mean of the clips and that of the queries are taken away first: what all queries have in
+    common changes no answer, and would take the first axis. The plane is that of the first two
+    principal components of the queries in words of captions.
 
     Returns:
         Places of the clips and of the queries, and the share of the variance of those queries that
