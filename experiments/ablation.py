@@ -6,8 +6,8 @@ r"""Which ideas help: every recipe of ideas.py on the same speakers and seeds, i
 
 The data folder holds ravdess/ and emodb/. Models train on one of them, by train.py, and are asked
 about both. Ideas are chosen on validation speakers alone; --words also asks about these in words
-that no caption has. --final also looks at test speakers and at the rest of the other corpus, for the
-published recipe, the chosen one and closed-set baselines.
+that no caption has. --final also looks at test speakers and at the rest of the other corpus, for
+the published recipe, the chosen one and closed-set baselines.
 
 Appends a row for each run and part to results.csv, and writes RESULTS.md from it. What is in the
 CSV already, with the same settings, is not done again. Features, captions and runs are kept in
