@@ -35,7 +35,8 @@ def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str])
         Figures of `scoring.score`, and the number of `folds`.
 
     Raises:
-        ValueError: if there are not two speakers, or not two classes.
+        ValueError: if there are not two speakers and two classes, also without the speakers of any
+            one fold.
     """
     truth, speakers = np.asarray(truth, dtype=object), np.asarray(speakers, dtype=object)
     groups = np.unique(speakers.astype(str), return_inverse=True)[1]
@@ -46,8 +47,24 @@ def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str])
     classifier = make_pipeline(
         StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=ITERATIONS)
     )
-    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    prediction = cross_val_predict(
-        classifier, embeddings, truth.astype(str), groups=groups, cv=splits
-    )
+    splits = _splits(truth.astype(str), groups, folds)
+    prediction = cross_val_predict(classifier, embeddings, truth.astype(str), cv=splits)
     return {**score(truth, prediction, speakers), "folds": folds}
+
+
+def _splits(truth: np.ndarray, groups: np.ndarray, folds: int) -> list[tuple[np.ndarray, ...]]:
+    """Clips to fit to and clips to classify, of each fold; no speaker is in both."""
+    largest = np.unique(truth, return_counts=True)[1].max()
+    if largest < folds:
+        raise ValueError(
+            f"a probe of {folds} folds needs a class of {folds} clips, the largest has {largest}"
+        )
+    folding = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    splits = list(folding.split(truth, truth, groups))
+    for fitted, _ in splits:
+        if len(set(truth[fitted])) < 2:
+            raise ValueError(
+                f"a probe needs two classes in what it is fitted to: without the speakers of one "
+                f"fold, all clips are {str(truth[fitted][0])!r}. Do speakers have one class each?"
+            )
+    return splits

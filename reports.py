@@ -21,6 +21,7 @@ READING = (
     "UAR: mean recall of the classes that occur; in brackets a 95 % interval of a bootstrap over "
     "speakers. ECE: expected calibration error. AUC, Spearman: opposed queries, no threshold."
 )
+TIMELINE_POINTS = 100  # more than twice as many windows are drawn as means
 DIRECTIONS = {"text_to_audio": "caption to speech", "audio_to_text": "speech to caption"}
 
 
@@ -239,8 +240,16 @@ def _plot_calibration(axes: Axes, calibration: Figures) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=title)
 
 
+def _mean_of_near(values: pd.Series, windows: int) -> pd.Series:
+    """Mean over a window and its neighbours, as many as there are."""
+    return values.rolling(windows, center=True, min_periods=1).mean()
+
+
 def plot_timeline(answers: pd.DataFrame, title: str) -> Figure:
     """Draw the probability of each query over time.
+
+    Of a long recording, lines are means over neighbouring windows, and each window is faint behind
+    them.
 
     Args:
         answers: one row for each window, in order: `start` and `end` [s], `none_of_these`, and
@@ -253,19 +262,18 @@ def plot_timeline(answers: pd.DataFrame, title: str) -> Figure:
     figure = Figure(figsize=(12, 4.2), dpi=120, layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab10" if len(columns) <= 10 else "tab20"].colors
-    width, marker = (1.6, ".") if len(middles) <= 200 else (0.9, None)
+    near = 1 + 2 * (len(middles) // (2 * TIMELINE_POINTS))  # windows of a mean
+    marker = "." if near == 1 else None
     for number, column in enumerate(columns):
-        axes.plot(
-            middles,
-            answers[column],
-            label=column.removeprefix(prefix),
-            color=colours[number % len(colours)],
-            linewidth=width,
-            marker=marker,
-        )
-    axes.fill_between(
-        middles, answers["none_of_these"], color="grey", alpha=0.25, label="none of these"
-    )
+        style = {"color": colours[number % len(colours)], "marker": marker}
+        name = column.removeprefix(prefix)
+        axes.plot(middles, _mean_of_near(answers[column], near), label=name, linewidth=1.6, **style)
+        if near > 1:
+            axes.plot(middles, answers[column], linewidth=0.6, alpha=0.25, **style)
+    none = _mean_of_near(answers["none_of_these"], near)
+    axes.fill_between(middles, none, color="grey", alpha=0.2, label="none of these")
+    if near > 1:
+        title = f"{title} (lines: means of {near} windows)"
     limits = answers["start"].iloc[0], answers["end"].iloc[-1]
     axes.set(xlim=limits, ylim=(0, 1), xlabel="time [s]", ylabel="probability", title=title)
     axes.grid(alpha=0.3)

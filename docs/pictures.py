@@ -16,20 +16,20 @@ PICTURES = Path(__file__).parent / "pictures"
 DRAWN = {
     "captions": "captions.png",
     "confusion": "results/paraclap-synthetic.png",
-    "timeline": "timelines/joined.png",
+    "timeline": "timelines/0000_joined.png",
 }
 WIDTH = 1200  # px
 COLOURS = 64
 
 
-def shrink(source: Path, target: Path) -> int:
+def shrink(source: Path, target: Path, colours: int = COLOURS) -> int:
     """Write a smaller copy of a picture in few colours; returns its bytes."""
     with Image.open(source) as picture:
         small = picture.convert("RGB")
     if small.width > WIDTH:
         small = small.resize((WIDTH, round(small.height * WIDTH / small.width)), Image.LANCZOS)
     target.parent.mkdir(parents=True, exist_ok=True)
-    small.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+    small.quantize(colours, dither=Image.Dither.NONE).save(target, optimize=True)
     return target.stat().st_size
 
 

@@ -8,10 +8,10 @@ r"""Which ideas help: every recipe of ideas.py on the same speakers and seeds, i
 
 The data folder holds ravdess/ and emodb/. Models train on one of them, by train.py, and are asked
 about both; with the direction "both" they train on both at once. Ideas are chosen on validation
-speakers alone; --final also looks at test speakers and at the rest of the other corpus, for the
-published recipe, the chosen one and closed-set baselines. --folds tests every speaker of a corpus
-once, by a model that was trained on others; captions and standards are those of its own training
-speakers. That is for the end, too.
+speakers alone; --words also asks about these in words that no caption has. --final also looks at
+test speakers and at the rest of the other corpus, for the published recipe, the chosen one and
+closed-set baselines. --folds tests every speaker of a corpus once, by a model that was trained on
+others; captions and standards are those of its own training speakers. That is for the end, too.
 
 Appends a row for each run and part to results.csv, and writes RESULTS.md from it. What is in the
 CSV already, with the same settings, is not done again. Features, captions and runs are kept in
@@ -49,7 +49,6 @@ from experiments.ideas import (
     DIRECTIONS,
     FOLD,
     IDEAS,
-    NEW_WORDS,
     ON_ONE_CORPUS,
     PARTS,
     PRETRAINED,
@@ -58,7 +57,7 @@ from experiments.ideas import (
     SENTENCES,
     TOWER,
     UNCHOSEN,
-    UNUSED_WORDS,
+    WORDINGS,
     Corpus,
     folds_of,
     same_class,
@@ -117,10 +116,10 @@ class Tables:
         """Corpus and fold."""
         return self.name if self.fold is None else f"{self.name}.{self.fold}"
 
-    def part(self, part: str) -> pd.DataFrame:
-        """Rows of the speakers of a part."""
+    def of(self, which: str) -> pd.DataFrame:
+        """Rows of some speakers, see `ideas.SPEAKERS`."""
         everyone = sorted(self.labels["speaker"].unique())
-        return self.labels[self.labels["speaker"].isin(speakers_of(self.corpus, part, everyone))]
+        return self.labels[self.labels["speaker"].isin(speakers_of(self.corpus, which, everyone))]
 
 
 def prepare(name: str, data: str, work: Path) -> Tables:
@@ -221,35 +220,36 @@ class Question:
     rows: pd.DataFrame
 
 
-def questions_across(own: Tables, other: Tables, final: bool) -> list[Question]:
+def questions_across(own: Tables, other: Tables, parts: Sequence[str]) -> list[Question]:
     """What a model of one corpus is asked."""
     direction = f"{own.name} -> {other.name}"
     return [
-        Question(direction, part, other if crosses else own, asked_of(part, own, other))
-        for part, crosses in parts_of(final).items()
+        Question(direction, part, other if PARTS[part].crosses else own, asked_of(part, own, other))
+        for part in parts
     ]
 
 
-def questions_of_both(corpora: Sequence[Tables], final: bool) -> list[Question]:
+def questions_of_both(corpora: Sequence[Tables], parts: Sequence[str]) -> list[Question]:
     """What a model of all corpora is asked: about their other speakers."""
     return [
-        Question(f"{BOTH} -> {tables.name}", part, tables, tables.part(part))
+        Question(f"{BOTH} -> {tables.name}", part, tables, tables.of(PARTS[part].speakers))
         for tables in corpora
-        for part, crosses in parts_of(final).items()
-        if not crosses
+        for part in parts
+        if not PARTS[part].crosses
     ]
 
 
 def questions_of_fold(tables: Tables) -> list[Question]:
     """What a model of a fold is asked: about its test speakers."""
-    return [Question(tables.name, FOLD, tables, tables.part(FOLD))]
+    return [Question(tables.name, FOLD, tables, tables.of("test"))]
 
 
 def asked_of(part: str, own: Tables, other: Tables) -> pd.DataFrame:
     """Clips of a part that are asked about."""
-    if not PARTS[part][0]:
-        return own.part(part)
-    rows = other.part(part)
+    speakers = PARTS[part].speakers
+    if not PARTS[part].crosses:
+        return own.of(speakers)
+    rows = other.of(speakers)
     if not DIRECTIONS[own.name][1]:
         return rows
     known = {same_class(label) for label in own.labels["emotion"]}
@@ -273,11 +273,10 @@ def row_of(answers: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def queries_of(settings: Settings, rows: pd.DataFrame, part: str) -> Queries:
-    """Queries of the classes of clips, as the validation of the run asked or in new words."""
+    """Queries of the classes of clips, as the validation of the run asked or in other words."""
     queries = queries_for(rows, "emotion", settings.train.queries)
-    if part == NEW_WORDS:
-        words = {label: UNUSED_WORDS[same_class(label)] for label in queries}
-        queries = {n: (f"the speaker sounds {how}", voice) for n, (how, voice) in words.items()}
+    if part != FOLD and (group := PARTS[part].wording) is not None:
+        queries = {label: WORDINGS[group][same_class(label)] for label in queries}
     found = set(scored_classes(rows, "emotion"))
     return {name: wordings for name, wordings in queries.items() if name in found}
 
@@ -368,7 +367,7 @@ def run_baseline(
     options: argparse.Namespace,
 ) -> None:
     """Fit a closed-set baseline, and append a row for each question that has none."""
-    questions = [q for q in questions if q.part != NEW_WORDS]  # it cannot be asked in any
+    questions = [q for q in questions if q.part == FOLD or PARTS[q.part].wording is None]
     missing = unanswered(questions, name, BASELINE_SEED, "closed", options.csv)
     if not missing:
         return
@@ -384,16 +383,20 @@ def run_baseline(
         note(options.csv, about, answers, rows, seconds)
 
 
-def labelled(corpora: Sequence[Tables], part: str) -> tuple[pd.DataFrame, pd.Series]:
-    """Functionals of a part of all corpora, and classes by one name in all of them."""
-    rows = [(tables, tables.part(part)) for tables in corpora]
+def labelled(corpora: Sequence[Tables], which: str) -> tuple[pd.DataFrame, pd.Series]:
+    """Functionals of some speakers of all corpora, and classes by one name in all of them."""
+    rows = [(tables, tables.of(which)) for tables in corpora]
     functionals = pd.concat(tables.functionals.loc[part.index] for tables, part in rows)
     return functionals, pd.concat(part["emotion"].map(same_class) for _, part in rows)
 
 
-def parts_of(final: bool) -> dict[str, bool]:
-    """Parts that are looked at, and whether they are of the other corpus."""
-    return {part: crosses for part, (crosses, is_final) in PARTS.items() if final or not is_final}
+def parts_of(final: bool = False, words: bool = False) -> list[str]:
+    """Parts that are looked at: without `final` none that nothing may be chosen on."""
+    return [
+        name
+        for name, part in PARTS.items()
+        if final or not (part.is_final or (part.wording is not None and not words))
+    ]
 
 
 def stamp() -> dict[str, str]:
@@ -464,13 +467,14 @@ def plans_of(
         folds = [fold for name in names for fold in prepare_folds(prepared[name], options.work)]
         return [([fold], questions_of_fold(fold)) for fold in folds]
     everything = list(prepared.values())
+    parts = parts_of(options.final, options.words)
     plans = []
     for name in options.directions:
         if name == BOTH:
-            plans.append((everything, questions_of_both(everything, options.final)))
+            plans.append((everything, questions_of_both(everything, parts)))
         else:
             own, other = prepared[name], prepared[DIRECTIONS[name][0]]
-            plans.append(([own], questions_across(own, other, options.final)))
+            plans.append(([own], questions_across(own, other, parts)))
     return plans
 
 
@@ -485,8 +489,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--ideas", nargs="+", choices=list(IDEAS), metavar="IDEA", help="; ".join(IDEAS))
     add("--directions", nargs="+", choices=[*DIRECTIONS, BOTH], default=list(DIRECTIONS))
     add("--seeds", type=int, default=3, help="1 to this")
+    add("--words", action="store_true", help="also ask in words never used, see wordings.yaml")
     add = parser.add_mutually_exclusive_group().add_argument
-    add("--final", action="store_true", help="look at test speakers and test corpora")
+    add("--final", action="store_true", help="look at test speakers and test corpora; in all words")
     add("--folds", action="store_true", help="test each speaker of a corpus once")
     options = parser.parse_args(arguments)
     if options.data is None:

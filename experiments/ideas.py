@@ -1,10 +1,11 @@
 """What is compared: corpora and their speakers, recipes as settings, all as tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from queries import WORDS
+from experiments.wordings import load_wordings
+from queries import WORDS, Queries
 
 FOLDER = Path(__file__).parent
 CHOSEN_CONFIG = FOLDER.parent / "configs" / "egemaps.yaml"
@@ -69,7 +70,7 @@ class Recipe:
 PUBLISHED = "published recipe"
 PRETRAINED = "published recipe, sentence encoder"
 CHOSEN = "both, without level, limit 2"
-CHOSEN_PRETRAINED = "both, without level, limit 2, sentence encoder"
+CHOSEN_PRETRAINED = f"{CHOSEN}, sentence encoder"
 
 NO_LEVEL = "model.audio.config.left_out=[loudness,equivalentSoundLevel,spectralFlux]"
 NEAR = "model.audio.config.limit=2.0"
@@ -170,46 +171,52 @@ ON_ONE_CORPUS: Mapping[str, str] = {
 """Trained on both corpora -> what it is where there is one corpus."""
 
 
-NEW_WORDS = "test, in words never used"
-PARTS: dict[str, tuple[bool, bool]] = {
-    "validation": (False, False),
-    "cross validation": (True, False),
-    "test": (False, True),
-    NEW_WORDS: (False, True),
-    "cross": (True, True),
+WORDINGS: Mapping[str, Queries] = load_wordings()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some clips, and in which words they are asked about.
+
+    Attributes:
+        speakers: one of `SPEAKERS`.
+        crosses: whether the clips are of the corpus that was not trained on.
+        is_final: whether it is looked at with --final alone.
+        wording: group of `WORDINGS`; None = as the validation of the run asks.
+    """
+
+    speakers: str
+    crosses: bool = False
+    is_final: bool = False
+    wording: str | None = None
+
+
+PARTS: Mapping[str, Part] = {
+    "validation": Part("validation"),
+    "cross validation": Part("validation", crosses=True),
+    **{f"validation, {group}": Part("validation", wording=group) for group in WORDINGS},
+    "test": Part("test", is_final=True),
+    **{f"test, {group}": Part("test", is_final=True, wording=group) for group in WORDINGS},
+    "cross": Part("not validation", crosses=True, is_final=True),
 }
-"""Part -> whether it is of the other corpus, and whether it is looked at with --final alone."""
+
 FOLD = "folds"
 UNCHOSEN = "folds, but for the speakers that ideas were chosen on"
 SECTIONS = (*PARTS, FOLD, UNCHOSEN)
 """Parts in the order of the page."""
 
-UNUSED_WORDS: Mapping[str, tuple[str, str]] = {
-    # class, see `same_class` -> an adjective for the speaker, and what the voice is
-    "angry": ("furious", "an enraged voice"),
-    "bored": ("weary", "a listless voice"),
-    "calm": ("relaxed", "a serene voice"),
-    "disgusted": ("revolted", "a voice full of loathing"),
-    "fearful": ("terrified", "a frightened voice"),
-    "happy": ("cheerful", "a merry voice"),
-    "neutral": ("indifferent", "an impassive voice"),
-    "sad": ("gloomy", "a sorrowful voice"),
-    "surprised": ("astonished", "an amazed voice"),
+SPEAKERS: Mapping[str, Callable[[Corpus, str], bool]] = {
+    "train": lambda corpus, s: s not in (*corpus.validation, *corpus.test),
+    "validation": lambda corpus, s: s in corpus.validation,
+    "test": lambda corpus, s: s in corpus.test,
+    "not validation": lambda corpus, s: s not in corpus.validation,
 }
+"""Name -> whether a speaker of a corpus belongs to it; no idea was chosen on the last."""
 
 
-def speakers_of(corpus: Corpus, part: str, everyone: Sequence[str]) -> list[str]:
-    """Speakers of a part of a corpus; "cross": all whom no idea was chosen on."""
-    chosen = {
-        "train": lambda s: s not in (*corpus.validation, *corpus.test),
-        "validation": lambda s: s in corpus.validation,
-        "cross validation": lambda s: s in corpus.validation,
-        "test": lambda s: s in corpus.test,
-        FOLD: lambda s: s in corpus.test,
-        NEW_WORDS: lambda s: s in corpus.test,
-        "cross": lambda s: s not in corpus.validation,
-    }
-    return [speaker for speaker in everyone if chosen[part](speaker)]
+def speakers_of(corpus: Corpus, which: str, everyone: Sequence[str]) -> list[str]:
+    """Those speakers of a corpus that `SPEAKERS` calls by this name."""
+    return [speaker for speaker in everyone if SPEAKERS[which](corpus, speaker)]
 
 
 def folds_of(corpus: Corpus, everyone: Sequence[str]) -> list[Corpus]:

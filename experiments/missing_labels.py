@@ -73,7 +73,7 @@ def run(own: ablation.Tables, other: ablation.Tables, options: argparse.Namespac
                 work=options.work / arm / str(options.kept),
             )
             fewer = replace(own, captions=captions)
-            questions = ablation.questions_across(fewer, other, final=False)
+            questions = ablation.questions_across(fewer, other, ablation.parts_of())
             with counted(arm):
                 ablation.run_idea(CHOSEN, seed, [fewer], questions, told)
 

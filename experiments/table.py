@@ -101,10 +101,13 @@ def count(answers: pd.DataFrame, speakers: pd.Series) -> dict[str, dict[str, lis
     return counts
 
 
+def _classes(runs: Sequence[Counts]) -> list[str]:
+    return sorted({label for speaker in runs[0].values() for label in speaker})
+
+
 def _array(runs: Sequence[Counts]) -> np.ndarray:
     """Counts of runs on the same clips: (2, seeds, speakers, K)."""
-    speakers = sorted(runs[0])
-    classes = sorted({label for speaker in speakers for label in runs[0][speaker]})
+    speakers, classes = sorted(runs[0]), _classes(runs)
     cells = [[[run[s].get(c, (0, 0)) for c in classes] for s in speakers] for run in runs]
     return np.moveaxis(np.array(cells, float), -1, 0)
 
@@ -143,6 +146,31 @@ def summary(runs: Sequence[Counts], reference: Sequence[Counts] = ()) -> dict[st
     mean = float(sum(s * m for s, m in zip(sign, means, strict=True)))
     interval = np.quantile(values, [tail, 1 - tail]).tolist() if speakers > 1 else None
     return {"mean": mean, "interval": interval}
+
+
+def recalls(runs: Sequence[Counts]) -> pd.DataFrame:
+    """Recall of each class: `mean` over seeds, and `low` and `high` of its 95 % interval.
+
+    The interval draws speakers and seeds; draws of speakers who have no clip of a class say nothing
+    about it.
+    """
+    counts = _array(runs)
+    seeds, speakers = counts.shape[1:3]
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(speakers, size=(RESAMPLES, speakers))
+    drawn_seeds = rng.integers(seeds, size=(RESAMPLES, seeds))
+    drawn = _recalls(counts[:, :, chosen].sum(axis=3))  # (seeds, resamples, K)
+    drawn = np.take_along_axis(drawn, drawn_seeds.T[..., None], axis=0).mean(axis=0)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
+    mean = _recalls(counts.sum(axis=2)).mean(axis=0)
+    return pd.DataFrame({"mean": mean, "low": low, "high": high}, _classes(runs))
+
+
+def _recalls(counts: np.ndarray) -> np.ndarray:
+    """Hits by clips, NaN where there is none: (2, ...) to (...)."""
+    hits, clips = counts
+    return np.divide(hits, clips, out=np.full_like(hits, np.nan), where=clips > 0)
 
 
 def page(table: pd.DataFrame, references: Mapping[str, str], head: str) -> str:

@@ -1,27 +1,31 @@
 """experiments/: parts share no speaker, figures are those of scikit-learn, nothing runs twice."""
 
 import json
-import re
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
+from transformers import BertTokenizer
 
 import datasets
 import train
-from experiments import ablation, baselines, ideas, missing_labels, table
+from experiments import ablation, baselines, figures, ideas, missing_labels, table, wordings
 from experiments.ideas import (
     CORPORA_COMPARED,
     IDEAS,
     PARTS,
+    SPEAKERS,
     Corpus,
     Recipe,
     folds_of,
     speakers_of,
 )
+from experiments.wordings import words_of
+from label_captions import caption_labels
 from models import load_model
+from preprocessing.captioning.templates import default_descriptors
 from settings import read_settings
 
 PITCH = "F0semitoneFrom27.5Hz_sma3nz_amean"
@@ -67,10 +71,19 @@ def test_command_measures_each_run_once_and_keeps_test_speakers_for_the_end(smal
     assert ablation.main([*options, "--final"]) == 0
     again = table.read(folder / "results.csv")
     assert again.iloc[: len(rows)].equals(rows)
-    assert set(again["part"].iloc[len(rows) :]) == {"test", ideas.NEW_WORDS, "cross"}
+    in_words = [part for part in PARTS if PARTS[part].wording]
+    assert set(again["part"].iloc[len(rows) :]) == {"test", "cross", *in_words}
     page = (folder / "RESULTS.md").read_text()  # a section for each part, and the notes
-    assert page.count("## ") == 5 + 1 and page.count("| larger steps |") == 2
+    assert page.count("## ") == len(PARTS) + 1 and page.count("| larger steps |") == 2
     assert np.isnan(again["seed"]).sum() == 0 and (again["chance"] > 0).all()
+    drawn = ["--trained-on", "emodb", "--recipes", *ablation.IDEAS, "-o", str(folder / "drawn")]
+    drawn += ["--results", str(folder / "results.csv")]
+    monkeypatch.setattr(figures, "DIRECTIONS", ablation.DIRECTIONS)
+    monkeypatch.setitem(figures.SPELT, "another", "another")
+    assert figures.main([*options[:2], *options[4:], *drawn]) == 0
+    assert {path.name for path in (folder / "drawn").iterdir()} == {
+        f"{name}.png" for name in figures.DRAWN
+    }
 
 
 def test_one_run_on_both_corpora_answers_about_each(small, monkeypatch):
@@ -278,10 +291,23 @@ def test_parts_share_no_speaker(name):
     everyone = {"ravdess": [f"{n:02}" for n in range(1, 25)]}.get(
         name, [f"{n:02}" for n in (3, *range(8, 17))]
     )
-    parts = {p: set(speakers_of(CORPORA_COMPARED[name], p, everyone)) for p in ("train", *PARTS)}
-    own = [parts[p] for p in ("train", "validation", "test")]
+    of = {which: set(speakers_of(CORPORA_COMPARED[name], which, everyone)) for which in SPEAKERS}
+    own = [of[which] for which in ("train", "validation", "test")]
     assert sum(map(len, own)) == len(everyone) and set.union(*own) == set(everyone)
-    assert parts["cross"] == set(everyone) - parts["cross validation"]
+    assert of["not validation"] == set(everyone) - of["validation"]
+
+
+def test_only_the_end_looks_at_other_than_validation_speakers():
+    for name, part in PARTS.items():
+        assert part.is_final == (part.speakers != "validation"), name
+
+
+@pytest.mark.parametrize("final, words", [(False, False), (False, True), (True, False)])
+def test_words_never_used_are_asked_in_at_the_end_or_if_that_is_asked_for(final, words):
+    looked_at = ablation.parts_of(final=final, words=words)
+    in_words = {PARTS[part].wording for part in looked_at} - {None}
+    assert in_words == (set(ideas.WORDINGS) if final or words else set())
+    assert final or not any(PARTS[part].is_final for part in looked_at)
 
 
 @pytest.mark.parametrize("idea", IDEAS)
@@ -309,9 +335,55 @@ def test_configuration_is_the_chosen_recipe():
     assert offered == chosen
 
 
-def test_new_words_are_in_no_caption_of_these_classes(captions):
-    known = " ".join(pd.read_parquet(captions)["captions"].explode()).lower()
-    assert "angry" in known
-    for how, voice in ideas.UNUSED_WORDS.values():
-        for word in {how, *voice.split()} - {"a", "an", "voice", "full", "of"}:
-            assert not re.search(rf"\b{word}\b", known), word
+# --- Words never used ----------------------------------------------------------------------------
+
+CLASSES = tuple(wordings.load_wordings()["in German"])
+FUNCTION_WORDS = {"a", "an", "and", "at", "from", "in", "of", "to", "with"}
+UNLABELLED = ("arousal", "valence", "dominance")  # neither corpus has these labels
+STEMS = ("anger", "angr", "bore", "boring", "calm", "disgust", "fear", "happ", "sad", "surpris")
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory):
+    """Words of the captions of each class, and those of all captions, levels included."""
+    folder = tmp_path_factory.mktemp("worded")
+    labels = pd.DataFrame({"file": [f"{c}.wav" for c in CLASSES], "emotion": CLASSES})
+    labels["gender"] = "female"
+    for file in labels["file"]:
+        (folder / file).touch()
+    labels.to_csv(folder / "labels.csv", index=False)
+    caption_labels(folder / "labels.csv", folder / "captions.parquet")
+    captions = pd.read_parquet(folder / "captions.parquet")["captions"].map(" ".join)
+    of_class = [set(words_of(text)) for text in captions]
+    assert len(of_class) == len(CLASSES) == 9
+    measured = [d for d in default_descriptors() if d.kind == "level" and d.default]
+    phrases = [p for d in measured if d.name not in UNLABELLED for p in d.phrases.values()]
+    levels = {word for some in phrases for text in some for word in words_of(text)}
+    return of_class, set.union(levels, *of_class)
+
+
+@pytest.mark.parametrize("group", ideas.WORDINGS)
+def test_new_words_are_in_no_caption(worded, group):
+    of_class, known = worded
+    assert {"angry", "loud", "anger"} <= known
+    frame = set.intersection(*of_class) | (FUNCTION_WORDS & known)
+    asked = ideas.WORDINGS[group]
+    words = {word for texts in asked.values() for text in texts for word in words_of(text)}
+    assert words & known <= frame
+    assert not [word for word in words if word.startswith(STEMS)]
+
+
+@pytest.mark.parametrize("group", ideas.WORDINGS)
+def test_every_class_is_asked_for_alike_and_by_no_wording_of_another(group):
+    asked = ideas.WORDINGS[group]
+    assert set(asked) == set(CLASSES) == {ideas.same_class(label) for label in CLASSES}
+    assert len({len(texts) for texts in asked.values()}) == 1
+    texts = [text for wordings in asked.values() for text in wordings]
+    assert len(set(texts)) == len(texts)
+
+
+def test_pieces_of_words_are_counted():
+    vocabulary = {piece: n for n, piece in enumerate(["[UNK]", "calm", "##er", "a", "voice"])}
+    tokenizer = BertTokenizer(vocab=vocabulary)
+    found = wordings.count_pieces(tokenizer, ["A calmer voice", "calm!", "wütend"])
+    assert found == {"words": 5, "pieces": 6, "unknown": 1}

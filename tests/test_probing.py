@@ -46,3 +46,23 @@ def test_scale_of_the_embeddings_does_not_matter():
 def test_one_speaker_or_one_class_is_refused(truth, speakers):
     with pytest.raises(ValueError, match="two speakers and two classes"):
         probe(np.zeros((2, 3)), truth, speakers)
+
+
+def test_speakers_of_one_class_each_are_refused_in_plain_words():
+    embeddings, _, speakers = clips(speakers=2)
+    truth = np.where(speakers == "0", "calm", "tense")
+    with pytest.raises(
+        ValueError, match="all clips are '(calm|tense)'. Do speakers have one class each"
+    ):
+        probe(embeddings, truth, speakers)
+
+
+def test_classes_with_fewer_clips_than_folds_are_refused_in_plain_words():
+    with pytest.raises(ValueError, match="needs a class of 5 clips, the largest has 2"):
+        probe(np.eye(6), list("aabbcc"), list("uvwxyz"))
+
+
+def test_class_of_one_speaker_among_others_is_probed():
+    embeddings, truth, speakers = clips()
+    truth = np.where(speakers == "3", "rare", truth)
+    assert probe(embeddings, truth, speakers)["recall"]["rare"] == 0.0

@@ -10,6 +10,7 @@ from PIL import Image
 
 import train
 from docs import pictures
+from experiments import figures
 
 REPOSITORY = Path(train.__file__).resolve().parent
 GITHUB = REPOSITORY / ".github"
@@ -72,7 +73,7 @@ def test_pictures_are_small_and_shown_and_can_be_drawn_again(tmp_path):
     pages = "".join(page.read_text() for page in pictures.PICTURES.parent.glob("*.md"))
     shown = re.findall(r"\(pictures/([\w-]+)\.png\)", pages)
     kept = {path.stem: path.stat().st_size for path in pictures.PICTURES.glob("*.png")}
-    assert set(shown) == set(kept) <= set(pictures.DRAWN)
+    assert set(shown) == set(kept) == {*pictures.DRAWN, *figures.DRAWN}
     assert max(kept.values()) < 100 * 1024
     noise = np.random.default_rng(0).integers(0, 255, (40, 2400, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")

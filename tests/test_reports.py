@@ -73,3 +73,19 @@ def test_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         reports.write_text(path, "\udcff")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("windows, near", [(50, 1), (199, 1), (200, 3), (600, 7)])
+def test_timeline_of_a_long_recording_is_drawn_as_means(windows, near):
+    rng = np.random.default_rng(0)
+    starts = np.arange(windows) * 0.25
+    answers = pd.DataFrame({"start": starts, "end": starts + 1, "none_of_these": 0.5})
+    answers["probability.a"] = rng.uniform(size=windows)
+    axes = reports.plot_timeline(answers, "title").axes[0]
+    lines = [line.get_ydata() for line in axes.get_lines()]
+    assert len(lines) == (1 if near == 1 else 2)
+    half, values = near // 2, answers["probability.a"].to_numpy()
+    for place in (0, windows // 2, windows - 1):
+        expected = values[max(place - half, 0) : place + half + 1].mean()
+        assert lines[0][place] == pytest.approx(expected)
+    assert (f"means of {near} windows" in axes.get_title()) == (near > 1)

@@ -1,0 +1,107 @@
+"""experiments/figures.py: what pictures show is what was measured."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.container import BarContainer
+from matplotlib.image import AxesImage
+
+from experiments import figures, table
+from experiments.figures import Space
+
+CLASSES = ("angry", "calm", "sad")
+
+
+def spaces(count=2, seed=0, noise=0.3):
+    """Clips around the query of their class; clips and queries far from each other."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        directions = np.linalg.qr(rng.normal(size=(16, 16)))[0]
+        queries, gap = directions[:3], directions[3]
+        truth = np.repeat(CLASSES, 10)
+        audio = queries[np.repeat(range(3), 10)] + noise * rng.normal(size=(30, 16)) + 2 * gap
+        new = queries + noise * rng.normal(size=(3, 16)) - 2 * gap
+        texts = {"plain": queries - 2 * gap, "new": new}
+        named = {
+            wording: dict(zip(CLASSES, unit(vectors), strict=True))
+            for wording, vectors in texts.items()
+        }
+        made.append(Space(truth, unit(audio), named))
+    return made
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_clips_lie_at_the_query_that_they_are_nearest_to():
+    space = spaces(1, noise=0.05)[0]
+    clips, queries, share = figures.flatten_space(space)
+    assert share == pytest.approx(1.0)  # three queries without their mean lie in a plane
+    for wording in ("plain", "new"):
+        places = np.stack(list(queries[wording].values()))
+        nearest = np.linalg.norm(clips[:, None] - places, axis=2).argmin(axis=1)
+        assert (np.array(CLASSES)[nearest] == space.truth).all()
+
+
+def test_similarities_are_means_of_cosines_over_clips_and_then_seeds():
+    made = spaces()
+    found = figures.similarities(made, "new")
+    for truth in CLASSES:
+        for asked in CLASSES:
+            cosines = [
+                np.mean([clip @ s.texts["new"][asked] for clip in s.audio[s.truth == truth]])
+                for s in made
+            ]
+            assert found.loc[truth, asked] == pytest.approx(np.mean(cosines))
+    drawn = figures.draw_similarities([{"a": found, "b": found}] * 2, "title")
+    images = [i for axes in drawn.axes for i in axes.get_children() if isinstance(i, AxesImage)]
+    assert len(images) == 4
+    np.testing.assert_allclose(images[0].get_array(), found)
+
+
+def rows_of(hits):
+    """Rows as of results.csv, two seeds and all parts; a speaker has ten clips of each class."""
+    rows = []
+    for direction in ("ravdess -> emodb", "emodb -> ravdess"):
+        for part in ("validation", "cross validation"):
+            for idea, right in hits.items():
+                counts = {s: {"anger": [right, 10], "sadness": [10 - right, 10]} for s in "ab"}
+                rows += [
+                    {"direction": direction, "part": part, "idea": idea, "seed": seed}
+                    | {"counts": counts}
+                    for seed in (1, 2)
+                ]
+    return pd.DataFrame(rows)
+
+
+def test_bars_are_recalls():
+    rows = rows_of({"before": 3, "after": 9})
+    drawn = figures.draw_recalls(rows, ["before", "after"], "validation")
+    assert len(drawn.axes) == 4
+    for axes in drawn.axes:
+        bars = [c for c in axes.containers if isinstance(c, BarContainer)]
+        heights = [[bar.get_height() for bar in container] for container in bars]
+        np.testing.assert_allclose(heights, [[0.3, 0.7], [0.9, 0.1]])
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["angry", "sad"]
+    with pytest.raises(ValueError, match="no results of 'other', part 'validation'"):
+        figures.draw_recalls(rows, ["before", "other"], "validation")
+
+
+def test_recalls_have_intervals_over_speakers_and_seeds():
+    """One class differs between speakers, one between seeds, one is known of one speaker alone."""
+    runs = [
+        {"a": {"x": [2, 10], "y": [seed, 10], "z": [5, 10]}, "b": {"x": [8, 10], "y": [seed, 10]}}
+        for seed in (1, 9)
+    ]
+    found = table.recalls(runs)
+    assert found["mean"].to_dict() == pytest.approx({"x": 0.5, "y": 0.5, "z": 0.5})
+    assert found["low"].to_dict() == pytest.approx({"x": 0.2, "y": 0.1, "z": 0.5})
+    assert found["high"].to_dict() == pytest.approx({"x": 0.8, "y": 0.9, "z": 0.5})
+
+
+def test_every_class_has_a_style_of_its_own():
+    assert set(figures.STYLES) == set(next(iter(figures.WORDINGS.values())))
+    for values in zip(*figures.STYLES.values(), strict=True):
+        assert len(set(values)) == len(values)
