@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,15 +10,58 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from models import ParaCLAPModel
-from settings import OptimSettings
+from settings import OptimSettings, SettingsError
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
     "constant": lambda done: 1.0,
 }
+LAYER = re.compile(r"(?!adapter\.)(?:\w+\.)?layers?\.(\d+)\.")
+ABOVE_LAYERS = ("pooler.", "adapter.", "intermediate_ffn.", "final_norm.")
+"""Parts of an encoder that follow its layers; what is neither of them nor a layer comes before."""
+
+
+def layers_above(base: PreTrainedModel) -> dict[str, int]:
+    """How many layers of an encoder stand above each of its parameters.
+
+    0 for the last layer and what follows it, the number of layers for embeddings and convolutions.
+
+    Raises:
+        SettingsError: if the encoder has no numbered layers.
+    """
+    names = [name for name, _ in base.named_parameters()]
+    numbers = {name: int(found[1]) for name in names if (found := LAYER.match(name))}
+    if not numbers:
+        raise SettingsError(
+            f"optim.layer_decay: an encoder of type {base.config.model_type} has no layers that "
+            "are numbered; expected one like wav2vec2 or BERT, or a layer_decay of 1"
+        )
+    above = ABOVE_LAYERS
+    if getattr(base.config, "do_stable_layer_norm", False):  # otherwise it comes before the layers
+        above = (*above, "encoder.layer_norm.")
+    last = max(numbers.values())
+    return {
+        name: last - numbers[name] if name in numbers else 0 if name.startswith(above) else last + 1
+        for name in names
+    }
+
+
+def _layer_factors(model: ParaCLAPModel, optim: OptimSettings) -> dict[str, float]:
+    """Factors on the learning rates of what is trained of the encoders, by `optim.layer_decay`."""
+    if optim.layer_decay == 1:
+        return {}
+    if not 0 < optim.layer_decay < 1:
+        raise SettingsError(f"optim.layer_decay is {optim.layer_decay}, expected more than 0, to 1")
+    return {
+        f"{branch}_branch.base.{name}": optim.layer_decay**above
+        for branch in ("audio", "text")
+        if branch not in model.frozen
+        for name, above in layers_above(model.get_submodule(f"{branch}_branch.base")).items()
+    }
 
 
 def parameter_groups(
@@ -25,7 +69,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate, matrices with weight decay and vectors without.
 
-    Those of the objective, if it has any, have the rate of the scale.
+    Those of the objective, if it has any, have the rate of the scale. In encoders the rate falls by
+    `optim.layer_decay` with each layer below the last.
     """
     rates = {
         "audio_branch": optim.audio_lr,
@@ -33,11 +78,12 @@ def parameter_groups(
     }
     if optim.text_projection_lr is not None:
         rates["text_projection"] = optim.text_projection_lr
+    factors = _layer_factors(model, optim)
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     learned = [] if objective is None else list(objective.named_parameters())
     for name, parameter in [*model.named_parameters(), *learned]:
         if parameter.requires_grad:
-            rate = rates.get(name.split(".")[0], optim.lr)
+            rate = rates.get(name.split(".")[0], optim.lr) * factors.get(name, 1.0)
             decay = optim.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     return [

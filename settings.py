@@ -116,6 +116,8 @@ class OptimSettings:
         text_lr: of the text encoder.
         text_projection_lr: of the text projection; None = `lr`. After a text stage it should be
             small, like `text_lr`, or captions are merged again before clips can be told apart.
+        layer_decay: factor on `audio_lr` and `text_lr` for each layer below the last of an encoder;
+            what comes before its layers has that of one layer more. 1 = all learn alike.
         weight_decay: of matrices; vectors and the scale have none.
         schedule: "cosine" (to zero) or "constant", both after the warm-up.
         warmup_steps: steps of linear warm-up.
@@ -127,6 +129,7 @@ class OptimSettings:
     audio_lr: float = 1e-5
     text_lr: float = 1e-5
     text_projection_lr: float | None = None
+    layer_decay: float = 1.0
     weight_decay: float = 0.01
     schedule: str = "cosine"
     warmup_steps: int = 100
