@@ -164,6 +164,9 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training clips.
+        thaw: when parts of `model.freeze` begin to learn: part -> share of the steps (below 1), or
+            number of steps (1 and more) that it stays frozen, `"train.thaw={audio: 0.3}"`. Its
+            learning rate is warmed up from there, over `optim.warmup_steps`.
         batch_size: clips per step.
         bucket: whether the clips of a batch are of similar duration, and padded to the longest of
             them instead of `data.crop_seconds`; saves the more, the longer crops may be.
@@ -195,6 +198,7 @@ class TrainSettings:
     """
 
     epochs: int = 10
+    thaw: dict[str, float] = field(default_factory=dict)
     batch_size: int = 32
     bucket: bool = False
     seed: int = 3407

@@ -50,7 +50,13 @@ from frozen import encode_clips
 from functionals import standards
 from models import ParaCLAPModel, build_model, clip_loss, scaled_cosines
 from objectives import OBJECTIVES
-from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, seed_step
+from optimisation import (
+    OPTIMIZERS,
+    learning_rate_factor,
+    parameter_groups,
+    seed_step,
+    thaw_steps,
+)
 from packed import pack_files
 from processes import broadcast, device_named, largest, meet, rank, share, sum_in_place, world_size
 from prototypes import Prototypes
@@ -108,6 +114,7 @@ class Run:
         if self.functionals is not None:
             about = standards(self.functionals.loc[self.train_table.index])
         model, self.processor = build_model(settings.model, texts, about)
+        self.thaws = thaw_steps(train.thaw, model.frozen, self.steps)
         before = model.config.provenance
         model.config.provenance = provenance(settings, len(self.train_table), before)
         self.model: ParaCLAPModel = model.to(self.device)
@@ -125,7 +132,8 @@ class Run:
             prototype_weight=settings.loss.prototypes,
         )
         self.optimizer = OPTIMIZERS[settings.optim.name](
-            parameter_groups(model, settings.optim, self.objective), lr=settings.optim.lr
+            parameter_groups(model, settings.optim, self.objective, self.thaws),
+            lr=settings.optim.lr,
         )
         self.step = 0
         self.best = -1.0
@@ -251,6 +259,24 @@ class Run:
             read=self.gradients.clips is None,
         )
 
+    def thaw(self, step: int | None = None) -> None:
+        """Let those parts learn that do from step number `step` on; None = the next one.
+
+        What was read before may lack what they need, so that batches begin anew after this.
+        """
+        step = self.step if step is None else step
+        due = [part for part, first in self.thaws.items() if first <= step]
+        due = sorted(set(due) & set(self.model.frozen))
+        if due:
+            self.gradients.thaw(due)
+            prepare_encoders(self.model, self.settings.train.checkpoint_activations)
+            tqdm.write(f"step {step + 1}: from here on {' and '.join(due)} will learn")
+
+    @property
+    def stage_end(self) -> int:
+        """Number of steps after which the next part begins to learn, or the run ends."""
+        return min(step for step in (*self.thaws.values(), self.steps) if step > self.step)
+
     def hear_clips(self, requests: StopRequests) -> None:
         """Let a frozen speech encoder hear every clip once, if crops are always the same.
 
@@ -285,7 +311,7 @@ class Run:
         return self.functionals.loc[table.index].to_numpy(np.float32)
 
     def batches(self) -> TrainingBatches:
-        """What is read in the steps that are left."""
+        """What is read in the steps that are left until the next part begins to learn."""
         train = self.settings.train
         rows = len(self.train_table)
         data = self.settings.data
@@ -299,7 +325,8 @@ class Run:
             draws = balanced(labels.to_numpy(str), data.class_temperature, train.seed)
         if train.bucket:
             draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed)
-        return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step, draws)
+        end = self.stage_end if self.step < self.steps else self.steps
+        return TrainingBatches(rows, train.batch_size, end, train.seed, self.step, draws)
 
     @functools.cached_property
     def crop_lengths(self) -> np.ndarray:
@@ -315,7 +342,7 @@ class Run:
         return sorted({self.train_table.index[row][0] for batch in batches for _, row in batch})
 
     def loader(self) -> torch.utils.data.DataLoader:
-        """Batches of the steps that are left."""
+        """The same as batches of tensors."""
         data = self.settings.data
         return torch.utils.data.DataLoader(
             self.dataset(),
@@ -388,7 +415,9 @@ class Run:
         optim = self.settings.optim
         factor = learning_rate_factor(self.step, self.steps, optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+            group["lr"] = group["base_lr"] * learning_rate_factor(
+                self.step, self.steps, optim, group["start"]
+            )
         seed_step(self.settings.train.seed, self.step, rank())
         gradients = self.gradients(batch)
         loss, norm = gradients.loss, gradients.norm

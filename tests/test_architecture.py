@@ -75,7 +75,7 @@ ALLOWED = {
     "frozen": {"datasets", "embeddings", "models"},
     "steps": {"frozen", "models", "objectives", "optimisation", "processes", "prototypes"},
     "prototypes": {"datasets", "models"},
-    "optimisation": {"models", "settings"},
+    "optimisation": {"modeling_paraclap", "models", "settings"},
     "stopping": set(),
     "processes": {"stopping"},
     "objectives": {"models", "processes"},

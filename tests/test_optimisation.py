@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from models import build_model
-from optimisation import layers_above, parameter_groups
+from optimisation import layers_above, learning_rate_factor, parameter_groups, thaw_steps
 from settings import OptimSettings, SettingsError
 
 SPEECH = {name: value for name, value in TINY_AUDIO.items() if name != "model_type"}
@@ -142,3 +142,55 @@ def test_encoder_without_numbered_layers_is_refused_unless_it_is_frozen(settings
         parameter_groups(model, OptimSettings(layer_decay=0.5))
     model.freeze(["text"])
     assert rates_of(model, OptimSettings(layer_decay=0.5))
+
+
+# --- Parts that begin to learn later -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when, step", [(0.3, 3), (0.25, 2), (7, 7), (1.0, 1)])
+def test_part_is_thawed_after_a_share_or_a_number_of_steps(when, step):
+    assert thaw_steps({"audio": when}, ["audio", "text"], 10) == {"audio": step}
+
+
+@pytest.mark.parametrize(
+    "thaw, reason",
+    [
+        ({"text": 0.5}, r"text is not in model\.freeze=\['audio'\]"),
+        ({"audio": 0.0}, "step 0 of 10"),
+        ({"audio": 0.01}, "step 0 of 10"),
+        ({"audio": -1}, "step -10 of 10"),
+        ({"audio": 10}, "step 10 of 10"),
+        ({"audio": 2.5}, r"step 2\.5 of 10"),
+    ],
+)
+def test_thaw_that_never_comes_or_was_always_is_refused(thaw, reason):
+    with pytest.raises(SettingsError, match=reason):
+        thaw_steps(thaw, ["audio"], 10)
+
+
+def test_what_is_thawed_warms_up_from_its_first_step_and_then_follows_the_schedule():
+    optim = OptimSettings(warmup_steps=10, schedule="cosine")
+    at = [learning_rate_factor(step, 110, optim, start=60) for step in range(110)]
+    usual = [learning_rate_factor(step, 110, optim) for step in range(110)]
+    assert at[:60] == [0] * 60 and at[69:] == usual[69:]
+    assert at[60] == pytest.approx(0.05) and at[64] == pytest.approx(usual[64] / 2)
+    sudden = OptimSettings(warmup_steps=0, schedule="constant")
+    assert [learning_rate_factor(step, 9, sudden, start=4) for step in (3, 4)] == [0, 1]
+
+
+def test_groups_hold_what_ever_learns_with_its_first_step(tiny):
+    model, _ = tiny
+    model.freeze(["audio", "audio_convolutions", "text", "text_projection"])
+    thaw = {"audio": 3, "audio_convolutions": 8, "text_projection": 5}
+    starts = {}
+    for group in parameter_groups(model, OptimSettings(layer_decay=0.5), thaw=thaw):
+        starts |= {id(parameter): group["start"] for parameter in group["params"]}
+    parts = {
+        "audio_branch.base.feature_extractor": 8,  # thawed twice, as it was frozen
+        "audio_branch": 3,
+        "text_projection": 5,
+        "text_branch": None,
+    }
+    for name, parameter in model.named_parameters():
+        first = next((step for part, step in parts.items() if name.startswith(part)), 0)
+        assert starts.get(id(parameter)) == first, name
