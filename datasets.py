@@ -352,11 +352,15 @@ class Collate:
     Attributes:
         processor: of the model.
         seconds: pad to this duration [s]; None = to the longest clip of the batch.
+        least: pad to so many samples at least.
     """
 
-    def __init__(self, processor: ProcessorMixin, seconds: float | None = None) -> None:
+    def __init__(
+        self, processor: ProcessorMixin, seconds: float | None = None, least: int = 0
+    ) -> None:
         self.processor = processor
         self.samples = None if seconds is None else round(seconds * SAMPLING_RATE)
+        self.least = least
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return tensors, `row` as a list, and for captioned clips `captions` and `matches`.
@@ -386,11 +390,12 @@ class Collate:
             return {}
         if "functionals" in items[0]:
             return extractor.batch([item["functionals"] for item in items], return_tensors="pt")
+        waveforms = [item["waveform"] for item in items]
+        samples = self.samples
+        if max(samples or 0, *map(len, waveforms)) < self.least:
+            samples = self.least
         return extractor(
-            [item["waveform"] for item in items],
-            sampling_rate=SAMPLING_RATE,
-            samples=self.samples,
-            return_tensors="pt",
+            waveforms, sampling_rate=SAMPLING_RATE, samples=samples, return_tensors="pt"
         )
 
 

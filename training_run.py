@@ -1,5 +1,6 @@
 """One training run: what it reads, what it changes, and what it leaves in its folder."""
 
+import bisect
 import dataclasses
 import functools
 import hashlib
@@ -76,6 +77,7 @@ DUMP = "nonfinite.json"
 PREFETCH = 2  # batches that each worker reads ahead
 PARTS = ("audio_branch", "text_branch", "audio_projection", "text_projection")
 SHOWN_CAPTIONS = 16
+LONGEST_MASK = 2**24  # samples, a quarter of an hour
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:
@@ -349,7 +351,11 @@ class Run:
             batch_sampler=self.batches(),
             num_workers=data.workers,
             collate_fn=Collate(
-                self.processor, None if self.settings.train.bucket else data.crop_seconds
+                self.processor,
+                None if self.settings.train.bucket else data.crop_seconds,
+                0
+                if "audio" in self.model.frozen
+                else shortest_masked(self.model.audio_branch.base),
             ),
             pin_memory=self.device.type == "cuda",
             timeout=data.timeout if data.workers else 0,
@@ -543,6 +549,22 @@ class Run:
             save_checkpoint(self.output / "checkpoints", self.step, self.state(), keep)
         meet()
         self.saved, self.saved_at = self.step, time.monotonic()
+
+
+def shortest_masked(encoder: transformers.PreTrainedModel) -> int:
+    """Samples of the shortest batch that SpecAugment can mask frames of; 0 if it masks none.
+
+    Encoders of transformers refuse a batch whose clips, padding included, are shorter than
+    `mask_time_length` frames.
+    """
+    config = encoder.config
+    if not (getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0):
+        return 0
+
+    def frames(samples: int) -> int:
+        return int(encoder._get_feat_extract_output_lengths(torch.tensor([samples])))
+
+    return bisect.bisect_left(range(LONGEST_MASK), config.mask_time_length, key=frames)
 
 
 def _finite(value: float) -> float | None:

@@ -49,7 +49,9 @@ from experiments.ideas import (
     SENTENCES,
     TOWER,
     UNUSED_WORDS,
+    WAVES,
     Corpus,
+    Recipe,
     same_class,
     speakers_of,
 )
@@ -128,7 +130,7 @@ def settings_of(idea: str, seed: int, tables: Tables, work: Path) -> Settings:
         [
             *IDEAS[idea].arguments(),
             f"data.root={tables.root}",
-            f"data.features={tables.features}",
+            *([f"data.features={tables.features}"] if IDEAS[idea].tower == TOWER else []),
             f"data.captions={tables.captions}",
             f"train.seed={seed}",
             "train.resume=never",
@@ -196,8 +198,10 @@ def answers_of(settings: Settings, rows: pd.DataFrame, tables: Tables, part: str
     model, reader = load_model(settings.output)
     queries = queries_of(settings, rows, part)
     truth = scored_classes(rows, "emotion")
-    measured = tables.functionals.loc[rows.index, model.config.audio_config.names]
-    clips = FunctionalClips(rows, tables.root, measured.to_numpy(np.float32))
+    clips = None
+    if model.audio_branch.reads_functionals:
+        measured = tables.functionals.loc[rows.index, model.config.audio_config.names]
+        clips = FunctionalClips(rows, tables.root, measured.to_numpy(np.float32))
     answers = answer(model, reader, rows, tables.root, queries, clips)
     answers.insert(0, "truth", truth)
     return answers
@@ -207,7 +211,7 @@ def run_idea(idea: str, seed: int, own: Tables, other: Tables, options: argparse
     """Train, unless the run is there, and append a row for each part that has none."""
     settings = settings_of(idea, seed, own, options.work)
     about = {
-        "tower": TOWER,
+        "tower": IDEAS[idea].tower,
         "direction": f"{own.name} -> {other.name}",
         "idea": idea,
         "seed": seed,
@@ -294,6 +298,13 @@ def stamp() -> dict[str, str]:
     return {"commit": commit(), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
 
 
+def reference_of(recipe: Recipe) -> str:
+    """What a recipe is compared with: it has the same towers."""
+    if recipe.tower != TOWER:
+        return WAVES
+    return PRETRAINED if recipe.config == SENTENCES else PUBLISHED
+
+
 def write_page(options: argparse.Namespace, prepared: Mapping[str, Tables]) -> None:
     """Write RESULTS.md from the CSV; rows of recipes that have changed are left out."""
     rows = table.read(options.csv)
@@ -316,7 +327,7 @@ def write_page(options: argparse.Namespace, prepared: Mapping[str, Tables]) -> N
         tower=TOWER,
     )
     notes = Path(__file__).parent / "NOTES.md"
-    references = {i: PRETRAINED if r.config == SENTENCES else PUBLISHED for i, r in IDEAS.items()}
+    references = {i: reference_of(recipe) for i, recipe in IDEAS.items()}
     text = table.page(rows, references | dict.fromkeys(baselines.BASELINES, PUBLISHED), head)
     (options.output / "RESULTS.md").write_text(text + (notes.read_text() if notes.exists() else ""))
 

@@ -10,7 +10,9 @@ FOLDER = Path(__file__).parent
 CHOSEN_CONFIG = FOLDER.parent / "configs" / "egemaps.yaml"
 BASE_CONFIG = FOLDER / "egemaps.yaml"
 SENTENCES = FOLDER / "sentences.yaml"
+EARS = FOLDER / "ears.yaml"
 TOWER = "egemaps"
+WAVEFORMS = "wav2vec2"
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,28 @@ class Recipe:
         overrides: `key=value` arguments of train.py.
         config: the file that they go over.
         on_request: whether it is run only if it is named, as it needs more than the corpora.
+        tower: "egemaps" reads functionals, others read waveforms.
     """
 
     overrides: Sequence[str] = field(default=())
     config: Path = BASE_CONFIG
     on_request: bool = False
+    tower: str = TOWER
 
     def arguments(self) -> list[str]:
         """As `settings.read_settings` takes them."""
         return [str(self.config), *self.overrides]
 
 
+def heard(*overrides: str) -> Recipe:
+    """A recipe of a tower that reads waveforms; it takes minutes a run."""
+    return Recipe(overrides, EARS, on_request=True, tower=WAVEFORMS)
+
+
 PUBLISHED = "published recipe"
 PRETRAINED = "published recipe, sentence encoder"
 CHOSEN = "both, without level, limit 2"
+WAVES = "waveforms"
 
 NO_LEVEL = "model.audio.config.left_out=[loudness,equivalentSoundLevel,spectralFlux]"
 NEAR = "model.audio.config.limit=2.0"
@@ -118,6 +128,13 @@ IDEAS: Mapping[str, Recipe] = {
     ),
     "chosen, acoustics in half of the captions": Recipe(
         (PROTOTYPES, TOLD, NO_LEVEL, NEAR, ACOUSTICS)
+    ),
+    WAVES: heard(),
+    "waveforms, SpecAugment": heard(
+        "model.audio.config.mask_time_prob=0.1",
+        "model.audio.config.mask_time_length=4",
+        "model.audio.config.mask_feature_prob=0.1",
+        "model.audio.config.mask_feature_length=16",
     ),
 }
 
