@@ -18,6 +18,7 @@ import torch.utils.data
 from transformers import ProcessorMixin
 
 from audio import SAMPLING_RATE, Files, Recordings, segment_limits
+from augmentation import Augmenter, AugmentSettings, Drawn, labels_of
 from caption_tables import Lists
 
 EMOTION = "emotion"  # the descriptor that every caption tells unless settings say otherwise
@@ -181,6 +182,29 @@ class ClipPhrases(Sequence):
         return group_phrases(*(column[row] for column in self.columns))
 
 
+LENGTHS_APART = 0xC12  # so that captions and places of crops are those of a run without
+
+
+class CropLengths:
+    """Longest crop of each draw [s], from the seed, the epoch and the row alone.
+
+    Attributes:
+        least: shortest of them; None = all are `most`.
+        most: longest of them.
+        seed: of the run.
+    """
+
+    def __init__(self, least: float | None, most: float, seed: int) -> None:
+        self.least, self.most, self.seed = least, most, seed
+
+    def __call__(self, draw: Sequence[int]) -> float:
+        """Length for a draw (epoch, row)."""
+        if self.least is None:
+            return self.most
+        rng = np.random.default_rng([self.seed, LENGTHS_APART, *draw])
+        return float(rng.uniform(self.least, self.most))
+
+
 class CaptionDataset(torch.utils.data.Dataset):
     """Random crops of clips, each with a caption that holds for it.
 
@@ -196,6 +220,9 @@ class CaptionDataset(torch.utils.data.Dataset):
         functionals: of whole clips, (rows, F), which are served instead of crops; None = crops.
         crop: where crops lie, a name of `CROPS`.
         read: whether items hold waveforms; without them no audio file is opened.
+        augment: how crops are changed; None = not at all.
+        crop_seconds_min: crops are of a length between this and `crop_seconds` [s]; None = all of
+            `crop_seconds`.
     """
 
     def __init__(
@@ -210,6 +237,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         functionals: np.ndarray | None = None,
         crop: str = "random",
         read: bool = True,
+        augment: AugmentSettings | None = None,
+        crop_seconds_min: float | None = None,
     ) -> None:
         missing = [column for column in PHRASE_COLUMNS if column not in table]
         if missing:
@@ -227,6 +256,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.functionals = functionals
         self.crop = crop
         self.read = read
+        self.lengths = CropLengths(crop_seconds_min, crop_seconds, seed)
+        self.augmenter = Augmenter(augment or AugmentSettings(), labels_of(table.columns), seed)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -257,14 +288,20 @@ class CaptionDataset(torch.utils.data.Dataset):
 
     def unread(self, draw: tuple[int, int]) -> dict[str, Any]:
         """Return the item of a draw that another process reads."""
-        _, caption = self._drawn(draw)
-        row = draw[1]
-        return {"row": row, "caption": caption, "phrases": self.phrases[row], "own": False}
+        return self._drawn(draw)[0] | {"own": False}
 
-    def _drawn(self, draw: tuple[int, int]) -> tuple[np.random.Generator, Caption]:
-        """Caption of a draw, and the generator that goes on to draw the crop."""
+    def _drawn(self, draw: tuple[int, int]) -> tuple[dict[str, Any], np.random.Generator, Drawn]:
+        """Item of a draw without audio, the generator that goes on to draw the crop, its changes.
+
+        Of what the changes unsettle, no phrase is known to hold.
+        """
+        row = draw[1]
+        phrases = self.phrases[row]
         rng = np.random.default_rng([self.seed, *draw])
-        return rng, draw_caption(self.phrases[draw[1]], self.settings, rng)
+        caption = draw_caption(phrases, self.settings, rng)
+        drawn = self.augmenter.draw(draw, [name for name, _ in caption.claims])
+        known = {name: texts for name, texts in phrases.items() if not drawn.unsettles(name)}
+        return {"row": row, "caption": caption, "phrases": known}, rng, drawn
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         """Read row `draw[1]` as it is drawn in epoch `draw[0]`.
@@ -274,21 +311,40 @@ class CaptionDataset(torch.utils.data.Dataset):
             `functionals` (F,), unless nothing is read.
         """
         _, row = draw
-        rng, caption = self._drawn(draw)
-        item = {"row": row, "caption": caption, "phrases": self.phrases[row]}
+        item, rng, drawn = self._drawn(draw)
         if not self.read:
             return item
         if self.functionals is not None:
             return item | {"functionals": self.functionals[row]}
-        return item | {"waveform": self.waveform(row, rng)}
+        return item | {"waveform": self.waveform(row, rng, drawn, self.lengths(draw))}
 
-    def waveform(self, row: int, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Read the crop (T,) of a row; `rng` draws where it lies, unless it is always the same."""
+    def waveform(
+        self,
+        row: int,
+        rng: np.random.Generator | None = None,
+        drawn: Drawn | None = None,
+        seconds: float | None = None,
+    ) -> np.ndarray:
+        """Read the crop (T,) of a row.
+
+        Args:
+            row: of the table.
+            rng: draws where the crop lies, unless it is always the same.
+            drawn: changes of it; faster ones are of a longer crop.
+            seconds: longest crop [s]; None = `crop_seconds`.
+        """
         file, start, end = self.clips[row]
-        samples = round(self.crop_seconds * SAMPLING_RATE)
+        seconds = self.crop_seconds if seconds is None else seconds
+        samples = round(seconds * SAMPLING_RATE)
         place = CROPS[self.crop](rng)
-        waveform = self.recordings.crop(file, start, end, self.crop_seconds, place)[:samples]
-        return np.resize(waveform, samples) if self.repeat_short else waveform
+        if drawn is not None and drawn.values:
+            longer = self.recordings.crop(file, start, end, seconds * drawn.speed, place)
+            waveform = drawn.apply(longer)[:samples]
+        else:
+            waveform = self.recordings.crop(file, start, end, seconds, place)[:samples]
+        if not self.repeat_short:
+            return waveform
+        return np.resize(waveform, round(self.crop_seconds * SAMPLING_RATE))
 
 
 def _recordings(source: str | Path | Recordings) -> Recordings:
@@ -497,7 +553,13 @@ BUCKET_BATCHES = 32
 """Batches whose clips are sorted by duration together; more would mix epochs less."""
 
 
-def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> Draws:
+def bucketed(
+    draws: Draws,
+    seconds: np.ndarray,
+    batch_size: int,
+    seed: int,
+    lengths: CropLengths | None = None,
+) -> Draws:
     """Reorder draws so that the clips of a batch are of similar duration.
 
     Args:
@@ -505,7 +567,13 @@ def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> D
         seconds: duration of each row [s].
         batch_size: clips per batch.
         seed: of the run.
+        lengths: longest crop of each draw; None = crops are as long as the rows.
     """
+
+    def durations(part: np.ndarray) -> np.ndarray:
+        if lengths is None or lengths.least is None:
+            return seconds[part[:, 1]]
+        return np.minimum(seconds[part[:, 1]], [lengths(draw) for draw in part.tolist()])
 
     def reordered(epoch: int) -> np.ndarray:
         drawn = draws(epoch)
@@ -514,7 +582,7 @@ def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> D
         parts = []
         for first in range(0, last, batch_size * BUCKET_BATCHES):
             part = drawn[first : min(first + batch_size * BUCKET_BATCHES, last)]
-            part = part[np.argsort(seconds[part[:, 1]], kind="stable")]
+            part = part[np.argsort(durations(part), kind="stable")]
             batches = part.reshape(-1, batch_size, 2)
             parts.append(batches[rng.permutation(len(batches))].reshape(-1, 2))
         return np.concatenate([*parts, drawn[last:]])

@@ -23,6 +23,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from augmentation import AugmentSettings
 from datasets import CaptionSettings
 from models import ModelSettings
 from tracking import LOGGERS
@@ -62,6 +63,9 @@ class DataSettings:
         packed: folder of a pack, see packed.py: the corpus as 16 kHz samples in memory-mapped
             files, made before the first step and used again by later runs; None reads the files.
         crop_seconds: longest training crop [s].
+        crop_seconds_min: if given, each crop has a length of its own, drawn between this [s] and
+            `crop_seconds`; with `train.bucket` shorter crops also take less time.
+        augment: changes of the crops, with "random" crops alone.
         crop: "random", or "centre": the same in every epoch. A frozen speech encoder then hears
             each clip once, before the first step.
         embeddings: folder where what it says of the clips is kept for other runs; null = nowhere.
@@ -81,6 +85,8 @@ class DataSettings:
     validation_speakers: int = 2
     packed: str | None = None
     crop_seconds: float = 5.0
+    crop_seconds_min: float | None = None
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     crop: str = "random"
     embeddings: str | None = None
     workers: int = 0

@@ -38,6 +38,7 @@ from datasets import (
     CaptionDataset,
     ClipPhrases,
     Collate,
+    CropLengths,
     FunctionalClips,
     TrainingBatches,
     balanced,
@@ -259,6 +260,8 @@ class Run:
             functionals=self._functionals_of(self.train_table),
             crop=self.settings.data.crop,
             read=self.gradients.clips is None,
+            augment=self.settings.data.augment,
+            crop_seconds_min=self.settings.data.crop_seconds_min,
         )
 
     def thaw(self, step: int | None = None) -> None:
@@ -326,7 +329,8 @@ class Run:
             labels = self.train_table[train.target].astype("str").fillna("")
             draws = balanced(labels.to_numpy(str), data.class_temperature, train.seed)
         if train.bucket:
-            draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed)
+            lengths = CropLengths(data.crop_seconds_min, data.crop_seconds, train.seed)
+            draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed, lengths)
         end = self.stage_end if self.step < self.steps else self.steps
         return TrainingBatches(rows, train.batch_size, end, train.seed, self.step, draws)
 

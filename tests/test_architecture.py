@@ -17,6 +17,7 @@ REPOSITORY = Path(train.__file__).resolve().parent
 ROOMS = {path.stem: path for path in REPOSITORY.glob("*.py")}
 ALLOWED = {
     "audio": set(),
+    "augmentation": set(),
     "readers": set(),
     "caption_tables": set(),
     "catalogue": {"readers"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "parts": {"extraction", "isolation"},
     "features": {"audio", "corpora", "extraction", "isolation", "parts", "smile"},
     "packed": {"audio"},
-    "datasets": {"audio", "caption_tables", "corpora"},
+    "datasets": {"audio", "augmentation", "caption_tables", "corpora"},
     "scoring": set(),
     "probing": {"scoring"},
     "reports": set(),
@@ -71,7 +72,7 @@ ALLOWED = {
         "scoring",
     },
     "label_captions": {"corpora"},
-    "settings": {"datasets", "models", "tracking"},
+    "settings": {"augmentation", "datasets", "models", "tracking"},
     "frozen": {"datasets", "embeddings", "models"},
     "steps": {"frozen", "models", "objectives", "optimisation", "processes", "prototypes"},
     "prototypes": {"datasets", "models"},
@@ -81,6 +82,7 @@ ALLOWED = {
     "objectives": {"models", "processes"},
     "tracking": set(),
     "training_tables": {
+        "augmentation",
         "caption_tables",
         "datasets",
         "functionals",
@@ -135,6 +137,7 @@ ALLOWED = {
 }
 MEASURING = [
     "audio",
+    "augmentation",
     "caption_tables",
     "corpora",
     "descriptions",

@@ -16,6 +16,7 @@ from test_stopping import ENVIRONMENT, REPOSITORY, same_runs, wait_for_step
 import processes
 import train
 import training_run
+from augmentation import TRANSFORMS
 from checkpoints import list_checkpoints, load_newest
 from settings import read_settings
 from stopping import REQUEUE
@@ -97,7 +98,10 @@ def test_loss_and_gradients_of_the_model_are_those_of_one_process(together, conf
 THAWED = ["model.freeze=[audio,text]", "train.thaw={audio: 4, text: 5}", "data.crop=centre"]
 
 
-@pytest.mark.parametrize("choices", [[], THAWED], ids=["all learn", "thawed"])
+AUGMENTED = [f"data.augment.{name}=0.5" for name in TRANSFORMS] + ["data.crop_seconds_min=0.2"]
+
+
+@pytest.mark.parametrize("choices", [[], THAWED, AUGMENTED], ids=["all", "thawed", "augmented"])
 def test_order_and_validation_are_those_of_one_process(together, config, tmp_path, choices):
     seen = {}
     for world in (1, 3):
