@@ -136,6 +136,13 @@ IDEAS: Mapping[str, Recipe] = {
         "model.audio.config.mask_feature_prob=0.1",
         "model.audio.config.mask_feature_length=16",
     ),
+    "waveforms, augmented": heard(
+        "data.augment.speed=0.3",
+        "data.augment.reverb=0.3",
+        "data.augment.noise=0.3",
+        "data.augment.gain=0.3",
+    ),
+    "waveforms, crops of 1 to 2.5 s": heard("data.crop_seconds_min=1.0"),
 }
 
 
