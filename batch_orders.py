@@ -170,7 +170,7 @@ BUCKET_BATCHES = 32
 
 def bucketed(
     draws: Draws,
-    seconds: np.ndarray,
+    seconds: Callable[[np.ndarray], np.ndarray],
     batch_size: int,
     seed: int,
     groups: np.ndarray | None = None,
@@ -179,7 +179,7 @@ def bucketed(
 
     Args:
         draws: what to reorder; every epoch keeps the draws that it has.
-        seconds: duration of each row [s].
+        seconds: durations of crops [s] by their draws (n, 2).
         batch_size: clips per batch.
         seed: of the run.
         groups: of the rows, if `draws` are `kept_apart` and shall be so afterwards.
@@ -192,7 +192,7 @@ def bucketed(
         parts = []
         for first in range(0, last, batch_size * BUCKET_BATCHES):
             part = drawn[first : min(first + batch_size * BUCKET_BATCHES, last)]
-            part = part[np.argsort(seconds[part[:, 1]], kind="stable")]
+            part = part[np.argsort(seconds(part), kind="stable")]
             if groups is not None:
                 part = part[_filled(groups[part[:, 1]], batch_size)]
             batches = part.reshape(-1, batch_size, 2)

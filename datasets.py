@@ -18,6 +18,7 @@ import torch.utils.data
 from transformers import ProcessorMixin
 
 from audio import SAMPLING_RATE, Files, Recordings, segment_limits
+from augmentation import Augmenter, AugmentSettings, Drawn, labels_of
 from caption_tables import Lists
 
 EMOTION = "emotion"  # the descriptor that every caption tells unless settings say otherwise
@@ -207,6 +208,33 @@ class ClipPhrases(Sequence):
         return group_phrases(*(column[row] for column in self.columns))
 
 
+LENGTHS_APART = 0xC12  # so that captions and places of crops are those of a run without
+
+
+class CropLengths:
+    """Longest crop of each draw [s], from the seed, the epoch and the row alone.
+
+    Attributes:
+        least: shortest of them; None = all are `most`.
+        most: longest of them.
+        seed: of the run.
+    """
+
+    def __init__(self, least: float | None, most: float, seed: int) -> None:
+        self.least, self.most, self.seed = least, most, seed
+
+    def __call__(self, draw: Sequence[int]) -> float:
+        """Length for a draw (epoch, row)."""
+        if self.least is None:
+            return self.most
+        rng = np.random.default_rng([self.seed, LENGTHS_APART, *draw])
+        return float(rng.uniform(self.least, self.most))
+
+    def limit(self, seconds: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        """Durations of the crops of draws (n, 2), of clips of `seconds` each."""
+        return np.minimum(seconds[drawn[:, 1]], [self(draw) for draw in drawn.tolist()])
+
+
 class CaptionDataset(torch.utils.data.Dataset):
     """Random crops of clips, each with a caption that holds for it.
 
@@ -223,6 +251,9 @@ class CaptionDataset(torch.utils.data.Dataset):
         crop: where crops lie, a name of `CROPS`.
         read: whether items hold waveforms; without them no audio file is opened.
         words: that stand in for phrases in a share `settings.bare` of the captions.
+        augment: how crops are changed; None = not at all.
+        crop_seconds_min: crops are of a length between this and `crop_seconds` [s]; None = all of
+            `crop_seconds`.
     """
 
     def __init__(
@@ -238,6 +269,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         crop: str = "random",
         read: bool = True,
         words: Words | None = None,
+        augment: AugmentSettings | None = None,
+        crop_seconds_min: float | None = None,
     ) -> None:
         missing = [column for column in PHRASE_COLUMNS if column not in table]
         if missing:
@@ -256,6 +289,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.crop = crop
         self.read = read
         self.words = words
+        self.lengths = CropLengths(crop_seconds_min, crop_seconds, seed)
+        self.augmenter = Augmenter(augment or AugmentSettings(), labels_of(table.columns), seed)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -286,14 +321,20 @@ class CaptionDataset(torch.utils.data.Dataset):
 
     def unread(self, draw: tuple[int, int]) -> dict[str, Any]:
         """Return the item of a draw that another process reads."""
-        _, caption = self._drawn(draw)
-        row = draw[1]
-        return {"row": row, "caption": caption, "phrases": self.phrases[row], "own": False}
+        return self._drawn(draw)[0] | {"own": False}
 
-    def _drawn(self, draw: tuple[int, int]) -> tuple[np.random.Generator, Caption]:
-        """Caption of a draw, and the generator that goes on to draw the crop."""
+    def _drawn(self, draw: tuple[int, int]) -> tuple[dict[str, Any], np.random.Generator, Drawn]:
+        """Item of a draw without audio, the generator that goes on to draw the crop, its changes.
+
+        Of what the changes unsettle, no phrase is known to hold.
+        """
+        row = draw[1]
+        phrases = self.phrases[row]
         rng = np.random.default_rng([self.seed, *draw])
-        return rng, self._caption(draw[1], rng)
+        caption = self._caption(row, rng)
+        drawn = self.augmenter.draw(draw, [name for name, _ in caption.claims])
+        known = {name: texts for name, texts in phrases.items() if not drawn.unsettles(name)}
+        return {"row": row, "caption": caption, "phrases": known}, rng, drawn
 
     def _caption(self, row: int, rng: np.random.Generator) -> Caption:
         return draw_caption(self.phrases[row], self.settings, rng, self.words)
@@ -306,21 +347,40 @@ class CaptionDataset(torch.utils.data.Dataset):
             `functionals` (F,), unless nothing is read.
         """
         _, row = draw
-        rng, caption = self._drawn(draw)
-        item = {"row": row, "caption": caption, "phrases": self.phrases[row]}
+        item, rng, drawn = self._drawn(draw)
         if not self.read:
             return item
         if self.functionals is not None:
             return item | {"functionals": self.functionals[row]}
-        return item | {"waveform": self.waveform(row, rng)}
+        return item | {"waveform": self.waveform(row, rng, drawn, self.lengths(draw))}
 
-    def waveform(self, row: int, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Read the crop (T,) of a row; `rng` draws where it lies, unless it is always the same."""
+    def waveform(
+        self,
+        row: int,
+        rng: np.random.Generator | None = None,
+        drawn: Drawn | None = None,
+        seconds: float | None = None,
+    ) -> np.ndarray:
+        """Read the crop (T,) of a row.
+
+        Args:
+            row: of the table.
+            rng: draws where the crop lies, unless it is always the same.
+            drawn: changes of it; faster ones are of a longer crop.
+            seconds: longest crop [s]; None = `crop_seconds`.
+        """
         file, start, end = self.clips[row]
-        samples = round(self.crop_seconds * SAMPLING_RATE)
+        seconds = self.crop_seconds if seconds is None else seconds
+        samples = round(seconds * SAMPLING_RATE)
         place = CROPS[self.crop](rng)
-        waveform = self.recordings.crop(file, start, end, self.crop_seconds, place)[:samples]
-        return np.resize(waveform, samples) if self.repeat_short else waveform
+        if drawn is not None and drawn.values:
+            longer = self.recordings.crop(file, start, end, seconds * drawn.speed, place)
+            waveform = drawn.apply(longer)[:samples]
+        else:
+            waveform = self.recordings.crop(file, start, end, seconds, place)[:samples]
+        if not self.repeat_short:
+            return waveform
+        return np.resize(waveform, round(self.crop_seconds * SAMPLING_RATE))
 
 
 def _recordings(source: str | Path | Recordings) -> Recordings:
@@ -384,11 +444,15 @@ class Collate:
     Attributes:
         processor: of the model.
         seconds: pad to this duration [s]; None = to the longest clip of the batch.
+        least: pad to so many samples at least.
     """
 
-    def __init__(self, processor: ProcessorMixin, seconds: float | None = None) -> None:
+    def __init__(
+        self, processor: ProcessorMixin, seconds: float | None = None, least: int = 0
+    ) -> None:
         self.processor = processor
         self.samples = None if seconds is None else round(seconds * SAMPLING_RATE)
+        self.least = least
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return tensors, `row` as a list, and for captioned clips `captions` and `matches`.
@@ -418,11 +482,12 @@ class Collate:
             return {}
         if "functionals" in items[0]:
             return extractor.batch([item["functionals"] for item in items], return_tensors="pt")
+        waveforms = [item["waveform"] for item in items]
+        samples = self.samples
+        if max(samples or 0, *map(len, waveforms)) < self.least:
+            samples = self.least
         return extractor(
-            [item["waveform"] for item in items],
-            sampling_rate=SAMPLING_RATE,
-            samples=self.samples,
-            return_tensors="pt",
+            waveforms, sampling_rate=SAMPLING_RATE, samples=samples, return_tensors="pt"
         )
 
 

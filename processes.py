@@ -311,12 +311,21 @@ class GradientSum:
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.buckets = _in_buckets(parameters)
         self._bucket_of = {p: number for number, bucket in enumerate(self.buckets) for p in bucket}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._missing: list[set[nn.Parameter]] = []
         self._sent: list[tuple[torch.Tensor, Any]] = []
         self._is_expecting = False
         if world_size() > 1:
-            for parameter in self._bucket_of:
+            self._hooks = [
                 parameter.register_post_accumulate_grad_hook(self._arrived)
+                for parameter in self._bucket_of
+            ]
+
+    def retire(self) -> None:
+        """Let go of the parameters, for another one that sums them from now on."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def expect(self) -> None:
         """From here on a gradient that arrives is complete."""

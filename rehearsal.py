@@ -45,6 +45,7 @@ def dry_run(settings: Settings) -> None:
 def _rehearse(run: Run) -> None:
     """Do everything once, and tell what it takes."""
     train, started = run.settings.train, run.step
+    run.thaw(run.steps)  # when all learn that ever do, a step takes most
     batch = next(iter(run.loader()))
     dataset, draws, workers = run.dataset(), next(iter(run.batches())), run.settings.data.workers
     reading = _seconds(lambda: [dataset[draw] for draw in draws])

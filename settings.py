@@ -23,6 +23,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from augmentation import AugmentSettings
 from datasets import CaptionSettings
 from models import ModelSettings
 from tracking import LOGGERS
@@ -67,6 +68,9 @@ class DataSettings:
         packed: folder of a pack, see packed.py: the corpus as 16 kHz samples in memory-mapped
             files, made before the first step and used again by later runs; None reads the files.
         crop_seconds: longest training crop [s].
+        crop_seconds_min: if given, each crop has a length of its own, drawn between this [s] and
+            `crop_seconds`; with `train.bucket` shorter crops also take less time.
+        augment: changes of the crops, with "random" crops alone.
         crop: "random", or "centre": the same in every epoch. A frozen speech encoder then hears
             each clip once, before the first step.
         embeddings: folder where what it says of the clips is kept for other runs; null = nowhere.
@@ -87,6 +91,8 @@ class DataSettings:
     validation_speakers: int = 2
     packed: str | None = None
     crop_seconds: float = 5.0
+    crop_seconds_min: float | None = None
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     crop: str = "random"
     embeddings: str | None = None
     workers: int = 0
@@ -133,6 +139,8 @@ class OptimSettings:
         text_lr: of the text encoder.
         text_projection_lr: of the text projection; None = `lr`. After a text stage it should be
             small, like `text_lr`, or captions are merged again before clips can be told apart.
+        layer_decay: factor on `audio_lr` and `text_lr` for each layer below the last of an encoder;
+            what comes before its layers has that of one layer more. 1 = all learn alike.
         weight_decay: of matrices; vectors and the scale have none.
         schedule: "cosine" (to zero) or "constant", both after the warm-up.
         warmup_steps: steps of linear warm-up.
@@ -144,6 +152,7 @@ class OptimSettings:
     audio_lr: float = 1e-5
     text_lr: float = 1e-5
     text_projection_lr: float | None = None
+    layer_decay: float = 1.0
     weight_decay: float = 0.01
     schedule: str = "cosine"
     warmup_steps: int = 100
@@ -178,6 +187,9 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training clips.
+        thaw: when parts of `model.freeze` begin to learn: part -> share of the steps (below 1), or
+            number of steps (1 and more) that it stays frozen, `"train.thaw={audio: 0.3}"`. Its
+            learning rate is warmed up from there, over `optim.warmup_steps`.
         batch_size: clips per step.
         bucket: whether the clips of a batch are of similar duration, and padded to the longest of
             them instead of `data.crop_seconds`; saves the more, the longer crops may be.
@@ -209,6 +221,7 @@ class TrainSettings:
     """
 
     epochs: int = 10
+    thaw: dict[str, float] = field(default_factory=dict)
     batch_size: int = 32
     bucket: bool = False
     seed: int = 3407

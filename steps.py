@@ -20,7 +20,7 @@ tokens, H hidden size of a tower, D embedding.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from optimisation import drawing_from, random_state
 from processes import GradientSum, sum_in_place
 from prototypes import Prototypes
 
+BRANCHES = ("audio", "text")
 MIB = 2**20
 Batch = Mapping[str, Any]
 """What `datasets.Collate` returns: input_values and padding_mask (b, T), input_ids and
@@ -60,7 +61,7 @@ class TrainingStep:
     """Gradients of an objective, one batch after the other.
 
     Attributes:
-        model: in training mode, on its device; what is frozen may not change any more.
+        model: in training mode, on its device; what is frozen changes by `thaw` alone.
         objective: of objectives.py: (audio (b, D), text (b, D), logit_scale, matches) -> scalar.
         positives: "matching" or "own", see `settings.LossSettings`.
         bfloat16: whether encoders and projections run under autocast.
@@ -99,7 +100,7 @@ class TrainingStep:
         self.clips: torch.Tensor | None = None
         self.frozen = {
             branch: FrozenEncoder(model, branch, bfloat16)
-            for branch in ("audio", "text")
+            for branch in BRANCHES
             if branch in model.frozen
         }
         self.captions = (
@@ -112,6 +113,20 @@ class TrainingStep:
             parameter.grad = None
         loss, distinct = self.backward(batch)
         return Gradients(loss, self.clip(), distinct)
+
+    def thaw(self, parts: Collection[str]) -> None:
+        """Let parts of the model learn from now on, and forget what they said while frozen."""
+        still = [part for part in self.model.frozen if part not in parts]
+        self.model.thaw()
+        self.model.freeze(still)
+        for branch in set(BRANCHES) - set(still):
+            self.frozen.pop(branch, None)
+        if "audio" not in still:
+            self.clips = None
+        if "text" not in still:
+            self.captions = None
+        self.sums.retire()
+        self.sums = GradientSum(self.parameters())
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of model and objective, frozen ones included."""
@@ -236,7 +251,7 @@ def prepare_encoders(
             the backward pass.
         compiled: translate their transformers by torch.compile, on first use.
     """
-    for branch in ("audio", "text"):
+    for branch in BRANCHES:
         base = model.get_submodule(f"{branch}_branch.base")
         if checkpoint_activations and branch not in model.frozen:
             base.activation_checkpointing_enable({"use_reentrant": False})

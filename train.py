@@ -129,6 +129,7 @@ def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]
         run.text_stage(requests)
     broadcast_in_place(parameter.detach() for parameter in run.gradients.parameters())
     run.model.train()
+    run.thaw()
     run.hear_clips(requests)
     bar = tqdm(
         total=run.steps * size,
@@ -165,9 +166,13 @@ def _batches(run: Run, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
         except RuntimeError as error:
             raise RuntimeError(f"{error}; being read: {run.files_in_flight()}") from error
         _save_or_stop(run, requests)
-        if batch is None:
+        if batch is not None:
+            yield batch
+        elif run.step < run.steps:
+            run.thaw()
+            loader = iter(run.loader())
+        else:
             return
-        yield batch
 
 
 def _validate_and_keep(run: Run, log: Log | None) -> None:

@@ -1,5 +1,6 @@
 """One training run: what it reads, what it changes, and what it leaves in its folder."""
 
+import bisect
 import dataclasses
 import functools
 import hashlib
@@ -39,6 +40,7 @@ from datasets import (
     CaptionDataset,
     ClipPhrases,
     Collate,
+    CropLengths,
     FunctionalClips,
     clip_seconds,
     equal_captions,
@@ -48,7 +50,13 @@ from frozen import encode_clips
 from functionals import standards
 from models import ParaCLAPModel, build_model, clip_loss, scaled_cosines
 from objectives import OBJECTIVES
-from optimisation import OPTIMIZERS, learning_rate_factor, parameter_groups, seed_step
+from optimisation import (
+    OPTIMIZERS,
+    learning_rate_factor,
+    parameter_groups,
+    seed_step,
+    thaw_steps,
+)
 from packed import pack_files
 from processes import broadcast, device_named, largest, meet, rank, share, sum_in_place, world_size
 from prototypes import Prototypes
@@ -69,6 +77,7 @@ DUMP = "nonfinite.json"
 PREFETCH = 2  # batches that each worker reads ahead
 PARTS = ("audio_branch", "text_branch", "audio_projection", "text_projection")
 SHOWN_CAPTIONS = 16
+LONGEST_MASK = 2**24  # samples, a quarter of an hour
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:
@@ -116,6 +125,7 @@ class Run:
         if self.functionals is not None:
             about = standards(self.functionals.loc[self.train_table.index])
         model, self.processor = build_model(settings.model, texts, about)
+        self.thaws = thaw_steps(train.thaw, model.frozen, self.steps)
         before = model.config.provenance
         model.config.provenance = provenance(settings, len(self.train_table), before)
         self.model: ParaCLAPModel = model.to(self.device)
@@ -133,7 +143,8 @@ class Run:
             prototype_weight=settings.loss.prototypes,
         )
         self.optimizer = OPTIMIZERS[settings.optim.name](
-            parameter_groups(model, settings.optim, self.objective), lr=settings.optim.lr
+            parameter_groups(model, settings.optim, self.objective, self.thaws),
+            lr=settings.optim.lr,
         )
         self.step = 0
         self.best = -1.0
@@ -258,7 +269,27 @@ class Run:
             crop=self.settings.data.crop,
             read=self.gradients.clips is None,
             words=self.words,
+            augment=self.settings.data.augment,
+            crop_seconds_min=self.settings.data.crop_seconds_min,
         )
+
+    def thaw(self, step: int | None = None) -> None:
+        """Let those parts learn that do from step number `step` on; None = the next one.
+
+        What was read before may lack what they need, so that batches begin anew after this.
+        """
+        step = self.step if step is None else step
+        due = [part for part, first in self.thaws.items() if first <= step]
+        due = sorted(set(due) & set(self.model.frozen))
+        if due:
+            self.gradients.thaw(due)
+            prepare_encoders(self.model, self.settings.train.checkpoint_activations)
+            tqdm.write(f"step {step + 1}: from here on {' and '.join(due)} will learn")
+
+    @property
+    def stage_end(self) -> int:
+        """Number of steps after which the next part begins to learn, or the run ends."""
+        return min(step for step in (*self.thaws.values(), self.steps) if step > self.step)
 
     def hear_clips(self, requests: StopRequests) -> None:
         """Let a frozen speech encoder hear every clip once, if crops are always the same.
@@ -294,7 +325,7 @@ class Run:
         return self.functionals.loc[table.index].to_numpy(np.float32)
 
     def batches(self) -> TrainingBatches:
-        """What is read in the steps that are left."""
+        """What is read in the steps that are left until the next part begins to learn."""
         data, train = self.settings.data, self.settings.train
         sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
         labels = () if data.class_temperature == 1 else self._column(train.target).fillna("")
@@ -304,9 +335,12 @@ class Run:
             groups = speaker_classes(self._column("speaker"), self._column(train.target))
             draws = kept_apart(draws, groups, train.batch_size, train.seed)
         if train.bucket:
-            draws = bucketed(draws, self.crop_lengths, train.batch_size, train.seed, groups)
+            lengths = CropLengths(data.crop_seconds_min, data.crop_seconds, train.seed)
+            seconds = functools.partial(lengths.limit, self.clip_lengths)
+            draws = bucketed(draws, seconds, train.batch_size, train.seed, groups)
         rows = len(self.train_table)
-        return TrainingBatches(rows, train.batch_size, self.steps, train.seed, self.step, draws)
+        end = self.stage_end if self.step < self.steps else self.steps
+        return TrainingBatches(rows, train.batch_size, end, train.seed, self.step, draws)
 
     def _column(self, name: str) -> pd.Series:
         """A column of the training table, as text."""
@@ -325,10 +359,9 @@ class Run:
                 )
 
     @functools.cached_property
-    def crop_lengths(self) -> np.ndarray:
-        """Duration of the crop of each training clip [s], from the headers."""
-        seconds = clip_seconds(self.recordings, self.train_table.index)
-        return np.minimum(seconds, self.settings.data.crop_seconds)
+    def clip_lengths(self) -> np.ndarray:
+        """Duration of each training clip [s], from the headers."""
+        return clip_seconds(self.recordings, self.train_table.index)
 
     def files_in_flight(self) -> list[str]:
         """Files that the loader may be reading: of the next batch, and those read ahead."""
@@ -338,14 +371,18 @@ class Run:
         return sorted({self.train_table.index[row][0] for batch in batches for _, row in batch})
 
     def loader(self) -> torch.utils.data.DataLoader:
-        """Batches of the steps that are left."""
+        """The same as batches of tensors."""
         data = self.settings.data
         return torch.utils.data.DataLoader(
             self.dataset(),
             batch_sampler=self.batches(),
             num_workers=data.workers,
             collate_fn=Collate(
-                self.processor, None if self.settings.train.bucket else data.crop_seconds
+                self.processor,
+                None if self.settings.train.bucket else data.crop_seconds,
+                0
+                if "audio" in self.model.frozen
+                else shortest_masked(self.model.audio_branch.base),
             ),
             pin_memory=self.device.type == "cuda",
             timeout=data.timeout if data.workers else 0,
@@ -411,7 +448,9 @@ class Run:
         optim = self.settings.optim
         factor = learning_rate_factor(self.step, self.steps, optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+            group["lr"] = group["base_lr"] * learning_rate_factor(
+                self.step, self.steps, optim, group["start"]
+            )
         seed_step(self.settings.train.seed, self.step, rank())
         gradients = self.gradients(batch)
         loss, norm = gradients.loss, gradients.norm
@@ -537,6 +576,22 @@ class Run:
             save_checkpoint(self.output / "checkpoints", self.step, self.state(), keep)
         meet()
         self.saved, self.saved_at = self.step, time.monotonic()
+
+
+def shortest_masked(encoder: transformers.PreTrainedModel) -> int:
+    """Samples of the shortest batch that SpecAugment can mask frames of; 0 if it masks none.
+
+    Encoders of transformers refuse a batch whose clips, padding included, are shorter than
+    `mask_time_length` frames.
+    """
+    config = encoder.config
+    if not (getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0):
+        return 0
+
+    def frames(samples: int) -> int:
+        return int(encoder._get_feat_extract_output_lengths(torch.tensor([samples])))
+
+    return bisect.bisect_left(range(LONGEST_MASK), config.mask_time_length, key=frames)
 
 
 def _finite(value: float) -> float | None:

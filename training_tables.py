@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from augmentation import TRANSFORMS, Augmenter
 from caption_tables import read_caption_table
 from datasets import PHRASE_COLUMNS, Claim, ClipPhrases, Words
 from functionals import functionals_of, read_functionals
 from label_captions import caption_labels, is_label_table
 from queries import bare_words
-from settings import Settings, SettingsError, corpora_of
+from settings import DataSettings, Settings, SettingsError, corpora_of
 
 CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
 
@@ -225,6 +226,29 @@ def with_captions(settings: Settings, folder: str | Path | None = None) -> Setti
     )
 
 
+def _check_augmentation(data: DataSettings) -> None:
+    """Crops that are changed, or are of several lengths, have to be read anew in every epoch."""
+    Augmenter(data.augment, (), 0)
+    changing = [f"data.augment.{name}" for name in TRANSFORMS if getattr(data.augment, name)]
+    if data.crop_seconds_min is not None:
+        changing.append("data.crop_seconds_min")
+        if not 0 < data.crop_seconds_min <= data.crop_seconds:
+            raise SettingsError(
+                f"data.crop_seconds_min is {data.crop_seconds_min}, expected more than 0 and at "
+                f"most data.crop_seconds={data.crop_seconds}"
+            )
+    if changing and data.crop != "random":
+        raise SettingsError(
+            f"{changing[0]} needs data.crop=random: with {data.crop!r} a clip is the same in every "
+            "epoch, and a frozen encoder hears it only once"
+        )
+    if changing and any(corpus.features for corpus in corpora_of(data).values()):
+        raise SettingsError(
+            f"{changing[0]} is for towers that read waveforms; functionals (data.features) were "
+            "measured before, of clips as they are"
+        )
+
+
 def check_data(settings: Settings) -> None:
     """Stop early and in one sentence if there is nothing to read.
 
@@ -235,6 +259,7 @@ def check_data(settings: Settings) -> None:
     for key in ("temperature", "class_temperature"):
         if getattr(data, key) < 0:
             raise SettingsError(f"data.{key} is {getattr(data, key)}, expected 0 or more")
+    _check_augmentation(data)
     if data.corpora and data.root is not None:
         raise SettingsError("data.root and data.corpora are both set: a single corpus has the one")
     for name, corpus in corpora_of(data).items():

@@ -17,6 +17,7 @@ REPOSITORY = Path(train.__file__).resolve().parent
 ROOMS = {path.stem: path for path in REPOSITORY.glob("*.py")}
 ALLOWED = {
     "audio": set(),
+    "augmentation": set(),
     "readers": set(),
     "caption_tables": set(),
     "catalogue": {"readers"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "parts": {"extraction", "isolation"},
     "features": {"audio", "corpora", "extraction", "isolation", "parts", "smile"},
     "packed": {"audio"},
-    "datasets": {"audio", "caption_tables", "corpora"},
+    "datasets": {"audio", "augmentation", "caption_tables", "corpora"},
     "batch_orders": set(),
     "scoring": set(),
     "probing": {"scoring"},
@@ -72,16 +73,17 @@ ALLOWED = {
         "scoring",
     },
     "label_captions": {"corpora"},
-    "settings": {"datasets", "models", "tracking"},
+    "settings": {"augmentation", "datasets", "models", "tracking"},
     "frozen": {"datasets", "embeddings", "models"},
     "steps": {"frozen", "models", "objectives", "optimisation", "processes", "prototypes"},
     "prototypes": {"datasets", "models"},
-    "optimisation": {"models", "settings"},
+    "optimisation": {"modeling_paraclap", "models", "settings"},
     "stopping": set(),
     "processes": {"stopping"},
     "objectives": {"models", "processes"},
     "tracking": set(),
     "training_tables": {
+        "augmentation",
         "caption_tables",
         "datasets",
         "functionals",
@@ -138,6 +140,7 @@ ALLOWED = {
 }
 MEASURING = [
     "audio",
+    "augmentation",
     "caption_tables",
     "corpora",
     "descriptions",

@@ -16,6 +16,7 @@ from test_stopping import ENVIRONMENT, REPOSITORY, same_runs, wait_for_step
 import processes
 import train
 import training_run
+from augmentation import TRANSFORMS
 from checkpoints import list_checkpoints, load_newest
 from settings import read_settings
 from stopping import REQUEUE
@@ -100,10 +101,18 @@ def test_loss_and_gradients_of_the_model_are_those_of_one_process(together, conf
                     assert (found - expected).norm() <= 1e-6 * expected.norm() + 1e-12, name
 
 
-def test_order_and_validation_are_those_of_one_process(together, config, tmp_path):
+THAWED = ["model.freeze=[audio,text]", "train.thaw={audio: 4, text: 5}", "data.crop=centre"]
+
+
+AUGMENTED = [f"data.augment.{name}=0.5" for name in TRANSFORMS] + ["data.crop_seconds_min=0.2"]
+
+
+@pytest.mark.parametrize("choices", [[], THAWED, AUGMENTED], ids=["all", "thawed", "augmented"])
+def test_order_and_validation_are_those_of_one_process(together, config, tmp_path, choices):
     seen = {}
     for world in (1, 3):
         arguments = [config, *PLAIN, f"output={tmp_path / str(world)}", "data.crop_seconds=0.4"]
+        arguments += choices
         run = together(world, trained, arguments)
         assert run.codes == [0] * world, run.errors
         assert all(result == run.results[0] for result in run.results)  # weights are the same
@@ -132,13 +141,18 @@ def stopped_at(step, number, arguments):
     return trained(arguments)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number, choices",
+    [(signal.SIGTERM, []), (signal.SIGUSR1, []), (signal.SIGTERM, THAWED)],
+    ids=["SIGTERM", "SIGUSR1", "before a thaw"],
+)
 def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(
-    together, config, tmp_path, number
+    together, config, tmp_path, number, choices
 ):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert together(3, trained, [config, f"output={whole}"]).codes == [0, 0, 0]
-    arguments = [config, f"output={parts}"]
+    config = [config, *choices]
+    assert together(3, trained, [*config, f"output={whole}"]).codes == [0, 0, 0]
+    arguments = [*config, f"output={parts}"]
     run = together(3, stopped_at, 4, number, arguments)  # 4: a validation is due
     assert run.codes == [REQUEUE] * 3, run.errors
     assert all(f"{number.name}: " in text and "at step 4 of 8" in text for text in run.results)

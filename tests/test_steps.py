@@ -17,6 +17,7 @@ from steps import TrainingStep, distinct_captions, prepare_encoders
 
 CAPTIONS = ["emotion is anger", "sad", "emotion is anger", "the voice is loud and pitch is high"]
 DROPOUT = {"hidden_dropout": 0.3, "mask_time_prob": 0.3, "layerdrop": 0.3}
+DROPOUT |= {"mask_feature_prob": 0.3, "mask_feature_length": 4}
 WIDTH = TINY_AUDIO["hidden_size"]
 
 

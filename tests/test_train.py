@@ -307,6 +307,9 @@ def stop_after(monkeypatch, step):
 
 
 REMEMBERED = ("model.freeze=[audio,text]", "data.crop=centre")
+AUGMENTED = ("data.augment.gain=0.5", "data.augment.noise=0.5", "data.augment.speed=0.5")
+AUGMENTED += ("data.augment.reverb=0.5", "data.crop_seconds_min=0.4", "train.bucket=true")
+THAWED = (*REMEMBERED, "train.thaw={audio: 0.5, text: 5}", "optim.layer_decay=0.5")
 
 
 @pytest.mark.torture(26, "run dies after a step, step, number of workers and options")
@@ -318,6 +321,10 @@ REMEMBERED = ("model.freeze=[audio,text]", "data.crop=centre")
         (7, 0, ("loss.name=sigmoid", "train.micro_batch=2", "train.checkpoint_activations=true")),
         (5, 0, (*REMEMBERED, "data.embeddings=OUT")),
         (7, 0, REMEMBERED),
+        (4, 2, ("model.freeze=[audio]", "train.thaw={audio: 5}")),  # goes on before it is thawed,
+        (5, 0, (*THAWED, "train.save_every=4")),  # when it is,
+        (7, 0, THAWED),  # and after that
+        (5, 2, AUGMENTED),
     ],
 )
 def test_resumed_run_equals_an_uninterrupted_one(
