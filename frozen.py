@@ -6,7 +6,8 @@ whether a row is computed now, was remembered, or is computed again after a run 
 CPU, where batches are no faster, that is had by encoding one row at a time without padding;
 elsewhere by batches of equal shape.
 
-Letters: n rows, N clips to train on, T samples, L tokens, H hidden size of the encoder.
+Letters: n rows, N clips to train on, T samples, L tokens, H values that stand for a row (of a clip
+`AudioBranch.pooled_size`).
 """
 
 from collections import OrderedDict
@@ -188,7 +189,7 @@ def encode_clips(
         AudioError: naming the first clip that cannot be read.
         RuntimeError: naming the clips, if a worker crashed or hangs.
     """
-    table = torch.zeros(len(clips), encoder.model.config.audio_config.hidden_size)
+    table = torch.zeros(len(clips), encoder.model.audio_branch.pooled_size)
     rows = list(range(len(clips)) if rows is None else rows)
     wanted, keys, cache = len(rows), [], None
     if folder is not None:

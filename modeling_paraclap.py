@@ -12,7 +12,7 @@ Hugging Face transformers. A copy of this file travels with the weights, so that
 without our repository: it imports nothing of ours.
 
 Shapes: B clips, K texts, T samples at 16 kHz, N frames, L tokens, H hidden size, D embedding size,
-F functionals.
+F functionals, P what pooling makes of H.
 """
 
 import copy
@@ -48,11 +48,14 @@ from transformers.models.clap.modeling_clap import ClapOutput
 
 SAMPLING_RATE = 16_000  # Hz
 TEXT_POOLINGS = ("cls", "mean")
+AUDIO_POOLINGS = {"mean": 1, "mean_std": 2, "attention": 1}  # P / H
+AUDIO_LAYERS = ("last", "weighted")
+LEAST_VARIANCE = 1e-6  # under the root of a deviation, whose slope at zero has no bound
 MAX_LOGIT_SCALE = math.log(100)  # the scale is kept as a logarithm, as in CLIP
 
 # Parts of the model that can be frozen, and the module each name stands for.
 FREEZABLE = {
-    "audio": "audio_branch",
+    "audio": "audio_branch.base",
     "audio_convolutions": "audio_branch.base.feature_extractor",
     "text": "text_branch",
     "audio_projection": "audio_projection",
@@ -117,6 +120,9 @@ class ParaCLAPConfig(PreTrainedConfig):
         audio_config: configuration of the speech encoder.
         text_config: configuration of the text encoder.
         text_pooling: what stands for a text, "cls" (its first token) or "mean" (of its tokens).
+        audio_pooling: what stands for a clip, "mean" (of its frames), "mean_std" (beside it their
+            standard deviation) or "attention" (a mean with learned weights).
+        audio_layers: "last" (of the speech encoder) or "weighted" (a learned mean of all).
         projection_dim: D, size of the shared space.
         projection_dropout: dropout probability inside the projections.
         logit_scale_init_value: logarithm of the factor on the cosines, ln(1 / 0.07) as in CLIP.
@@ -133,6 +139,8 @@ class ParaCLAPConfig(PreTrainedConfig):
     audio_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     text_pooling: str = "cls"
+    audio_pooling: str = "mean"
+    audio_layers: str = "last"
     projection_dim: int = 768
     projection_dropout: float = 0.5
     logit_scale_init_value: float = math.log(1 / 0.07)
@@ -230,11 +238,25 @@ class FunctionalsModel(PreTrainedModel):
 
 
 class AudioBranch(nn.Module):
-    """Speech encoder, averaged over the frames that hold speech."""
+    """Speech encoder, pooled over the frames that hold speech.
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    Each layer is pooled, then the layers are added up with learned weights, which for the mean is
+    the same as the other way round. So what stands for a clip before that does not depend on these
+    weights, and can be remembered where the encoder is frozen.
+    """
+
+    def __init__(
+        self, config: PreTrainedConfig, pooling: str = "mean", layers: str = "last"
+    ) -> None:
         super().__init__()
+        _refuse_pooling(config, pooling, layers)
         self.base = AutoModel.from_config(config)
+        self.pooling = pooling
+        self.layer_weights = self.attention = None
+        if layers == "weighted":  # of the first layer's input, and of what each layer gives
+            self.layer_weights = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))
+        if pooling == "attention":
+            self.attention = nn.Parameter(torch.zeros(config.hidden_size))
         if not hasattr(self.base, "_get_feat_extract_output_lengths"):
             raise ValueError(
                 f"audio encoder {config.model_type!r} does not tell how many frames a waveform "
@@ -255,8 +277,19 @@ class AudioBranch(nn.Module):
         """Whether clips come as functionals (B, F) instead of waveforms."""
         return isinstance(self.base, FunctionalsModel)
 
+    @property
+    def combined_size(self) -> int:
+        """P, what the projection takes."""
+        return self.base.config.hidden_size * AUDIO_POOLINGS[self.pooling]
+
+    @property
+    def pooled_size(self) -> int:
+        """Values that stand for a clip before layers are added up: P for each of them."""
+        layers = 1 if self.layer_weights is None else len(self.layer_weights)
+        return layers * self.combined_size
+
     def forward(self, input_values: torch.Tensor, padding_mask: torch.Tensor | None) -> tuple:
-        """Encode waveforms (B, T); returns frames (B, N, H) and their mean (B, H).
+        """Encode waveforms (B, T); returns frames (B, N, H) and what stands for a clip, see `pool`.
 
         Raises:
             ValueError: if clips are padded and the encoder cannot leave padding out.
@@ -268,13 +301,74 @@ class AudioBranch(nn.Module):
                 "would change its embeddings; pass clips of equal length"
             )
         mask = padding_mask.long() if padded else None
-        frames = self.base(input_values, attention_mask=mask).last_hidden_state
-        if mask is None:
-            return frames, frames.mean(dim=1)
-        lengths = self.base._get_feat_extract_output_lengths(mask.sum(dim=1))
-        valid = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-        summed = (frames * valid[..., None]).sum(dim=1)
-        return frames, summed / lengths[:, None]
+        layers = self.layers(input_values, mask)
+        return layers[-1], self.pool(layers, mask)
+
+    def layers(
+        self, input_values: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        """Frames (B, N, H) of every layer that counts, the last one last."""
+        if self.layer_weights is None:
+            return (self.base(input_values, attention_mask=mask).last_hidden_state,)
+        outputs = self.base(input_values, attention_mask=mask, output_hidden_states=True)
+        return (*outputs.hidden_states[:-1], outputs.last_hidden_state)  # which may be normalised
+
+    def pool(
+        self, layers: Sequence[torch.Tensor], padding_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What stands for each clip: the pooled frames of each layer, side by side."""
+        weights = None
+        if padding_mask is not None:
+            lengths = self.base._get_feat_extract_output_lengths(padding_mask.sum(dim=1))
+            places = torch.arange(layers[-1].shape[1], device=lengths.device)
+            weights = (places < lengths[:, None])[..., None]
+        pooled = [self._pooled(frames, weights) for frames in layers]
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
+
+    def _pooled(self, frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """Pool frames (B, N, H) of which some are valid (B, N, 1), or all: (B, P)."""
+        if self.pooling == "attention":
+            scores = (frames @ self.attention)[..., None]
+            if valid is not None:
+                scores = scores.masked_fill(~valid, -torch.inf)
+            return (frames * scores.softmax(dim=1)).sum(dim=1)
+        mean = _masked_mean(frames, valid)
+        if self.pooling == "mean":
+            return mean
+        frames, mean = _at_least_float32(frames), _at_least_float32(mean)
+        variance = _masked_mean((frames - mean[:, None]).square(), valid)
+        return torch.cat([mean, (variance + LEAST_VARIANCE).sqrt()], dim=-1)
+
+    def combine(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Add up layers: what `pool` returns to (B, P)."""
+        if self.layer_weights is None:
+            return pooled
+        weights = self.layer_weights.softmax(dim=0)
+        return (pooled.unflatten(1, (len(weights), -1)) * weights[:, None]).sum(dim=1)
+
+
+def _refuse_pooling(config: PreTrainedConfig, pooling: str, layers: str) -> None:
+    if pooling not in AUDIO_POOLINGS:
+        raise ValueError(f"audio_pooling is {pooling!r}, expected one of {tuple(AUDIO_POOLINGS)}")
+    if layers not in AUDIO_LAYERS:
+        raise ValueError(f"audio_layers is {layers!r}, expected one of {AUDIO_LAYERS}")
+    if config.model_type == FunctionalsConfig.model_type and (pooling, layers) != ("mean", "last"):
+        raise ValueError(
+            f"audio_pooling {pooling!r} of audio_layers {layers!r}: functionals are a single frame "
+            "of one layer, expected 'mean' and 'last'"
+        )
+    if layers == "weighted" and getattr(config, "layerdrop", 0.0):
+        raise ValueError(
+            "audio_layers is 'weighted', but layerdrop leaves layers out in training; expected "
+            "model.audio.config.layerdrop=0.0"
+        )
+
+
+def _masked_mean(frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    """Mean of frames (B, N, H), of the valid (B, N, 1) ones: (B, H)."""
+    if valid is None:
+        return frames.mean(dim=1)
+    return (frames * valid).sum(dim=1) / valid.sum(dim=1)
 
 
 class TextBranch(nn.Module):
@@ -326,10 +420,12 @@ class ParaCLAPModel(PreTrainedModel):
 
     def __init__(self, config: ParaCLAPConfig) -> None:
         super().__init__(config)
-        self.audio_branch = AudioBranch(config.audio_config)
+        self.audio_branch = AudioBranch(
+            config.audio_config, config.audio_pooling, config.audio_layers
+        )
         self.text_branch = TextBranch(config.text_config, config.text_pooling)
         self.audio_projection = Projection(
-            config.audio_config.hidden_size, config.projection_dim, config.projection_dropout
+            self.audio_branch.combined_size, config.projection_dim, config.projection_dropout
         )
         self.text_projection = Projection(
             config.text_config.hidden_size, config.projection_dim, config.projection_dropout
@@ -383,6 +479,10 @@ class ParaCLAPModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, AudioBranch):  # frames, and layers, count alike at first
+            for name, parameter in module.named_parameters():
+                if not name.startswith("base."):
+                    nn.init.zeros_(parameter)
         elif isinstance(module, ParaCLAPModel):
             nn.init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
@@ -390,12 +490,17 @@ class ParaCLAPModel(PreTrainedModel):
         """Keep the weights of `parts` (names of `FREEZABLE`) and run them in evaluation mode.
 
         Raises:
-            ValueError: for a name that is not in `FREEZABLE`.
+            ValueError: for a name that is not in `FREEZABLE`, or for what this model cannot freeze.
         """
         unknown = sorted(set(parts) - set(FREEZABLE))
         if unknown:
             raise ValueError(f"cannot freeze {unknown}, expected some of {sorted(FREEZABLE)}")
         self._frozen = tuple(parts)
+        if "audio" in self._frozen and self.audio_branch.pooling == "attention":
+            raise ValueError(
+                "cannot freeze audio with audio_pooling 'attention': it learns to weigh frames, and "
+                "those of a frozen encoder are not kept; expected 'mean' or 'mean_std'"
+            )
         if "audio_convolutions" in self._frozen and self.audio_branch.reads_functionals:
             raise ValueError("cannot freeze audio_convolutions: this audio tower has none")
         for part in self._frozen:
@@ -463,7 +568,8 @@ class ParaCLAPModel(PreTrainedModel):
             mask: of the same shape, 1 where there is something; None = no row is padded.
 
         Returns:
-            States (B, N, H) or (K, L, H), and what stands for each row, (B, H) or (K, H).
+            States (B, N, H) or (K, L, H), and what stands for each row: (K, H), or of clips what
+            `AudioBranch.pool` makes of them, (B, H) for the mean of the last layer.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and branch not in self._frozen):
             return self.get_submodule(f"{branch}_branch")(inputs, mask)
@@ -475,10 +581,12 @@ class ParaCLAPModel(PreTrainedModel):
         return _at_least_float32(self.encode(branch, inputs, mask)[1])
 
     def project(self, branch: str, pooled: torch.Tensor) -> torch.Tensor:
-        """Map what an encoder says of each row (B, H) to unit embeddings (B, D).
+        """Map what `pool` says of each row to unit embeddings (B, D).
 
         They are normalised in float32: in half precision the epsilon of `normalize` is zero.
         """
+        if branch == "audio":
+            pooled = self.audio_branch.combine(pooled)
         projected = self.get_submodule(f"{branch}_projection")(pooled)
         return F.normalize(_at_least_float32(projected), dim=-1)
 

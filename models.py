@@ -152,6 +152,10 @@ class ModelSettings:
         audio: speech encoder of the wav2vec2 family, reading raw waveforms, or a network on the
             functionals of eGeMAPSv02 (`config: {model_type: egemaps}`, with `data.features`).
         text: text encoder.
+        audio_pooling: what stands for a clip: "mean" (of its frames, as published), "mean_std"
+            (beside it their standard deviation) or "attention" (a mean whose weights are learned).
+        audio_layers: "last" (layer of the speech encoder) or "weighted" (a mean of all of them,
+            whose weights are learned, also where the encoder is frozen).
         text_pooling: what stands for a sentence: "cls" (its first token, as BERT has it) or "mean"
             (of its tokens, as sentence encoders have it).
         projection_dim: D, size of the shared space.
@@ -166,6 +170,8 @@ class ModelSettings:
     start: str | None = None
     audio: TowerSettings = field(default_factory=TowerSettings)
     text: TowerSettings = field(default_factory=TowerSettings)
+    audio_pooling: str = "mean"
+    audio_layers: str = "last"
     text_pooling: str = "cls"
     projection_dim: int = 768
     projection_dropout: float = 0.5
@@ -246,6 +252,8 @@ def build_model(
         audio_config=audio.config.to_dict(),
         text_config=text.config.to_dict(),
         text_pooling=settings.text_pooling,
+        audio_pooling=settings.audio_pooling,
+        audio_layers=settings.audio_layers,
         projection_dim=settings.projection_dim,
         projection_dropout=settings.projection_dropout,
     )

@@ -28,7 +28,7 @@ def parameter_groups(
     Those of the objective, if it has any, have the rate of the scale.
     """
     rates = {
-        "audio_branch": optim.audio_lr,
+        "audio_branch.base": optim.audio_lr,
         "text_branch": optim.text_lr,
     }
     if optim.text_projection_lr is not None:
@@ -37,7 +37,8 @@ def parameter_groups(
     learned = [] if objective is None else list(objective.named_parameters())
     for name, parameter in [*model.named_parameters(), *learned]:
         if parameter.requires_grad:
-            rate = rates.get(name.split(".")[0], optim.lr)
+            rates_of = (rate for part, rate in rates.items() if name.startswith(part))
+            rate = next(rates_of, optim.lr)
             decay = optim.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     return [

@@ -254,6 +254,8 @@ CHOICES: dict[str, Sequence[str]] = {
     "loss.positives": ("matching", "own"),
     "optim.name": ("adamw", "adam"),
     "optim.schedule": ("cosine", "constant"),
+    "model.audio_pooling": ("mean", "mean_std", "attention"),
+    "model.audio_layers": ("last", "weighted"),
     "model.text_pooling": ("cls", "mean"),
     "captions.style": ("sampled", "published", "emotion"),
     "train.precision": ("auto", "fp32", "bf16"),
