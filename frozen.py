@@ -60,12 +60,13 @@ class FrozenEncoder:
         """Encode rows: (n, H) in at least float32, on the model's device.
 
         Args:
-            inputs: waveforms (n, T) or tokens (n, L), on the CPU.
-            mask: of the same shape, 1 where there is something; it stands at the front.
+            inputs: waveforms (n, T), log-mel frames or tokens (n, L), on the CPU.
+            mask: of the first two dimensions, 1 where there is something; it stands at the front.
         """
         device = self.model.device
         pooled: list[torch.Tensor] = [torch.empty(0)] * len(inputs)
-        if inputs.shape != mask.shape:  # functionals: one frame a row, and nothing to pad
+        reads_functionals = self.branch == "audio" and self.model.audio_branch.reads_functionals
+        if reads_functionals:  # one frame a row, and nothing to pad
             return self.model.pool(self.branch, inputs.to(device), None)
         for width, rows in self._batches(mask.sum(dim=1).tolist(), inputs.shape[1]):
             filled = rows + rows[-1:] * (self.at_once - len(rows))

@@ -12,7 +12,7 @@ Hugging Face transformers. A copy of this file travels with the weights, so that
 without our repository: it imports nothing of ours.
 
 Shapes: B clips, K texts, T samples at 16 kHz, N frames, L tokens, H hidden size, D embedding size,
-F functionals, P what pooling makes of H.
+F functionals, M values of a log-mel frame, P what pooling makes of H.
 """
 
 import copy
@@ -41,6 +41,7 @@ from transformers import (
     ProcessorMixin,
     SequenceFeatureExtractor,
 )
+from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.configuration_utils import SubConfigSpec
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -50,6 +51,11 @@ SAMPLING_RATE = 16_000  # Hz
 TEXT_POOLINGS = ("cls", "mean")
 AUDIO_POOLINGS = {"mean": 1, "mean_std": 2, "attention": 1}  # P / H
 AUDIO_LAYERS = ("last", "weighted")
+LOG_MEL = "wav2vec2-bert"  # encoders that read frames of a log-mel spectrogram
+MEL_WINDOW, MEL_HOP, MEL_FFT = 400, 160, 512  # samples
+MEL_FLOOR = 1.192092955078125e-07
+MEL_NORMALISATIONS = ("clip", "fixed")
+MEL_LEVEL = 10.0  # about the mean of speech, as the logarithm of squared 16-bit samples
 LEAST_VARIANCE = 1e-6  # under the root of a deviation, whose slope at zero has no bound
 MAX_LOGIT_SCALE = math.log(100)  # the scale is kept as a logarithm, as in CLIP
 
@@ -267,10 +273,13 @@ class AudioBranch(nn.Module):
     def supports_padding(self) -> bool:
         """Whether padding with a mask leaves embeddings as they are.
 
-        Group normalisation averages over time, padding included, so encoders that use it
-        (wav2vec2-base) take clips of one length only.
+        Group normalisation averages over time, padding included, and the convolutions of an
+        adapter reach into it, so encoders that have either (wav2vec2-base) take clips of one length
+        only.
         """
-        return getattr(self.base.config, "feat_extract_norm", "layer") == "layer"
+        config = self.base.config
+        by_layer = getattr(config, "feat_extract_norm", "layer") == "layer"
+        return by_layer and not getattr(config, "add_adapter", False)
 
     @property
     def reads_functionals(self) -> bool:
@@ -297,8 +306,8 @@ class AudioBranch(nn.Module):
         padded = padding_mask is not None and not bool(padding_mask.all())
         if padded and not self.supports_padding:
             raise ValueError(
-                "this speech encoder normalises over time (feat_extract_norm='group'), so padding "
-                "would change its embeddings; pass clips of equal length"
+                "this speech encoder normalises over time (feat_extract_norm='group') or has an "
+                "adapter, so padding would change its embeddings; pass clips of equal length"
             )
         mask = padding_mask.long() if padded else None
         layers = self.layers(input_values, mask)
@@ -498,10 +507,11 @@ class ParaCLAPModel(PreTrainedModel):
         self._frozen = tuple(parts)
         if "audio" in self._frozen and self.audio_branch.pooling == "attention":
             raise ValueError(
-                "cannot freeze audio with audio_pooling 'attention': it learns to weigh frames, and "
-                "those of a frozen encoder are not kept; expected 'mean' or 'mean_std'"
+                "cannot freeze audio with audio_pooling 'attention': it learns to weigh frames, "
+                "and those of a frozen encoder are not kept; expected 'mean' or 'mean_std'"
             )
-        if "audio_convolutions" in self._frozen and self.audio_branch.reads_functionals:
+        has_convolutions = hasattr(self.audio_branch.base, "freeze_feature_encoder")
+        if "audio_convolutions" in self._frozen and not has_convolutions:
             raise ValueError("cannot freeze audio_convolutions: this audio tower has none")
         for part in self._frozen:
             self.get_submodule(FREEZABLE[part]).requires_grad_(False)
@@ -540,9 +550,9 @@ class ParaCLAPModel(PreTrainedModel):
         """Embed clips.
 
         Args:
-            input_values: waveforms (B, T) at 16 kHz or functionals (B, F), as the processor returns
-                them.
-            padding_mask: (B, T), 1 where there is signal; None = no clip is padded.
+            input_values: waveforms (B, T) at 16 kHz, log-mel frames (B, N, M) or functionals
+                (B, F), as the processor returns them.
+            padding_mask: (B, T) or (B, N), 1 where there is signal; None = no clip is padded.
 
         Returns:
             `pooler_output` (B, D) of unit length, `last_hidden_state` (B, N, H).
@@ -564,8 +574,8 @@ class ParaCLAPModel(PreTrainedModel):
 
         Args:
             branch: "audio" or "text".
-            inputs: waveforms (B, T) or tokens (K, L).
-            mask: of the same shape, 1 where there is something; None = no row is padded.
+            inputs: waveforms (B, T), log-mel frames (B, N, M) or tokens (K, L).
+            mask: of the first two dimensions, 1 where there is something; None = no row is padded.
 
         Returns:
             States (B, N, H) or (K, L, H), and what stands for each row: (K, H), or of clips what
@@ -603,9 +613,9 @@ class ParaCLAPModel(PreTrainedModel):
         """Compare clips with texts.
 
         Args:
-            input_values: waveforms (B, T).
+            input_values: waveforms (B, T), or what else the processor makes of them.
             input_ids: tokens (K, L).
-            padding_mask: (B, T), 1 where there is signal.
+            padding_mask: (B, T), or (B, N) of frames, 1 where there is signal.
             attention_mask: (K, L), 1 where there is a token.
             targets: (B, K) weights of matching pairs for the loss; None = the diagonal.
             return_loss: whether to compute `clip_loss`.
@@ -681,12 +691,15 @@ def _soft_cross_entropy(logits: torch.Tensor, weights: torch.Tensor) -> torch.Te
 
 
 class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
-    """Waveforms to a padded batch; the level of the recording is kept.
+    """Waveforms to a padded batch: as they are, or as frames of their log-mel spectrogram.
+
+    The level of the recording is kept, unless `mel` says otherwise.
 
     Attributes:
         sampling_rate: Hz.
         gain: constant factor on every sample, see `ModelSettings.input_gain`.
         min_samples: shortest input the encoder reads; shorter clips count as silence-extended.
+        mel: options of `log_mel_frames`; None = waveforms.
     """
 
     model_input_names = ["input_values", "padding_mask"]
@@ -696,11 +709,12 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         sampling_rate: int = SAMPLING_RATE,
         gain: float = 1.0,
         min_samples: int = 400,
+        mel: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-
         self.gain = gain
         self.min_samples = min_samples
+        self.mel = None if mel is None else dict(mel)
         defaults = {"feature_size": 1, "padding_value": 0.0}
         super().__init__(sampling_rate=sampling_rate, **(defaults | kwargs))
 
@@ -723,7 +737,8 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
             unused: padding options of the Hugging Face protocol; padding is always done.
 
         Returns:
-            `input_values` (B, T) float32 and `padding_mask` (B, T), 1 where there is signal.
+            `input_values` (B, T) float32 and `padding_mask` (B, T), 1 where there is signal; with
+            `mel` (B, N, M) and (B, N).
 
         Raises:
             ValueError: for another rate, stereo, empty or non-finite input.
@@ -732,17 +747,88 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         waveforms = [
             _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
         ]
-        lengths = [max(len(waveform), self.min_samples) for waveform in waveforms]
-        width = max(lengths) if samples is None else samples
-        if max(lengths) > width:
-            raise ValueError(f"clip of {max(lengths)} samples is longer than {width}")
-        input_values = np.zeros((len(waveforms), width), dtype=np.float32)
-        padding_mask = np.zeros((len(waveforms), width), dtype=np.int64)
-        for row, (waveform, length) in enumerate(zip(waveforms, lengths, strict=True)):
-            input_values[row, : len(waveform)] = waveform * np.float32(self.gain)
-            padding_mask[row, :length] = 1
+        longest = max(self.min_samples, *map(len, waveforms))
+        width = longest if samples is None else samples
+        if longest > width:
+            raise ValueError(f"clip of {longest} samples is longer than {width}")
+        inputs = [self._input(waveform) for waveform in waveforms]
+        if self.mel is not None:
+            width = mel_frames(width, self.mel["stride"])
+        shape = (len(inputs), width)
+        input_values = np.zeros((*shape, *inputs[0].shape[1:]), dtype=np.float32)
+        padding_mask = np.zeros(shape, dtype=np.int64)
+        for row, own in enumerate(inputs):
+            input_values[row, : len(own)] = own
+            padding_mask[row, : len(own)] = 1
         data = {"input_values": input_values, "padding_mask": padding_mask}
         return BatchFeature(data, tensor_type=return_tensors or "np")
+
+    def _input(self, waveform: np.ndarray) -> np.ndarray:
+        """What the encoder reads of one clip: (T,), or (N, M) with `mel`."""
+        waveform = waveform * np.float32(self.gain)
+        if len(waveform) < self.min_samples:
+            waveform = np.pad(waveform, (0, self.min_samples - len(waveform)))
+        return waveform if self.mel is None else log_mel_frames(waveform, **self.mel)
+
+
+def mel_frames(samples: int, stride: int) -> int:
+    """Frames (N) of so many samples."""
+    return ((samples - MEL_WINDOW) // MEL_HOP + 1) // stride
+
+
+def log_mel_frames(waveform: np.ndarray, bins: int, stride: int, normalisation: str) -> np.ndarray:
+    """Log-mel spectrogram as `SeamlessM4TFeatureExtractor` of transformers has it, made faster.
+
+    Windows of 25 ms every 10 ms, as Kaldi has them. With "clip" each band has mean 0 and deviation
+    1 in every clip, so that how loud a clip is cannot be heard. With "fixed" a constant is
+    subtracted and a value that is always 0 stands beside the bands: encoders begin with a layer
+    norm, which would take the level away if there were nothing to compare it with.
+
+    Args:
+        waveform: (T,) at 16 kHz, not shorter than `stride` windows.
+        bins: bands between 20 Hz and 8 kHz.
+        stride: windows that make one frame.
+        normalisation: a name of `MEL_NORMALISATIONS`.
+
+    Returns:
+        (N, M) float32; M is `bins * stride`, and one more with "fixed".
+    """
+    if normalisation not in MEL_NORMALISATIONS:
+        raise ValueError(f"normalisation is {normalisation!r}, expected {MEL_NORMALISATIONS}")
+    window, bands = _mel_tables(bins)
+    samples = waveform.astype(np.float64) * 2**15
+    windows = np.lib.stride_tricks.sliding_window_view(samples, MEL_WINDOW)[::MEL_HOP]
+    windows = windows - windows.mean(axis=1, keepdims=True)
+    emphasised = windows.copy()
+    emphasised[:, 1:] -= 0.97 * windows[:, :-1]
+    emphasised[:, 0] *= 1 - 0.97
+    spectra = np.fft.rfft(emphasised * window, MEL_FFT)
+    power = spectra.real**2 + spectra.imag**2
+    mel = np.log(np.maximum(power @ bands, MEL_FLOOR))
+    if normalisation == "clip":
+        mel = (mel - mel.mean(axis=0)) / np.sqrt(mel.var(axis=0, ddof=1) + 1e-7)
+    else:
+        mel = mel - MEL_LEVEL
+    frames = mel[: len(mel) // stride * stride].reshape(-1, bins * stride)
+    if normalisation == "fixed":
+        frames = np.pad(frames, ((0, 0), (0, 1)))
+    return frames.astype(np.float32)
+
+
+@functools.cache
+def _mel_tables(bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Window, and bands (frequencies, bins)."""
+    bands = mel_filter_bank(
+        num_frequency_bins=MEL_FFT // 2 + 1,
+        num_mel_filters=bins,
+        min_frequency=20,
+        max_frequency=SAMPLING_RATE // 2,
+        sampling_rate=SAMPLING_RATE,
+        norm=None,
+        mel_scale="kaldi",
+        triangularize_in_mel_space=True,
+    )
+    return window_function(MEL_WINDOW, "povey", periodic=False), bands
 
 
 class FunctionalsFeatureExtractor(SequenceFeatureExtractor):

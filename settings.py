@@ -256,6 +256,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "optim.schedule": ("cosine", "constant"),
     "model.audio_pooling": ("mean", "mean_std", "attention"),
     "model.audio_layers": ("last", "weighted"),
+    "model.mel.normalisation": ("fixed", "clip"),
     "model.text_pooling": ("cls", "mean"),
     "captions.style": ("sampled", "published", "emotion"),
     "train.precision": ("auto", "fp32", "bf16"),
