@@ -3,6 +3,7 @@ r"""Which ideas help: every recipe of ideas.py on the same speakers and seeds, i
     PARACLAP_DATA=/data python -m experiments.ablation -o experiments
     python -m experiments.ablation --data /data -o experiments --ideas "without level" --seeds 3
     python -m experiments.ablation --data /data -o experiments --final
+    python -m experiments.ablation --data /data -o experiments --tower mel --directions ravdess
 
 The data folder holds ravdess/ and emodb/. Models train on one of them, by train.py, and are asked
 about both. Ideas are chosen on validation speakers alone; --final also looks at test speakers and
@@ -41,15 +42,18 @@ from experiments.ideas import (
     CHOSEN,
     CORPORA_COMPARED,
     DIRECTIONS,
-    IDEAS,
+    HEARD_CHOSEN,
+    HEARD_PUBLISHED,
     NEW_WORDS,
     PARTS,
     PRETRAINED,
     PUBLISHED,
     SENTENCES,
     TOWER,
+    TOWERS,
     UNUSED_WORDS,
     Corpus,
+    Recipe,
     same_class,
     speakers_of,
 )
@@ -60,12 +64,13 @@ from queries import Queries, queries_for
 from scoring import score
 from settings import FREE_KEYS, Settings, flatten, read_settings
 
-FINAL = (PUBLISHED, CHOSEN)
+FINAL = {TOWER: (PUBLISHED, CHOSEN)}
+FINAL |= dict.fromkeys(("wav2vec2", "mel"), (HEARD_PUBLISHED, HEARD_CHOSEN))
 BASELINE_SEED = 0
 HEAD = """\
 # Which ideas help
 
-Written by `{command}` ({processor}). {tower} tower; mean UAR over seeds; 95 % intervals over
+Written by `{command}` ({processor}). Towers: {tower}; mean UAR over seeds; 95 % intervals over
 speakers and seeds, those of differences paired. "Cross" parts are of the corpus that was not
 trained on: `cross` is everyone but the validation speakers. Ideas are chosen on validation parts
 alone; the validation part has also chosen the checkpoint (of the baselines: C), so figures there
@@ -121,14 +126,15 @@ def _succeed(code: int) -> None:
         raise RuntimeError("a table could not be made, see above")
 
 
-def settings_of(idea: str, seed: int, tables: Tables, work: Path) -> Settings:
+def settings_of(tower: str, idea: str, seed: int, tables: Tables, work: Path) -> Settings:
     """What a run of an idea is told."""
-    name = hashlib.sha256(f"{idea} {seed} {tables.name}".encode()).hexdigest()[:12]
+    name = hashlib.sha256(f"{tower} {idea} {seed} {tables.name}".encode()).hexdigest()[:12]
+    pack = work / "packs" / tables.name
     return read_settings(
         [
-            *IDEAS[idea].arguments(),
+            *TOWERS[tower][idea].arguments(),
             f"data.root={tables.root}",
-            f"data.features={tables.features}",
+            f"data.features={tables.features}" if tower == TOWER else f"data.packed={pack}",
             f"data.captions={tables.captions}",
             f"train.seed={seed}",
             "train.resume=never",
@@ -196,8 +202,10 @@ def answers_of(settings: Settings, rows: pd.DataFrame, tables: Tables, part: str
     model, reader = load_model(settings.output)
     queries = queries_of(settings, rows, part)
     truth = scored_classes(rows, "emotion")
-    measured = tables.functionals.loc[rows.index, model.config.audio_config.names]
-    clips = FunctionalClips(rows, tables.root, measured.to_numpy(np.float32))
+    clips = None
+    if model.audio_branch.reads_functionals:
+        measured = tables.functionals.loc[rows.index, model.config.audio_config.names]
+        clips = FunctionalClips(rows, tables.root, measured.to_numpy(np.float32))
     answers = answer(model, reader, rows, tables.root, queries, clips)
     answers.insert(0, "truth", truth)
     return answers
@@ -205,9 +213,9 @@ def answers_of(settings: Settings, rows: pd.DataFrame, tables: Tables, part: str
 
 def run_idea(idea: str, seed: int, own: Tables, other: Tables, options: argparse.Namespace) -> None:
     """Train, unless the run is there, and append a row for each part that has none."""
-    settings = settings_of(idea, seed, own, options.work)
+    settings = settings_of(options.tower, idea, seed, own, options.work)
     about = {
-        "tower": TOWER,
+        "tower": options.tower,
         "direction": f"{own.name} -> {other.name}",
         "idea": idea,
         "seed": seed,
@@ -297,28 +305,44 @@ def stamp() -> dict[str, str]:
 def write_page(options: argparse.Namespace, prepared: Mapping[str, Tables]) -> None:
     """Write RESULTS.md from the CSV; rows of recipes that have changed are left out."""
     rows = table.read(options.csv)
-    closed = dict.fromkeys(baselines.BASELINES, "closed")
     tables = next(iter(prepared.values()))
+    head = HEAD.format(
+        command="python -m experiments.ablation; python -m experiments.ablation --final",
+        processor=processor(),
+        tower=", ".join(tower for tower in TOWERS if tower in set(rows["tower"])),
+    )
+    notes = Path(__file__).parent / "NOTES.md"
+    text = ""
+    for tower, recipes in TOWERS.items():
+        own = _current(rows[rows["tower"] == tower], tower, tables, options.work)
+        references = {idea: _reference(tower, recipe) for idea, recipe in recipes.items()}
+        references |= dict.fromkeys(baselines.BASELINES, PUBLISHED)
+        if len(own):
+            text += table.page(own, references, head if tower == TOWER else f"# Tower: {tower}")
+    (options.output / "RESULTS.md").write_text(text + (notes.read_text() if notes.exists() else ""))
+
+
+def _current(rows: pd.DataFrame, tower: str, tables: Tables, work: Path) -> pd.DataFrame:
+    """Rows of the recipes of a tower as they are now, in the order of the page."""
+    closed = dict.fromkeys(baselines.BASELINES, "closed")
     recipes = {
-        (idea, seed): recipe_hash(settings_of(idea, seed, tables, options.work))
-        for idea in IDEAS
+        (idea, seed): recipe_hash(settings_of(tower, idea, seed, tables, work))
+        for idea in TOWERS[tower]
         for seed in sorted(set(rows["seed"]) - {BASELINE_SEED})
     }
     wanted = [
         closed.get(idea) or recipes.get((idea, seed))
         for idea, seed in zip(rows["idea"], rows["seed"], strict=True)
     ]
-    rows = rows[rows["recipe"] == pd.Series(wanted, rows.index)]
-    rows = rows.sort_values("part", key=lambda parts: parts.map(list(PARTS).index), kind="stable")
-    head = HEAD.format(
-        command="python -m experiments.ablation; python -m experiments.ablation --final",
-        processor=processor(),
-        tower=TOWER,
-    )
-    notes = Path(__file__).parent / "NOTES.md"
-    references = {i: PRETRAINED if r.config == SENTENCES else PUBLISHED for i, r in IDEAS.items()}
-    text = table.page(rows, references | dict.fromkeys(baselines.BASELINES, PUBLISHED), head)
-    (options.output / "RESULTS.md").write_text(text + (notes.read_text() if notes.exists() else ""))
+    rows = rows[rows["recipe"] == pd.Series(wanted, rows.index, dtype=object)]
+    return rows.sort_values("part", key=lambda parts: parts.map(list(PARTS).index), kind="stable")
+
+
+def _reference(tower: str, recipe: Recipe) -> str:
+    """The published recipe with the same towers."""
+    if tower != TOWER:
+        return HEARD_PUBLISHED
+    return PRETRAINED if recipe.config == SENTENCES else PUBLISHED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -327,7 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepared = {name: prepare(name, options.data, options.work) for name in CORPORA_COMPARED}
     pairs = [(prepared[name], prepared[DIRECTIONS[name][0]]) for name in options.directions]
     for baseline, pair in itertools.product(baselines.BASELINES, pairs):
-        run_baseline(baseline, *pair, options)
+        if options.tower == TOWER:
+            run_baseline(baseline, *pair, options)
     for seed in range(1, options.seeds + 1):  # outermost: a command may be stopped at any time
         for idea, pair in itertools.product(options.ideas, pairs):
             run_idea(idea, seed, *pair, options)
@@ -343,15 +368,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--data", default=os.environ.get("PARACLAP_DATA"), help="folder of the corpora")
     add("-o", "--output", type=Path, default=Path("experiments"), help="of CSV and page")
     add("--work", type=Path, default=Path("runs/ablation"), help="of tables and runs")
-    add("--ideas", nargs="+", choices=list(IDEAS), metavar="IDEA", help="; ".join(IDEAS))
+    add("--tower", choices=list(TOWERS), default=TOWER, help="what hears the clips")
+    about = (f"of {tower}: {'; '.join(ideas)}" for tower, ideas in TOWERS.items())
+    add("--ideas", nargs="+", metavar="IDEA", help=". ".join(about))
     add("--directions", nargs="+", choices=list(DIRECTIONS), default=list(DIRECTIONS))
     add("--seeds", type=int, default=3, help="1 to this")
     add("--final", action="store_true", help="look at test speakers and test corpora")
     options = parser.parse_args(arguments)
     if options.data is None:
         parser.error("give --data, or set PARACLAP_DATA")
-    usual = [idea for idea, recipe in IDEAS.items() if not recipe.on_request]
-    options.ideas = options.ideas or (list(FINAL) if options.final else usual)
+    known = TOWERS[options.tower]
+    usual = [idea for idea, recipe in known.items() if not recipe.on_request]
+    options.ideas = options.ideas or (list(FINAL[options.tower]) if options.final else usual)
+    if unknown := set(options.ideas) - set(known):
+        parser.error(f"{sorted(unknown)} of tower {options.tower}, expected some of {list(known)}")
     options.csv = options.output / "results.csv"
     return options
 

@@ -10,6 +10,7 @@ FOLDER = Path(__file__).parent
 CHOSEN_CONFIG = FOLDER.parent / "configs" / "egemaps.yaml"
 BASE_CONFIG = FOLDER / "egemaps.yaml"
 SENTENCES = FOLDER / "sentences.yaml"
+MEL, WAV2VEC2 = FOLDER / "mel.yaml", FOLDER / "wav2vec2.yaml"
 TOWER = "egemaps"
 
 
@@ -120,6 +121,35 @@ IDEAS: Mapping[str, Recipe] = {
         (PROTOTYPES, TOLD, NO_LEVEL, NEAR, ACOUSTICS)
     ),
 }
+
+HEARD_PUBLISHED = "published recipe, heard"
+HEARD_CHOSEN = "prototypes, every caption tells the emotion"
+HEARD_PAPER = tuple(  # for as many steps as the others; the encoder starts from random weights
+    told for told in PAPER if not told.startswith(("train.", "text_stage."))
+)
+
+
+def _heard(config: Path) -> dict[str, Recipe]:
+    """Recipes of a tower that hears clips; text is read by a frozen sentence encoder."""
+    overrides: dict[str, tuple[str, ...]] = {
+        HEARD_PUBLISHED: (*HEARD_PAPER, "loss.prototypes=0.0", "train.queries=caption"),
+        HEARD_CHOSEN: (),
+        "mean_std": ("model.audio_pooling=mean_std",),
+        "attention": ("model.audio_pooling=attention",),
+        "weighted": ("model.audio_layers=weighted",),
+        "mean_std, weighted": ("model.audio_pooling=mean_std", "model.audio_layers=weighted"),
+    }
+    if config == MEL:
+        overrides["normalised clips"] = ("model.mel.normalisation=clip",)
+    return {idea: Recipe(told, config) for idea, told in overrides.items()}
+
+
+TOWERS: Mapping[str, Mapping[str, Recipe]] = {
+    TOWER: IDEAS,
+    "wav2vec2": _heard(WAV2VEC2),
+    "mel": _heard(MEL),
+}
+"""Audio tower -> its recipes."""
 
 
 NEW_WORDS = "test, in words never used"

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from experiments import ablation, baselines, ideas, table
-from experiments.ideas import CORPORA_COMPARED, IDEAS, PARTS, Corpus, Recipe, speakers_of
+from experiments.ideas import CORPORA_COMPARED, IDEAS, PARTS, TOWERS, Corpus, Recipe, speakers_of
 from settings import read_settings
 
 QUICK = [
@@ -20,6 +20,13 @@ QUICK = [
     "model.audio.config.hidden_size=16",
     "model.text.config.num_hidden_layers=1",
 ]
+QUICK_MEL = [
+    "model.audio.config.model_type=wav2vec2-bert",
+    "model.audio.config.num_hidden_layers=1",
+    "model.audio.config.num_attention_heads=2",
+    "model.mel.bins=24",
+    "model.mel.stride=4",
+]
 
 
 @pytest.fixture
@@ -29,11 +36,12 @@ def small(monkeypatch, tmp_path, corpus, captions):
     toy = Corpus(str(corpus), str(corpus), tuple(speakers[:2]), tuple(speakers[2:4]))
     toys = {"emodb": toy, "another": toy}
     recipes = {ideas.PUBLISHED: Recipe(QUICK), "larger steps": Recipe([*QUICK, "optim.lr=1e-2"])}
+    heard = {ideas.HEARD_PUBLISHED: Recipe([*QUICK, *QUICK_MEL])}
     for module, name, value in (
         (ablation, "CORPORA_COMPARED", toys),
         (ablation, "DIRECTIONS", {"emodb": ("another", True)}),
-        (ablation, "IDEAS", recipes),
-        (ablation, "FINAL", (ideas.PUBLISHED,)),
+        (ablation, "TOWERS", {"egemaps": recipes, "mel": heard}),
+        (ablation, "FINAL", {"egemaps": (ideas.PUBLISHED,)}),
     ):
         monkeypatch.setattr(module, name, value)
     (tmp_path / "work").mkdir()
@@ -58,6 +66,17 @@ def test_command_measures_each_run_once_and_keeps_test_speakers_for_the_end(smal
     page = (folder / "RESULTS.md").read_text()  # a section for each part, and the notes
     assert page.count("## ") == 5 + 1 and page.count("| larger steps |") == 2
     assert np.isnan(again["seed"]).sum() == 0 and (again["chance"] > 0).all()
+
+
+def test_towers_that_hear_clips_have_sections_of_their_own(small):
+    options, folder = small
+    assert ablation.main([*options, "--tower", "mel"]) == 0
+    rows = table.read(folder / "results.csv")
+    assert set(rows["tower"]) == {"mel"} and set(rows["part"]) == {"validation", "cross validation"}
+    page = (folder / "RESULTS.md").read_text()
+    assert "# Tower: mel" in page and page.count(f"| {ideas.HEARD_PUBLISHED} |") == 2
+    with pytest.raises(SystemExit):
+        ablation.main([*options, "--tower", "mel", "--ideas", "larger steps"])
 
 
 def test_figures_of_a_row_follow_from_its_counts():
@@ -99,9 +118,9 @@ def test_parts_share_no_speaker(name):
     assert parts["cross"] == set(everyone) - parts["cross validation"]
 
 
-@pytest.mark.parametrize("idea", IDEAS)
-def test_every_idea_is_a_configuration(idea):
-    read_settings(IDEAS[idea].arguments())
+@pytest.mark.parametrize("tower, idea", [(t, i) for t, known in TOWERS.items() for i in known])
+def test_every_idea_is_a_configuration(tower, idea):
+    read_settings(TOWERS[tower][idea].arguments())
 
 
 @pytest.mark.parametrize("name", baselines.BASELINES)
