@@ -5,14 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, TEXTS, embed
+from conftest import RATE, TEXTS, TINY_AUDIO, embed
+from test_mel import TINY_MEL
 
 import train
 from embeddings import encoder_fingerprint
 from engines import fast_model
 from frozen import FrozenEncoder
 from modeling_paraclap import AUDIO_LAYERS, AUDIO_POOLINGS, ParaCLAPConfig, ParaCLAPModel
-from models import build_model, load_model
+from models import MelSettings, build_model, load_model
 from objectives import ContrastiveLoss
 from onnx_towers import export_onnx
 from optimisation import parameter_groups
@@ -146,10 +147,13 @@ STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 
 STILL |= {"feat_proj_dropout": 0.0, "mask_time_prob": 0.0}
 
 
-def learning(settings, pooling, layers, freeze=()):
+STILL_MEL = STILL | {"conformer_conv_dropout": 0.0}
+
+
+def learning(settings, pooling, layers, freeze=(), audio=STILL):
     settings.text.config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     settings.projection_dropout = 0.0
-    model, processor = tower(settings, pooling, layers, **STILL)
+    model, processor = tower(settings, pooling, layers, **audio)
     return model.freeze(freeze).double().train(), processor
 
 
@@ -208,6 +212,19 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(config, tmp_path):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tower_of", [TINY_AUDIO, TINY_MEL])
+def test_compiled_encoder_gives_the_same_gradients(settings, waveforms, tower_of):
+    settings.audio.config, settings.mel = dict(tower_of), MelSettings(bins=24, stride=4)
+    model, processor = learning(settings, "mean_std", "weighted", audio=STILL_MEL)
+    batch = batch_of(processor, waveforms)
+    step = TrainingStep(model, ContrastiveLoss(), "own")
+    expected = gradients_of(step, batch)
+    prepare_encoders(model, compiled=True)
+    for name, gradient in gradients_of(step, batch).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-8, rtol=1e-5, msg=name)
+
+
 # --- Refusals ------------------------------------------------------------------------------------
 
 
@@ -249,7 +266,10 @@ def test_what_was_remembered_of_another_pooling_is_not_taken(settings):
     assert len(names) == 2
 
 
-@pytest.mark.parametrize("pooling, layers", [("mean_std", "weighted"), ("attention", "weighted")])
+@pytest.mark.parametrize(
+    "pooling, layers",
+    [("mean_std", "weighted"), pytest.param("attention", "weighted", marks=pytest.mark.slow)],
+)
 def test_export_computes_the_same(settings, tmp_path, pooling, layers):
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)

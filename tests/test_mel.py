@@ -191,7 +191,7 @@ def test_engine_takes_the_tower(mel, waveforms):
     torch.testing.assert_close(embed(fast, processor, waveforms), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("positions", [None, "relative_key"])
+@pytest.mark.parametrize("positions", [None, pytest.param("relative_key", marks=pytest.mark.slow)])
 def test_export_computes_the_same(mel, tmp_path, positions):
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)
