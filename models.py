@@ -437,7 +437,7 @@ def convert(
         raise ValueError(
             f"tokenizer {tokenizer} has {len(words)} entries, the weights expect {expected}"
         )
-    extractor = _waveform_extractor(model.config, gain=1.0)
+    extractor = _waveform_extractor(model.config, ModelSettings())
     return _write_folder(output, model, _processor(model.config, words, extractor), **card)
 
 
