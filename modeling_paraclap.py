@@ -52,6 +52,7 @@ TEXT_POOLINGS = ("cls", "mean")
 AUDIO_POOLINGS = {"mean": 1, "mean_std": 2, "attention": 1}  # P / H
 AUDIO_LAYERS = ("last", "weighted")
 LOG_MEL = "wav2vec2-bert"  # encoders that read frames of a log-mel spectrogram
+ROTARY = (LOG_MEL, "rotary")
 MEL_WINDOW, MEL_HOP, MEL_FFT = 400, 160, 512  # samples
 MEL_FLOOR = 1.192092955078125e-07
 MEL_NORMALISATIONS = ("clip", "fixed")
@@ -256,6 +257,11 @@ class AudioBranch(nn.Module):
     ) -> None:
         super().__init__()
         _refuse_pooling(config, pooling, layers)
+        if (config.model_type, getattr(config, "position_embeddings_type", None)) == ROTARY:
+            raise ValueError(
+                "position_embeddings_type 'rotary' keeps tensors of an evaluation that training "
+                "cannot use; expected null, 'relative' or 'relative_key'"
+            )
         self.base = AutoModel.from_config(config)
         self.pooling = pooling
         self.layer_weights = self.attention = None

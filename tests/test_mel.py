@@ -222,6 +222,22 @@ def test_adapter_takes_clips_of_one_length_alone(mel, waveforms):
         embed(model, processor, waveforms)
 
 
+def test_positions_that_training_cannot_use_after_a_validation_are_refused(mel):
+    mel.audio.config["position_embeddings_type"] = "rotary"
+    with pytest.raises(ValueError, match="rotary"):
+        build_model(mel, TEXTS)
+
+
+@pytest.mark.parametrize("positions", [None, "relative_key", "relative"])
+def test_training_goes_on_after_an_evaluation(mel, waveforms, positions):
+    mel.audio.config["position_embeddings_type"] = positions
+    model, processor = built(mel)
+    batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
+    with torch.inference_mode():
+        model.get_audio_features(**batch)
+    model.train().get_audio_features(**batch).pooler_output[:, 0].sum().backward()
+
+
 def test_convolutions_that_are_not_there_cannot_be_frozen(mel):
     mel.freeze = ["audio_convolutions"]
     with pytest.raises(ValueError, match="has none"):
