@@ -195,6 +195,7 @@ def test_weights_above_the_encoder_have_the_rate_of_the_projections(settings):
     assert {rates[id(p)] for p in branch.base.parameters()} == {2.0}
 
 
+@pytest.mark.slow  # test_mel.py has the same with its tower
 def test_a_resumed_run_ends_as_one_that_was_not_stopped(config, tmp_path):
     how = [config, "model.audio_pooling=attention", "model.audio_layers=weighted"]
     how += ["train.save_every=4"]

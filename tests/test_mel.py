@@ -252,6 +252,7 @@ def arguments(config, tmp_path):
     settings = yaml.safe_load(Path(config).read_text())
     settings["model"]["audio"]["config"] = {**TINY_MEL, "hidden_dropout": 0.2}
     settings["model"] |= {"mel": {"bins": 24, "stride": 4}, "input_gain": 1.0}
+    settings["model"] |= {"audio_pooling": "attention", "audio_layers": "weighted"}
     path = tmp_path / "mel.yaml"
     path.write_text(yaml.safe_dump(settings))
     return [str(path)]
