@@ -268,8 +268,9 @@ def encoder_fingerprint(
     model: ParaCLAPModel, processor: ParaCLAPProcessor, how: Sequence[object]
 ) -> str:
     """Name the speech encoder alone by the same, and by how it is used."""
+    pooled = model.config.audio_pooling, model.config.audio_layers
     settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict(), *how]
-    return _fingerprint(model, AUDIO_SIDE[:1], settings)
+    return _fingerprint(model, AUDIO_SIDE[:1], [*settings, *pooled])
 
 
 def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:

@@ -103,7 +103,7 @@ class FastModel:
     def use_matrix_products(self) -> None:
         """Replace convolutions that are followed by layer norm, if the encoder has any."""
         base = self.audio_branch.base
-        if self.audio_branch.supports_padding and not self.audio_branch.reads_functionals:
+        if self.audio_branch.supports_padding and hasattr(base, "freeze_feature_encoder"):
             base.feature_extractor = MatrixConvolutions(base.feature_extractor)
 
     def compile(self) -> None:

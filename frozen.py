@@ -6,7 +6,8 @@ whether a row is computed now, was remembered, or is computed again after a run 
 CPU, where batches are no faster, that is had by encoding one row at a time without padding;
 elsewhere by batches of equal shape.
 
-Letters: n rows, N clips to train on, T samples, L tokens, H hidden size of the encoder.
+Letters: n rows, N clips to train on, T samples, L tokens, H values that stand for a row (of a clip
+`AudioBranch.pooled_size`).
 """
 
 from collections import OrderedDict
@@ -59,12 +60,13 @@ class FrozenEncoder:
         """Encode rows: (n, H) in at least float32, on the model's device.
 
         Args:
-            inputs: waveforms (n, T) or tokens (n, L), on the CPU.
-            mask: of the same shape, 1 where there is something; it stands at the front.
+            inputs: waveforms (n, T), log-mel frames or tokens (n, L), on the CPU.
+            mask: of the first two dimensions, 1 where there is something; it stands at the front.
         """
         device = self.model.device
         pooled: list[torch.Tensor] = [torch.empty(0)] * len(inputs)
-        if inputs.shape != mask.shape:  # functionals: one frame a row, and nothing to pad
+        reads_functionals = self.branch == "audio" and self.model.audio_branch.reads_functionals
+        if reads_functionals:  # one frame a row, and nothing to pad
             return self.model.pool(self.branch, inputs.to(device), None)
         for width, rows in self._batches(mask.sum(dim=1).tolist(), inputs.shape[1]):
             filled = rows + rows[-1:] * (self.at_once - len(rows))
@@ -188,7 +190,7 @@ def encode_clips(
         AudioError: naming the first clip that cannot be read.
         RuntimeError: naming the clips, if a worker crashed or hangs.
     """
-    table = torch.zeros(len(clips), encoder.model.config.audio_config.hidden_size)
+    table = torch.zeros(len(clips), encoder.model.audio_branch.pooled_size)
     rows = list(range(len(clips)) if rows is None else rows)
     wanted, keys, cache = len(rows), [], None
     if folder is not None:

@@ -18,6 +18,7 @@ is written as a whole or not at all.
 """
 
 import argparse
+import dataclasses
 import json
 import string
 import sys
@@ -43,7 +44,10 @@ from transformers import (
 from checkpoints import whole_folder
 from model_card import check_licence, model_card
 from modeling_paraclap import (
+    LOG_MEL,
     MAX_LOGIT_SCALE,
+    MEL_HOP,
+    MEL_WINDOW,
     PUBLISHED_CONFIG,
     FunctionalsConfig,
     FunctionalsFeatureExtractor,
@@ -61,6 +65,7 @@ __all__ = [
     "MAX_LOGIT_SCALE",
     "Functionals",
     "FunctionalsFeatureExtractor",
+    "MelSettings",
     "ModelSettings",
     "ParaCLAPConfig",
     "ParaCLAPFeatureExtractor",
@@ -126,6 +131,28 @@ class TowerSettings:
 
 
 @dataclass
+class MelSettings:
+    """Front end of a speech encoder that reads a log-mel spectrogram (model_type wav2vec2-bert).
+
+    Attributes:
+        bins: bands of the mel scale.
+        stride: windows, one every 10 ms, that the encoder reads as one frame.
+        normalisation: "fixed" (by a constant: captions speak of loudness, so it can be heard) or
+            "clip" (every band has mean 0 and deviation 1 in every clip: recordings of other levels
+            and microphones sound alike, and loudness is lost; pretrained encoders expect it).
+    """
+
+    bins: int = 80
+    stride: int = 2
+    normalisation: str = "fixed"
+
+    @property
+    def size(self) -> int:
+        """M, values of a frame."""
+        return self.bins * self.stride + (self.normalisation == "fixed")
+
+
+@dataclass
 class Functionals:
     """What a tower on acoustic functionals has to know of the training clips.
 
@@ -149,9 +176,15 @@ class ModelSettings:
     Attributes:
         start: whole model to go on from: a run or model folder, or a Hub name. Weights, processor
             and tokenizer are taken over, and of what follows only `freeze` has a say.
-        audio: speech encoder of the wav2vec2 family, reading raw waveforms, or a network on the
+        audio: speech encoder of the wav2vec2 family, reading raw waveforms, one that reads a
+            log-mel spectrogram (`config: {model_type: wav2vec2-bert}`), or a network on the
             functionals of eGeMAPSv02 (`config: {model_type: egemaps}`, with `data.features`).
+        mel: front end of an encoder that reads a log-mel spectrogram.
         text: text encoder.
+        audio_pooling: what stands for a clip: "mean" (of its frames, as published), "mean_std"
+            (beside it their standard deviation) or "attention" (a mean whose weights are learned).
+        audio_layers: "last" (layer of the speech encoder) or "weighted" (a mean of all of them,
+            whose weights are learned, also where the encoder is frozen).
         text_pooling: what stands for a sentence: "cls" (its first token, as BERT has it) or "mean"
             (of its tokens, as sentence encoders have it).
         projection_dim: D, size of the shared space.
@@ -165,7 +198,10 @@ class ModelSettings:
 
     start: str | None = None
     audio: TowerSettings = field(default_factory=TowerSettings)
+    mel: MelSettings = field(default_factory=MelSettings)
     text: TowerSettings = field(default_factory=TowerSettings)
+    audio_pooling: str = "mean"
+    audio_layers: str = "last"
     text_pooling: str = "cls"
     projection_dim: int = 768
     projection_dropout: float = 0.5
@@ -238,6 +274,8 @@ def build_model(
     kind = settings.audio.config.get("model_type")
     _refuse_apart(kind == FunctionalsConfig.model_type, functionals)
     known = {} if functionals is None else {"names": functionals.names}
+    if kind == LOG_MEL:
+        known = {"feature_projection_input_dim": settings.mel.size}
     audio = _encoder("audio", settings.audio, **known)
     if functionals is not None:
         audio.standardise_by(functionals.mean, functionals.deviation)
@@ -246,6 +284,8 @@ def build_model(
         audio_config=audio.config.to_dict(),
         text_config=text.config.to_dict(),
         text_pooling=settings.text_pooling,
+        audio_pooling=settings.audio_pooling,
+        audio_layers=settings.audio_layers,
         projection_dim=settings.projection_dim,
         projection_dropout=settings.projection_dropout,
     )
@@ -253,16 +293,32 @@ def build_model(
     model.audio_branch.base.load_state_dict(audio.state_dict())
     model.text_branch.base.load_state_dict(text.state_dict())
     extractor = (
-        _waveform_extractor(config, settings.input_gain)
+        _waveform_extractor(config, settings)
         if functionals is None
         else FunctionalsFeatureExtractor(names=functionals.names, undefined=functionals.undefined)
     )
     return model.freeze(settings.freeze), _processor(config, tokenizer, extractor)
 
 
-def _waveform_extractor(config: ParaCLAPConfig, gain: float) -> ParaCLAPFeatureExtractor:
-    """Extractor that gives the encoder no clip too short for it."""
-    return ParaCLAPFeatureExtractor(gain=gain, min_samples=receptive_field(config.audio_config))
+def _waveform_extractor(
+    config: ParaCLAPConfig, settings: ModelSettings
+) -> ParaCLAPFeatureExtractor:
+    """Extractor that gives the encoder no clip too short for it.
+
+    Raises:
+        ValueError: if log-mel frames are not what the encoder reads.
+    """
+    audio, mel, gain = config.audio_config, settings.mel, settings.input_gain
+    if audio.model_type != LOG_MEL:
+        return ParaCLAPFeatureExtractor(gain=gain, min_samples=receptive_field(audio))
+    if audio.feature_projection_input_dim != mel.size:
+        raise ValueError(
+            f"the audio encoder reads frames of {audio.feature_projection_input_dim} values, "
+            f"{mel} gives {mel.size}; pretrained ones read bins=80, stride=2, normalisation=clip"
+        )
+    windows = max(mel.stride, 2)  # a single one has no deviation
+    shortest = MEL_WINDOW + (windows - 1) * MEL_HOP
+    return ParaCLAPFeatureExtractor(gain=gain, min_samples=shortest, mel=dataclasses.asdict(mel))
 
 
 def _refuse_apart(reads_functionals: bool, functionals: Functionals | None) -> None:
@@ -381,7 +437,7 @@ def convert(
         raise ValueError(
             f"tokenizer {tokenizer} has {len(words)} entries, the weights expect {expected}"
         )
-    extractor = _waveform_extractor(model.config, gain=1.0)
+    extractor = _waveform_extractor(model.config, ModelSettings())
     return _write_folder(output, model, _processor(model.config, words, extractor), **card)
 
 

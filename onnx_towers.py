@@ -57,14 +57,12 @@ class AudioTower(nn.Module):
 
     def __init__(self, model: ParaCLAPModel) -> None:
         super().__init__()
-        self.base, self.projection = model.audio_branch.base, model.audio_projection
+        self.branch, self.projection = model.audio_branch, model.audio_projection
 
     def forward(self, input_values: torch.Tensor, padding_mask: torch.Tensor) -> torch.Tensor:
         """Embed (B, T) with 1 where there is signal: (B, D)."""
-        frames = self.base(input_values, attention_mask=padding_mask).last_hidden_state
-        lengths = self.base._get_feat_extract_output_lengths(padding_mask.sum(dim=1))[:, None]
-        valid = torch.arange(frames.shape[1], device=frames.device) < lengths
-        pooled = (frames * valid[..., None]).sum(dim=1) / lengths
+        layers = self.branch.layers(input_values, padding_mask)
+        pooled = self.branch.combine(self.branch.pool(layers, padding_mask))
         return F.normalize(self.projection(pooled), dim=-1)
 
 

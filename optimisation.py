@@ -118,7 +118,7 @@ def parameter_groups(
     optimiser leaves it alone.
     """
     rates = {
-        "audio_branch": optim.audio_lr,
+        "audio_branch.base": optim.audio_lr,
         "text_branch": optim.text_lr,
     }
     if optim.text_projection_lr is not None:
@@ -130,7 +130,8 @@ def parameter_groups(
     learned += [] if objective is None else list(objective.named_parameters())
     groups: dict[tuple[float, float, int], list[torch.nn.Parameter]] = {}
     for name, parameter in learned:
-        rate = rates.get(name.split(".")[0], optim.lr) * factors.get(name, 1.0)
+        rates_of = (rate for part, rate in rates.items() if name.startswith(f"{part}."))
+        rate = next(rates_of, optim.lr) * factors.get(name, 1.0)
         decay = optim.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay, starts.get(name, 0)), []).append(parameter)
     return [

@@ -5,6 +5,7 @@ r"""Which ideas help: every recipe of ideas.py on the same speakers and seeds, i
     python -m experiments.ablation --data /data -o experiments --final
     python -m experiments.ablation --data /data -o experiments --directions both --ideas ...
     python -m experiments.ablation --data /data -o experiments --folds
+    python -m experiments.ablation --data /data -o experiments --tower mel --directions ravdess
 
 The data folder holds ravdess/ and emodb/. Models train on one of them, by train.py, and are asked
 about both; with the direction "both" they train on both at once. Ideas are chosen on validation
@@ -48,7 +49,8 @@ from experiments.ideas import (
     CORPORA_COMPARED,
     DIRECTIONS,
     FOLD,
-    IDEAS,
+    HEARD_CHOSEN,
+    HEARD_PUBLISHED,
     ON_ONE_CORPUS,
     PARTS,
     PRETRAINED,
@@ -56,9 +58,11 @@ from experiments.ideas import (
     SECTIONS,
     SENTENCES,
     TOWER,
+    TOWERS,
     UNCHOSEN,
     WORDINGS,
     Corpus,
+    Recipe,
     folds_of,
     same_class,
     speakers_of,
@@ -70,12 +74,13 @@ from queries import Queries, queries_for
 from scoring import score
 from settings import Settings, flatten, is_free, read_settings
 
-FINAL = (PUBLISHED, CHOSEN)
+FINAL = {TOWER: (PUBLISHED, CHOSEN)}
+FINAL |= dict.fromkeys(("wav2vec2", "mel"), (HEARD_PUBLISHED, HEARD_CHOSEN))
 BASELINE_SEED = 0
 HEAD = """\
 # Which ideas help
 
-Written by `{command}` ({processor}). {tower} tower; mean UAR over seeds; 95 % intervals over
+Written by `{command}` ({processor}). Towers: {tower}; mean UAR over seeds; 95 % intervals over
 speakers and seeds, those of differences paired. "Cross" parts are of the corpus that was not
 trained on: `cross` is everyone but the validation speakers; "both" was trained on both corpora at
 once. Ideas are chosen on validation parts alone; the validation part has also chosen the checkpoint
@@ -165,20 +170,19 @@ def _succeed(code: int) -> None:
         raise RuntimeError("a table could not be made, see above")
 
 
-def settings_of(idea: str, seed: int, trained_on: Sequence[Tables], work: Path) -> Settings:
+def settings_of(
+    tower: str, idea: str, seed: int, trained_on: Sequence[Tables], work: Path
+) -> Settings:
     """What a run of an idea is told."""
-    name = f"{idea} {seed} {' '.join(tables.key for tables in trained_on)}"
-    data = []
+    name = f"{tower} {idea} {seed} {' '.join(tables.key for tables in trained_on)}"
+    data = [] if tower == TOWER else [f"data.packed={work / 'packs'}"]
     for tables in trained_on:
         key = "data" if len(trained_on) == 1 else f"data.corpora.{tables.name}"
-        data += [
-            f"{key}.root={tables.root}",
-            f"{key}.features={tables.features}",
-            f"{key}.captions={tables.captions}",
-        ]
+        data += [f"{key}.root={tables.root}", f"{key}.captions={tables.captions}"]
+        data += [f"{key}.features={tables.features}"] if tower == TOWER else []
     return read_settings(
         [
-            *IDEAS[idea].arguments(),
+            *TOWERS[tower][idea].arguments(),
             *data,
             f"train.seed={seed}",
             "train.resume=never",
@@ -286,22 +290,23 @@ def answers_of(settings: Settings, rows: pd.DataFrame, tables: Tables, part: str
     model, reader = load_model(settings.output)
     queries = queries_of(settings, rows, part)
     truth = scored_classes(rows, "emotion")
-    measured = tables.functionals.loc[rows.index, model.config.audio_config.names]
-    clips = FunctionalClips(rows, tables.root, measured.to_numpy(np.float32))
+    clips = None
+    if model.audio_branch.reads_functionals:
+        measured = tables.functionals.loc[rows.index, model.config.audio_config.names]
+        clips = FunctionalClips(rows, tables.root, measured.to_numpy(np.float32))
     answers = answer(model, reader, rows, tables.root, queries, clips)
     answers.insert(0, "truth", truth)
     return answers
 
 
 def unanswered(
-    questions: Sequence[Question], idea: str, seed: int, recipe: str, path: Path
+    questions: Sequence[Question], run: Mapping[str, Any], path: Path
 ) -> list[tuple[Question, dict[str, Any]]]:
     """Questions that the CSV has no row for, and what tells such a row from others."""
-    run = {"tower": TOWER, "idea": idea, "seed": seed, "recipe": recipe}
     rows = table.read(path)
     missing = []
     for question in questions:
-        about = run | {"direction": question.direction, "part": question.part}
+        about = {**run, "direction": question.direction, "part": question.part}
         if question.tables.fold is not None:
             about["fold"] = question.tables.fold
         if not _has_row(rows, about):
@@ -334,9 +339,10 @@ def run_idea(
     options: argparse.Namespace,
 ) -> None:
     """Train, unless the run is there, and append a row for each question that has none."""
-    settings = settings_of(idea, seed, trained_on, options.work)
+    settings = settings_of(options.tower, idea, seed, trained_on, options.work)
     recipe = recipe_hash(settings)
-    missing = unanswered(questions, idea, seed, recipe, options.csv)
+    run = {"tower": options.tower, "idea": idea, "seed": seed, "recipe": recipe}
+    missing = unanswered(questions, run, options.csv)
     if not missing:
         return
     seconds = trained(settings, recipe)
@@ -368,7 +374,8 @@ def run_baseline(
 ) -> None:
     """Fit a closed-set baseline, and append a row for each question that has none."""
     questions = [q for q in questions if q.part == FOLD or PARTS[q.part].wording is None]
-    missing = unanswered(questions, name, BASELINE_SEED, "closed", options.csv)
+    run = {"tower": TOWER, "idea": name, "seed": BASELINE_SEED, "recipe": "closed"}
+    missing = unanswered(questions, run, options.csv)
     if not missing:
         return
     before = time.process_time()
@@ -407,30 +414,50 @@ def stamp() -> dict[str, str]:
 def write_page(options: argparse.Namespace, prepared: Mapping[str, Tables]) -> None:
     """Write RESULTS.md from the CSV; rows of recipes that have changed are left out."""
     rows = table.read(options.csv)
+    head = HEAD.format(
+        command="python -m experiments.ablation; python -m experiments.ablation --final",
+        processor=processor(),
+        tower=", ".join(tower for tower in TOWERS if tower in set(rows["tower"])),
+    )
+    notes = Path(__file__).parent / "NOTES.md"
+    text = head
+    for tower, recipes in TOWERS.items():
+        own = _current(rows[rows["tower"] == tower], tower, prepared, options.work)
+        references = {idea: _reference(tower, recipe) for idea, recipe in recipes.items()}
+        references |= dict.fromkeys(baselines.BASELINES, PUBLISHED)
+        if len(own):
+            text += "\n" + table.page(own, references, f"# Tower: {tower}")
+        if tower == TOWER:
+            both = table.compared(own, list(prepared), ON_ONE_CORPUS)
+            text += "".join(f"{line}\n" for line in both)
+    (options.output / "RESULTS.md").write_text(text + (notes.read_text() if notes.exists() else ""))
+
+
+def _current(
+    rows: pd.DataFrame, tower: str, prepared: Mapping[str, Tables], work: Path
+) -> pd.DataFrame:
+    """Rows of the recipes of a tower as they are now, in the order of the page."""
     closed = dict.fromkeys(baselines.BASELINES, "closed")
     tables = next(iter(prepared.values()))
     recipes = {
-        (idea, seed): recipe_hash(settings_of(idea, seed, [tables], options.work))
-        for idea in IDEAS
+        (idea, seed): recipe_hash(settings_of(tower, idea, seed, [tables], work))
+        for idea in TOWERS[tower]
         for seed in sorted(set(rows["seed"]) - {BASELINE_SEED})
     }
     wanted = [
         closed.get(idea) or recipes.get((idea, seed))
         for idea, seed in zip(rows["idea"], rows["seed"], strict=True)
     ]
-    rows = rows[rows["recipe"] == pd.Series(wanted, rows.index)]
+    rows = rows[rows["recipe"] == pd.Series(wanted, rows.index, dtype=object)]
     rows = pd.concat([rows[rows["part"] != FOLD], *pooled_folds(rows, prepared)])
-    rows = rows.sort_values("part", key=lambda parts: parts.map(SECTIONS.index), kind="stable")
-    head = HEAD.format(
-        command="python -m experiments.ablation; python -m experiments.ablation --final",
-        processor=processor(),
-        tower=TOWER,
-    )
-    notes = Path(__file__).parent / "NOTES.md"
-    references = {i: PRETRAINED if r.config == SENTENCES else PUBLISHED for i, r in IDEAS.items()}
-    text = table.page(rows, references | dict.fromkeys(baselines.BASELINES, PUBLISHED), head)
-    text += "".join(f"{line}\n" for line in table.compared(rows, list(prepared), ON_ONE_CORPUS))
-    (options.output / "RESULTS.md").write_text(text + (notes.read_text() if notes.exists() else ""))
+    return rows.sort_values("part", key=lambda parts: parts.map(SECTIONS.index), kind="stable")
+
+
+def _reference(tower: str, recipe: Recipe) -> str:
+    """The published recipe with the same towers."""
+    if tower != TOWER:
+        return HEARD_PUBLISHED
+    return PRETRAINED if recipe.config == SENTENCES else PUBLISHED
 
 
 def pooled_folds(rows: pd.DataFrame, prepared: Mapping[str, Tables]) -> list[pd.DataFrame]:
@@ -449,8 +476,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     prepared = {name: prepare(name, options.data, options.work) for name in CORPORA_COMPARED}
     plans = plans_of(options, prepared)
-    for baseline, plan in itertools.product(baselines.BASELINES, plans):
-        run_baseline(baseline, *plan, options)
+    if options.tower == TOWER:
+        for baseline, plan in itertools.product(baselines.BASELINES, plans):
+            run_baseline(baseline, *plan, options)
     for seed in range(1, options.seeds + 1):  # outermost: a command may be stopped at any time
         for idea, plan in itertools.product(options.ideas, plans):
             run_idea(idea, seed, *plan, options)
@@ -486,7 +514,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--data", default=os.environ.get("PARACLAP_DATA"), help="folder of the corpora")
     add("-o", "--output", type=Path, default=Path("experiments"), help="of CSV and page")
     add("--work", type=Path, default=Path("runs/ablation"), help="of tables and runs")
-    add("--ideas", nargs="+", choices=list(IDEAS), metavar="IDEA", help="; ".join(IDEAS))
+    add("--tower", choices=list(TOWERS), default=TOWER, help="what hears the clips")
+    about = (f"of {tower}: {'; '.join(ideas)}" for tower, ideas in TOWERS.items())
+    add("--ideas", nargs="+", metavar="IDEA", help=". ".join(about))
     add("--directions", nargs="+", choices=[*DIRECTIONS, BOTH], default=list(DIRECTIONS))
     add("--seeds", type=int, default=3, help="1 to this")
     add("--words", action="store_true", help="also ask in words never used, see wordings.yaml")
@@ -496,8 +526,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.data is None:
         parser.error("give --data, or set PARACLAP_DATA")
-    usual = [idea for idea, recipe in IDEAS.items() if not recipe.on_request]
-    options.ideas = options.ideas or (list(FINAL) if options.final or options.folds else usual)
+    known = TOWERS[options.tower]
+    usual = [idea for idea, recipe in known.items() if not recipe.on_request]
+    at_the_end = options.final or options.folds
+    options.ideas = options.ideas or (list(FINAL[options.tower]) if at_the_end else usual)
+    if unknown := set(options.ideas) - set(known):
+        parser.error(f"{sorted(unknown)} of tower {options.tower}, expected some of {list(known)}")
     options.csv = options.output / "results.csv"
     return options
 

@@ -35,6 +35,7 @@ from experiments.ideas import (
     CORPORA_COMPARED,
     DIRECTIONS,
     PRETRAINED,
+    TOWER,
     WORDINGS,
     same_class,
 )
@@ -86,7 +87,7 @@ def space_of(idea: str, seed: int, part: str, own: Tables, work: Path) -> Space:
     Raises:
         FileNotFoundError: if it has not been trained, or was trained with other settings.
     """
-    settings = settings_of(idea, seed, [own], work)
+    settings = settings_of(TOWER, idea, seed, [own], work)
     done = Path(settings.output) / "ablation.json"
     if not done.exists() or json.loads(done.read_text())["recipe"] != recipe_hash(settings):
         raise FileNotFoundError(f"{work} has no run of {idea!r}, seed {seed}, on {own.name}")

@@ -11,6 +11,7 @@ FOLDER = Path(__file__).parent
 CHOSEN_CONFIG = FOLDER.parent / "configs" / "egemaps.yaml"
 BASE_CONFIG = FOLDER / "egemaps.yaml"
 SENTENCES = FOLDER / "sentences.yaml"
+MEL, WAV2VEC2 = FOLDER / "mel.yaml", FOLDER / "wav2vec2.yaml"
 TOWER = "egemaps"
 
 
@@ -157,6 +158,52 @@ IDEAS: Mapping[str, Recipe] = {
     "sentence encoder, corpora by square roots": Recipe((*BEST, ROOTS), SENTENCES, on_request=True),
     "sentence encoder, corpora in equal shares": Recipe((*BEST, EQUAL), SENTENCES, on_request=True),
 }
+
+HEARD_PUBLISHED = "published recipe, heard"
+HEARD_CHOSEN = "prototypes, every caption tells the emotion"
+HEARD_PAPER = tuple(  # for as many steps as the others; the encoder starts from random weights
+    told for told in PAPER if not told.startswith(("train.", "text_stage."))
+)
+
+
+HEARD_CHANGED: Mapping[str, tuple[str, ...]] = {
+    "SpecAugment": (
+        "model.audio.config.mask_time_prob=0.1",
+        "model.audio.config.mask_time_length=4",
+        "model.audio.config.mask_feature_prob=0.1",
+        "model.audio.config.mask_feature_length=16",
+    ),
+    "waveforms augmented": tuple(
+        f"data.augment.{change}=0.3" for change in ("speed", "reverb", "noise", "gain")
+    ),
+    "crops of 1 to 2.5 s": ("data.crop_seconds_min=1.0",),
+}
+"""What an encoder may hear instead of the clips as they are."""
+
+
+def _heard(config: Path) -> dict[str, Recipe]:
+    """Recipes of a tower that hears clips; text is read by a frozen sentence encoder."""
+    overrides: dict[str, tuple[str, ...]] = {
+        HEARD_PUBLISHED: (*HEARD_PAPER, "loss.prototypes=0.0", "train.queries=caption"),
+        HEARD_CHOSEN: (),
+        "mean_std": ("model.audio_pooling=mean_std",),
+        "attention": ("model.audio_pooling=attention",),
+        "weighted": ("model.audio_layers=weighted",),
+        "mean_std, weighted": ("model.audio_pooling=mean_std", "model.audio_layers=weighted"),
+    }
+    overrides |= HEARD_CHANGED
+    if config == MEL:
+        overrides["normalised clips"] = ("model.mel.normalisation=clip",)
+    return {idea: Recipe(told, config) for idea, told in overrides.items()}
+
+
+TOWERS: Mapping[str, Mapping[str, Recipe]] = {
+    TOWER: IDEAS,
+    "wav2vec2": _heard(WAV2VEC2),
+    "mel": _heard(MEL),
+}
+"""Audio tower -> its recipes."""
+
 
 ON_ONE_CORPUS: Mapping[str, str] = {
     CHOSEN: CHOSEN,

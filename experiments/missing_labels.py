@@ -23,7 +23,7 @@ import pandas as pd
 import datasets
 from datasets import EMOTION, PHRASE_COLUMNS
 from experiments import ablation, table
-from experiments.ideas import CHOSEN, CORPORA_COMPARED, DIRECTIONS
+from experiments.ideas import CHOSEN, CORPORA_COMPARED, DIRECTIONS, TOWER
 
 ARMS = ("different", "unknown")
 
@@ -69,6 +69,7 @@ def run(own: ablation.Tables, other: ablation.Tables, options: argparse.Namespac
         without_labels(pd.read_parquet(own.captions), options.kept, seed).to_parquet(captions)
         for arm in ARMS:
             told = argparse.Namespace(
+                tower=TOWER,
                 csv=rows_of(arm, options),
                 work=options.work / arm / str(options.kept),
             )

@@ -14,9 +14,10 @@ import train
 from experiments import ablation, baselines, figures, ideas, missing_labels, table, wordings
 from experiments.ideas import (
     CORPORA_COMPARED,
-    IDEAS,
     PARTS,
     SPEAKERS,
+    TOWER,
+    TOWERS,
     Corpus,
     Recipe,
     folds_of,
@@ -37,6 +38,13 @@ QUICK = [
     "model.audio.config.hidden_size=16",
     "model.text.config.num_hidden_layers=1",
 ]
+QUICK_MEL = [
+    "model.audio.config.model_type=wav2vec2-bert",
+    "model.audio.config.num_hidden_layers=1",
+    "model.audio.config.num_attention_heads=2",
+    "model.mel.bins=24",
+    "model.mel.stride=4",
+]
 
 
 @pytest.fixture
@@ -46,11 +54,12 @@ def small(monkeypatch, tmp_path, corpus, captions):
     toy = Corpus(str(corpus), str(corpus), tuple(speakers[:2]), tuple(speakers[2:4]))
     toys = {"emodb": toy, "another": toy}
     recipes = {ideas.PUBLISHED: Recipe(QUICK), "larger steps": Recipe([*QUICK, "optim.lr=1e-2"])}
+    heard = {ideas.HEARD_PUBLISHED: Recipe([*QUICK, *QUICK_MEL])}
     for module, name, value in (
         (ablation, "CORPORA_COMPARED", toys),
         (ablation, "DIRECTIONS", {"emodb": ("another", True)}),
-        (ablation, "IDEAS", recipes),
-        (ablation, "FINAL", (ideas.PUBLISHED,)),
+        (ablation, "TOWERS", {"egemaps": recipes, "mel": heard}),
+        (ablation, "FINAL", {"egemaps": (ideas.PUBLISHED,)}),
     ):
         monkeypatch.setattr(module, name, value)
     (tmp_path / "work").mkdir()
@@ -76,7 +85,14 @@ def test_command_measures_each_run_once_and_keeps_test_speakers_for_the_end(smal
     page = (folder / "RESULTS.md").read_text()  # a section for each part, and the notes
     assert page.count("## ") == len(PARTS) + 1 and page.count("| larger steps |") == 2
     assert np.isnan(again["seed"]).sum() == 0 and (again["chance"] > 0).all()
-    drawn = ["--trained-on", "emodb", "--recipes", *ablation.IDEAS, "-o", str(folder / "drawn")]
+    drawn = [
+        "--trained-on",
+        "emodb",
+        "--recipes",
+        *ablation.TOWERS[TOWER],
+        "-o",
+        str(folder / "drawn"),
+    ]
     drawn += ["--results", str(folder / "results.csv")]
     monkeypatch.setattr(figures, "DIRECTIONS", ablation.DIRECTIONS)
     monkeypatch.setitem(figures.SPELT, "another", "another")
@@ -106,7 +122,8 @@ def test_folds_test_every_speaker_once_with_captions_and_standards_of_others(
     small, monkeypatch, captions
 ):
     options, folder = small
-    monkeypatch.setattr(ablation, "IDEAS", {ideas.PUBLISHED: ablation.IDEAS[ideas.PUBLISHED]})
+    published = {ideas.PUBLISHED: ablation.TOWERS[TOWER][ideas.PUBLISHED]}
+    monkeypatch.setattr(ablation, "TOWERS", {TOWER: published})
     assert ablation.main([*options, "--folds"]) == 0
     rows = table.read(folder / "results.csv")
     everyone = set(pd.read_parquet(captions)["speaker"])
@@ -127,7 +144,7 @@ def test_folds_test_every_speaker_once_with_captions_and_standards_of_others(
         assert tested.isdisjoint(parts.loc[parts["split"] != "test", "speaker"])
         means = measured.loc[parts.index[parts["split"] == "train"], PITCH].mean()
         run = ablation.settings_of(
-            ideas.PUBLISHED, 1, [replace(own, fold=fold)], folder / "work"
+            TOWER, ideas.PUBLISHED, 1, [replace(own, fold=fold)], folder / "work"
         ).output
         tower = load_model(run)[0].audio_branch.base
         found = tower.mean[tower.config.names.index(PITCH)].item()
@@ -258,6 +275,17 @@ def test_missing_labels_are_unknown_to_one_model_and_different_to_the_other(
     assert capsys.readouterr().out.count("| emodb -> another |") == 2
 
 
+def test_towers_that_hear_clips_have_sections_of_their_own(small):
+    options, folder = small
+    assert ablation.main([*options, "--tower", "mel"]) == 0
+    rows = table.read(folder / "results.csv")
+    assert set(rows["tower"]) == {"mel"} and set(rows["part"]) == {"validation", "cross validation"}
+    page = (folder / "RESULTS.md").read_text()
+    assert "# Tower: mel" in page and page.count(f"| {ideas.HEARD_PUBLISHED} |") == 2
+    with pytest.raises(SystemExit):
+        ablation.main([*options, "--tower", "mel", "--ideas", "larger steps"])
+
+
 def test_figures_of_a_row_follow_from_its_counts():
     rng = np.random.default_rng(0)
     truth, said = (pd.Series(rng.choice(["a", "b", "c"], 60)) for _ in range(2))
@@ -310,9 +338,9 @@ def test_words_never_used_are_asked_in_at_the_end_or_if_that_is_asked_for(final,
     assert final or not any(PARTS[part].is_final for part in looked_at)
 
 
-@pytest.mark.parametrize("idea", IDEAS)
-def test_every_idea_is_a_configuration(idea):
-    read_settings(IDEAS[idea].arguments())
+@pytest.mark.parametrize("tower, idea", [(t, i) for t, known in TOWERS.items() for i in known])
+def test_every_idea_is_a_configuration(tower, idea):
+    read_settings(TOWERS[tower][idea].arguments())
 
 
 @pytest.mark.parametrize("name", baselines.BASELINES)
@@ -330,7 +358,7 @@ def test_baseline_says_only_classes_that_are_asked_for(name):
 def test_configuration_is_the_chosen_recipe():
     chosen, offered = (
         ablation.recipe_hash(read_settings([*given, "output=x"]))
-        for given in (IDEAS[ideas.CHOSEN].arguments(), [str(ideas.CHOSEN_CONFIG)])
+        for given in (TOWERS[TOWER][ideas.CHOSEN].arguments(), [str(ideas.CHOSEN_CONFIG)])
     )
     assert offered == chosen
 

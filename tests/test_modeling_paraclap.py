@@ -248,7 +248,7 @@ def test_frozen_part_keeps_its_weights_and_the_others_learn(settings, waveforms,
     before = copy.deepcopy(model.state_dict())
     one_step(model.train(), processor, waveforms)
     prefixes = {
-        "audio": "audio_branch.",
+        "audio": "audio_branch.base.",
         "text": "text_branch.",
         "audio_convolutions": "audio_branch.base.feature_extractor.",
         "text_projection": "text_projection.",
