@@ -40,7 +40,8 @@ class Prototypes:
         known = {p[descriptor][0]: tuple(p[descriptor]) for p in phrases if descriptor in p}
         if len(known) < 2:
             raise ValueError(
-                f"loss.prototypes: {len(known)} classes of {descriptor} have phrases, expected two"
+                f"loss.prototypes: {len(known)} classes of {descriptor} have phrases, "
+                "expected two; loss.prototypes=0 does without them"
             )
         self.classes = sorted(known)
         numbers = {name: number for number, name in enumerate(self.classes)}
