@@ -48,6 +48,7 @@ from datasets import (
 from evaluate import answer
 from frozen import encode_clips
 from functionals import standards
+from modeling_paraclap import mel_frames
 from models import ParaCLAPModel, build_model, clip_loss, scaled_cosines
 from objectives import OBJECTIVES
 from optimisation import (
@@ -380,9 +381,7 @@ class Run:
             collate_fn=Collate(
                 self.processor,
                 None if self.settings.train.bucket else data.crop_seconds,
-                0
-                if "audio" in self.model.frozen
-                else shortest_masked(self.model.audio_branch.base),
+                self._least_samples(),
             ),
             pin_memory=self.device.type == "cuda",
             timeout=data.timeout if data.workers else 0,
@@ -390,6 +389,13 @@ class Run:
             generator=torch.Generator(),
             worker_init_fn=leave_signals_to_the_parent,
         )
+
+    def _least_samples(self) -> int:
+        """Samples that a batch is padded to at least."""
+        if "audio" in self.model.frozen:
+            return 0
+        mel = getattr(self.processor.feature_extractor, "mel", None)
+        return shortest_masked(self.model.audio_branch.base, mel)
 
     def text_stage(self, requests: StopRequests | None = None) -> None:
         """Train the text side alone on drawn captions, before the first step with audio.
@@ -578,17 +584,21 @@ class Run:
         self.saved, self.saved_at = self.step, time.monotonic()
 
 
-def shortest_masked(encoder: transformers.PreTrainedModel) -> int:
+def shortest_masked(
+    encoder: transformers.PreTrainedModel, mel: Mapping[str, Any] | None = None
+) -> int:
     """Samples of the shortest batch that SpecAugment can mask frames of; 0 if it masks none.
 
     Encoders of transformers refuse a batch whose clips, padding included, are shorter than
-    `mask_time_length` frames.
+    `mask_time_length` frames. `mel`: front end of one that reads a log-mel spectrogram.
     """
     config = encoder.config
     if not (getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0):
         return 0
 
     def frames(samples: int) -> int:
+        if mel is not None:
+            samples = max(0, mel_frames(samples, mel["stride"]))
         return int(encoder._get_feat_extract_output_lengths(torch.tensor([samples])))
 
     return bisect.bisect_left(range(LONGEST_MASK), config.mask_time_length, key=frames)

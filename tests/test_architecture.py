@@ -101,6 +101,7 @@ ALLOWED = {
         "evaluate",
         "frozen",
         "functionals",
+        "modeling_paraclap",
         "models",
         "objectives",
         "optimisation",

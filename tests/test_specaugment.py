@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from conftest import RATE, TEXTS
+from test_mel import TINY_MEL
 from test_steps import batch_of, model_of
 
 import processes
 import train
+from models import MelSettings, TowerSettings, build_model
 from objectives import ContrastiveLoss
 from optimisation import seed_step
 from settings import read_settings
@@ -116,6 +119,17 @@ def test_mask_must_fit_into_the_shortest_batch(settings):
     assert shortest_masked(encoder) == 0
     encoder.config.mask_time_prob, encoder.config.apply_spec_augment = 0.1, False
     assert shortest_masked(encoder) == 0
+
+
+def test_mask_must_fit_into_the_log_mel_frames_of_the_shortest_batch(settings):
+    log_mel = TINY_MEL | {"mask_time_prob": 0.5, "mask_time_length": 6}
+    settings.audio, settings.mel = TowerSettings(config=log_mel), MelSettings(bins=24, stride=4)
+    model, processor = build_model(settings, TEXTS)
+    extractor = processor.feature_extractor
+    samples = shortest_masked(model.audio_branch.base, extractor.mel)
+    for length, frames in ((samples - 1, 5), (samples, 6)):
+        inputs = extractor([np.ones(length, "f4")], sampling_rate=RATE, return_tensors="pt")
+        assert inputs["input_values"].shape[1] == frames
 
 
 @pytest.mark.parametrize("bucket", ["true", "false"])
