@@ -2,7 +2,7 @@ r"""What missing labels cost: training clips without most of their emotion label
 
     python -m experiments.missing_labels --data /data -o experiments --work runs/missing --seeds 3
 
-Trains the chosen recipe of ideas.py twice on the same captions, of which a share --kept of the
+Trains one recipe of ideas.py twice on the same captions, of which a share --kept of the
 training clips still tells the emotion. To one model the others are unknown: no negatives of a
 caption that tells it, as training has it. To the other they are different, as if every caption that
 is not known to hold were wrong. Validation speakers alone; prints a table, and keeps rows as
@@ -23,7 +23,7 @@ import pandas as pd
 import datasets
 from datasets import EMOTION, PHRASE_COLUMNS
 from experiments import ablation, table
-from experiments.ideas import CHOSEN, CORPORA_COMPARED, DIRECTIONS, TOWER
+from experiments.ideas import CORPORA_COMPARED, DIRECTIONS, EMOTION_ONLY, TOWER
 
 ARMS = ("different", "unknown")
 
@@ -76,7 +76,7 @@ def run(own: ablation.Tables, other: ablation.Tables, options: argparse.Namespac
             fewer = replace(own, captions=captions)
             questions = ablation.questions_across(fewer, other, ablation.parts_of())
             with counted(arm):
-                ablation.run_idea(CHOSEN, seed, [fewer], questions, told)
+                ablation.run_idea(EMOTION_ONLY, seed, [fewer], questions, told)
 
 
 def show(options: argparse.Namespace) -> None:

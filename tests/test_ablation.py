@@ -267,7 +267,7 @@ def test_missing_labels_are_unknown_to_one_model_and_different_to_the_other(
     options, _ = small
     for name in ("CORPORA_COMPARED", "DIRECTIONS"):
         monkeypatch.setattr(missing_labels, name, getattr(ablation, name))
-    monkeypatch.setattr(missing_labels, "CHOSEN", "larger steps")
+    monkeypatch.setattr(missing_labels, "EMOTION_ONLY", "larger steps")
     monkeypatch.setattr(ablation, "train", trained := Trained())
     known = datasets.agreement
     assert missing_labels.main([*options, "--directions", "emodb"]) == 0
