@@ -129,7 +129,7 @@ IDEAS: Mapping[str, Recipe] = {
     EMOTION_ONLY_PRETRAINED: Recipe(BEST, SENTENCES, on_request=True),
     CHOSEN_PRETRAINED: Recipe((PROTOTYPES, NO_LEVEL, NEAR), SENTENCES, on_request=True),
     "chosen, acoustics in half of the captions": Recipe((*BEST, ACOUSTICS)),
-    # each on top of the chosen recipe
+    # each on top of EMOTION_ONLY, which was the chosen recipe then
     "chosen, graded targets": Recipe((*BEST, "loss.graded=0.3")),
     "chosen, graded targets, softer": Recipe(
         (*BEST, "loss.graded=0.5", "loss.graded_temperature=0.5")

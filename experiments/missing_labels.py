@@ -10,7 +10,6 @@ ablation.py does, in missing_labels.KEPT.unknown.csv and missing_labels.KEPT.dif
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -100,9 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data", default=os.environ.get("PARACLAP_DATA"), help="folder of the corpora")
-    add("-o", "--output", type=Path, default=Path("experiments"), help="of the CSV files")
-    add("--work", type=Path, default=Path("runs/ablation"), help="of tables and runs")
+    ablation.add_places(parser)
     add("--directions", nargs="+", choices=list(DIRECTIONS), default=list(DIRECTIONS))
     add("--kept", type=float, default=0.4, help="share of the training clips that keep their label")
     add("--seeds", type=int, default=3, help="1 to this")
