@@ -84,13 +84,14 @@ Written by `{command}` ({processor}), which asks more with
 --words, --directions both and --tower, and in the end with --final and --folds. Towers: {tower}.
 Mean UAR over seeds; 95 % intervals over speakers and seeds, those of differences paired. "Cross"
 parts are of the corpus that was not trained on: `cross` is everyone but the validation speakers;
-"both" was trained on both corpora at once. Ideas are chosen on validation parts alone; the validation
-part has also chosen the checkpoint (of the baselines: C), so figures there are too high. Test parts
-were looked at for "both, without level, limit 2" and, when that turned out to forget gender, for
-"prototypes, without level, limit 2". Two speakers make a validation part: its intervals are coarse.
-In "folds" each speaker is tested once, by a model of other speakers. A sentence encoder is
-all-MiniLM-L6-v2, frozen; every other text tower starts from random weights and learns from captions
-alone; differences are to the published recipe with the same text tower. CPU s: of one training run, one thread.
+"both" was trained on both corpora at once. Ideas are chosen on validation parts alone; the
+validation part has also chosen the checkpoint (of the baselines: C), so figures there are too
+high. Test parts were looked at for "both, without level, limit 2" and, when that turned out to
+forget gender, for "prototypes, without level, limit 2". Two speakers make a validation part: its
+intervals are coarse. In "folds" each speaker is tested once, by a model of other speakers. A
+sentence encoder is all-MiniLM-L6-v2, frozen; every other text tower starts from random weights and
+learns from captions alone; differences are to the published recipe with the same text tower. CPU s:
+of one training run, one thread.
 """
 
 
