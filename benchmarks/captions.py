@@ -36,11 +36,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.results import recorded
-from preprocessing import template_creation
-from preprocessing.captioning.edges import QUANTILES
-from preprocessing.captioning.feature_tables import INDEX
-from preprocessing.captioning.phrases import phrases_of
-from preprocessing.captioning.templates import LEVELS, default_descriptors
+from paraclap.captions.edges import QUANTILES
+from paraclap.captions.feature_tables import INDEX
+from paraclap.captions.phrases import phrases_of
+from paraclap.captions.templates import LEVELS, default_descriptors
+from paraclap.cli import template_creation
 
 EMOTIONS = ("anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 CHUNK = 500_000  # rows generated at a time

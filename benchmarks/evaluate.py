@@ -25,13 +25,21 @@ import numpy as np
 import torch
 
 from benchmarks.results import recorded
-from embeddings import embed_texts, embed_waveforms
-from engines import fast_model
-from modeling_paraclap import PUBLISHED_CONFIG, SAMPLING_RATE, ParaCLAPConfig, ParaCLAPModel
-from models import ParaCLAPFeatureExtractor, ParaCLAPProcessor, receptive_field, train_tokenizer
-from onnx_towers import export_onnx, load_onnx
-from queries import PROMPTS, WORDS
-from tracking import peak_memory
+from paraclap.evaluation.embed import embed_texts, embed_waveforms
+from paraclap.evaluation.prompts import PROMPTS, WORDS
+from paraclap.model.build import train_tokenizer
+from paraclap.model.engines import fast_model
+from paraclap.model.modeling_paraclap import (
+    PUBLISHED_CONFIG,
+    SAMPLING_RATE,
+    ParaCLAPConfig,
+    ParaCLAPFeatureExtractor,
+    ParaCLAPModel,
+    ParaCLAPProcessor,
+    receptive_field,
+)
+from paraclap.model.onnx import export_onnx, load_onnx
+from paraclap.training.loggers import peak_memory
 
 EMOTIONS = ("angry", "happy", "sad", "neutral", "fearful", "disgusted", "surprised", "calm")
 QUERIES = [

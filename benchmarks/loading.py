@@ -30,9 +30,9 @@ import soxr
 import torch.utils.data
 from tqdm import tqdm
 
-from audio import SAMPLING_RATE, Files, Recordings, crop_limits
 from benchmarks.results import recorded
-from packed import pack_files
+from paraclap.audio.reading import SAMPLING_RATE, Files, Recordings, crop_limits
+from paraclap.audio.waveform_cache import pack_files
 
 KINDS = tuple((form, rate) for rate in (16_000, 44_100) for form in ("wav", "flac"))
 TOLERANCE = 2 / 65536  # rounding to 16 bits, of the file and of the pack

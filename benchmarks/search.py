@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import approximate
-import clip_index
-from approximate import ApproximateIndex, recall
-from clip_index import ClipIndex
+from paraclap.inference import approximate
+from paraclap.inference import index as clip_index
+from paraclap.inference.approximate import ApproximateIndex, recall
+from paraclap.inference.index import ClipIndex
 
 VOICES, DIRECTIONS = 4_000, 64
 OFF = {"voices": 0.15, "flat": None}  # length of what is outside of the directions

@@ -39,10 +39,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.results import record
-from modeling_paraclap import PUBLISHED_CONFIG, ParaCLAPConfig, ParaCLAPModel
-from objectives import ContrastiveLoss
-from optimisation import seed_step
-from steps import TrainingStep, prepare_encoders, token_keys
+from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG, ParaCLAPConfig, ParaCLAPModel
+from paraclap.training.losses import ContrastiveLoss
+from paraclap.training.optim import seed_step
+from paraclap.training.step import TrainingStep, prepare_encoders, token_keys
 
 SECONDS = 5.0  # of a clip
 RATE = 16_000

@@ -36,12 +36,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import features
-import train
 from benchmarks.results import commit, processor
-from corpora import scored_classes
-from datasets import FunctionalClips
-from evaluate import answer
 from experiments import baselines, table
 from experiments.ideas import (
     BOTH,
@@ -67,12 +62,18 @@ from experiments.ideas import (
     same_class,
     speakers_of,
 )
-from functionals import read_functionals
-from models import load_model
-from preprocessing import template_creation
-from queries import Queries, queries_for
-from scoring import score
-from settings import Settings, flatten, is_free, read_settings
+from paraclap.cli import features as cli_features
+from paraclap.cli import template_creation
+from paraclap.corpora.table import scored_classes
+from paraclap.data.dataset import FunctionalClips
+from paraclap.data.functionals import read_functionals
+from paraclap.evaluation.metrics import score
+from paraclap.evaluation.prompts import Queries, queries_for
+from paraclap.evaluation.zero_shot import answer
+from paraclap.model.build import load_model
+from paraclap.settings import Settings
+from paraclap.training import loop
+from paraclap.training.config import flatten, is_free, read_settings
 
 FINAL = {TOWER: (PUBLISHED, CHOSEN)}
 FINAL |= dict.fromkeys(("wav2vec2", "mel"), (HEARD_PUBLISHED, HEARD_CHOSEN))
@@ -140,7 +141,7 @@ def prepare(name: str, data: str, work: Path) -> Tables:
     measured, captions = work / f"{name}.features.parquet", work / f"{name}.captions.parquet"
     work.mkdir(parents=True, exist_ok=True)
     if not measured.exists():
-        _succeed(features.main([corpus.source.format(data=data), "-o", str(measured)]))
+        _succeed(cli_features.main([corpus.source.format(data=data), "-o", str(measured)]))
     _caption(measured, captions, corpus)
     labels = pd.read_parquet(measured)
     labels.attrs["corpus"] = name
@@ -361,7 +362,7 @@ def trained(settings: Settings, recipe: str) -> float:
         return told["cpu_seconds"]
     shutil.rmtree(settings.output, ignore_errors=True)
     before = time.process_time()
-    train.train(settings)
+    loop.train(settings)
     seconds = round(time.process_time() - before, 1)
     for folder in ("checkpoints", "last"):
         shutil.rmtree(Path(settings.output) / folder, ignore_errors=True)

@@ -25,9 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from datasets import FunctionalClips
 from docs.pictures import PICTURES, shrink
-from embeddings import embed_classes, embed_clips
 from experiments import table
 from experiments.ablation import Tables, asked_of, prepare, queries_of, recipe_hash, settings_of
 from experiments.ideas import (
@@ -39,7 +37,9 @@ from experiments.ideas import (
     WORDINGS,
     same_class,
 )
-from models import load_model
+from paraclap.data.dataset import FunctionalClips
+from paraclap.evaluation.embed import embed_classes, embed_clips
+from paraclap.model.build import load_model
 
 STYLES: Mapping[str, tuple[str, str]] = {
     # class -> colour (of Okabe and Ito, who chose them for every kind of sight) and marker

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from experiments.wordings import load_wordings
-from queries import WORDS, Queries
+from paraclap.evaluation.prompts import WORDS, Queries
 
 FOLDER = Path(__file__).parent
 CHOSEN_CONFIG = FOLDER.parent / "configs" / "egemaps.yaml"

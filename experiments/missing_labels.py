@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import datasets
-from datasets import EMOTION, PHRASE_COLUMNS
 from experiments import ablation, table
 from experiments.ideas import CORPORA_COMPARED, DIRECTIONS, EMOTION_ONLY, TOWER
+from paraclap.data import captions as datasets
+from paraclap.data.captions import PHRASE_COLUMNS
+from paraclap.settings import EMOTION
 
 ARMS = ("different", "unknown")
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import write_text
-from scoring import CONFIDENCE, RESAMPLES
+from paraclap.evaluation.metrics import CONFIDENCE, RESAMPLES
+from paraclap.files import write_text
 
 COLUMNS = [
     *("tower", "direction", "idea", "seed", "part", "UAR", "low", "high", "chance", "clips"),

@@ -16,8 +16,8 @@ import pandas as pd
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from models import load_model
-from queries import Queries
+from paraclap.evaluation.prompts import Queries
+from paraclap.model.build import load_model
 
 FILE = Path(__file__).parent / "wordings.yaml"
 CAPTIONS = "as in captions"

@@ -19,6 +19,9 @@ import time
 import traceback
 from pathlib import Path
 
+ROOT = str(Path(__file__).resolve().parents[1])
+sys.path[:] = [*(folder for folder in sys.path if folder not in ("", ROOT)), ROOT]
+
 import numpy as np
 import pytest
 import soundfile
@@ -26,9 +29,11 @@ import torch
 import yaml
 from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 
-import features
-from models import ModelSettings, ParaCLAPConfig, TowerSettings, build_model
-from preprocessing import synthetic_corpus, template_creation
+from paraclap.cli import features, template_creation
+from paraclap.corpora import synthetic
+from paraclap.model.build import build_model
+from paraclap.model.modeling_paraclap import ParaCLAPConfig
+from paraclap.settings import ModelSettings, TowerSettings
 from small_corpora import make_corpus, write
 
 TORTURE = pytest.StashKey[list[tuple[int, str, str]]]()
@@ -304,7 +309,7 @@ def voice():
 def corpus(tmp_path_factory):
     """Synthetic audformat database: 6 speakers, 6 emotions, 72 clips; read only."""
     root = tmp_path_factory.mktemp("corpus") / "synthetic"
-    synthetic_corpus.write_corpus(root, speakers=6, clips_per_emotion=2, seed=1)
+    synthetic.write_corpus(root, speakers=6, clips_per_emotion=2, seed=1)
     return root
 
 

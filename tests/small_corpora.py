@@ -8,13 +8,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing import template_creation
-from preprocessing.captioning.captions import Captioner, captions_of, measured, select_descriptors
-from preprocessing.captioning.edges import QUANTILES, Edges, fit_edges
-from preprocessing.captioning.feature_tables import INDEX, Features, open_table
-from preprocessing.captioning.phrases import Comparison
-from preprocessing.captioning.survey import survey
-from preprocessing.captioning.templates import Descriptor, default_descriptors, read_templates
+from paraclap.captions.captions import Captioner, captions_of, measured, select_descriptors
+from paraclap.captions.edges import QUANTILES, Edges, fit_edges
+from paraclap.captions.feature_tables import INDEX, Features, open_table
+from paraclap.captions.phrases import Comparison
+from paraclap.captions.survey import survey
+from paraclap.captions.templates import Descriptor, default_descriptors, read_templates
+from paraclap.cli import template_creation
 
 DESCRIPTORS = default_descriptors()
 EXTENDED = read_templates(["paraclap", "extended"])

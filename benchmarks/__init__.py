@@ -1,0 +1,8 @@
+"""Benchmarks: ratios measured side by side in one run (`python -m benchmarks.NAME`)."""
+
+import sys
+from pathlib import Path
+
+# To the end of the path, so that third-party code finds Hugging Face's `datasets`, not datasets.py.
+ROOT = str(Path(__file__).resolve().parents[1])
+sys.path[:] = [*(folder for folder in sys.path if folder not in ("", ROOT)), ROOT]

@@ -1,0 +1,1 @@
+"""Acoustic measurements: openSMILE feature sets, extraction in workers, merging."""

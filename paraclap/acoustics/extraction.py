@@ -1,0 +1,241 @@
+"""One clip -> one record: values and quality, or why there are none. Also the process that does it.
+
+    record = measure_clip(smile.Extractor("captions"), Clip(root, "a.wav"))[0]
+
+Run in a process of its own, by `isolation`, `main` serves clips over a socket for as long as its
+parent lives: a thread reads the next clip while openSMILE computes the current one, and a crash of
+a C library ends that process and nothing else.
+"""
+
+import functools
+import hashlib
+import itertools
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from paraclap.acoustics import egemaps
+from paraclap.audio import reading
+
+MIN_SECONDS = 0.06
+"""Shorter clips have no complete frame of 60 ms, and openSMILE gives 88 NaN [s]."""
+VOICING = "F0semitoneFrom27.5Hz_sma3nz_amean"
+"""Functional without value when no frame of the clip is voiced."""
+IDLE_SECONDS = 60.0
+"""A serving process without work ends after this time [s]; it is started again when needed."""
+SECOND = 1_000_000_000
+"""Nanoseconds; places in a file are whole numbers of them, as in the tables."""
+
+
+class Clip(NamedTuple):
+    """One row of a corpus table; ``start`` and ``end`` in ns, None for the end of the file."""
+
+    root: str
+    file: str
+    start: int = 0
+    end: int | None = None
+    longest: float | None = None  # window [s] that longer clips than `audio` reads are cut into
+
+
+class Record(NamedTuple):
+    """What became of a clip, or of one window of it: values, or an error and where it arose.
+
+    ``values`` are the functionals (N,) float32, ``seconds`` the duration that was measured,
+    ``quality`` flags joined by ``;``, ``digest`` a hash of the samples that openSMILE heard.
+    """
+
+    start: int
+    end: int | None
+    values: np.ndarray | None = None
+    seconds: float | None = None
+    quality: str = ""
+    digest: str = ""
+    stage: str = ""
+    error: str = ""
+    message: str = ""
+
+
+class _Sound(NamedTuple):
+    """Samples of a clip on the way from the reader to openSMILE."""
+
+    waveform: np.ndarray
+    flags: list[str]
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return what, beside the samples, the values depend on."""
+    return {
+        "opensmile": version("opensmile"),
+        "libsndfile": soundfile.__libsndfile_version__,
+        "soxr": version("soxr"),
+        "conditioning": reading.CONDITIONING,
+    }
+
+
+# --- One clip ------------------------------------------------------------------------------------
+
+
+def windows(clip: Clip) -> list[tuple[int, int | None]]:
+    """Return the stretches (start, end) [ns] that a clip is measured in; one, if it is not long.
+
+    With ``longest``, a clip that `audio` does not read in one go is cut into windows of equal
+    length, at most so many seconds, so that memory is bounded for a file of any length.
+
+    Raises:
+        AudioError: if the header has to be read and cannot
+    """
+    whole = [(clip.start, clip.end)]
+    if clip.longest is None:
+        return whole
+    end = clip.end
+    if end is None:
+        end = round(reading.read_duration(reading.resolve_inside(clip.root, clip.file)) * SECOND)
+    length = end - clip.start
+    if length <= reading.MAX_SECONDS * SECOND:
+        return whole
+    count = -int(-length // (clip.longest * SECOND))
+    edges = [clip.start + length * place // count for place in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def _attempt(clip: Clip, stage: str, start: int, end: int | None, work: Callable) -> object:
+    """Return what a stage of a clip gives; whatever goes wrong becomes the record of that."""
+    try:
+        return work()
+    except reading.AudioError as error:
+        name, message = error.reason, str(error)
+    except Exception as error:  # one clip must never stop the others; its record names the error
+        name, message = type(error).__name__, str(error) or repr(error)
+    for root in {os.path.join(os.path.realpath(clip.root), ""), os.path.join(clip.root, "")}:
+        message = message.replace(root, "")
+    return Record(start, end, stage=stage, error=name, message=message)
+
+
+def read_clip(clip: Clip) -> Iterator[tuple[int, int | None, _Sound | Record]]:
+    """Yield (start, end, samples or failure) of each window of a clip."""
+    pieces = _attempt(clip, "read", clip.start, clip.end, lambda: windows(clip))
+    if isinstance(pieces, Record):
+        yield clip.start, clip.end, pieces
+        return
+    for start, end in pieces:
+        read = functools.partial(_read, clip, start, end)
+        yield start, end, _attempt(clip, "read", start, end, read)
+
+
+def _read(clip: Clip, start: int, end: int | None) -> _Sound:
+    """Return the samples of a stretch of a file inside of the root."""
+    path = reading.resolve_inside(clip.root, clip.file)
+    waveform, report = reading.read_audio_with_report(
+        path, start / SECOND, None if end is None else end / SECOND
+    )
+    flags = report.flags()
+    if "antiphase" in flags and not egemaps.as_integers(waveform).any():
+        raise reading.AudioError("antiphase", f"{path}: the mean of its channels is silence")
+    return _Sound(waveform, flags)
+
+
+def measure(
+    extractor: egemaps.Extractor, waveform: np.ndarray, flags: list[str] | None = None
+) -> Record:
+    """Return the record of a waveform (T,) at 16 kHz; `Record.start` and `end` are left open.
+
+    Raises:
+        AudioError: if the waveform is shorter than 60 ms or silent as 16-bit samples
+    """
+    seconds = len(waveform) / reading.SAMPLING_RATE
+    if seconds < MIN_SECONDS:
+        raise reading.AudioError("too_short", f"{seconds:.4f} s, expected at least {MIN_SECONDS} s")
+    samples = egemaps.as_integers(waveform)
+    if (samples == samples[0]).all():
+        raise reading.AudioError("silent", f"all {len(samples)} samples are {samples[0]}")
+    raw = extractor.measure(samples)
+    if np.isnan(raw).any():
+        count = int(np.isnan(raw).sum())
+        raise reading.AudioError("undefined", f"openSMILE left {count} features undefined")
+    values = extractor.defined(raw)
+    unvoiced = np.isnan(values[extractor.names.index(VOICING)])
+    return Record(
+        start=0,
+        end=None,
+        values=values,
+        seconds=seconds,
+        quality=";".join([*(flags or []), *(["unvoiced"] if unvoiced else [])]),
+        digest=hashlib.sha256(samples).hexdigest()[:32],
+    )
+
+
+def _compute(
+    extractor: egemaps.Extractor, clip: Clip, start: int, end: int | None, sound: _Sound | Record
+) -> Record:
+    """Return the record of a window that was read, or the failure to read it."""
+    if isinstance(sound, Record):
+        return sound
+    record = _attempt(clip, "features", start, end, lambda: measure(extractor, *sound))
+    return record._replace(start=start, end=end)
+
+
+def measure_clip(extractor: egemaps.Extractor, clip: Clip) -> list[Record]:
+    """Return the records of a clip, one for each window."""
+    return [_compute(extractor, clip, *piece) for piece in read_clip(clip)]
+
+
+# --- A process that does nothing else ------------------------------------------------------------
+
+
+def _follow(parent: int) -> None:
+    """End this process when its parent is gone, also in the middle of a clip."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _receive(connection: Connection, pieces: queue.Queue) -> None:
+    """Read clips as they are asked for and put their samples in the queue, with one place."""
+    while connection.poll(IDLE_SECONDS):
+        try:
+            ticket, clip = connection.recv()
+        except EOFError:
+            break
+        for start, end, sound in read_clip(clip):
+            pieces.put((ticket, clip, start, end, sound))
+        pieces.put((ticket, clip, None, None, None))
+    pieces.put(None)
+
+
+def serve(connection: Connection, feature_set: str) -> None:
+    """Measure the clips that arrive as (ticket, clip).
+
+    The first message out is the names of the functionals; then (ticket, record) for each record of
+    a clip, and (ticket, None) after its last.
+    """
+    extractor = egemaps.Extractor(feature_set)
+    connection.send(extractor.names)
+    pieces: queue.Queue = queue.Queue(maxsize=1)
+    threading.Thread(target=_receive, args=(connection, pieces), daemon=True).start()
+    while (piece := pieces.get()) is not None:
+        ticket, clip, start, end, sound = piece
+        record = None if sound is None else _compute(extractor, clip, start, end, sound)
+        connection.send((ticket, record))
+
+
+def main() -> None:
+    """Serve over the socket whose number is the first argument."""
+    descriptor, feature_set, parent = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    try:
+        serve(Connection(descriptor), feature_set)
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(1)  # the parent is gone, and nobody is left to be told
+    os._exit(0)  # a reader may still wait for a socket that nobody writes to

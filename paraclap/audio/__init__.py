@@ -1,0 +1,1 @@
+"""Reading audio: decoding, mixing, resampling, checks, augmentation, the waveform cache."""

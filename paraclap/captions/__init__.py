@@ -1,0 +1,1 @@
+"""Pseudo-captions: templates, levels, the caption writer."""

@@ -1,0 +1,25 @@
+"""The command lines: argument parsing of each script, and one call.
+
+The scripts at the root and the installed commands (`paraclap-train`, ...) run the same functions.
+"""
+
+import sys
+from collections.abc import Callable
+
+from paraclap.errors import ParaCLAPError
+
+
+def run(main: Callable[[], int], name: str) -> int:
+    """Run a command line; errors that are meant for users end in one sentence.
+
+    Args:
+        main: the command line; returns the exit code.
+        name: of the script, before the sentence.
+    """
+    try:
+        return main()
+    except ParaCLAPError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,1 @@
+"""Corpora: the catalogue, readers of their layouts, corpus tables."""

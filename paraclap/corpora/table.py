@@ -1,0 +1,211 @@
+r"""What a corpus is: from what a user has to one table of speech and its labels.
+
+    python corpora.py                                       # the corpora that are known by name
+    python corpora.py ravdess=/data/RAVDESS                 # what is in a copy of one of them
+    python corpora.py /data/mine/labels.csv /data/recordings
+
+Printed are the clips, hours, labels, speakers and sound formats that were found, and what is wrong
+with them. The exit code is 1 if a source cannot be read, or has clips that cannot be.
+
+A *source*, as given on every command line, is one of ::
+
+    ravdess=/data/RAVDESS    a corpus of CORPORA and the folder it was unpacked to
+    /data/my-database        an audformat database (holds db.yaml)
+    /data/mine/labels.csv    a .csv, .tsv or .parquet table beside its audio (file or file_name)
+    /data/recordings         a plain folder of audio, without labels
+
+`read_corpus` returns a table on audformat's segmented index: ``file`` (relative to the root, with
+``/``), ``start`` and ``end`` (timedelta; an ``end`` of NaT means the end of the file). Columns are
+any of emotion, speaker, gender, split, fold, language (text), arousal, valence, dominance, age
+(numbers); others are kept. ``table.attrs`` holds ``name``, ``root`` and ``corpus`` (key of CORPORA
+or None). Reading a corpus opens no audio; printing what is in it reads the headers.
+"""
+
+import difflib
+import glob
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from paraclap.corpora.catalogue import CORPORA, Corpus
+from paraclap.corpora.readers import (
+    TABLE_READERS,
+    CorpusError,
+    corpus_table,
+    read_database,
+    read_folder,
+    read_table,
+)
+
+LOW, MIDDLE, HIGH = "low", "middle", "high"
+"""Classes of a label that is a number: its tertiles."""
+SOURCE_FORMS = (
+    "NAME=ROOT, a folder with db.yaml, a .csv, .tsv or .parquet table, or a folder of audio"
+)
+
+CLIP_COLUMNS = ("name", "root", "file", "start", "end")
+
+
+# --- From a source to its table ------------------------------------------------------------------
+
+
+def split_source(text: str) -> tuple[str | None, Path]:
+    """Return the corpus name, or None, and the path of a source; ``~`` is expanded.
+
+    Raises:
+        CorpusError: if the name of ``NAME=ROOT`` is not in CORPORA
+    """
+    name, equals, root = text.partition("=")
+    if not equals or not re.fullmatch(r"[\w-]+", name) or Path(text).exists():
+        return None, Path(text).expanduser()
+    if name not in CORPORA:
+        near = difflib.get_close_matches(name, CORPORA, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise CorpusError(f"{name} is no known corpus, expected one of {sorted(CORPORA)}{hint}")
+    return name, Path(root).expanduser()
+
+
+def read_corpus(source: str | Path, root: str | Path | None = None) -> pd.DataFrame:
+    """Return the table of a source (see the head of this file) on audformat's segmented index.
+
+    Args:
+        source: where it is
+        root: folder of the audio of a table file; None: that of the table
+
+    Raises:
+        CorpusError: if the source is none of the known forms or not where it should be, or if its
+            table has duplicates, impossible segments, or files that leave the root
+    """
+    corpus, path = split_source(str(source))
+    path = path.absolute()
+    if corpus:
+        return _read_known(CORPORA[corpus], path)
+    if path.suffix.lower() in TABLE_READERS and path.is_file():
+        folder = path.parent if root is None else Path(root).absolute()
+        return corpus_table(read_table(path), folder, path.stem)
+    if not path.is_dir():
+        raise CorpusError(f"{path} is not there, expected {SOURCE_FORMS}")
+    if (path / "db.yaml").is_file():
+        rows = read_database(path)
+        return corpus_table(rows, path, rows.attrs["name"])
+    rows = read_folder(path)
+    if rows.empty:
+        raise CorpusError(f"{path} holds no db.yaml and no audio; found: {_contents(path)}")
+    return corpus_table(rows, path, path.name)
+
+
+def read_clips(arguments: Iterable[str]) -> pd.DataFrame:
+    """Return what a list of files, globs and sources stands for, one row for each clip.
+
+    A file that is named need not exist: what is wrong with it is found when it is read.
+
+    Args:
+        arguments: audio files, patterns (``**`` for any folders), or sources
+
+    Returns:
+        ``name`` (as given, or with the folder that was given), ``root``, ``file`` (inside of
+        root), ``start`` and ``end`` [s] (NaN: the end of the file); labels are left out
+
+    Raises:
+        CorpusError: if a source or a pattern stands for nothing
+    """
+    clips: list[tuple] = []
+    for argument in arguments:
+        matches = [argument]
+        if not os.path.lexists(argument) and glob.has_magic(argument):
+            matches = sorted(glob.glob(argument, recursive=True))
+            if not matches:
+                raise CorpusError(f"{argument} matches nothing")
+        for match in matches:
+            clips += _read_clips_of(match)
+    return pd.DataFrame(clips, columns=list(CLIP_COLUMNS))
+
+
+def _read_clips_of(argument: str) -> list[tuple]:
+    """Return the clips of one file or source."""
+    path = Path(argument).expanduser()
+    is_table = path.suffix.lower() in TABLE_READERS
+    if is_table or path.is_dir() or ("=" in argument and not os.path.lexists(path)):
+        table = read_corpus(argument)
+        root = table.attrs["root"]
+        shown = path if path.is_dir() else Path(os.path.relpath(root))
+        return [
+            (str(shown / file), root, file, start.total_seconds(), end.total_seconds())
+            for file, start, end in table.index
+        ]
+    goal = Path(os.path.realpath(path))  # this very file is wanted, wherever a link leads
+    return [(argument, str(goal.parent), goal.name, 0.0, math.nan)]
+
+
+def _read_known(corpus: Corpus, root: Path) -> pd.DataFrame:
+    """Return the table of a corpus of CORPORA."""
+    rows = corpus.reader(root) if root.is_dir() else pd.DataFrame()
+    if rows.empty:
+        raise CorpusError(
+            f"{root} is not the folder of {corpus.title}: expected {corpus.expected};"
+            f" found: {_contents(root)}"
+        )
+    if corpus.language and "language" not in rows:
+        rows["language"] = corpus.language
+    if corpus.clips and len(rows) != corpus.clips:
+        warnings.warn(
+            f"{root} holds {len(rows)} clips of {corpus.title}, published are {corpus.clips}",
+            stacklevel=3,
+        )
+    return corpus_table(rows, root, corpus.name, corpus.name)
+
+
+def _contents(root: Path) -> str:
+    """Return the first few names in a folder, for a message."""
+    if not root.is_dir():
+        return "a file" if root.exists() else "nothing"
+    names = sorted(os.listdir(root))
+    return (
+        ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        or "nothing"
+    )
+
+
+# --- From a table to what is scored --------------------------------------------------------------
+
+
+def scored_classes(table: pd.DataFrame, target: str = "emotion") -> pd.Series:
+    """Return the class of each row; NaN where the label is missing or not scored.
+
+    A label that is a number is classed by the tertiles of the table: `low` up to the first, `high`
+    from the second, `middle` between.
+
+    Args:
+        table: corpus table
+        target: column that holds the labels
+
+    Raises:
+        CorpusError: if the column is absent, holds numbers that hardly vary, or has a label that
+            the corpus lacks
+    """
+    if target not in table:
+        raise CorpusError(f"the table has no {target}, its columns are {list(table.columns)}")
+    labels = table[target]
+    if pd.api.types.is_numeric_dtype(labels) and labels.notna().any():
+        return _tertiles(labels)
+    corpus = CORPORA.get(table.attrs.get("corpus"))
+    if corpus is None or target != corpus.target:
+        return labels.astype("str")
+    unknown = sorted(set(labels.dropna()) - set(corpus.classes))
+    if unknown:
+        raise CorpusError(f"{corpus.name}: unknown labels {unknown} in {target}")
+    return labels.map(corpus.classes).astype("str")
+
+
+def _tertiles(values: pd.Series) -> pd.Series:
+    """Return low, middle or high for each number; NaN stays missing."""
+    first, second = values.quantile([1 / 3, 2 / 3])
+    if not first < second:
+        raise CorpusError(f"the tertiles of {values.name} are both {first}, expected two values")
+    classes = pd.Series(MIDDLE, index=values.index, dtype="str")
+    return classes.mask(values <= first, LOW).mask(values >= second, HIGH).mask(values.isna())

@@ -1,0 +1,1 @@
+"""Training data: captions drawn per clip, crops, batches, samplers."""

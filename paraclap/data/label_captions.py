@@ -1,0 +1,65 @@
+"""Captions from labels alone: a table of files and labels in, a captions table out.
+
+    root = caption_labels("my.csv", "runs/mine/captions.parquet")
+
+What a table says of its clips (emotion, gender, arousal, ...) is worded by the templates of
+preprocessing/template_creation.py; nothing is measured, so nothing is said about pitch or loudness.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from paraclap.captions.templates import read_templates
+from paraclap.cli import template_creation
+from paraclap.corpora.readers import CorpusError
+from paraclap.corpora.table import read_corpus
+
+LABEL_TABLES = (".csv", ".tsv")
+"""Files of labels; a .parquet file is taken to be a captions table."""
+
+
+def is_label_table(path: str | Path) -> bool:
+    """Whether a file is a table of labels rather than of captions, by its suffix."""
+    return Path(path).suffix.lower() in LABEL_TABLES
+
+
+def caption_labels(
+    labels: str | Path,
+    captions: str | Path,
+    templates: Sequence[str] = ("paraclap",),
+    root: str | Path | None = None,
+) -> str:
+    """Write the captions table of a table of labels; returns the folder of its audio.
+
+    Args:
+        labels: .csv or .tsv, see `corpora.read_corpus`.
+        captions: table to write.
+        templates: phrase tables, see `read_templates` of captioning/templates.py.
+        root: folder of the audio; None = that of the table.
+
+    Raises:
+        CorpusError: if the table cannot be read, or the templates have no words for its columns.
+    """
+    table = read_corpus(labels, root)
+    worded = sorted({d.column for d in read_templates(templates) if d.column})
+    if not set(worded) & set(table.columns):
+        raise CorpusError(
+            f"{labels} has the columns {list(table.columns)}, and the templates "
+            f"{', '.join(templates)} have words for none of them; expected some of "
+            f"{[name for name in worded if name.islower()]}"
+        )
+    about = json.dumps({"name": table.attrs["name"], "corpus": None}).encode()
+    stored = pa.Table.from_pandas(table)
+    stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), b"paraclap": about})
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, f"{table.attrs['name']}.parquet")
+        pq.write_table(stored, source)
+        given = [str(source), "-o", str(captions), "--templates", *map(str, templates)]
+        if template_creation.main(given):
+            raise CorpusError(f"{labels}: no captions can be made of it, see above")
+    return table.attrs["root"]

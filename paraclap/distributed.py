@@ -1,0 +1,391 @@
+"""Several processes as one: shares of a batch, gathered embeddings, summed gradients, one error.
+
+    torchrun --nproc-per-node=4 train.py configs/paraclap.yaml data.root=/data/MSP-Podcast
+
+A batch is the same whatever the number of processes; each takes its share of the clips. Every
+process computes its own terms of the loss over the embeddings of all, and gradients are *summed*,
+so that loss and gradients are those of one process on the whole batch. Every process must ask for
+the same exchanges in the same order; what decides about one (a signal, a score) is agreed first.
+
+Gradients travel in buckets of a fixed layout while the backward pass still runs. torch's
+DistributedDataParallel does that too, but lays its buckets out anew after its first step, so that
+with three or more processes a resumed run adds in another order than an uninterrupted one and
+differs from it in the last bits; it also stops on parameters that a step does not use.
+
+If one process fails, all stop with its message. The processes share a small table (torch's store)
+beside the connections that tensors take. A process with an error writes it there, and leaves when
+the others have read it; a thread of each does so, whatever its process is doing or waiting for.
+
+Letters: b rows of this process, B rows of all, D embedding size.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from paraclap.errors import ParaCLAPError
+from paraclap.signals import Stopped
+
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+TIMEOUT = 1800.0  # s
+BUCKET_BYTES = 25 * 2**20
+BEAT = 0.5  # s between two signs of life
+SILENCE = 6  # beats without a sign, after which a process counts as gone
+PATIENCE = 2.0  # s that a process with an error waits until the others have read it
+GRACE = 15.0  # s after an error until a process that does not notice is ended
+ERROR, READ, ALIVE, LOST = (f"paraclap/{name}" for name in ("error", "read", "alive", "lost"))
+
+
+class PeerError(ParaCLAPError, RuntimeError):
+    """Another process stopped; the message is that of its error."""
+
+
+class ContactError(RuntimeError):
+    """Another process did not answer; why is not known here."""
+
+
+# --- Who and how many ----------------------------------------------------------------------------
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def share(total: int, number: int | None = None) -> slice:
+    """Rows out of `total` of process `number` (None = this one); shares differ by one at most."""
+    number, world = rank() if number is None else number, world_size()
+    return slice(total * number // world, total * (number + 1) // world)
+
+
+def device_named(name: str) -> torch.device:
+    """Device of this process: "auto" is a GPU if there is one, "cuda" the one of its own."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name)
+
+
+# --- Together from the first to the last line ----------------------------------------------------
+
+
+@contextmanager
+def processes(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
+    """Join the processes that torchrun started; a process alone does nothing here.
+
+    If one process fails in the block, all stop: it with its error, the others with its message.
+    Only process 0 prints; what goes to the standard error is seen of all.
+
+    Args:
+        device: of this process, see `device_named`.
+        timeout: longest wait for another process [s].
+
+    Raises:
+        PeerError: if another process failed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    wait = timedelta(seconds=timeout)
+    store, number, world = next(dist.rendezvous("env://", timeout=wait))
+    dist.init_process_group(
+        BACKENDS[device.type], store=store, rank=number, world_size=world, timeout=wait
+    )
+    watch = _Watch(store, number, world)
+    watch.start()
+    try:
+        with _printing(number == 0):
+            yield
+            meet()
+    except Stopped:  # all of them, at the same step
+        raise
+    except BaseException as error:
+        reason = watch.reason_of(error)
+        if reason is not None:
+            raise PeerError(reason) from error
+        raise
+    finally:
+        watch.done.set()
+        _close()
+
+
+def _close() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _printing(allowed: bool) -> Iterator[None]:
+    if allowed:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+class _Watch(threading.Thread):
+    """Gives signs of life, and reads the error of another process, also while this one waits.
+
+    Attributes:
+        reason: the error that stops all, once there is one.
+        done: set when the process needs no watching any more; it is ended if it does not notice.
+    """
+
+    def __init__(self, store: dist.Store, number: int, world: int) -> None:
+        super().__init__(daemon=True)
+        self.store, self.number, self.world = store, number, world
+        self.reason: str | None = None
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        """Until the process is done, or another has failed."""
+        while self.reason is None and not self.done.wait(BEAT):
+            try:
+                self.store.add(f"{ALIVE}/{self.number}", 1)
+                if self.store.check([ERROR]):
+                    self.reason = self.store.get(ERROR).decode()
+                    self.store.add(READ, 1)
+            except RuntimeError as error:
+                self.reason = self.reason or f"the process that started the others is gone: {error}"
+        if self.reason is not None and not self.done.wait(GRACE):
+            print(f"process {self.number} ends: {self.reason}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    def reason_of(self, error: BaseException) -> str | None:
+        """Tell the others what stopped this process; returns what did, or None if `error` did."""
+        own = f"process {self.number}: {type(error).__name__}: {error}"
+        try:
+            if isinstance(error, ContactError):
+                own = self._reason_of_silence(error)
+            first = self.store.compare_set(ERROR, "", own).decode()
+            self._let_others_read()
+        except RuntimeError:  # the store went with the process that kept it
+            first = self.reason or own
+        return first if isinstance(error, ContactError) or first != own else None
+
+    def _reason_of_silence(self, error: ContactError) -> str:
+        """The error of another process, or which one is gone, or which one did not come."""
+        self.store.add(f"{LOST}/{self.number}", 1)
+        before = self._counts(ALIVE)
+        deadline = time.monotonic() + SILENCE * BEAT
+        while self.reason is None and time.monotonic() < deadline:
+            time.sleep(BEAT / 10)
+        if self.reason is not None:
+            return self.reason
+        after = self._counts(ALIVE)
+        silent = [number for number in range(self.world) if before[number] == after[number]]
+        if silent:
+            return f"process {_listed(silent)} ended without a word (killed, out of memory?)"
+        absent = [number for number, lost in enumerate(self._counts(LOST)) if not lost]
+        return f"process {_listed(absent)} did not answer in time ({error})"
+
+    def _counts(self, name: str) -> list[int]:
+        return [self.store.add(f"{name}/{number}", 0) for number in range(self.world)]
+
+    def _let_others_read(self) -> None:
+        """Stay, but not for long: a launcher ends the others as soon as one has ended."""
+        deadline = time.monotonic() + PATIENCE
+        while self.store.add(READ, 0) < self.world and time.monotonic() < deadline:
+            time.sleep(BEAT / 10)
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+@contextmanager
+def _contact() -> Iterator[None]:
+    """An exchange that fails, fails because of another process."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ContactError(str(error).splitlines()[0]) from error
+
+
+# --- Exchanges -----------------------------------------------------------------------------------
+
+
+def meet() -> None:
+    """Wait until every process is here."""
+    largest(0)
+
+
+def largest(*values: int) -> list[int]:
+    """The largest of the values of all processes, one by one."""
+    if world_size() == 1:
+        return list(values)
+    tensor = torch.tensor([int(value) for value in values])
+    with _contact():
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor.tolist()
+
+
+def broadcast(value: Any) -> Any:
+    """The value that process 0 has: numbers, text and containers of them."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    with _contact():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def broadcast_in_place(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace tensors by those of process 0."""
+    if world_size() > 1:
+        with _contact():
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+
+def sum_in_place(tensor: torch.Tensor) -> torch.Tensor:
+    """Replace a tensor by the sum of those of all processes; returns it."""
+    if world_size() > 1:
+        with _contact():
+            dist.all_reduce(tensor)
+    return tensor
+
+
+def gather(tensor: torch.Tensor, total: int) -> torch.Tensor:
+    """Rows of all processes, (b, D) to (B, D), with gradients to where they came from.
+
+    Args:
+        tensor: rows of this process, `share(total)` of them.
+        total: B.
+
+    Raises:
+        ValueError: if these are not its share.
+    """
+    if world_size() == 1:
+        return tensor
+    exact = torch.promote_types(tensor.dtype, torch.float32)  # gradients are summed on the way back
+    return _Gather.apply(tensor.to(exact), total)
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate shares; the gradient of a row is the sum of those of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, total: int) -> torch.Tensor:
+        slices = [share(total, number) for number in range(world_size())]
+        sizes = [rows.stop - rows.start for rows in slices]
+        if len(tensor) != sizes[rank()]:
+            raise ValueError(f"{len(tensor)} rows, expected {sizes[rank()]} of {total}")
+        ctx.rows = slices[rank()]
+        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])  # what travels has one size
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in sizes]
+        with _contact():
+            dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return sum_in_place(gradient.clone(memory_format=torch.contiguous_format))[ctx.rows], None
+
+
+class GradientSum:
+    """Sums gradients over processes, bucket by bucket while the backward pass still runs.
+
+    Call `expect()` before the last backward pass of a step and `finish()` after it. Buckets leave
+    in one order on every process, each when it and all before it are complete, the rest in
+    `finish()`. A parameter that a process did not use adds nothing; one that none of them used has
+    no gradient, as with one process.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.buckets = _in_buckets(parameters)
+        self._bucket_of = {p: number for number, bucket in enumerate(self.buckets) for p in bucket}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._missing: list[set[nn.Parameter]] = []
+        self._sent: list[tuple[torch.Tensor, Any]] = []
+        self._is_expecting = False
+        if world_size() > 1:
+            self._hooks = [
+                parameter.register_post_accumulate_grad_hook(self._arrived)
+                for parameter in self._bucket_of
+            ]
+
+    def retire(self) -> None:
+        """Let go of the parameters, for another one that sums them from now on."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def expect(self) -> None:
+        """From here on a gradient that arrives is complete."""
+        self._missing, self._sent = [set(bucket) for bucket in self.buckets], []
+        self._is_expecting = True
+
+    def finish(self) -> None:
+        """Wait until every parameter holds the sum of its gradients."""
+        self._is_expecting = False
+        if world_size() == 1:
+            return
+        while len(self._sent) < len(self.buckets):
+            self._send()
+        for bucket, (used, work) in zip(self.buckets, self._sent, strict=True):
+            with _contact():
+                work.wait()
+            for parameter, processes_using_it in zip(bucket, used.tolist(), strict=True):
+                if not processes_using_it:
+                    parameter.grad = None
+        self._sent = []
+
+    def _arrived(self, parameter: nn.Parameter) -> None:
+        if not self._is_expecting:
+            return
+        number = self._bucket_of[parameter]
+        if number < len(self._sent):
+            raise RuntimeError("a gradient changed after it was sent; expect() came too early")
+        self._missing[number].discard(parameter)
+        while len(self._sent) < len(self.buckets) and not self._missing[len(self._sent)]:
+            self._send()
+
+    @torch.no_grad()
+    def _send(self) -> None:
+        """Let the next bucket leave: its gradients become parts of one tensor that is summed."""
+        bucket = self.buckets[len(self._sent)]
+        used = bucket[0].new_tensor([parameter.grad is not None for parameter in bucket])
+        parts = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in bucket]
+        flat = torch.cat([*(part.flatten() for part in parts), used])
+        *views, used = flat.split([*(part.numel() for part in parts), len(bucket)])
+        for parameter, view in zip(bucket, views, strict=True):
+            parameter.grad = view.view_as(parameter)
+        with _contact():
+            self._sent.append((used, dist.all_reduce(flat, async_op=True)))
+
+
+def _in_buckets(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Trainable parameters in the order in which gradients come, roughly.
+
+    Scalars (scale, bias of the loss) come last: their gradients may arrive before or after those
+    of the gathered embeddings have travelled, and no bucket may overtake these on one process only.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    order = sorted(reversed(trained), key=lambda parameter: parameter.ndim == 0)
+    buckets: list[list[nn.Parameter]] = []
+    size, kind = 0, None
+    for parameter in order:
+        if size >= BUCKET_BYTES or kind != (parameter.dtype, parameter.device):
+            buckets.append([])
+            size, kind = 0, (parameter.dtype, parameter.device)
+        buckets[-1].append(parameter)
+        size += parameter.numel() * parameter.element_size()
+    return buckets

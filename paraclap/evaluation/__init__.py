@@ -1,0 +1,1 @@
+"""Zero-shot evaluation: prompts, embeddings, metrics, reports."""

@@ -1,0 +1,1 @@
+"""Using a trained model: the Python interface, descriptions, search, the web page."""

@@ -1,0 +1,200 @@
+"""What can be measured about a clip, in words: features, levels, phrases, a pseudo-caption.
+
+    rows = measured_levels(waveform, "captions.edges.json")  # one row per descriptor
+    rows = measured_levels(waveform, edges_by_gender, {"gender": "female"})
+    reference_values("features.parquet", "captions.edges.json")["pitch"]  # what it compares with
+    wordings_of_levels()["pitch"]["high"]                    # ("pitch is high", ...)
+
+The only room that knows how features.py measures and how preprocessing/template_creation.py words.
+The edges between low, normal and high are those that were fitted to a training corpus: what is
+normal there may not be normal elsewhere, of level (dB) least of all.
+"""
+
+import functools
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from paraclap.acoustics import egemaps
+from paraclap.acoustics.chunks import DURATION
+from paraclap.acoustics.extraction import measure
+from paraclap.captions.edges import Edges, measured_values
+from paraclap.captions.edges_file import parse_edges
+from paraclap.captions.phrases import Comparison, Group, compared
+from paraclap.captions.survey import VOICING_COLUMN, unvoiced_rows
+from paraclap.captions.templates import LEVELS, Descriptor, default_descriptors
+
+TRAINING = "train"
+"""Rows of a features table with a column `split` that edges are fitted on."""
+_measuring = threading.Lock()
+"""One openSMILE instance serves all threads, one after the other."""
+
+
+@functools.cache
+def _extractor() -> egemaps.Extractor:
+    return egemaps.Extractor("captions")
+
+
+def _descriptors() -> list[Descriptor]:
+    """Descriptors of the default templates that one clip tells by itself."""
+    measurable = {*_extractor().names, DURATION}
+    return [d for d in default_descriptors() if d.kind == "level" and d.column in measurable]
+
+
+def measured_levels(
+    waveform: np.ndarray,
+    edges: str | Path | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Measure a clip, and say for each descriptor with edges what level it has.
+
+    Args:
+        waveform: (T,) at 16 kHz
+        edges: ``captions.edges.json`` of template_creation.py; None = measure, without levels
+        labels: of the clip, column -> label, for edges that were fitted with ``--edges-by``
+
+    Returns:
+        index ``descriptor``; ``value``, ``unit``, ``low`` and ``high`` (the edges, in that unit),
+        ``below`` and ``above`` (share of the training clips that are low, and high), ``level`` and
+        ``phrase``, both missing where the value is undefined (an unvoiced clip)
+
+    Raises:
+        AudioError: if the clip cannot be measured
+        ValueError: if the file does not hold edges, or such of groups, and the labels do not say
+            to which of them the clip belongs
+    """
+    fitted = {} if edges is None else _read_edges(edges)
+    groups = {name: _group(edges, entry, labels or {}) for name, entry in fitted.items()}
+    with _measuring:
+        record = measure(_extractor(), waveform)
+    values = dict(zip(_extractor().names, record.values.tolist(), strict=True))
+    values[DURATION] = record.seconds
+    rows = []
+    for descriptor in _descriptors():
+        value, name = values[descriptor.column], descriptor.name
+        if name in fitted:
+            rows.append(_level_row(descriptor, value, fitted[name], groups[name]))
+        elif edges is None and descriptor.default:
+            rows.append({"descriptor": name, "value": value, "unit": descriptor.unit})
+    columns = ["descriptor", "value", "unit", "low", "high", "below", "above", "level", "phrase"]
+    return pd.DataFrame(rows, columns=columns).set_index("descriptor")
+
+
+def _read_edges(path: str | Path) -> dict[str, Edges]:
+    descriptors = default_descriptors()
+    return parse_edges(Path(path).read_text(encoding="utf-8"), descriptors)
+
+
+def _comparison(column: str) -> Comparison:
+    return Comparison(column, default_descriptors())
+
+
+def _group(path: str | Path, fitted: Edges, labels: Mapping[str, str]) -> Group:
+    """Return the group that labels put a clip into; () where all clips are compared."""
+    lacking = [column for column in fitted.by if column not in labels]
+    if lacking:
+        raise ValueError(f"{path} holds edges by {', '.join(lacking)}, which is not told")
+    group = tuple(_comparison(column).group(labels[column]) for column in fitted.by)
+    if group not in fitted.groups:
+        given = ", ".join(f"{column} {labels[column]!r}" for column in fitted.by)
+        known = "; ".join(", ".join(group) for group in fitted.groups)
+        raise ValueError(f"{path} holds no edges for {given}, expected {known}")
+    return group
+
+
+def groups_of_edges(edges: str | Path) -> dict[str, tuple[str, ...]]:
+    """Return column -> names of its groups that edges were fitted by; empty without groups.
+
+    Raises:
+        ValueError: if the file does not hold edges
+    """
+    found: dict[str, dict[str, None]] = {}
+    for fitted in _read_edges(edges).values():
+        for place, column in enumerate(fitted.by):
+            found.setdefault(column, {}).update({group[place]: None for group in fitted.groups})
+    return {column: tuple(names) for column, names in found.items()}
+
+
+def reference_values(
+    features: str | Path, edges: str | Path, labels: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
+    """Return descriptor -> its defined values in a features table, ascending.
+
+    Args:
+        features: parquet table of features.py that the edges were fitted to; of a table with a
+            column ``split``, the rows for training
+        edges: ``captions.edges.json``; values of descriptors without edges are left out
+        labels: as for `measured_levels`: rows of other groups are left out
+
+    Raises:
+        ValueError: if a column is absent, or as `measured_levels`
+    """
+    fitted = _read_edges(edges)
+    found = {}
+    for descriptor in _descriptors():
+        if descriptor.name not in fitted:
+            continue
+        entry = fitted[descriptor.name]
+        group = _group(edges, entry, labels or {})
+        batch = _read_columns(features, {descriptor.column, *entry.by}, descriptor.voiced)
+        unvoiced = None
+        if descriptor.voiced and VOICING_COLUMN in batch.schema.names:
+            unvoiced = unvoiced_rows(batch.column(VOICING_COLUMN))
+        values, undefined = measured_values(batch, descriptor, unvoiced)
+        kept = ~undefined
+        for column, name in zip(entry.by, group, strict=True):
+            comparison = _comparison(column)
+            kept &= [comparison.group(label) == name for label in batch.column(column).to_pylist()]
+        found[descriptor.name] = np.sort(values[kept])
+    return found
+
+
+def _read_columns(path: str | Path, columns: set[str], voiced: bool) -> pa.RecordBatch:
+    """Return columns of the rows for training, and that which tells voiced clips, if there is."""
+    known = set(pq.read_schema(path).names)
+    if absent := columns - known:
+        raise ValueError(f"{path} has no column {', '.join(absent)}, expected a features table")
+    wanted = columns | ({VOICING_COLUMN} if voiced else set())
+    table = pq.read_table(path, columns=sorted((wanted | {"split"}) & known))
+    if "split" in known:
+        table = table.filter(pc.equal(table["split"].cast(pa.string()), TRAINING))
+    if not len(table):
+        raise ValueError(f"{path} has no clips for training, expected a features table")
+    return table.combine_chunks().to_batches()[0]
+
+
+def _level_row(
+    descriptor: Descriptor,
+    value: float,
+    fitted: Edges,
+    group: Group,
+) -> dict[str, object]:
+    bounds = fitted.groups[group]
+    level = phrase = None
+    if not np.isnan(value):
+        level = "low" if value <= bounds.low else "high" if value >= bounds.high else "normal"
+        comparisons = [_comparison(column) for column in fitted.by]
+        phrases = compared(descriptor.phrases[level], group, comparisons)
+        phrase = phrases[0]
+    return {
+        "descriptor": descriptor.name,
+        "value": value,
+        "unit": descriptor.unit,
+        "low": bounds.low,
+        "high": bounds.high,
+        "below": fitted.quantiles[0],
+        "above": 1 - fitted.quantiles[1],
+        "level": level,
+        "phrase": phrase,
+    }
+
+
+def wordings_of_levels() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return descriptor -> level -> its wordings, of everything that can be measured."""
+    return {d.name: {level: d.phrases[level] for level in LEVELS} for d in _descriptors()}

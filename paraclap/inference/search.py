@@ -1,0 +1,111 @@
+"""Find recordings by a description of the voice, or by an example.
+
+    python search.py index runs/small /data/recordings ravdess=/data/RAVDESS -o index
+    python search.py query index "a calm deep voice speaking slowly" "an angry woman"
+    python search.py query index "the speaker sounds sad" --count 20 --page sad.html
+    python search.py query index --like example.wav -o hits.csv
+    python search.py index runs/small /data/recordings -o index --approximate
+
+`index` embeds audio files, patterns in quotes, folders and sources as predict.py takes them, and
+keeps the embeddings. The same command again embeds what is new or changed and leaves out what is
+gone; after an interruption it goes on from there. The exit code is 1 if a clip could not be read;
+the others are in the index. --approximate prepares faster queries of millions of clips, with
+faiss (requirements-search.txt); an index that has been prepared once stays so when it is updated.
+
+`query` compares every clip with every description or example, exactly; in an index prepared with
+--approximate it looks at likely clips alone, and may miss some, unless --exact is given. The model
+is that of the index (--model where it was moved to); another one is refused, since its texts mean
+other places. The number is the cosine of the embeddings: it ranks clips for one query, and says
+little about how well the best of them fits. --page writes a page with players; it refers to the
+recordings by relative paths, so it can be moved together with them.
+"""
+
+import html
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+
+from paraclap.inference.approximate import ApproximateIndex
+from paraclap.inference.index import ClipIndex
+
+STYLE = """
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em;
+       color: #222; }
+h2 { margin: 1.6em 0 .4em; }
+table { border-collapse: collapse; width: 100%; }
+td { padding: .3em .6em; border-bottom: 1px solid #ddd; vertical-align: middle; }
+td.name { overflow-wrap: anywhere; }
+td.score { white-space: nowrap; width: 13em; }
+.bar { display: inline-block; width: 8em; height: .8em; background: #eee; margin-right: .5em; }
+.bar span { display: block; height: 100%; background: #2a6fb0; }
+audio { height: 2.2em; width: 17em; }
+p.note { color: #666; }
+"""
+
+
+# --- Hits ----------------------------------------------------------------------------------------
+
+
+def find(
+    index: ClipIndex | ApproximateIndex, queries: Mapping[str, np.ndarray], count: int
+) -> pd.DataFrame:
+    """Return the nearest clips of each query: `query`, `rank` (from 1), `cosine`, and the clip.
+
+    Args:
+        index: where to look.
+        queries: what it is called -> embedding (D,).
+        count: of clips for each query.
+    """
+    rows, cosines = index.search(np.array(list(queries.values())), count)
+    tables = []
+    for name, found, values in zip(queries, rows, cosines, strict=True):
+        clips = index.clips.loc[found, ["name", "root", "file", "start", "end"]]
+        ranks = np.arange(1, len(found) + 1)
+        tables.append(clips.assign(query=name, rank=ranks, cosine=values))
+    columns = ["query", "rank", "cosine", "name", "start", "end", "root", "file"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def result_page(hits: pd.DataFrame, page: Path, clips: int) -> str:
+    """Return a page in HTML that shows hits with players.
+
+    Args:
+        hits: table of `find`.
+        page: where it will be; recordings are referred to from there.
+        clips: how many were searched.
+    """
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8"><title>Search by description</title>',
+        f"<style>{STYLE}</style></head><body><h1>Search by description</h1>",
+        f'<p class="note">{clips:,} clips searched. The number is the cosine of the embeddings of'
+        " query and clip; it ranks, and is no probability. Bars go from 0 to 1.</p>",
+    ]
+    for query, rows in hits.groupby("query", sort=False):
+        parts.append(f"<h2>{html.escape(query)}</h2><table>")
+        parts += [_hit_row(row, page) for row in rows.itertuples(index=False)]
+        parts.append("</table>")
+    return "\n".join([*parts, "</body></html>\n"])
+
+
+def _hit_row(hit: tuple, page: Path) -> str:
+    """Return one hit as a row of a table."""
+    path = os.path.relpath(Path(hit.root, hit.file), page.resolve().parent)
+    link = quote(path.replace(os.sep, "/"))
+    limits = ""
+    if hit.start > 0 or not np.isnan(hit.end):
+        end = "" if np.isnan(hit.end) else f",{hit.end:.3f}"
+        link += f"#t={hit.start:.3f}{end}"
+        limits = f" <small>from {hit.start:.2f} s</small>"
+    width = 100 * min(max(hit.cosine, 0), 1)
+    return (
+        f"<tr><td>{hit.rank}</td>"
+        f'<td class="score"><span class="bar"><span style="width:{width:.0f}%"></span></span>'
+        f"{hit.cosine:.3f}</td>"
+        f'<td class="name">{html.escape(hit.name)}{limits}</td>'
+        f'<td><audio controls preload="none" src="{html.escape(link)}"></audio></td></tr>'
+    )

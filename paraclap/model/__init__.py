@@ -1,0 +1,1 @@
+"""The model: towers, building, loading, publishing, ONNX."""

@@ -1,0 +1,1 @@
+"""Training: configuration, losses, the step, the trainer, checkpoints, loggers."""

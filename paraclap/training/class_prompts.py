@@ -1,0 +1,77 @@
+"""Classes as texts: a classification loss beside the contrastive one.
+
+    prototypes = Prototypes(ClipPhrases(table), "emotion", processor)
+    loss = prototypes.loss(audio, texts, logit_scale, rows)
+
+The prototype of a class is the mean embedding of its phrases ("emotion is anger", "the speaker
+sounds angry", ...), as a prompt ensemble asks for it. Every clip with a label is told from all
+other classes in every step, whichever of them its batch happens to hold. A clip without the label
+has no term.
+
+Letters: N clips of the table, b of this process, W wordings, K classes, L tokens, D embedding size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from transformers import ProcessorMixin
+
+from paraclap.data.captions import Phrases
+from paraclap.model.modeling_paraclap import scaled_cosines
+
+UNKNOWN = -1  # number of the class of a clip without the label
+
+
+class Prototypes:
+    """Phrases of the classes of one descriptor, and the class of each clip.
+
+    Attributes:
+        classes: first wordings (K).
+        input_ids: of all wordings (W, L).
+        attention_mask: (W, L).
+        weights: (K, W), that give the mean over the wordings of a class.
+        labels: class of each clip (N,), `UNKNOWN` without the label.
+    """
+
+    def __init__(
+        self, phrases: Sequence[Phrases], descriptor: str, processor: ProcessorMixin
+    ) -> None:
+        known = {p[descriptor][0]: tuple(p[descriptor]) for p in phrases if descriptor in p}
+        if len(known) < 2:
+            raise ValueError(
+                f"loss.prototypes: {len(known)} classes of {descriptor} have phrases, "
+                "expected two; loss.prototypes=0 does without them"
+            )
+        self.classes = sorted(known)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        wordings = [(numbers[name], text) for name in self.classes for text in known[name]]
+        owners = F.one_hot(torch.tensor([number for number, _ in wordings])).T.float()
+        self.weights = owners / owners.sum(dim=1, keepdim=True)
+        tokens = processor.tokenizer(
+            [text for _, text in wordings], padding=True, truncation=True, return_tensors="pt"
+        )
+        self.input_ids, self.attention_mask = tokens.input_ids, tokens.attention_mask
+        self.labels = torch.tensor(
+            [numbers[p[descriptor][0]] if descriptor in p else UNKNOWN for p in phrases]
+        )
+
+    def loss(
+        self,
+        audio: torch.Tensor,
+        texts: torch.Tensor,
+        logit_scale: torch.Tensor,
+        rows: Sequence[int],
+    ) -> torch.Tensor:
+        """Sum of the cross entropies of own clips.
+
+        Args:
+            audio: unit embeddings (b, D).
+            texts: unit embeddings of the wordings (W, D).
+            logit_scale: logarithm of the factor on the cosines.
+            rows: of the clips in the table (b).
+        """
+        prototypes = F.normalize(self.weights.to(texts) @ texts, dim=-1)
+        logits = scaled_cosines(audio, prototypes, logit_scale)
+        labels = self.labels[list(rows)].to(logits.device)
+        return F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")

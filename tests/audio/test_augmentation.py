@@ -1,0 +1,257 @@
+"""augmentation.py and crops of several lengths: what is heard, what is then unknown, from what."""
+
+import functools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.testing import assert_close
+
+from paraclap.audio.augment import (
+    TRANSFORMS,
+    Augmenter,
+    add_noise,
+    add_room,
+    change_gain,
+    change_speed,
+    labels_of,
+)
+from paraclap.audio.reading import Files
+from paraclap.data.captions import agreement
+from paraclap.data.dataset import CaptionDataset, CropLengths
+from paraclap.data.sampler import bucketed, shuffled
+from paraclap.settings import AugmentSettings, CaptionSettings
+from paraclap.training import loop
+from paraclap.training.config import SettingsError, read_settings
+
+ALL = AugmentSettings(speed=1, reverb=1, noise=1, gain=1)
+RATE = 16_000
+
+
+def level(waveform):
+    """Root mean square [dB]."""
+    return 10 * np.log10(np.mean(np.square(waveform, dtype=np.float64)))
+
+
+def tone(frequency=500.0, seconds=1.0):
+    return (0.1 * np.sin(2 * np.pi * frequency * np.arange(seconds * RATE) / RATE)).astype("f4")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+# --- Changes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [0.95, 1.0, 1.05])
+def test_speed_moves_pitch_and_duration_by_its_factor_and_no_level(rng, factor):
+    changed = change_speed(tone(), factor, rng)
+    assert len(changed) == pytest.approx(RATE / factor, abs=2)
+    spectrum = np.abs(np.fft.rfft(changed * np.hanning(len(changed)), 16 * RATE))
+    assert spectrum.argmax() / 16 == pytest.approx(500 * factor, abs=1)
+    assert level(changed[1000:-1000]) == pytest.approx(level(tone()), abs=0.1)
+
+
+def test_gain_is_told_in_decibels_and_never_clips(rng):
+    for decibels in (-6.0, 6.0):
+        changed = change_gain(tone(), decibels, rng)
+        assert level(changed) - level(tone()) == pytest.approx(decibels, abs=1e-3)
+    assert np.abs(change_gain(tone(), 60.0, rng)).max() == pytest.approx(1.0)
+    full = tone() * np.float32(10.0)
+    assert level(change_gain(full, 6.0, rng)) == pytest.approx(level(full), abs=1e-3)
+    assert not change_gain(np.zeros(9, "f4"), 6.0, rng).any()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 20.0])
+def test_noise_lies_below_speech_by_its_ratio(rng, ratio):
+    noise = add_noise(tone(), ratio, rng) - tone()
+    assert level(tone()) - level(noise) == pytest.approx(ratio, abs=0.01)
+
+
+def test_room_falls_by_60_decibels_in_its_time_and_keeps_the_power(rng):
+    click = np.zeros(RATE, "f4")
+    click[0] = 0.5
+    wet = add_room(click, 0.5, rng)
+    assert level(wet) == pytest.approx(level(click), abs=1e-3)
+    early, late = wet[100:900], wet[100 + RATE // 4 : 900 + RATE // 4]
+    assert level(early) - level(late) == pytest.approx(30, abs=1.5)  # a quarter of a second
+    assert wet[0] == pytest.approx(0.5 / np.sqrt(2), rel=1e-3)  # half of it is direct sound
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("samples", [1, 2, 400])
+def test_short_and_silent_clips_stay_finite_float32(rng, name, samples):
+    low, high = getattr(AugmentSettings(), f"{name}_range")
+    for waveform in (np.zeros(samples, "f4"), np.full(samples, 0.5, "f4")):
+        for value in (low, high):
+            changed = TRANSFORMS[name].change(waveform, value, rng)
+            assert changed.dtype == np.float32 and np.isfinite(changed).all()
+
+
+# --- What is then unknown ------------------------------------------------------------------------
+
+
+CONTRADICTIONS = {
+    "speed": {"pitch", "duration", "speaking_rate", "pauses", "jitter", "shimmer"},
+    "reverb": {"jitter", "shimmer", "loudness", "noise", "pauses"},
+    "noise": {"jitter", "shimmer", "loudness", "noise", "loudness_variation"},
+    "gain": {"intensity", "loudness", "jitter", "shimmer"},
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_change_unsettles_what_it_contradicts_and_never_a_label(name):
+    augmenter = Augmenter(AugmentSettings(**{name: 1}), {"emotion", "gender"}, seed=1)
+    drawn = augmenter.draw((0, 1), told=["emotion", "arousal"])
+    assert [n for n, _ in drawn.values] == [name]
+    for descriptor in {*CONTRADICTIONS[name], "breathy", "unheard_of"}:
+        assert drawn.unsettles(descriptor)
+        assert not augmenter.draw((0, 1), told=["emotion", descriptor]).values
+    for descriptor in ("emotion", "gender", "arousal", "valence", "dominance"):
+        assert not drawn.unsettles(descriptor)
+
+
+def test_change_that_is_left_out_changes_nothing_about_the_others():
+    augmenter = Augmenter(ALL, {"emotion"}, seed=1)
+    every = dict(augmenter.draw((3, 4), told=["emotion"]).values)
+    assert list(every) == list(TRANSFORMS)
+    told = dict(augmenter.draw((3, 4), told=["intensity"]).values)
+    assert told == {name: every[name] for name in ("speed", "reverb", "noise")}
+    assert dict(augmenter.draw((3, 4), told=["pitch"]).values).keys() == {"reverb", "noise", "gain"}
+
+
+def test_label_that_is_called_like_a_descriptor_is_no_label():
+    """RAVDESS has a column `intensity`: how strongly actors were to act."""
+    found = labels_of(["emotion", "intensity", "intensity_level", "pitch_level"])
+    assert "emotion" in found and not found & {"intensity", "pitch"}
+
+
+def test_changes_come_in_their_shares_and_within_their_ranges():
+    augmenter = Augmenter(AugmentSettings(gain=0.25, gain_range=[-3.0, 3.0]), (), seed=1)
+    drawn = [augmenter.draw((0, row), ()).values for row in range(2000)]
+    values = [value for values in drawn for _, value in values]
+    assert len(values) == pytest.approx(500, abs=60)
+    assert -3 <= min(values) < -2.8 and 2.8 < max(values) <= 3
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"gain": 1.5}, "data.augment.gain is 1.5"),
+        ({"speed_range": [1.05, 0.95]}, "speed_range"),
+        ({"speed_range": [0.0, 1.0]}, "within 0.5 and 2"),
+        ({"noise_range": [10.0]}, "noise_range"),
+    ],
+)
+def test_nonsense_is_refused(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        Augmenter(AugmentSettings(**options), (), seed=1)
+
+
+# --- Clips of a corpus ---------------------------------------------------------------------------
+
+
+def clips_of(captions, corpus, augment=None, **options):
+    table = pd.read_parquet(captions).iloc[:16]
+    settings = CaptionSettings(shares={"emotion": 0.5}, counts=[0.3, 0.4, 0.3])
+    return CaptionDataset(table, corpus, settings, 0.5, seed=1, augment=augment, **options)
+
+
+def test_captions_stay_and_none_claims_what_a_change_unsettled(captions, corpus):
+    plain, changed = clips_of(captions, corpus), clips_of(captions, corpus, ALL)
+    pairs = [(plain[0, row], changed[0, row]) for row in range(16)]
+    assert [p["caption"] for p, _ in pairs] == [c["caption"] for _, c in pairs]
+    seen = set()
+    for row, (before, after) in enumerate(pairs):
+        drawn = changed.augmenter.draw((0, row), [n for n, _ in after["caption"].claims])
+        seen |= {name for name, _ in drawn.values}
+        gone = before["phrases"].keys() - after["phrases"].keys()
+        assert gone == {name for name in before["phrases"] if drawn.unsettles(name)}
+        assert {name for name, _ in after["caption"].claims} <= after["phrases"].keys()
+        assert np.array_equal(before["waveform"], after["waveform"]) == (not drawn.values)
+        assert len(after["waveform"]) <= 8000
+    assert seen == set(TRANSFORMS)
+    after = [item for _, item in pairs]
+    matches = agreement([i["phrases"] for i in after], [i["caption"] for i in after])
+    assert (matches.diagonal() == 1).all()
+
+
+def test_another_process_knows_what_is_unsettled_without_hearing(captions, corpus, monkeypatch):
+    clips = clips_of(captions, corpus, ALL)
+    heard = [clips[2, row] for row in range(16)]
+    monkeypatch.setattr(Files, "crop", None)
+    for row, item in enumerate(heard):
+        told = clips.unread((2, row))
+        assert told["phrases"] == item["phrases"] and told["caption"] == item["caption"]
+
+
+def test_changes_follow_from_seed_epoch_and_row_and_use_no_global_generator(captions, corpus):
+    clips = clips_of(captions, corpus, ALL, crop_seconds_min=0.2)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    first = [clips[0, row]["waveform"] for row in range(8)]
+    np.random.seed(5)
+    again = [clips[0, row]["waveform"] for row in reversed(range(8))][::-1]
+    assert all(map(np.array_equal, first, again))
+    assert not any(np.array_equal(first[row], clips[1, row]["waveform"]) for row in range(8))
+    assert torch.equal(before[1], torch.get_rng_state())
+
+
+AUGMENTED = [f"data.augment.{name}=0.7" for name in TRANSFORMS] + ["data.crop_seconds_min=0.3"]
+
+
+def batches_of(config, workers):
+    run = loop.Run(read_settings([config, *AUGMENTED, f"data.workers={workers}"]))
+    return list(run.loader())
+
+
+def test_any_number_of_workers_reads_the_same(config):
+    for one, two in zip(batches_of(config, 0), batches_of(config, 2), strict=True):
+        assert one["row"] == two["row"] and one["captions"] == two["captions"]
+        assert torch.equal(one["input_values"], two["input_values"])
+        assert_close(one["matches"][0], two["matches"][0], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["data.augment.gain=0.5", "data.crop=centre"], "augment.gain needs data.crop=random"),
+        (["data.crop_seconds_min=0.5", "data.crop=centre"], "crop_seconds_min needs"),
+        (["data.augment.noise=0.5", "data.features=x.parquet"], "augment.noise is for towers that"),
+        (["data.crop_seconds_min=2.0"], "crop_seconds_min is 2.0"),
+        (["data.augment.noise=2"], "augment.noise is 2"),
+    ],
+)
+def test_what_cannot_be_together_is_refused_and_explained(config, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        loop.train(read_settings([config, *options]))
+    assert issubclass(SettingsError, ValueError)
+
+
+# --- Lengths of crops ----------------------------------------------------------------------------
+
+
+def test_lengths_of_crops_lie_between_their_limits(captions, corpus):
+    lengths = CropLengths(0.2, 0.5, seed=1)
+    drawn = [lengths((0, row)) for row in range(500)]
+    assert 0.2 <= min(drawn) < 0.21 and 0.49 < max(drawn) <= 0.5
+    assert CropLengths(None, 0.5, seed=1)((0, 3)) == 0.5
+    clips = clips_of(captions, corpus, crop_seconds_min=0.2)
+    for row in range(16):
+        assert len(clips[0, row]["waveform"]) == round(clips.lengths((0, row)) * RATE)
+    whole = clips_of(captions, corpus, crop_seconds_min=0.2, repeat_short=True)
+    assert len(whole[0, 3]["waveform"]) == 8000  # repeated, for encoders that take no padding
+
+
+def test_buckets_hold_crops_of_similar_length():
+    lengths, seconds = CropLengths(0.5, 3.0, seed=1), np.linspace(1, 4, 64)
+    limited = functools.partial(lengths.limit, seconds)
+    drawn = bucketed(shuffled(64, 1), limited, 8, 1)(0)
+    crops = np.minimum(seconds[drawn[:, 1]], [lengths(draw) for draw in drawn.tolist()])
+    spans = np.ptp(crops.reshape(8, 8), axis=1)
+    assert spans.sum() == pytest.approx(np.ptp(crops), abs=1)  # no two batches overlap
+    assert sorted(drawn[:, 1].tolist()) == list(range(64))
+    whole = CropLengths(None, 3.0, seed=1).limit(seconds, drawn)
+    assert np.array_equal(whole, np.minimum(seconds[drawn[:, 1]], 3.0))

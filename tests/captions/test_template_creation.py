@@ -1,0 +1,59 @@
+"""The command line of template_creation.py."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from small_corpora import run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("program", ["preprocessing/template_creation.py", "-m"])
+def test_preview_runs_without_any_input(program):
+    name = ["preprocessing.template_creation"] if program == "-m" else []
+    command = [sys.executable, program, *name, "--preview", "5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "example" in done.stdout and done.stdout.count("first wordings:") == 5
+
+
+def test_summary_and_preview_are_printed_without_writing(features, tmp_path, capsys):
+    assert run(features, "--preview", 3, "--descriptors", "pitch,emotion") == 0
+    printed = capsys.readouterr().out
+    assert "60 rows, 0 without any phrase" in printed and printed.count("paraphrased:") == 3
+    assert re.search(r"^pitch +low 18, normal 24, high 18; normal: .* semitones", printed, re.M)
+    assert re.search(r"^emotion +anger 15, neutral 15, no agreement 15, sad 15$", printed, re.M)
+    assert list(tmp_path.iterdir()) == [features]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "absent.parquet -o out.parquet",
+        "features.parquet",
+        "features.parquet -o features.parquet",
+        "features.parquet -o out.parquet --quantiles 0.7 0.3",
+        "features.parquet -o out.parquet --test-speakers 99",
+        "features.parquet -o out.parquet --filter-emotions sad,anger,neutral,no_agreement",
+        "features.parquet -o out.parquet --edges broken.txt",
+        "features.parquet -o out.parquet --templates broken.txt",
+        "broken.txt -o out.parquet",
+        "captions.parquet -o out.parquet",
+    ],
+)
+def test_mistakes_end_with_one_sentence_and_no_output(features, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(features.parent)
+    run("features.parquet", "-o", "captions.parquet")
+    Path("broken.txt").write_text("not: [closed")
+    before = features.read_bytes()
+    capsys.readouterr()
+    assert run(*arguments.split()) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if not line.startswith("warning: ")] == lines[-1:]
+    assert lines[-1].startswith("error: ")
+    assert not Path("out.parquet").exists() and features.read_bytes() == before

@@ -1,0 +1,76 @@
+"""caption_tables.py: the same rows as pandas reads, in a small part of the memory."""
+
+import pickle
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from paraclap.data import tables
+from paraclap.data.tables import Lists, read_caption_table
+from small_corpora import make_corpus, run, write
+
+COLUMNS = ["captions", "caption_descriptors"]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Captions of a small corpus, some of whose rows have other numbers of phrases."""
+    table = make_corpus(300)
+    table.loc[table.index[::7], "emotion"] = None
+    output = tmp_path / "captions.parquet"
+    assert run(write(table, tmp_path / "f.parquet"), "-o", output) == 0
+    return output
+
+
+def as_lists(column):
+    return [list(row) for row in column]
+
+
+@pytest.mark.parametrize("rows", [7, 16384])
+def test_rows_are_those_that_pandas_reads_also_of_a_part_of_them(written, monkeypatch, rows):
+    monkeypatch.setattr(tables, "ROWS", rows)
+    table, expected = read_caption_table(written, COLUMNS), pd.read_parquet(written)
+    pd.testing.assert_frame_equal(table.drop(columns=COLUMNS), expected.drop(columns=COLUMNS))
+    assert list(table) == list(expected)
+    men = table["gender"] == "male"
+    for part, same in ((table, expected), (table[men], expected[men.to_numpy()]), (table[:0],) * 2):
+        for name in COLUMNS:
+            lists = Lists(part[name])
+            assert list(lists) == as_lists(same[name]) == list(Lists(same[name]))
+            assert lists.texts() == sorted({text for row in same[name] for text in row})
+            assert list(pickle.loads(pickle.dumps(lists))) == list(lists)
+
+
+def test_other_writers_empty_lists_and_missing_ones_are_read(tmp_path):
+    path = tmp_path / "captions.parquet"
+    rows = [["a", "b"], [], None, ["b"], ["c"] * 3]
+    for kind in (pa.list_(pa.string()), pa.large_list(pa.large_string())):
+        pq.write_table(pa.table({"captions": pa.array(rows, kind), "x": range(5)}), path)
+        table = read_caption_table(path, ["captions"])
+        assert list(Lists(table["captions"])) == [row or [] for row in rows]
+        assert table["captions"].list.len().isna().tolist() == [row is None for row in rows]
+
+
+def test_more_texts_than_a_byte_numbers(tmp_path):
+    rows = [[f"text {row}", f"text {row + 1}"] for row in range(1000)]
+    pd.DataFrame({"captions": rows}).to_parquet(tmp_path / "t.parquet", row_group_size=100)
+    lists = Lists(read_caption_table(tmp_path / "t.parquet", ["captions"])["captions"])
+    assert list(lists) == rows and len(lists.texts()) == 1001
+
+
+def test_row_outside_is_refused(written):
+    lists = Lists(read_caption_table(written, COLUMNS)["captions"])
+    assert len(lists) == 300
+    for row in (-1, 300):
+        with pytest.raises(IndexError, match=f"row {row} of 300"):
+            lists[row]
+
+
+def test_a_phrase_takes_a_byte(written):
+    table = read_caption_table(written, COLUMNS)
+    for name in COLUMNS:
+        phrases = sum(map(len, Lists(table[name])))
+        texts = sum(len(text) + 8 for text in Lists(table[name]).texts())
+        assert table[name].array.nbytes < phrases + 8 * len(table) + texts

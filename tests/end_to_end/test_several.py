@@ -1,0 +1,306 @@
+"""train.py in several processes: one loss, one order, one end, whatever happens to one of them."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_stopping import ENVIRONMENT, REPOSITORY, same_runs, wait_for_step
+
+from paraclap import distributed
+from paraclap.audio.augment import TRANSFORMS
+from paraclap.signals import REQUEUE
+from paraclap.training import loop, trainer
+from paraclap.training.checkpoint import list_checkpoints, load_newest
+from paraclap.training.config import read_settings
+
+CPU = torch.device("cpu")
+PLAIN = [  # nothing is drawn but clips and captions
+    "model.projection_dropout=0.0",
+    *(
+        f"model.audio.config.{name}=0.0"
+        for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "mask_time_prob")
+    ),
+    *(
+        f"model.text.config.{name}=0.0"
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    ),
+]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Waiting as in a run, but shorter."""
+    for name, seconds in {"BEAT": 0.2, "PATIENCE": 0.6, "GRACE": 1.0}.items():
+        monkeypatch.setattr(distributed, name, seconds)
+
+
+def weights(run):
+    return {name: value.double().sum() for name, value in run.model.state_dict().items()}
+
+
+def trained(arguments):
+    """Train in this process and those beside it; returns a sum of each weight."""
+    settings = read_settings(arguments)
+    with distributed.processes(CPU, settings.train.timeout):
+        return weights(loop.train(settings))
+
+
+def history(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- The same as one process ---------------------------------------------------------------------
+
+
+def gradients(arguments):
+    """Loss and gradients of the first batch in float64."""
+    with distributed.processes(CPU, 60):
+        run = loop.Run(read_settings(arguments))
+        run.model.double().train()
+        batch = next(iter(run.loader()))
+        batch["input_values"] = batch["input_values"].double()
+        run.objective.double()
+        loss, _ = run.gradients.backward(batch)
+        found = {n: p.grad for n, p in run.model.named_parameters() if p.requires_grad}
+        return {"loss": loss, "gradients": found, "rows": batch["row"], "own": batch["own"]}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["loss.name=sigmoid", "data.speaker_aware=true", "data.class_temperature=0.5"],
+        ["loss.positives=own", "train.micro_batch=2"],
+        ["loss.graded=0.3", "loss.hard_negatives=2", "captions.bare=0.4"],
+    ],
+    ids=str,
+)
+def test_loss_and_gradients_of_the_model_are_those_of_one_process(together, config, choices):
+    arguments = [config, *PLAIN, *choices, "data.crop_seconds=0.4"]
+    (one,) = together(1, gradients, arguments).results
+    assert one["own"] == [0, 1, 2, 3, 4]
+    for world in (2, 3):
+        run = together(world, gradients, arguments)
+        assert run.codes == [0] * world, run.errors
+        assert sum((result["own"] for result in run.results), []) == one["own"]  # 5 in 2 or 3 parts
+        for result in run.results:
+            assert result["rows"] == one["rows"]
+            assert torch.isclose(result["loss"], one["loss"], rtol=1e-9, atol=0)
+            for name, expected in one["gradients"].items():
+                found = result["gradients"][name]
+                if expected is None:
+                    assert found is None
+                else:
+                    assert (found - expected).norm() <= 1e-6 * expected.norm() + 1e-12, name
+
+
+THAWED = ["model.freeze=[audio,text]", "train.thaw={audio: 4, text: 5}", "data.crop=centre"]
+
+
+AUGMENTED = [f"data.augment.{name}=0.5" for name in TRANSFORMS] + ["data.crop_seconds_min=0.2"]
+
+
+@pytest.mark.parametrize("choices", [[], THAWED, AUGMENTED], ids=["all", "thawed", "augmented"])
+def test_order_and_validation_are_those_of_one_process(together, config, tmp_path, choices):
+    seen = {}
+    for world in (1, 3):
+        arguments = [config, *PLAIN, f"output={tmp_path / str(world)}", "data.crop_seconds=0.4"]
+        arguments += choices
+        run = together(world, trained, arguments)
+        assert run.codes == [0] * world, run.errors
+        assert all(result == run.results[0] for result in run.results)  # weights are the same
+        seen[world] = history(tmp_path / str(world))
+    assert len(seen[1]) == len(seen[3]) == 8 + 2
+    for one, several in zip(seen[1], seen[3], strict=True):
+        assert one.keys() == several.keys()
+        for name in {"loss", "logit_scale", "matches_per_clip", "UAR"} & one.keys():
+            assert one[name] == pytest.approx(several[name], rel=1e-3), name
+
+
+# --- Stopping and going on -----------------------------------------------------------------------
+
+
+def stopped_at(step, number, arguments):
+    """Train; the last process gets a signal in this step."""
+    original = loop.Run.training_step
+
+    def with_signal(self, batch):
+        values = original(self, batch)
+        if self.step == step and distributed.rank() == distributed.world_size() - 1:
+            os.kill(os.getpid(), number)
+        return values
+
+    loop.Run.training_step = with_signal  # of a forked process
+    return trained(arguments)
+
+
+@pytest.mark.parametrize(
+    "number, choices",
+    [(signal.SIGTERM, []), (signal.SIGUSR1, []), (signal.SIGTERM, THAWED)],
+    ids=["SIGTERM", "SIGUSR1", "before a thaw"],
+)
+def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(
+    together, config, tmp_path, number, choices
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = [config, *choices]
+    assert together(3, trained, [*config, f"output={whole}"]).codes == [0, 0, 0]
+    arguments = [*config, f"output={parts}"]
+    run = together(3, stopped_at, 4, number, arguments)  # 4: a validation is due
+    assert run.codes == [REQUEUE] * 3, run.errors
+    assert all(f"{number.name}: " in text and "at step 4 of 8" in text for text in run.results)
+    assert load_newest(parts / "checkpoints")["step"] == 4
+    assert load_newest(parts / "checkpoints")["validated"] < 4
+    run = together(3, trained, arguments)
+    assert run.codes == [0, 0, 0], run.errors
+    assert same_runs(whole, parts)
+
+
+# --- Faults --------------------------------------------------------------------------------------
+
+
+def faulty(fault, arguments):
+    FAULTS[fault]()
+    return trained(arguments)
+
+
+def in_step(act):
+    """Let `act(batch)` happen in the third step of process 1."""
+    original = loop.Run.training_step
+
+    def step(self, batch):
+        if self.step == 2 and distributed.rank() == 1:
+            act(batch)
+        return original(self, batch)
+
+    loop.Run.training_step = step
+
+
+def in_save(act):
+    original = trainer.save_checkpoint
+
+    def save(*arguments):
+        act()
+        original(*arguments)
+
+    trainer.save_checkpoint = save
+
+
+def full():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+FAULTS = {
+    "nan": lambda: in_step(lambda batch: batch["input_values"].fill_(torch.nan)),
+    "killed": lambda: in_step(lambda batch: os.kill(os.getpid(), signal.SIGKILL)),
+    "hangs": lambda: in_step(lambda batch: time.sleep(1000)),
+    "full": lambda: in_save(full),
+}
+
+
+def test_nan_in_one_process_is_skipped_by_all(together, config, tmp_path):
+    run = together(2, faulty, "nan", [config])
+    assert run.codes == [0, 0], run.errors
+    assert run.results[0] == run.results[1]
+    rows = [row for row in history(tmp_path / "run") if "loss" in row]
+    assert [row["loss"] is None for row in rows] == [False, False, True] + [False] * 5
+    assert [row["skipped"] for row in rows] == [0, 0] + [1] * 6
+    assert len(json.loads((tmp_path / "run" / trainer.DUMP).read_text())["clips"]) == 5
+
+
+def test_a_full_disk_of_process_0_stops_all_with_the_reason(together, impatient, config, tmp_path):
+    run = together(3, faulty, "full", [config])
+    assert run.codes == [1, 1, 1]
+    assert run.results[0] == "OSError: [Errno 28] No space left on device"
+    for result in run.results[1:]:
+        assert result == "PeerError: process 0: OSError: [Errno 28] No space left on device"
+    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    "fault, codes, reason",
+    [
+        ("killed", [1, -signal.SIGKILL], "process 1 ended without a word"),
+        ("hangs", [1, 1], "process 1 did not answer in time"),
+    ],
+)
+def test_a_process_that_is_lost_stops_all_with_the_reason(
+    together, impatient, config, fault, codes, reason
+):
+    run = together(2, faulty, fault, [config, "train.timeout=4"])
+    assert run.codes == codes, run.errors
+    assert f"PeerError: {reason}" in run.results[0]
+    assert run.seconds < 20
+
+
+def test_a_clip_that_one_process_cannot_read_is_told_by_all(together, impatient, config):
+    (probe,) = together(1, gradients, [config]).results
+    row = probe["rows"][-1]  # of the last process
+
+    def unreadable(arguments):
+        original = trainer.CaptionDataset.__getitem__
+
+        def read(self, draw):
+            if draw[1] == row:
+                raise loop.AudioError("silent", f"row {row}: no sound")
+            return original(self, draw)
+
+        trainer.CaptionDataset.__getitem__ = read
+        return trained(arguments)
+
+    run = together(3, unreadable, [config])
+    assert run.codes == [1, 1, 1]
+    assert all(f"AudioError: row {row}: no sound" in result for result in run.results), run.results
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model.freeze=[audio,text]"],
+        ["model.freeze=[audio]", "data.crop=centre"],
+        ["model.audio.config.layerdrop=0.5", "model.audio.config.mask_time_prob=0.0"],
+    ],
+    ids=["frozen", "heard once", "layerdrop"],
+)
+def test_parameters_that_some_steps_do_not_use_stop_nobody(together, config, settings, tmp_path):
+    run = together(2, trained, [config, *settings])
+    assert run.codes == [0, 0], run.errors
+    assert run.results[0] == run.results[1]
+    assert len(history(tmp_path / "run")) == 10
+
+
+def test_more_processes_than_clips_in_a_batch_are_refused(together, impatient, config):
+    run = together(3, trained, [config, "train.batch_size=2"])
+    assert run.codes == [1, 1, 1]
+    assert all("train.batch_size is 2 for 3 processes" in result for result in run.results)
+
+
+# --- torchrun ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_torchrun_passes_the_signal_on_and_the_run_goes_on_exactly(
+    together, config, tmp_path, number
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    longer = [config, "train.epochs=20", "train.validate_every=1000"]
+    assert together(2, trained, [*longer, f"output={whole}"], limit=300).codes == [0, 0]
+    command = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node=2", "--standalone"]
+    command += ["--signals-to-handle=SIGTERM,SIGUSR1", "train.py", *longer, f"output={parts}"]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(process, parts)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=300)
+    assert process.returncode != 0 and "saved at step" in printed
+    assert not (parts / "last").exists()
+    assert together(2, trained, [*longer, f"output={parts}"], limit=300).codes == [0, 0]
+    assert same_runs(whole, parts)

@@ -1,0 +1,359 @@
+"""evaluate.py: answers, questions, protocol, retrieval, probe, cache, files, selections."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+import yaml
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from paraclap.cli import evaluate
+from paraclap.corpora import table as corpora
+from paraclap.data.captions import caption_texts
+from paraclap.data.dataset import ClipDataset
+from paraclap.evaluation import zero_shot
+from paraclap.evaluation.probe import probe
+from paraclap.model.build import load_model
+from paraclap.model.modeling_paraclap import ParaCLAPModel
+
+EMOTIONS = ["anger", "boredom", "fear", "happiness", "neutral", "sadness"]
+
+
+@pytest.fixture
+def saved_model(tiny, tmp_path):
+    folder = tmp_path / "model"
+    for part in tiny:
+        part.save_pretrained(folder)
+    return folder
+
+
+# --- Answers -------------------------------------------------------------------------------------
+
+
+def test_answers_are_the_nearest_queries_one_clip_at_a_time(tiny, corpus):
+    model, processor = tiny
+    table = corpora.read_corpus(corpus).iloc[::7]
+    queries = {name: (f"the speaker sounds {name}",) for name in EMOTIONS}
+    answers = zero_shot.answer(model, processor, table, corpus, queries, batch_seconds=9.0)
+    texts = zero_shot.embed_texts(model, processor, [q for (q,) in queries.values()])
+    clips = ClipDataset(table, corpus)
+    for row in range(len(table)):
+        batch = processor.feature_extractor(
+            clips[row]["waveform"], sampling_rate=16_000, return_tensors="pt"
+        )
+        with torch.no_grad():
+            cosines = (model.get_audio_features(**batch).pooler_output @ texts.T)[0]
+        given = answers.iloc[row]
+        assert given[[f"score.{n}" for n in EMOTIONS]].to_numpy(float) == pytest.approx(
+            cosines.numpy(), abs=1e-5
+        )
+        assert given["prediction"] == EMOTIONS[int(cosines.argmax())]
+        probabilities = (model.logit_scale.exp() * cosines).softmax(0)
+        assert given["confidence"] == pytest.approx(probabilities.max().item(), abs=1e-5)
+
+
+def test_model_is_left_in_the_mode_it_was_in(tiny, corpus):
+    model, processor = tiny
+    table = corpora.read_corpus(corpus).iloc[:2]
+    zero_shot.answer(model.train(), processor, table, corpus, {"a": ("x",), "b": ("y",)})
+    assert model.training
+
+
+# --- Command line --------------------------------------------------------------------------------
+
+
+def test_command_writes_scores_answers_and_pictures(saved_model, corpus, tmp_path, capsys):
+    output = tmp_path / "results"
+    arguments = [str(saved_model), str(corpus), "-o", str(output), "--split", "test"]
+    assert evaluate.main([*arguments, "--targets", "emotion", "gender"]) == 0
+    printed = capsys.readouterr().out
+    scores = yaml.safe_load((output / "scores.yaml").read_text())
+    assert scores["split"] == ["test"] and scores["query_set"] == "published"
+    for name, classes in (("paraclap-synthetic", 6), ("paraclap-synthetic.gender", 2)):
+        figures = scores["corpora"][name]
+        answers = pd.read_csv(output / f"{name}.csv")
+        assert figures["clips"] == len(answers) == 24
+        assert figures["chance"] == pytest.approx(1 / classes)
+        expected = balanced_accuracy_score(answers["truth"], answers["prediction"])
+        assert figures["UAR"] == pytest.approx(expected)
+        assert f"{figures['UAR']:.3f}" in printed
+        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        columns = [c for c in answers if c.startswith("score.")]
+        best = answers[columns].idxmax(axis=1).str.removeprefix("score.")
+        assert (best == answers["prediction"]).all()
+
+
+def test_query_file_leaves_other_classes_out_and_says_so(saved_model, corpus, tmp_path, capsys):
+    queries = tmp_path / "queries.yaml"
+    queries.write_text("anger: an enraged voice\nsadness: a gloomy voice\njoy: a merry voice\n")
+    output = tmp_path / "results"
+    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--queries", str(queries)])
+    figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["paraclap-synthetic"]
+    assert figures["classes"] == 2 and figures["clips"] == 24 and figures["left_out"] == 48
+    assert figures["unused_queries"] == ["joy"]
+    assert figures["queries"]["anger"] == ["an enraged voice"]
+    printed = capsys.readouterr().out
+    assert "48 clips left out" in printed and "no clip is joy" in printed
+
+
+@pytest.mark.parametrize(
+    "selection, message",
+    [({"speakers": ["99"]}, "99"), ({"split": ["holdout"]}, "holdout"), ({"split": ["x"]}, "dev")],
+)
+def test_selecting_what_is_not_there_names_what_is(corpus, selection, message):
+    with pytest.raises(corpora.CorpusError, match=message):
+        zero_shot.select(corpora.read_corpus(corpus), **selection)
+
+
+def test_selection_keeps_the_named_speakers(corpus):
+    table = corpora.read_corpus(corpus)
+    speaker = sorted(table["speaker"].unique())[0]
+    chosen = zero_shot.select(table, speakers=[speaker])
+    assert set(chosen["speaker"]) == {speaker} and chosen.attrs["root"] == str(corpus)
+
+
+def test_each_query_set_has_figures_of_its_own_and_clips_are_embedded_once(
+    saved_model, corpus, tmp_path, monkeypatch
+):
+    embedded = []
+    plain = zero_shot.embed_clips
+
+    def counting(model, processor, clips, **options):
+        embedded.append(len(clips))
+        return plain(model, processor, clips, **options)
+
+    monkeypatch.setattr(zero_shot, "embed_clips", counting)
+    (tmp_path / "mine.yaml").write_text("anger: [rage, fury]\nsadness: gloom\n")
+    sets = ["word", "ensemble", str(tmp_path / "mine.yaml")]
+    output = tmp_path / "results"
+    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--queries", *sets])
+    scores = yaml.safe_load((output / "scores.yaml").read_text())
+    assert list(scores["corpora"]) == [
+        f"paraclap-synthetic.{name}" for name in ("word", "ensemble", "mine")
+    ]
+    assert embedded == [72]
+    ensemble = scores["corpora"]["paraclap-synthetic.ensemble"]["queries"]["anger"]
+    assert len(ensemble) == 5 and "the voice expresses anger" in ensemble
+    assert scores["query_set"] == sets
+
+
+def test_numbers_are_asked_for_by_opposed_queries(tiny, corpus):
+    model, processor = tiny
+    table = corpora.read_corpus(corpus).iloc[::2]
+    table["arousal"] = np.random.default_rng(0).normal(size=len(table))
+    table.iloc[3, table.columns.get_loc("arousal")] = np.nan
+    audio = zero_shot.embed_clips(model, processor, ClipDataset(table, corpus)).numpy()
+    question = zero_shot.Question("a", "arousal", "sentence")
+    figures, answers = zero_shot.evaluate_target(model, processor, table, audio, question)
+    calm, aroused = zero_shot.embed_texts(
+        model, processor, ["the speaker is calm", "the speaker is aroused"]
+    ).numpy()
+    value = audio @ (aroused - calm)
+    known = table["arousal"].notna().to_numpy()
+    expected = scipy.stats.spearmanr(value[known], table["arousal"][known]).statistic
+    assert figures["Spearman"] == pytest.approx(expected, abs=1e-6)
+    edges = table["arousal"].quantile([1 / 3, 2 / 3])
+    outer = known & ~table["arousal"].between(*edges, inclusive="neither").to_numpy()
+    is_high = (table["arousal"] >= edges.iloc[1]).to_numpy()
+    assert figures["AUC"] == pytest.approx(roc_auc_score(is_high[outer], value[outer]), abs=1e-6)
+    assert figures["clips"] == outer.sum() == len(answers) and figures["classes"] == 2
+    assert figures["left_out"] == len(table) - outer.sum()
+    cosines = answers[["score.low", "score.high"]].to_numpy()
+    assert np.allclose(cosines[:, 1] - cosines[:, 0], value[outer], atol=1e-6)
+
+
+@pytest.fixture
+def toy(monkeypatch, corpus):
+    """The synthetic corpus as one with a published protocol: two sessions, one of them scored."""
+
+    def read(root):
+        rows = corpora.read_corpus(root).reset_index()
+        rows["session"] = rows["speaker"].map(lambda name: str(int(name[-1]) % 2))
+        return rows.assign(part=np.where(rows["emotion"] == "fear", "other", "scored"))
+
+    labels = {name: name for name in EMOTIONS} | {"boredom": None, "happiness": "joy"}
+    asked = {c: f"this person is feeling {c}" for c in labels.values() if c not in (None, "fear")}
+    row = corpora.Corpus(
+        name="toy",
+        title="Toy",
+        reader=read,
+        expected="",
+        clips=72,
+        classes=labels,
+        published=asked,
+        licence="",
+        citation="",
+        part={"part": "scored"},
+        averaged_over="session",
+        printed={"CLAP": 0.123, "ParaCLAP": 0.456},
+    )
+    monkeypatch.setitem(corpora.CORPORA, "toy", row)
+    return f"toy={corpus}"
+
+
+def test_protocol_of_the_paper_scores_its_part_its_queries_and_its_mean(
+    toy, saved_model, tmp_path, capsys
+):
+    output = tmp_path / "results"
+    options = ["--protocol", "paper", "--reference", "-o", str(output)]
+    assert evaluate.main([str(saved_model), toy, *options]) == 0
+    figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["toy"]
+    assert figures["queries"] == {
+        c: [f"this person is feeling {c}"] for c in ("anger", "joy", "neutral", "sadness")
+    }
+    answers = pd.read_csv(output / "toy.csv")
+    table = corpora.read_corpus(toy).reset_index()
+    answers = answers.merge(table[["file", "session", "emotion"]], on="file")
+    assert set(answers["emotion"]) == {"anger", "happiness", "neutral", "sadness"}
+    each = [
+        balanced_accuracy_score(part["truth"], part["prediction"])
+        for _, part in answers.groupby("session")
+    ]
+    assert figures["UAR"] == pytest.approx(np.mean(each))
+    assert figures["left_out"] == 12, "boredom, of the part that is scored"
+    printed, page = capsys.readouterr().out, (output / "scores.md").read_text()
+    for shown in (printed, page):
+        assert "CLAP (print)" in shown and "0.123" in shown and "0.456" in shown
+    assert "were scored by the protocol" not in printed
+
+
+def test_figures_in_print_beside_another_selection_come_with_a_remark(
+    toy, saved_model, tmp_path, capsys
+):
+    arguments = [str(saved_model), toy, "--reference", "-o", str(tmp_path / "r")]
+    evaluate.main(arguments)
+    assert "were scored by the protocol of the paper" in capsys.readouterr().out
+
+
+def test_protocol_needs_a_known_corpus_and_decides_alone(saved_model, corpus, toy, tmp_path):
+    arguments = [str(saved_model), "--protocol", "paper", "-o", str(tmp_path / "r")]
+    with pytest.raises(corpora.CorpusError, match="no known corpus"):
+        evaluate.main([*arguments, str(corpus)])
+    with pytest.raises(SystemExit):
+        evaluate.main([*arguments, toy, "--queries", "word"])
+    table = corpora.read_corpus(toy).drop(columns="part")
+    with pytest.raises(corpora.CorpusError, match="no part 'scored'"):
+        zero_shot.select_published(table)
+
+
+def test_captions_find_their_clips(saved_model, corpus, captions, tmp_path, capsys):
+    output = tmp_path / "results"
+    arguments = [str(saved_model), str(corpus), "--retrieval", str(captions), "-o", str(output)]
+    evaluate.main([*arguments, "--split", "test"])
+    scores = yaml.safe_load((output / "scores.yaml").read_text())["retrieval"]
+    figures = scores["paraclap-synthetic"]["audio_to_text"]
+    model, processor = load_model(saved_model)
+    table = corpora.read_corpus(corpus)
+    table = table[table["split"] == "test"]
+    texts = caption_texts(pd.read_parquet(captions)).loc[table.index]
+    distinct = sorted(set(texts))
+    clips = zero_shot.embed_clips(model, processor, ClipDataset(table, corpus))
+    best = (clips @ zero_shot.embed_texts(model, processor, distinct).T).argmax(dim=1)
+    expected = np.mean([distinct[i] == text for i, text in zip(best, texts, strict=True)])
+    assert figures["R@1"] == pytest.approx(expected)
+    assert figures["queries"] == 24 and figures["items"] == len(distinct)
+    assert scores["paraclap-synthetic"]["text_to_audio"]["queries"] == len(distinct)
+    assert "caption to speech" in capsys.readouterr().out
+
+
+def test_clips_without_captions_are_not_retrieved_and_one_caption_is_too_few(tiny, corpus):
+    table = corpora.read_corpus(corpus).iloc[:6]
+    audio = zero_shot.embed_clips(*tiny, ClipDataset(table, corpus)).numpy()
+    texts = pd.Series(["one", "two", "two"], table.index[[1, 3, 4]])
+    figures = zero_shot.evaluate_retrieval(*tiny, table, audio, texts)
+    assert figures["audio_to_text"]["queries"] == 3 and figures["text_to_audio"]["queries"] == 2
+    with pytest.raises(corpora.CorpusError, match="3 of 6 clips .* 1 of them distinct"):
+        zero_shot.evaluate_retrieval(*tiny, table, audio, texts.map(lambda _: "same"))
+
+
+def test_probe_is_fitted_to_the_clips_that_are_asked_about(saved_model, corpus, tmp_path):
+    output = tmp_path / "results"
+    queries = ["--queries", "word", "sentence", "--targets", "emotion", "gender"]
+    evaluate.main([str(saved_model), str(corpus), "--probe", *queries, "-o", str(output)])
+    scores = yaml.safe_load((output / "scores.yaml").read_text())
+    probes = scores["probe"]
+    assert set(probes) == set(scores["corpora"])
+    assert probes["paraclap-synthetic.word"] == probes["paraclap-synthetic.sentence"]
+    assert probes["paraclap-synthetic.gender.word"]["classes"] == 2
+    model, processor = load_model(saved_model)
+    table = corpora.read_corpus(corpus)
+    audio = zero_shot.embed_clips(model, processor, ClipDataset(table, corpus)).numpy()
+    expected = probe(audio, table["emotion"], table["speaker"])
+    assert probes["paraclap-synthetic.word"]["UAR"] == pytest.approx(expected["UAR"], abs=0.05)
+
+
+def test_second_run_embeds_nothing(saved_model, corpus, tmp_path, monkeypatch):
+    arguments = [str(saved_model), str(corpus), "--cache", str(tmp_path / "cache")]
+    evaluate.main([*arguments, "-o", str(tmp_path / "first")])
+
+    def refuse(*_):
+        raise AssertionError("a clip was embedded again")
+
+    monkeypatch.setattr(ParaCLAPModel, "get_audio_features", refuse)
+    evaluate.main([*arguments, "-o", str(tmp_path / "second"), "--queries", "sentence"])
+    with pytest.raises(AssertionError, match="again"):
+        evaluate.main([*arguments, "--no-cache", "-o", str(tmp_path / "third")])
+
+
+def test_page_shows_every_recall(saved_model, corpus, tmp_path):
+    output = tmp_path / "results"
+    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--speakers", "s01"])
+    page = (output / "scores.md").read_text()
+    figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["paraclap-synthetic"]
+    for name, recall in figures["recall"].items():
+        row = f"| paraclap-synthetic | {name} | {figures['support'][name]} | {recall:.3f} |"
+        assert row in page
+    assert "speakers: s01" in page
+
+
+# --- Several processes ---------------------------------------------------------------------------
+
+
+def evaluated_by_several(arguments):
+    """Run the command; returns how many clips this process embedded, in batches of which size."""
+    embedded = []
+    plain = ParaCLAPModel.get_audio_features
+
+    def counting(self, values, mask=None):
+        embedded.append(len(values))
+        return plain(self, values, mask)
+
+    ParaCLAPModel.get_audio_features = counting  # of a forked process
+    assert evaluate.main(arguments) == 0
+    return embedded
+
+
+def test_several_processes_write_the_same_bytes_as_one(together, saved_model, corpus, tmp_path):
+    arguments = [str(saved_model), str(corpus), "--split", "test"]
+    arguments += ["--batch-seconds", "9", "--cache", str(tmp_path / "cache")]
+    one, several, again = (tmp_path / name for name in ("one", "several", "again"))
+    run = together(1, evaluated_by_several, [*arguments, "--no-cache", "-o", str(one)])
+    batches = sorted(run.results[0])
+    run = together(3, evaluated_by_several, [*arguments, "-o", str(several)])
+    assert run.codes == [0, 0, 0], run.errors
+    assert sorted(sum(run.results, [])) == batches and sum(batches) == 24  # no clip twice
+    assert all(run.results)  # and each took part
+    written = sorted(path.name for path in one.iterdir())
+    assert written == sorted(path.name for path in several.iterdir()) and len(written) == 4
+    for name in written:
+        assert (several / name).read_bytes() == (one / name).read_bytes(), name
+    run = together(3, evaluated_by_several, [*arguments, "-o", str(again)])
+    assert not any(run.results)  # all from the cache
+    assert (again / "scores.yaml").read_bytes() == (one / "scores.yaml").read_bytes()
+
+
+def test_a_clip_that_one_process_cannot_read_stops_all_with_its_name(
+    together, saved_model, corpus, tmp_path
+):
+    copy = tmp_path / "corpus"
+    shutil.copytree(corpus, copy)
+    broken = corpora.read_corpus(copy).index[3][0]
+    (copy / broken).write_bytes((copy / broken).read_bytes()[:1000])
+    arguments = [str(saved_model), str(copy), "-o", str(tmp_path / "results"), "--no-cache"]
+    run = together(2, evaluate.main, [*arguments, "--batch-seconds", "2"])
+    assert run.codes == [1, 1] and all(broken in result for result in run.results)
+    assert sorted(result.split(":")[0] for result in run.results) == ["AudioError", "PeerError"]
+    assert not list((tmp_path / "results").iterdir())

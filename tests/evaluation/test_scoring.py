@@ -1,0 +1,258 @@
+"""scoring.py: figures against scikit-learn, plain loops and hand computation."""
+
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+
+from paraclap.evaluation import metrics
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Random truth and predictions of 5 classes, clustered by 12 speakers."""
+    rng = np.random.default_rng(0)
+    classes = np.array(list("abcde"), dtype=object)
+    truth = rng.choice(classes, 600)
+    right = rng.random(600) < 0.5
+    prediction = np.where(right, truth, rng.choice(classes, 600))
+    return truth, prediction, rng.integers(12, size=600).astype(str)
+
+
+# --- Classes -------------------------------------------------------------------------------------
+
+
+def test_scores_equal_scikit_learn(answers):
+    truth, prediction, speakers = answers
+    figures = metrics.score(truth, prediction, speakers)
+    assert figures["UAR"] == pytest.approx(balanced_accuracy_score(truth, prediction))
+    assert figures["ACC"] == pytest.approx((truth == prediction).mean())
+    assert figures["chance"] == pytest.approx(0.2)
+    assert (figures["clips"], figures["classes"], figures["speakers"]) == (600, 5, 12)
+
+
+def test_scores_of_a_small_case_equal_hand_computation():
+    # a: 1 of 2 right, b: 1 of 1 right, "c" is answered but never true
+    figures = metrics.score(["a", "a", "b"], ["a", "c", "b"])
+    assert figures["UAR"] == pytest.approx((0.5 + 1.0) / 2)
+    assert figures["ACC"] == pytest.approx(2 / 3)
+    assert figures["F1"] == pytest.approx((2 / 3 + 1.0) / 2)
+    assert figures["classes"] == 2 and figures["chance"] == 0.5
+    assert figures["recall"] == {"a": 0.5, "b": 1.0}
+
+
+def slow_bootstrap(truth, prediction, speakers, resamples=400):
+    """Resample speakers one draw at a time, recalls counted clip by clip."""
+    rng = np.random.default_rng(1)
+    names = np.unique(speakers)
+    values = []
+    for _ in range(resamples):
+        rows = np.concatenate(
+            [np.flatnonzero(speakers == n) for n in rng.choice(names, len(names))]
+        )
+        values.append(balanced_accuracy_score(truth[rows], prediction[rows]))
+    return np.quantile(values, [0.025, 0.975])
+
+
+def test_interval_agrees_with_a_plain_bootstrap_over_speakers(answers):
+    interval = metrics.score(*answers)["interval"]
+    assert interval == pytest.approx(slow_bootstrap(*answers), abs=0.01)
+    assert metrics.score(*answers)["interval"] == interval
+
+
+def test_interval_is_wider_when_clips_of_a_speaker_agree():
+    truth = np.tile(["a", "b"], 200)
+    speakers = np.repeat(np.arange(10), 40)
+    prediction = np.where(speakers < 5, truth, "a")  # half of the speakers are not understood
+    low, high = metrics.score(truth, prediction, speakers)["interval"]
+    naive_low, naive_high = metrics.score(truth, prediction)["interval"]
+    assert high - low > 2 * (naive_high - naive_low)
+
+
+def test_single_speaker_has_no_interval():
+    assert metrics.score(["a", "b"], ["a", "a"], ["s", "s"])["interval"] is None
+
+
+def test_recall_and_support_stand_by_class():
+    figures = metrics.score(["b", "a", "b", "b"], ["b", "b", "b", "a"])
+    assert figures["recall"] == {"a": 0.0, "b": pytest.approx(2 / 3)}
+    assert figures["support"] == {"a": 1, "b": 3}
+
+
+def test_uar_over_sessions_is_the_mean_of_each(answers):
+    truth, prediction, speakers = answers
+    sessions = np.array([str(int(s) % 3) for s in speakers])
+    figures = metrics.score(truth, prediction, speakers, sessions)
+    each = [balanced_accuracy_score(truth[sessions == s], prediction[sessions == s]) for s in "012"]
+    assert figures["UAR"] == pytest.approx(np.mean(each), abs=1e-12)
+    assert figures["UAR"] != pytest.approx(metrics.score(truth, prediction)["UAR"], abs=1e-6)
+    low, high = figures["interval"]
+    assert low < figures["UAR"] < high
+
+
+def test_session_without_a_class_is_averaged_over_its_own_classes():
+    truth, prediction = ["a", "b", "a"], ["a", "a", "a"]
+    # session 1: a right, b wrong; session 2: a right, and no b to be right about
+    figures = metrics.score(truth, prediction, None, ["1", "1", "2"])
+    assert figures["UAR"] == pytest.approx((0.5 + 1.0) / 2)
+
+
+# --- Numbers and opposed queries -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """A noisy value per clip for a label from 1 to 7, of 8 speakers."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(1, 8, 300).astype(float)
+    return labels + rng.normal(size=300) * 3, labels, rng.integers(8, size=300).astype(str)
+
+
+def test_area_equals_scikit_learn_with_ties(numbers):
+    values, labels, speakers = numbers
+    for given in (values, np.round(values / 3)):
+        figures = metrics.score_poles(given, labels > 4, speakers)
+        assert figures["AUC"] == pytest.approx(roc_auc_score(labels > 4, given), abs=1e-12)
+    low, high = figures["AUC_interval"]
+    assert low < figures["AUC"] < high
+
+
+def test_opposite_direction_has_the_opposite_area(numbers):
+    values, labels, _ = numbers
+    ours, theirs = (metrics.score_poles(v, labels > 4)["AUC"] for v in (values, -values))
+    assert ours + theirs == pytest.approx(1)
+
+
+def test_rank_correlation_is_that_of_the_ranks(numbers):
+    values, labels, speakers = numbers
+    figures = metrics.score_numbers(values, labels, speakers)
+
+    def ranks(x):
+        return np.array([(x < v).sum() + ((x == v).sum() + 1) / 2 for v in x])
+
+    expected = np.corrcoef(ranks(values), ranks(labels))[0, 1]
+    assert figures["Spearman"] == pytest.approx(expected, abs=1e-12)
+    low, high = figures["Spearman_interval"]
+    assert low < expected < high
+
+
+def test_cluster_interval_agrees_with_a_plain_bootstrap(numbers):
+    values, _, speakers = numbers
+    interval = metrics.cluster_interval(lambda rows: values[rows].mean(), speakers)
+    rng, names = np.random.default_rng(2), np.unique(speakers)
+    means = [
+        np.concatenate([values[speakers == n] for n in rng.choice(names, len(names))]).mean()
+        for _ in range(2000)
+    ]
+    assert interval == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
+    assert metrics.cluster_interval(np.mean, ["s"] * 5) is None
+
+
+def test_draws_without_a_figure_are_left_out():
+    # Speaker a has only high clips and b only low ones: half of the draws have no area.
+    figures = metrics.score_poles(
+        np.array([2.0, 1.0, 0.0]), np.array([True, True, False]), ["a", "a", "b"]
+    )
+    assert figures == {"AUC": 1.0, "AUC_interval": [1.0, 1.0]}
+
+
+# --- Calibration ---------------------------------------------------------------------------------
+
+
+def test_calibration_of_three_clips_equals_hand_computation():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.25, 0.75]])
+    figures = metrics.calibration(["a", "b", "b"], probabilities, ["a", "b"])
+    # two clips in the bin of 0.9, half of them right; one in that of 0.75, right
+    assert figures["ECE"] == pytest.approx(2 / 3 * 0.4 + 1 / 3 * 0.25)
+    assert figures["NLL"] == pytest.approx(-np.log([0.9, 0.1, 0.75]).mean())
+    assert figures["Brier"] == pytest.approx((0.02 + 1.62 + 0.125) / 3)
+    assert [b["clips"] for b in figures["bins"]] == [1, 2]
+
+
+def test_calibration_bins_equal_scikit_learn():
+    rng = np.random.default_rng(3)
+    probabilities = rng.dirichlet(np.ones(4), 500)
+    classes = np.array(list("abcd"))
+    truth = [rng.choice(classes, p=row) for row in probabilities]
+    figures = metrics.calibration(truth, probabilities, classes)
+    right = classes[probabilities.argmax(axis=1)] == truth
+    accuracy, confidence = calibration_curve(right, probabilities.max(axis=1), n_bins=15)
+    assert [b["accuracy"] for b in figures["bins"]] == pytest.approx(accuracy.tolist())
+    assert [b["confidence"] for b in figures["bins"]] == pytest.approx(confidence.tolist())
+    assert sum(b["clips"] for b in figures["bins"]) == 500
+    assert figures["ECE"] < 0.1, "these probabilities are true"
+
+
+# --- Retrieval -----------------------------------------------------------------------------------
+
+
+def over_all_orders(similarity, is_right):
+    """Mean figures of one query over every order of its tied items, by plain loops."""
+    figures = {"R@1": [], "R@5": [], "AP": [], "rank": []}
+    for order in itertools.permutations(range(len(similarity))):
+        ranked = sorted(order, key=lambda item: -similarity[item])
+        hits = [is_right[item] for item in ranked]
+        figures["R@1"].append(any(hits[:1]))
+        figures["R@5"].append(any(hits[:5]))
+        precisions = [sum(hits[: k + 1]) / (k + 1) for k, hit in enumerate(hits) if hit]
+        figures["AP"].append(sum(precisions) / len(precisions))
+        figures["rank"].append(hits.index(True) + 1)
+    return {name: np.mean(values) for name, values in figures.items()}
+
+
+@pytest.mark.parametrize(
+    "similarity",
+    [
+        [0.9, 0.5, 0.4, 0.3, 0.2, 0.1],
+        [0.9, 0.5, 0.5, 0.5, 0.2, 0.2],
+        [0.5, 0.5, 0.5, 0.5, 0.5, 0.5],
+        [0.1, 0.9, 0.9, 0.1, 0.9, 0.1],
+    ],
+)
+def test_ties_are_counted_as_if_their_order_was_drawn(similarity):
+    is_right = [False, False, True, True, False, True]
+    items = np.column_stack([similarity, np.zeros(6)])
+    ranked = metrics.retrieve(
+        np.array([[1.0, 0.0]]), items, np.array(["yes"]), np.where(is_right, "yes", "no")
+    )
+    expected = over_all_orders(similarity, is_right)
+    if len(set(similarity)) == 6:
+        assert expected["AP"] == pytest.approx(average_precision_score(is_right, similarity))
+    for name, value in expected.items():
+        assert ranked[name][0] == pytest.approx(value, abs=1e-12), name
+
+
+def test_all_items_of_the_wanted_kind_are_right():
+    rng = np.random.default_rng(4)
+    items = rng.normal(size=(30, 8))
+    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    kinds = np.arange(30) // 3  # three clips share each caption
+    ranked = metrics.retrieve(items, items, kinds, kinds)
+    assert (ranked["rank"] <= 1).all() and (ranked["R@1"] == 1).all()
+    assert (ranked["AP"] < 1).any(), "the two others are not found first"
+
+
+def test_chunks_do_not_change_retrieval(monkeypatch):
+    rng = np.random.default_rng(5)
+    queries, items = rng.normal(size=(20, 6)), rng.normal(size=(15, 6))
+    wanted, kinds = rng.integers(5, size=20), np.arange(15) % 5
+    whole = metrics.retrieve(queries, items, wanted, kinds)
+    monkeypatch.setattr(metrics, "RETRIEVAL_ELEMENTS", 40)
+    assert whole.equals(metrics.retrieve(queries, items, wanted, kinds))
+
+
+def test_a_model_that_answers_the_same_to_everything_is_at_chance():
+    same = np.tile([0.6, 0.8], (40, 1))
+    kinds = np.arange(40) // 2
+    figures = metrics.score_retrieval(same, same, kinds, kinds)
+    for name, chance in figures["chance"].items():
+        assert figures[name] == pytest.approx(chance), name
+    assert figures["chance"]["R@1"] == pytest.approx(2 / 40)
+    assert figures["chance"]["R@10"] == pytest.approx(1 - (30 * 29) / (40 * 39))
+
+
+def test_caption_that_no_item_has_is_an_error():
+    with pytest.raises(ValueError, match="no item is of the kind 2"):
+        metrics.retrieve(np.ones((1, 2)), np.ones((2, 2)), np.array([2]), np.array([0, 1]))

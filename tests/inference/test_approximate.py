@@ -1,0 +1,132 @@
+"""approximate.py: what it finds of the exact answer, and that it never answers for other clips."""
+
+import numpy as np
+import pytest
+
+from benchmarks import search as benchmark
+from paraclap.cli import search as cli_search
+from paraclap.inference import approximate, search
+from paraclap.inference import index as clip_index
+from paraclap.inference.approximate import ApproximateIndex, build, recall
+from paraclap.inference.index import ClipIndex, ClipIndexError
+
+
+def test_recall_is_the_share_of_the_exact_answer():
+    assert recall(np.array([[1, 2, 3], [4, 5, 6]]), np.array([[3, 2, 9], [7, 8, 6]])) == 0.5
+
+
+def test_missing_package_is_named(monkeypatch):
+    def absent(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(approximate, "import_module", absent)
+    with pytest.raises(ImportError, match="requirements-search.txt"):
+        build(None)
+
+
+def test_embeddings_of_rows_are_those_of_their_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(clip_index, "CHUNK_ROWS", 7)
+    benchmark.write_index(tmp_path / "i", 20, 16, "voices")
+    index = ClipIndex(tmp_path / "i")
+    parts = [benchmark.generate(n, 16, "voices", [1, f]) for f, n in ((0, 7), (7, 7), (14, 6))]
+    chosen = np.array([19, 0, 7, 6, 13])
+    assert index.embeddings(chosen) == pytest.approx(np.concatenate(parts)[chosen], abs=1e-3)
+
+
+# --- With faiss ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Folder of 6,000 generated clips in several files, with an approximate index."""
+    pytest.importorskip("faiss")
+    folder = tmp_path_factory.mktemp("index") / "i"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip_index, "CHUNK_ROWS", 2_500)
+        patch.setattr(approximate, "FEWEST", 5_000)
+        benchmark.write_index(folder, 6_000, 64, "voices")
+        assert "approximate index in" in build(ClipIndex(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return benchmark.generate(40, 64, "voices", [2])
+
+
+def test_most_of_the_exact_answer_is_found_with_the_exact_cosines(prepared, queries):
+    index = ClipIndex(prepared)
+    exact, _ = index.search(queries, 10)
+    rows, cosines = ApproximateIndex(index).search(queries, 10)
+    assert recall(rows, exact) > 0.9
+    every = index.search(queries, len(index))
+    for query in range(len(queries)):
+        place = {row: value for row, value in zip(*(part[query] for part in every), strict=True)}
+        assert cosines[query] == pytest.approx([place[row] for row in rows[query]], abs=1e-6)
+        assert (np.diff(cosines[query]) <= 0).all()
+
+
+def test_a_list_in_many_is_less_than_all(prepared, queries, monkeypatch):
+    monkeypatch.setattr(approximate, "PROBED", 1)
+    monkeypatch.setattr(approximate, "FEWEST_CANDIDATES", 6_000)
+    index = ClipIndex(prepared)
+    all_of_them = ApproximateIndex(index).search(queries, 10)[0]
+    assert recall(all_of_them, index.search(queries, 10)[0]) == 1
+    monkeypatch.setattr(approximate, "PROBED", 10_000)
+    one_list = ApproximateIndex(index).search(queries, 10)[0]
+    assert recall(one_list, index.search(queries, 10)[0]) < 1
+
+
+def test_more_than_the_lists_hold_is_searched_exactly(prepared, queries):
+    index = ClipIndex(prepared)
+    rows, cosines = ApproximateIndex(index).search(queries[:2], 6_000)
+    expected = index.search(queries[:2], 6_000)
+    assert (rows == expected[0]).all() and (cosines == expected[1]).all()
+
+
+def test_index_of_other_clips_is_not_used(prepared, tmp_path):
+    folder = tmp_path / "i"
+    benchmark.write_index(folder, 100, 64, "voices")
+    stale = next(prepared.glob("approximate-*.faiss"))
+    (folder / stale.name).write_bytes(stale.read_bytes())
+    with pytest.raises(ClipIndexError, match="--approximate"):
+        ApproximateIndex(ClipIndex(folder))
+    assert "100 clips are searched exactly" in build(ClipIndex(folder))
+    assert not approximate.is_prepared(folder), "what is stale is removed"
+
+
+@pytest.mark.slow
+def test_benchmark_prints_both_ways(prepared, capsys):
+    options = ["--clips", "6000", "--dimensions", "64", "--queries", "3"]
+    assert benchmark.main([*options, "--folder", str(prepared)]) == 0
+    printed = capsys.readouterr().out
+    assert "exact        first" in printed and "approximate  first" in printed
+
+
+def test_command_prepares_and_uses_it(tiny, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("faiss")
+    import soundfile
+
+    from paraclap.inference.api import ParaCLAP
+
+    (tmp_path / "audio").mkdir()
+    rng = np.random.default_rng(3)
+    for number in range(300):
+        noise = rng.uniform(-1, 1, 1_600) * rng.uniform(0.01, 0.5)
+        soundfile.write(tmp_path / "audio" / f"{number}.wav", noise, 16_000)
+    monkeypatch.setattr(ParaCLAP, "from_pretrained", lambda *arguments: ParaCLAP(*tiny))
+    monkeypatch.setattr(approximate, "FEWEST", 256)
+    index, used = tmp_path / "i", []
+    monkeypatch.setattr(
+        search, "ApproximateIndex", lambda *given: used.append(1) or ApproximateIndex(*given)
+    )
+    command = ["index", "MODEL", str(tmp_path / "audio"), "-o", str(index)]
+    assert cli_search.main([*command, "--approximate"]) == 0
+    assert cli_search.main(["query", str(index), "a calm voice", "--count", "3"]) == 0
+    found = capsys.readouterr().out
+    assert cli_search.main(["query", str(index), "a calm voice", "--count", "3", "--exact"]) == 0
+    first = capsys.readouterr().out.splitlines()[1]
+    assert first in found and used == [1], "the nearest clip is found, and --exact is exact"
+    (tmp_path / "audio" / "0.wav").unlink()
+    assert cli_search.main(command) == 0, "prepared once, prepared again"
+    assert cli_search.main(["query", str(index), "a calm voice"]) == 0 and used == [1, 1]

@@ -1,0 +1,191 @@
+"""paraclap.py: signals of any rate, what the numbers mean, windows, descriptions."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.special
+import soundfile
+import soxr
+import torch
+
+from paraclap.acoustics import egemaps
+from paraclap.acoustics.extraction import measure
+from paraclap.audio.reading import AudioError, read_audio
+from paraclap.captions.templates import LEVELS
+from paraclap.inference import describe
+from paraclap.inference.api import REFERENCES, ParaCLAP, windows
+
+QUERIES = ["an angry voice", "a calm voice"]
+
+
+@pytest.fixture
+def paraclap(tiny):
+    return ParaCLAP(*tiny)
+
+
+@pytest.fixture
+def clip(corpus):
+    return sorted(corpus.rglob("*.wav"))[3]
+
+
+def test_signal_in_memory_is_heard_as_its_file_at_any_rate(paraclap, tmp_path):
+    rng = np.random.default_rng(1)
+    signal = rng.uniform(-0.4, 0.4, (44_100, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", signal, 44_100, subtype="FLOAT")
+    from_file = paraclap.embed_waveforms([read_audio(tmp_path / "a.wav")])[0]
+    assert paraclap.embed_audio(signal, 44_100) == pytest.approx(from_file, abs=1e-6)
+    assert np.linalg.norm(from_file) == pytest.approx(1, abs=1e-5)
+    mono = soxr.resample(signal.mean(axis=1), 44_100, 16_000, quality="HQ")
+    assert paraclap.embed_audio(mono, 16_000) == pytest.approx(from_file, abs=1e-5)
+    assert np.abs(paraclap.embed_audio(mono, 8_000) - from_file).max() > 1e-3
+
+
+def test_integers_of_full_scale_equal_their_floats(paraclap):
+    samples = np.random.default_rng(2).integers(-9000, 9000, 16_000)
+    as_float = paraclap.embed_audio(samples / 32768, 16_000)
+    assert np.array_equal(paraclap.embed_audio(samples.astype(np.int16), 16_000), as_float)
+
+
+@pytest.mark.parametrize(
+    ("signal", "rate", "reason"),
+    [
+        (np.zeros((1, 16_000), np.float32), 16_000, "channels"),
+        (np.zeros((4, 4, 4), np.float32), 16_000, "channels"),
+        (np.zeros(100, np.float32), 100, "sample_rate"),
+        (np.zeros(0, np.float32), 16_000, "empty"),
+        (np.zeros(100, np.uint8), 16_000, "type"),
+        (np.full(100, np.nan, np.float32), 16_000, "non_finite"),
+        (np.full(100, 9000.0, np.float32), 16_000, "range"),
+    ],
+)
+def test_what_no_recording_is_is_refused(paraclap, signal, rate, reason):
+    with pytest.raises(AudioError) as caught:
+        paraclap.embed_audio(signal, rate)
+    assert caught.value.reason == reason
+
+
+def test_answers_are_softmax_of_scaled_cosines(paraclap, clip):
+    row = paraclap.score(clip, QUERIES).iloc[0]
+    audio = paraclap.embed_audio(*soundfile.read(clip))
+    texts = paraclap.embed_text([*QUERIES, *REFERENCES]).astype(np.float64)
+    neutral = texts[2:].mean(axis=0)
+    neutral /= np.linalg.norm(neutral)
+    cosines = np.append(texts[:2] @ audio, neutral @ audio)
+    scale = paraclap.model.logit_scale.exp().item()
+    assert [row[f"cosine.{q}"] for q in QUERIES] == pytest.approx(cosines[:2], abs=1e-5)
+    expected = scipy.special.softmax(scale * cosines[:2])
+    assert [row[f"probability.{q}"] for q in QUERIES] == pytest.approx(expected, abs=1e-5)
+    none = scipy.special.softmax(scale * cosines)[2]
+    assert row["none_of_these"] == pytest.approx(none, abs=1e-5)
+    assert row["best"] == QUERIES[int(cosines[:2].argmax())]
+    assert row["probability"] == pytest.approx(expected.max(), abs=1e-5)
+
+
+def test_reference_as_query_and_none_of_these_share_the_rest(paraclap, clip, monkeypatch):
+    monkeypatch.setattr("paraclap.inference.api.REFERENCES", ("a calm voice",))
+    row = paraclap.score(clip, ["a calm voice"]).iloc[0]
+    assert row["probability"] == 1
+    assert row["none_of_these"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_template_is_put_around_each_query(paraclap, clip):
+    plain = paraclap.score(clip, ["the speaker sounds sad", "the speaker sounds proud"])
+    templated = paraclap.score(clip, ["sad", "proud"], template="the speaker sounds {}")
+    assert templated["cosine.sad"][0] == plain["cosine.the speaker sounds sad"][0]
+    for wrong in ("no place", "{} and {}"):
+        with pytest.raises(ValueError, match="template"):
+            paraclap.score(clip, ["sad"], template=wrong)
+
+
+@pytest.mark.parametrize("queries", [[], ["a", "a"], [" "]])
+def test_queries_that_ask_nothing_are_refused(paraclap, queries):
+    with pytest.raises(ValueError, match="query"):
+        paraclap.ask(queries)
+
+
+def test_one_text_is_not_taken_letter_by_letter(paraclap):
+    for method in (paraclap.ask, paraclap.embed_text):
+        with pytest.raises(TypeError, match="list"):
+            method("angry")
+
+
+# --- Windows -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "hop", "expected"),
+    [
+        (10, 4, 3, [(0, 4), (3, 7), (6, 10)]),
+        (11, 4, 3, [(0, 4), (3, 7), (6, 10), (7, 11)]),  # the rest: full, and ends at the end
+        (3, 4, 1, [(0, 3)]),
+        (4, 4, 4, [(0, 4)]),
+        (9, 4, 4, [(0, 4), (4, 8), (5, 9)]),
+    ],
+)
+def test_windows_are_full_and_leave_nothing_out(length, window, hop, expected):
+    assert list(windows(length, window, hop)) == expected
+
+
+def test_rounding_adds_no_window():
+    ends = [end for _, end in windows(10.0, 3.0, 0.1)]
+    assert len(ends) == 71 and ends[-1] == pytest.approx(10)
+
+
+@pytest.mark.parametrize("hop", [0, -1, 5])
+def test_hop_that_leaves_parts_unheard_is_refused(hop):
+    with pytest.raises(ValueError, match="hop"):
+        list(windows(10, 4, hop))
+
+
+def test_each_window_is_answered_as_that_segment_alone(paraclap, tmp_path):
+    signal = np.random.default_rng(3).uniform(-0.3, 0.3, 50_000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", signal, 16_000)
+    table = paraclap.score_windows(tmp_path / "a.wav", QUERIES, window=1, hop=0.5)
+    assert table["end"].iloc[-1] == 50_000 / 16_000 and len(table) == 6
+    for row in table.itertuples():
+        waveform = read_audio(tmp_path / "a.wav", row.start, row.end)
+        alone = paraclap.score((waveform, 16_000), QUERIES).iloc[0]
+        for query in QUERIES:
+            column = f"cosine.{query}"
+            assert table[column][row.Index] == pytest.approx(alone[column], abs=1e-5)
+
+
+# --- Descriptions --------------------------------------------------------------------------------
+
+
+def test_description_holds_the_levels_and_phrases_of_the_captions_table(paraclap, corpus, captions):
+    edges = captions.with_name("captions.edges.json")
+    stored = pd.read_parquet(captions)
+    for row in (0, 17):
+        file = stored.index[row][0]
+        description = paraclap.describe(corpus / file, edges)
+        for name in ("pitch", "intensity", "jitter"):
+            assert description.table.loc[name, "level"] == stored[f"{name}_level"].iloc[row]
+            assert description.table.loc[name, "phrase"] in stored["captions"].iloc[row]
+            assert description.table.loc[name, "phrase"] in description.caption
+        assert {"emotion", "gender"} <= set(description.table.index)
+        assert description.table.loc["gender", "heard"] in ("female", "male")
+        assert "not measured" in str(description) and description.caption in str(description)
+
+
+def test_what_the_model_hears_is_the_level_whose_wordings_are_nearest(paraclap, clip, captions):
+    table = paraclap.describe(clip, captions.with_name("captions.edges.json")).table
+    wordings = describe.wordings_of_levels()["pitch"]
+    answer = paraclap.score(clip, wordings).iloc[0]
+    assert table.loc["pitch", "heard"] == answer["best"]
+    assert table.loc["pitch", "probability"] == pytest.approx(answer["probability"], abs=1e-6)
+
+
+def test_unvoiced_clip_gets_no_phrase_about_its_voice(captions):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    edges = captions.with_name("captions.edges.json")
+    table = describe.measured_levels(noise, edges)
+    assert measure(egemaps.Extractor("captions"), noise).quality == "unvoiced"
+    assert table.loc["pitch", ["level", "phrase"]].isna().all()
+    assert table.loc["intensity", "level"] in LEVELS
+
+
+def test_single_embeddings_have_the_model_size(paraclap):
+    assert paraclap.embed_audio(np.ones(8000) / 9, 16_000).shape == (24,)
+    assert paraclap.embed_text(["a", "b"]).shape == (2, 24)
+    assert torch.is_grad_enabled()

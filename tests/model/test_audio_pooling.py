@@ -1,0 +1,284 @@
+"""Pooling of the audio tower: against references, and the same alone, padded, frozen, exported."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE, TEXTS, TINY_AUDIO, embed
+from test_mel import TINY_MEL
+
+from paraclap.evaluation.embed import encoder_fingerprint
+from paraclap.model.build import build_model, load_model
+from paraclap.model.engines import fast_model
+from paraclap.model.modeling_paraclap import (
+    AUDIO_LAYERS,
+    AUDIO_POOLINGS,
+    ParaCLAPConfig,
+    ParaCLAPModel,
+)
+from paraclap.model.onnx import export_onnx
+from paraclap.settings import MelSettings, OptimSettings
+from paraclap.training import loop
+from paraclap.training.config import read_settings
+from paraclap.training.frozen import FrozenEncoder
+from paraclap.training.losses import ContrastiveLoss
+from paraclap.training.optim import parameter_groups
+from paraclap.training.step import TrainingStep, prepare_encoders
+
+ALL = [(pooling, layers) for pooling in AUDIO_POOLINGS for layers in AUDIO_LAYERS]
+
+
+def tower(settings, pooling="mean", layers="last", **audio):
+    """A tiny model in evaluation mode whose learned weights are not those of the start."""
+    settings.audio_pooling, settings.audio_layers = pooling, layers
+    settings.audio.config |= audio
+    torch.manual_seed(0)
+    model, processor = build_model(settings, TEXTS)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.audio_branch.named_parameters():
+            if not name.startswith("base."):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model.eval(), processor
+
+
+def reference(model, waveform):
+    """Pooled frames of one waveform (T,) in float64, layer by layer, by numpy."""
+    branch = copy.deepcopy(model.audio_branch).double()
+    inputs = torch.from_numpy(waveform).double()[None]
+    with torch.no_grad():
+        outputs = branch.base(inputs, output_hidden_states=True)
+    states = [*outputs.hidden_states[:-1], outputs.last_hidden_state]
+    states = [layer[0].numpy() for layer in states]
+    learned = {n: p.detach().numpy() for n, p in branch.named_parameters()}
+    weighted = "layer_weights" in learned
+    shares = np.exp(learned["layer_weights"]) if weighted else np.ones(1)
+    pooled = 0.0
+    chosen = states if weighted else states[-1:]
+    for share, frames in zip(shares / shares.sum(), chosen, strict=True):
+        if branch.pooling == "attention":
+            scores = np.exp(frames @ learned["attention"])
+            found = (scores[:, None] * frames).sum(axis=0) / scores.sum()
+        else:
+            parts = [frames.mean(axis=0), np.sqrt(frames.var(axis=0) + 1e-6)]
+            found = np.concatenate(parts[: AUDIO_POOLINGS[branch.pooling]])
+        pooled = pooled + share * found
+    return pooled
+
+
+@pytest.mark.parametrize("pooling, layers", ALL)
+def test_padded_batch_pools_as_the_reference_does_one_clip(settings, waveforms, pooling, layers):
+    model, processor = tower(settings, pooling, layers)
+    batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
+    model.double()
+    pooled = model.pool("audio", batch["input_values"].double(), batch["padding_mask"])
+    found = model.audio_branch.combine(pooled).detach().numpy()
+    for row, waveform in enumerate(waveforms):
+        expected = reference(model, batch["input_values"][row, : len(waveform)].numpy())
+        np.testing.assert_allclose(found[row], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("pooling, layers", ALL)
+def test_embedding_is_the_same_alone_batched_and_padded(settings, waveforms, pooling, layers):
+    both = tower(settings, pooling, layers)
+    short = np.full(10, 0.1, np.float32)  # a single frame
+    clips = [*waveforms, short]
+    together, wide = embed(*both, clips), embed(*both, clips, samples=80_000)
+    alone = torch.cat([embed(*both, clip) for clip in clips])
+    assert torch.isfinite(alone).all()
+    assert (together - alone).abs().max() < 1e-5 and (wide - alone).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("pooling, layers", [("attention", "last"), ("mean", "weighted")])
+def test_learned_weights_are_even_at_the_start(settings, waveforms, pooling, layers):
+    settings.audio_pooling, settings.audio_layers = pooling, layers
+    model, processor = build_model(settings, TEXTS)
+    batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
+    branch = model.eval().audio_branch
+    with torch.no_grad():
+        outputs = branch.base(batch["input_values"][:1], output_hidden_states=True)
+        found = branch.combine(branch(batch["input_values"][:1], None)[1])
+    lower = outputs.hidden_states[:-1] if layers == "weighted" else ()
+    expected = torch.stack([*lower, outputs.last_hidden_state]).mean(dim=(0, 2))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling, layers", ALL)
+def test_saved_model_embeds_the_same_and_fast_engines_too(
+    settings, waveforms, tmp_path, pooling, layers
+):
+    model, processor = tower(settings, pooling, layers)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
+    expected = embed(model, processor, waveforms)
+    assert torch.equal(embed(*load_model(tmp_path), waveforms), expected)
+    fast = fast_model(model, "matrix")
+    torch.testing.assert_close(embed(fast, processor, waveforms), expected, atol=1e-5, rtol=0)
+
+
+def test_mean_of_the_last_layer_has_the_names_of_the_published_weights(tiny):
+    names = [name for name, _ in tiny[0].audio_branch.named_parameters()]
+    assert all(name.startswith("base.") for name in names)
+
+
+def test_gradient_of_clips_of_one_frame_is_finite(settings):
+    model, processor = tower(settings, "mean_std")
+    batch = processor.feature_extractor(
+        [np.full(10, 0.1, np.float32)] * 2, sampling_rate=RATE, return_tensors="pt"
+    )
+    model.get_audio_features(**batch).pooler_output[:, 0].sum().backward()
+    gradients = [p.grad for p in model.audio_branch.parameters() if p.grad is not None]
+    assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+# --- Training ------------------------------------------------------------------------------------
+
+
+def batch_of(processor, waveforms):
+    batch = dict(
+        processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
+    ) | dict(processor.tokenizer(["a", "b", "sad", "loud"], padding=True, return_tensors="pt"))
+    batch["input_values"] = batch["input_values"].double()
+    return batch | {"row": list(range(4)), "own": list(range(4)), "matches": (torch.eye(4),) * 2}
+
+
+def gradients_of(step, batch):
+    step(batch)
+    named = step.model.named_parameters()
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+STILL |= {"feat_proj_dropout": 0.0, "mask_time_prob": 0.0}
+
+
+STILL_MEL = STILL | {"conformer_conv_dropout": 0.0}
+
+
+def learning(settings, pooling, layers, freeze=(), audio=STILL):
+    settings.text.config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    settings.projection_dropout = 0.0
+    model, processor = tower(settings, pooling, layers, **audio)
+    return model.freeze(freeze).double().train(), processor
+
+
+@pytest.mark.parametrize("pooling, layers", [("mean_std", "weighted"), ("attention", "last")])
+def test_micro_batches_and_checkpointing_give_the_gradients_of_the_whole(
+    settings, waveforms, pooling, layers
+):
+    model, processor = learning(settings, pooling, layers)
+    batch = batch_of(processor, waveforms)
+    expected = gradients_of(TrainingStep(model, ContrastiveLoss(), "own"), batch)
+    prepare_encoders(model, checkpoint_activations=True)
+    step = TrainingStep(model, ContrastiveLoss(), "own", micro_batch=2)
+    for name, gradient in gradients_of(step, batch).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-10, rtol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean_std"])
+def test_layer_weights_learn_above_a_frozen_encoder_from_what_is_remembered(
+    settings, waveforms, pooling
+):
+    model, processor = learning(settings, pooling, "weighted", ["audio"])
+    batch = batch_of(processor, waveforms)
+    step = TrainingStep(model, ContrastiveLoss(), "own")
+    expected = gradients_of(step, batch)
+    assert expected["audio_branch.layer_weights"].abs().max() > 0
+    assert not any(name.startswith("audio_branch.base.") for name in expected)
+    step.clips = FrozenEncoder(model, "audio")(batch["input_values"], batch["padding_mask"])
+    assert step.clips.shape == (4, 3 * 32 * AUDIO_POOLINGS[pooling])
+    for name, gradient in gradients_of(step, batch).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-12, rtol=1e-9, msg=name)
+
+
+def test_weights_above_the_encoder_have_the_rate_of_the_projections(settings):
+    model, _ = tower(settings, "attention", "weighted")
+    groups = parameter_groups(model, OptimSettings(lr=3.0, audio_lr=2.0))
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    branch = model.audio_branch
+    assert rates[id(branch.layer_weights)] == rates[id(branch.attention)] == 3.0
+    assert {rates[id(p)] for p in branch.base.parameters()} == {2.0}
+
+
+@pytest.mark.slow  # test_mel.py has the same with its tower
+def test_a_resumed_run_ends_as_one_that_was_not_stopped(config, tmp_path):
+    how = [config, "model.audio_pooling=attention", "model.audio_layers=weighted"]
+    how += ["train.save_every=4"]
+    whole = loop.train(read_settings([*how, f"output={tmp_path / 'whole'}"]))
+    stopped = read_settings([*how, f"output={tmp_path / 'stopped'}"])
+    (tmp_path / "stopped" / "checkpoints").mkdir(parents=True)
+    step = next((whole.output / "checkpoints").glob("step_*4"))
+    step.rename(tmp_path / "stopped" / "checkpoints" / step.name)
+    resumed = loop.train(stopped)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    learned = {n for n, _ in whole.model.audio_branch.named_parameters() if n[:5] != "base."}
+    assert learned and all(
+        whole.model.audio_branch.get_parameter(name).abs().max() > 0 for name in learned
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tower_of", [TINY_AUDIO, TINY_MEL])
+def test_compiled_encoder_gives_the_same_gradients(settings, waveforms, tower_of):
+    settings.audio.config, settings.mel = dict(tower_of), MelSettings(bins=24, stride=4)
+    model, processor = learning(settings, "mean_std", "weighted", audio=STILL_MEL)
+    batch = batch_of(processor, waveforms)
+    step = TrainingStep(model, ContrastiveLoss(), "own")
+    expected = gradients_of(step, batch)
+    prepare_encoders(model, compiled=True)
+    for name, gradient in gradients_of(step, batch).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-8, rtol=1e-5, msg=name)
+
+
+# --- Refusals ------------------------------------------------------------------------------------
+
+
+def test_attention_above_a_frozen_encoder_is_refused(settings):
+    settings.freeze = ["audio"]
+    settings.audio_pooling = "attention"
+    with pytest.raises(ValueError, match="cannot freeze audio with audio_pooling 'attention'"):
+        build_model(settings, TEXTS)
+
+
+def test_layerdrop_and_weighted_layers_are_refused(settings):
+    settings.audio.config["layerdrop"] = 0.1
+    settings.audio_layers = "weighted"
+    with pytest.raises(ValueError, match="layerdrop"):
+        build_model(settings, TEXTS)
+
+
+@pytest.mark.parametrize("given", [{"audio_pooling": "max"}, {"audio_layers": "first"}])
+def test_unknown_names_are_refused(tiny, given):
+    known = tiny[0].config.to_dict()
+    config = ParaCLAPConfig(**{**known, **given})
+    with pytest.raises(ValueError, match=next(iter(given))):
+        ParaCLAPModel(config)
+
+
+def test_one_frame_of_functionals_has_no_deviation():
+    audio = {"model_type": "egemaps", "names": ["a"]}
+    text = {"model_type": "bert", "num_hidden_layers": 1}
+    config = ParaCLAPConfig(audio_config=audio, text_config=text, audio_pooling="mean_std")
+    with pytest.raises(ValueError, match="single frame"):
+        ParaCLAPModel(config)
+
+
+def test_what_was_remembered_of_another_pooling_is_not_taken(settings):
+    names = set()
+    for pooling in ("mean", "mean_std"):
+        model, processor = tower(settings, pooling)
+        names.add(encoder_fingerprint(model, processor, []))
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    "pooling, layers",
+    [("mean_std", "weighted"), pytest.param("attention", "weighted", marks=pytest.mark.slow)],
+)
+def test_export_computes_the_same(settings, tmp_path, pooling, layers):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    about = export_onnx(*tower(settings, pooling, layers), tmp_path / "o")
+    assert max(about["differences"].values()) < 1e-4

@@ -1,0 +1,104 @@
+"""model_card.py: what is recorded is told, what is not is said to be so, licences are inherited."""
+
+import copy
+import re
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import ModelCard
+
+from paraclap.model.card import check_licence, model_card
+from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG
+
+PUBLISHED = PUBLISHED_CONFIG["provenance"]
+SCORES = {
+    "model": "runs/small",
+    "query_set": "sentence",
+    "corpora": {
+        "ravdess": {
+            "UAR": 0.41234,
+            "ACC": 0.4,
+            "F1": 0.39,
+            "chance": 0.125,
+            "clips": 240,
+            "classes": 8,
+            "speakers": 4,
+            "interval": [0.3, 0.5004],
+            "target": "emotion",
+            "a figure of later": {"that": "nobody knows"},
+        },
+        "mine": {"UAR": 0.5, "chance": 0.5, "clips": 3, "classes": 2, "interval": None},
+    },
+}
+
+
+def card_of(provenance, batches=True, **options):
+    config = SimpleNamespace(provenance=copy.deepcopy(provenance), projection_dim=768)
+    text = model_card("USER/voice", config, 276_300_000, batches, **options)
+    return ModelCard(text), text
+
+
+def test_published_weights_inherit_licence_and_base_models():
+    card, text = card_of(PUBLISHED)
+    assert card.data.license == "cc-by-nc-sa-4.0"
+    assert card.data.base_model == [PUBLISHED["audio_encoder"], "google-bert/bert-base-uncased"]
+    assert card.data.language == ["en"]
+    assert card.data.pipeline_tag == "zero-shot-audio-classification"
+    assert card.data.library_name == "transformers"
+    for told in ("no commercial use", "Apache 2.0", "MSP-Podcast 1.9", "276.3 million"):
+        assert told in text
+
+
+def test_nothing_recorded_is_said_to_be_so():
+    card, text = card_of(None)
+    assert card.data.license == "unknown"
+    assert card.data.base_model is None and card.data.language is None
+    assert card.data.eval_results is None
+    for title in ("Speech", "Text"):
+        assert f"- {title}: Not recorded." in text
+    assert "- corpora: not recorded" in text
+    assert re.search(r"## Scores\n\nNot recorded\.", text)
+
+
+def test_towers_from_random_weights_have_no_base_model():
+    provenance = {"audio_encoder": None, "text_encoder": None, "corpora": ["ravdess"], "seed": 3}
+    card, text = card_of(provenance, licence="cc0-1.0")
+    assert card.data.base_model is None
+    assert card.data.license == "cc0-1.0"
+    assert text.count("trained from random weights") == 2
+    assert "- corpora: ravdess\n" in text and "- seed: 3" in text
+
+
+def test_licence_that_an_encoder_forbids_is_refused():
+    with pytest.raises(ValueError, match="cannot be mit: audeering.* is cc-by-nc-sa-4.0"):
+        card_of(PUBLISHED, licence="mit")
+    assert check_licence(PUBLISHED, "cc-by-nc-sa-4.0") == "cc-by-nc-sa-4.0"
+    assert check_licence({"text_encoder": "bert-base-uncased"}, "mit") == "mit"
+
+
+def test_scores_stand_in_metadata_and_table_with_chance_and_interval():
+    card, text = card_of(PUBLISHED, scores=SCORES)
+    results = [(r.dataset_name, r.metric_type, r.metric_value) for r in card.data.eval_results]
+    assert sorted(results) == [
+        ("mine", "recall", 0.5),
+        ("ravdess", "accuracy", 0.4),
+        ("ravdess", "f1", 0.39),
+        ("ravdess", "recall", 0.4123),
+    ]
+    row = "| ravdess | emotion | 240 | 4 | 8 | 0.125 | 0.412 | 0.300-0.500 | 0.400 | 0.390 |"
+    assert row in text
+    assert "| mine | - | 3 | - | 2 | 0.500 | 0.500 | - | - | - |" in text
+    assert "queries: sentence" in text
+
+
+def test_encoder_that_takes_one_length_only_is_a_limit():
+    assert "only clips of one length share a batch" in card_of(PUBLISHED, batches=False)[1]
+    assert "only clips of one length" not in card_of(PUBLISHED)[1]
+
+
+@pytest.mark.parametrize("sets, told", [("word", "queries: word."), (["a", "b"], "queries: a, b.")])
+def test_queries_of_the_scores_are_told(sets, told):
+    scores = {**SCORES, "query_set": sets}
+    config = SimpleNamespace(provenance=None, projection_dim=24)
+    card = model_card("m", config, parameters=1, batches=True, scores=scores)
+    assert told in card

@@ -1,0 +1,523 @@
+"""models.py: building, saving, loading, converting and publishing, in our process and in others."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+import yaml
+from conftest import RATE, TEXTS, Reference, embed
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
+
+from paraclap.audio.reading import read_audio
+from paraclap.cli import models
+from paraclap.evaluation.zero_shot import answer
+from paraclap.model import publish
+from paraclap.model.build import build_model, load_model, train_tokenizer
+from paraclap.model.modeling_paraclap import (
+    PUBLISHED_CONFIG,
+    ParaCLAPFeatureExtractor,
+    ParaCLAPModel,
+    ParaCLAPProcessor,
+)
+from paraclap.settings import TowerSettings
+
+# --- Saving, loading, building -------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    model, processor = tiny
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_saved_model_gives_the_same_embeddings(tiny, saved, waveforms):
+    loaded, processor = load_model(saved)
+    assert torch.equal(embed(loaded, processor, waveforms), embed(*tiny, waveforms))
+    assert processor.feature_extractor.gain == 10.0
+    ours = tiny[1].tokenizer("an angry voice!").input_ids
+    assert processor.tokenizer("an angry voice!").input_ids == ours
+
+
+def test_processor_saved_after_truncation_takes_long_clips(tiny, tmp_path, waveforms):
+    model, processor = tiny
+    processor.tokenizer(["some words"], padding=True, truncation=True)  # kept in its file
+    processor.save_pretrained(tmp_path)
+    loaded = ParaCLAPProcessor.from_pretrained(tmp_path)
+    assert "max_length" in loaded.tokenizer.init_kwargs
+    options = {"sampling_rate": RATE, "padding": True, "return_tensors": "pt"}
+    batch = loaded(text=["sad", "an angry voice"], audio=waveforms, **options)
+    assert batch["input_values"].shape == (4, 40_001)
+    with torch.no_grad():
+        assert model(**batch).logits_per_audio.shape == (4, 2)
+
+
+def test_auto_classes_load_the_saved_folder(saved):
+    assert isinstance(AutoModel.from_pretrained(saved), ParaCLAPModel)
+    assert isinstance(AutoProcessor.from_pretrained(saved), ParaCLAPProcessor)
+    assert isinstance(AutoFeatureExtractor.from_pretrained(saved), ParaCLAPFeatureExtractor)
+
+
+@pytest.mark.torture(48, "model folder whose weights lack a tensor")
+def test_missing_weights_are_refused(saved):
+    weights = load_file(saved / "model.safetensors")
+    del weights["audio_projection.linear1.weight"]
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights.*audio_projection.linear1.weight"):
+        load_model(saved)
+
+
+@pytest.mark.torture(48, "model folder that is empty or missing")
+def test_folder_without_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        load_model(tmp_path)
+
+
+def test_run_folder_stands_for_its_best_model(saved, tmp_path_factory, tiny, waveforms):
+    run = tmp_path_factory.mktemp("run")
+    (run / "best").symlink_to(saved)
+    assert torch.equal(embed(*load_model(run), waveforms), embed(*tiny, waveforms))
+
+
+def test_pretrained_towers_are_loaded_from_folders(settings, tmp_path, waveforms):
+    source, processor = build_model(settings, ["some words"])
+    source.audio_branch.base.save_pretrained(tmp_path / "audio")
+    source.text_branch.base.save_pretrained(tmp_path / "text")
+    processor.tokenizer.save_pretrained(tmp_path / "text")
+    settings.audio = TowerSettings(str(tmp_path / "audio"), {"mask_time_prob": 0.2})
+    settings.text = TowerSettings(str(tmp_path / "text"))
+    model, _ = build_model(settings, ["other words"])
+    for branch in ("audio_branch", "text_branch"):
+        ours, theirs = (getattr(m, branch).state_dict() for m in (model, source))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert model.config.audio_config.mask_time_prob == 0.2
+
+
+def test_pretrained_tower_with_missing_weights_is_refused(settings, tmp_path):
+    source, _ = build_model(settings, ["a"])
+    source.audio_branch.base.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["feature_projection.projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    settings.audio = TowerSettings(str(tmp_path))
+    with pytest.raises(ValueError, match=r"feature_projection.projection.weight"):
+        build_model(settings, ["a"])
+
+
+def test_tower_without_name_and_type_is_refused(settings):
+    settings.audio = TowerSettings()
+    with pytest.raises(ValueError, match=r"model\.audio"):
+        build_model(settings, ["a"])
+
+
+def test_tokenizer_is_the_same_for_any_order_and_reads_unseen_words():
+    texts = ["pitch is high", "emotion is anger", "the speaker sounds sad"]
+    ours, other = train_tokenizer(texts, 200), train_tokenizer(texts[::-1] * 2, 200)
+    assert ours.get_vocab() == other.get_vocab()
+    tokens = ours("Furious boredom").input_ids
+    assert ours.unk_token_id not in tokens
+    assert tokens[0] == ours.cls_token_id and tokens[-1] == ours.sep_token_id
+
+
+# --- Published weights to a folder ---------------------------------------------------------------
+
+FOLDER = {
+    "README.md",
+    "config.json",
+    "config_sentence_transformers.json",
+    "model.safetensors",
+    "modeling_paraclap.py",
+    "modules.json",
+    "processor_config.json",
+    "sentence_bert_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+@pytest.fixture
+def checkpoint(published, tmp_path):
+    """A tiny published checkpoint, arguments that convert it, and its reference."""
+    reference, config, path = published
+    tokenizer = train_tokenizer(TEXTS, 150)
+    assert len(tokenizer) == 150
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config.save_pretrained(tmp_path / "towers")
+    options = ["--config", tmp_path / "towers" / "config.json"]
+    options += ["--tokenizer", tmp_path / "tokenizer"]
+    return path, [str(option) for option in options], reference
+
+
+def test_converted_folder_embeds_like_the_reference(checkpoint, tmp_path, waveforms):
+    path, options, reference = checkpoint
+    assert models.main(["convert", str(path), str(tmp_path / "out"), *options]) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == FOLDER
+    model, processor = load_model(tmp_path / "out")
+    assert processor.feature_extractor.gain == 1.0
+    assert processor.feature_extractor.min_samples == 660
+    differences = [
+        embed(model, processor, waveform) - reference.embed_clip(waveform) for waveform in waveforms
+    ]
+    tokens = processor.tokenizer(TEXTS[0]).input_ids
+    with torch.no_grad():
+        text = model.get_text_features(torch.tensor([tokens])).pooler_output
+    differences.append(text - reference.embed_text(tokens))
+    assert max(difference.abs().max() for difference in differences) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"--tokenizer": "no/tokenizer-of-this-name"}, OSError, "download tokenizer.json"),
+        ({"--sha256": "0" * 64}, ValueError, "has SHA-256"),
+        ({"--scores": "README.md"}, ValueError, "no `corpora`"),
+        ({"--scores": "broken.yaml"}, ValueError, "cannot be read"),
+        ({"--license": "mit"}, ValueError, "cannot be mit"),
+    ],
+)
+def test_conversion_that_fails_leaves_nothing(
+    checkpoint, tmp_path, monkeypatch, change, error, message
+):
+    path, options, _ = checkpoint
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    towers = json.loads(Path(options[1]).read_text())
+    towers["provenance"] = PUBLISHED_CONFIG["provenance"]
+    Path(options[1]).write_text(json.dumps(towers))
+    (tmp_path / "README.md").write_text("no scores")
+    (tmp_path / "broken.yaml").write_text("corpora: [")
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "results" / "out"
+    options += [part for pair in change.items() for part in pair]
+    with pytest.raises(error, match=message):
+        models.main(["convert", str(path), str(output), *options])
+    assert not output.parent.exists()
+
+
+def test_tokenizer_of_another_size_is_refused(checkpoint, tmp_path):
+    path, options, _ = checkpoint
+    train_tokenizer(["other words"], 140).save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="has 141 entries, the weights expect 150"):
+        models.main(["convert", str(path), str(tmp_path / "out"), *options])
+
+
+def test_folder_with_something_in_it_is_not_written_over(saved, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out")
+    (output / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="exists already"):
+        publish.publish(saved, output)
+    assert (output / "thesis.txt").read_text() == "years of work"
+    (output / "thesis.txt").unlink()
+    assert publish.publish(saved, output) == output  # an empty one is
+
+
+MEASURED_MAIN = """
+import re, sys, time
+from pathlib import Path
+import models
+
+def peak():  # kB; getrusage would count the memory of the process that started this one
+    return re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]
+
+before, start = peak(), time.perf_counter()
+models.main(sys.argv[1:])
+print("MEASURED", time.perf_counter() - start, before, peak())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the peak on Linux only")
+def test_full_size_checkpoint_converts_with_little_more_memory_than_its_weights():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        towers = (PUBLISHED_CONFIG["audio_config"], PUBLISHED_CONFIG["text_config"])
+        reference = Reference(*towers, dimensions=768)
+        state = reference.state_dict()
+        assert len(state) - 1 == 438  # and the superfluous one
+        torch.save(state, folder / "best.pth.tar")
+        weights = (folder / "best.pth.tar").stat().st_size
+        words = [f"word {number:05d}" for number in range(40_000)]
+        tokenizer = train_tokenizer(words, 30_522)
+        assert len(tokenizer) == 30_522
+        tokenizer.save_pretrained(folder / "tokenizer")
+        result = script(
+            "-c", MEASURED_MAIN, "convert", folder / "best.pth.tar", folder / "out",
+            "--tokenizer", folder / "tokenizer",
+        )  # fmt: skip
+        measured = re.search(r"MEASURED (\S+) (\S+) (\S+)", result.stdout).groups()
+        seconds, before, peak = float(measured[0]), *(int(kib) * 1024 for kib in measured[1:])
+        model, processor = load_model(folder / "out")
+    clip = np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)
+    difference = (embed(model, processor, clip) - reference.embed_clip(clip)).abs().max().item()
+    tokens = processor.tokenizer("word 00001 word 31415").input_ids
+    with torch.no_grad():
+        text = model.get_text_features(torch.tensor([tokens])).pooler_output
+    text_difference = (text - reference.embed_text(tokens)).abs().max().item()
+    print(
+        f"\n{weights / 1e9:.3f} GB converted in {seconds:.1f} s; memory {before / 1e9:.2f} GB "
+        f"before, {peak / 1e9:.2f} GB at most; largest difference {difference:.1e} (clip of 3 s), "
+        f"{text_difference:.1e} (text)"
+    )
+    assert max(difference, text_difference) < 1e-5
+    assert peak - before < 1.5 * weights
+
+
+# --- A folder for the Hub ------------------------------------------------------------------------
+
+
+def script(*arguments, cwd=None, **environment):
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd or Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+QUERIES = {"sadness": "the speaker sounds sad", "anger": "pitch is high and emotion is anger"}
+
+
+@pytest.fixture
+def clips(waveforms, tmp_path):
+    """Ten clips of different length as files, a corpus table of them, and how we read them."""
+    root = tmp_path / "clips"
+    root.mkdir()
+    sounds = waveforms + [0.2 * waveforms[1][: 7000 * n] for n in range(1, 7)]
+    files = [f"clip_{number}.wav" for number in range(len(sounds))]
+    for file, sound in zip(files, sounds, strict=True):
+        soundfile.write(root / file, sound.clip(-0.9, 0.9), RATE, subtype="FLOAT")
+    index = pd.MultiIndex.from_arrays(
+        [files, pd.to_timedelta([0] * len(files)), pd.to_timedelta([None] * len(files))],
+        names=["file", "start", "end"],
+    )
+    table = pd.DataFrame(index=index)
+    return table, root, [read_audio(root / file) for file in files]
+
+
+@pytest.fixture
+def folder(tiny, saved, tmp_path_factory):
+    """A published folder of the tiny model."""
+    return publish.publish(saved, tmp_path_factory.mktemp("hub") / "tiny", name="USER/tiny")
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("given", ["folder", "parts"])
+def test_pipeline_forward_and_evaluation_agree(folder, clips, batch_size, given):
+    table, root, waveforms = clips
+    model, processor = load_model(folder)
+    sources = {
+        "folder": {"model": str(folder)},
+        "parts": {
+            "model": model,
+            "feature_extractor": processor.feature_extractor,
+            "tokenizer": processor.tokenizer,
+        },
+    }
+    classifier = pipeline("zero-shot-audio-classification", **sources[given])
+    answered = classifier(
+        waveforms,
+        candidate_labels=list(QUERIES.values()),
+        hypothesis_template="{}",
+        batch_size=batch_size,
+    )
+    piped = torch.tensor(
+        [[{a["label"]: a["score"] for a in one}[q] for q in QUERIES.values()] for one in answered]
+    )
+    with torch.no_grad():
+        forward = model(
+            **processor(
+                text=list(QUERIES.values()),
+                audio=waveforms,
+                sampling_rate=RATE,
+                padding=True,
+                return_tensors="pt",
+            )
+        ).logits_per_audio
+    queries = {name: (query,) for name, query in QUERIES.items()}
+    answers = answer(model, processor, table, root, queries)
+    cosines = torch.tensor(answers[[f"score.{name}" for name in QUERIES]].to_numpy())
+    scale = model.logit_scale.exp().item()
+    assert (piped - forward.softmax(-1)).abs().max() < 1e-5
+    assert (piped - (scale * cosines).softmax(-1)).abs().max() < 1e-5
+    assert (forward / scale - cosines).abs().max() < 1e-5
+    assert (cosines[0] - cosines[1]).abs().max() > 1e-4  # clips are not all answered alike
+
+
+def test_published_folder_is_whole_and_tells_no_local_path(saved, folder, tmp_path):
+    assert {file.name for file in folder.iterdir()} == FOLDER
+    for file in folder.iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file
+        assert str(folder.parent).encode() not in file.read_bytes(), file
+    auto = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert auto["AutoModel"] == "modeling_paraclap.ParaCLAPModel"
+
+
+def test_scores_of_evaluation_are_in_the_card(saved, tmp_path, tmp_path_factory):
+    figures = {"UAR": 0.5, "ACC": 0.25, "F1": 0.125, "chance": 0.5, "clips": 4, "classes": 2}
+    figures |= {"speakers": None, "interval": None, "target": "emotion", "recall": {"a": 1.0}}
+    document = {"model": "runs/a", "query_set": "sentence", "corpora": {"mine": figures}}
+    scores = tmp_path / "scores.yaml"
+    scores.write_text(yaml.safe_dump(document))
+    output = tmp_path_factory.mktemp("out") / "a"
+    assert models.main(["publish", str(saved), str(output), "--scores", str(scores)]) == 0
+    card = ModelCard.load(output / "README.md")
+    assert [result.metric_value for result in card.data.eval_results] == [0.5, 0.25, 0.125]
+
+
+# The folder alone, without our repository; and with our classes registered already.
+FRESH = """
+import sys
+import torch
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
+
+trust = {"trust_remote_code": True}
+folder, batch, output = sys.argv[1:]
+model = AutoModel.from_pretrained(folder, **trust)
+processor = AutoProcessor.from_pretrained(folder, **trust)
+waveforms, texts = torch.load(batch)
+waveforms = [waveform.numpy() for waveform in waveforms]
+inputs = processor(
+    text=texts, audio=waveforms, sampling_rate=16_000, padding=True, return_tensors="pt"
+)
+with torch.no_grad():
+    logits = model(**inputs).logits_per_audio
+classifier = pipeline("zero-shot-audio-classification", model=folder, **trust)
+answers = classifier(
+    waveforms, candidate_labels=texts, hypothesis_template="{}", batch_size=8
+)
+scores = [[{a["label"]: a["score"] for a in one}[text] for text in texts] for one in answers]
+model.save_pretrained("again")
+processor.save_pretrained("again")
+parts = [
+    model, processor, processor.feature_extractor, classifier.model,
+    AutoConfig.from_pretrained(folder, **trust),
+    AutoFeatureExtractor.from_pretrained(folder, **trust),
+    AutoModel.from_pretrained("again", **trust), AutoProcessor.from_pretrained("again", **trust),
+]
+print(*{type(part).__module__.split(".")[0] for part in parts})
+torch.save((logits, torch.tensor(scores)), output)
+"""
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["alone", "with our models imported"])
+def test_remote_code_gives_our_answers(folder, waveforms, tmp_path, ours):
+    model, processor = load_model(folder)
+    texts = list(QUERIES.values())
+    inputs = processor(
+        text=texts, audio=waveforms, sampling_rate=RATE, padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        expected = model(**inputs).logits_per_audio
+    torch.save(([torch.from_numpy(waveform) for waveform in waveforms], texts), tmp_path / "in.pt")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    repository = str(Path(__file__).resolve().parents[2])
+    head = f"import sys; sys.path.insert(0, {repository!r}); import models\n" if ours else ""
+    arguments = (folder, tmp_path / "in.pt", tmp_path / "out.pt")
+    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    result = script("-c", head + FRESH, *arguments, cwd=elsewhere, **cache)
+    home = "modeling_paraclap" if ours else "transformers_modules"
+    assert result.stdout.split() == [home]
+    logits, scores = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert (logits - expected).abs().max() < 1e-5
+    assert (scores - expected.softmax(-1)).abs().max() < 1e-5
+
+
+UNASKED = """
+import sys
+from pathlib import Path
+from transformers import AutoModel
+
+folder, marker = sys.argv[1], Path(sys.argv[2])
+try:
+    AutoModel.from_pretrained(folder, trust_remote_code=False)
+except ValueError as error:
+    print("contains custom code" in str(error), marker.exists())
+AutoModel.from_pretrained(folder, trust_remote_code=True)
+print(marker.exists())
+"""
+
+
+def test_code_of_a_folder_does_not_run_unasked(folder, tmp_path):
+    marker = tmp_path / "executed"
+    with (folder / "modeling_paraclap.py").open("a") as stream:
+        stream.write(f"\nopen({str(marker)!r}, 'w')\n")
+    load_model(folder)
+    assert not marker.exists()
+    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    printed = script("-c", UNASKED, folder, marker, cwd=tmp_path, **cache).stdout
+    assert printed.split() == ["True", "False", "True"]  # at last the line works
+
+
+def test_code_of_the_model_card_runs(folder, waveforms, tmp_path):
+    soundfile.write(tmp_path / "clip.wav", waveforms[0].clip(-0.9, 0.9), RATE)
+    snippets = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert len(snippets) == 3
+    if importlib.util.find_spec("sentence_transformers") is None:
+        snippets = [code for code in snippets if "sentence_transformers" not in code]
+    code = "\n".join(snippets).replace("USER/tiny", str(folder))
+    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    printed = script("-c", code, cwd=tmp_path, **cache).stdout
+    first = re.search(r"tensor\(\[\[(\S+), (\S+)\]\]\)", printed)
+    scores = {float(score) for score in re.findall(r"'score': ([\d.]+)", printed)}
+    assert len(scores) == 2
+    assert sum(scores) == pytest.approx(1)
+    assert {round(float(number), 4) for number in first.groups()} == {round(s, 4) for s in scores}
+
+
+SENTENCES = """
+import sys
+import torch
+from sentence_transformers import SentenceTransformer
+
+folder, batch, output = sys.argv[1:]
+waveforms, texts = torch.load(batch)
+clips = [{"array": waveform.numpy(), "sampling_rate": 16_000} for waveform in waveforms]
+model = SentenceTransformer(folder, trust_remote_code=True)
+embedded = [model.encode(texts), model.encode(clips), model.encode(clips, batch_size=1)]
+torch.save([torch.from_numpy(part) for part in embedded], output)
+for wrong in (clips[0]["array"], clips[0] | {"sampling_rate": 8000}):
+    try:
+        model.encode([wrong])
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("place", ["repository", "elsewhere"])
+def test_sentence_transformers_embeds_texts_and_clips_as_we_do(folder, waveforms, tmp_path, place):
+    pytest.importorskip("sentence_transformers")
+    model, processor = load_model(folder)
+    texts = ["an angry voice", *QUERIES.values()]
+    tokens = processor.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        embedded = model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
+    torch.save(([torch.from_numpy(waveform) for waveform in waveforms], texts), tmp_path / "in.pt")
+    arguments = (folder, tmp_path / "in.pt", tmp_path / "out.pt")
+    cwd = {"repository": None, "elsewhere": tmp_path}[place]
+    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    printed = script("-c", SENTENCES, *arguments, cwd=cwd, **cache).stdout
+    theirs = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert (theirs[0] - embedded).abs().max() < 1e-5
+    expected = embed(model, processor, waveforms)
+    assert max((part - expected).abs().max() for part in theirs[1:]) < 1e-5
+    assert printed.splitlines() == [
+        "no sampling_rate given, expected 16000 Hz",
+        "8000 Hz given, expected 16000 Hz",
+    ]

@@ -1,0 +1,144 @@
+"""frozen.py: a frozen encoder says the same of a row whatever stands beside it, and only once."""
+
+import os
+
+import pandas as pd
+import pytest
+import torch
+
+from paraclap.audio.reading import Files
+from paraclap.data.dataset import CaptionDataset
+from paraclap.settings import CaptionSettings
+from paraclap.training import frozen
+from paraclap.training.frozen import FrozenEncoder, RememberedRows, encode_clips
+from paraclap.training.step import token_keys
+
+CAPTIONS = ["emotion is anger", "the speaker sounds sad and pitch is high", "the voice is loud"]
+
+
+@pytest.fixture
+def still(tiny):
+    model, processor = tiny
+    return model.freeze(["audio", "text"]).train(), processor
+
+
+def clips_of(processor, waveforms):
+    batch = processor.feature_extractor(waveforms, sampling_rate=16_000, return_tensors="pt")
+    return batch["input_values"], batch["padding_mask"]
+
+
+def tokens_of(processor, captions):
+    tokens = processor.tokenizer(captions, padding=True, return_tensors="pt")
+    return tokens["input_ids"], tokens["attention_mask"]
+
+
+def rows_of(branch, processor, waveforms):
+    if branch == "audio":
+        return clips_of(processor, [*waveforms, waveforms[0][:3000]])
+    return tokens_of(processor, [*CAPTIONS, "sad", "pitch is low"])
+
+
+@pytest.mark.parametrize("branch", ["audio", "text"])
+def test_row_is_encoded_the_same_bit_for_bit_whatever_stands_beside_it(still, waveforms, branch):
+    model, processor = still
+    inputs, mask = rows_of(branch, processor, waveforms)
+    encoder = FrozenEncoder(model, branch)
+    together = encoder(inputs, mask)
+    for rows in ([3], [1, 4], [4, 0, 2]):
+        assert torch.equal(encoder(inputs[rows], mask[rows]), together[rows])
+    batch = model.pool(branch, inputs, mask).detach()  # the plain way: one padded batch
+    assert not together.requires_grad
+    torch.testing.assert_close(together, batch, atol=2e-6, rtol=1e-5)
+    assert not torch.equal(together, batch)  # so the first comparison can fail
+
+
+@pytest.mark.parametrize("branch", ["audio", "text"])
+def test_batches_of_equal_shape_give_the_same_rows(still, waveforms, branch):
+    model, processor = still
+    inputs, mask = rows_of(branch, processor, waveforms)
+    alone = FrozenEncoder(model, branch)(inputs, mask)
+    encoder = FrozenEncoder(model, branch, at_once=4)
+    shapes = []
+    original = model.pool
+    model.pool = lambda name, x, m: shapes.append(tuple(x.shape)) or original(name, x, m)
+    torch.testing.assert_close(encoder(inputs, mask), alone, atol=2e-6, rtol=1e-5)
+    assert {rows for rows, _ in shapes} == {4}
+    encoder(inputs[:1], mask[:1])
+    assert shapes[-1][0] == 4 and shapes[-1] in shapes[:-1]
+
+
+def test_encoder_that_learns_cannot_be_remembered(tiny):
+    with pytest.raises(ValueError, match="audio encoder is not frozen"):
+        FrozenEncoder(tiny[0], "audio")
+
+
+def test_caption_is_encoded_once_however_often_it_comes(still):
+    model, processor = still
+    remembered = RememberedRows(FrozenEncoder(model, "text"), budget=10**6)
+    ids, mask = tokens_of(processor, CAPTIONS)
+    first = remembered(token_keys(ids, mask), ids, mask)
+    wider, wider_mask = tokens_of(processor, [CAPTIONS[2], CAPTIONS[0], "sad " * 40])
+    again = remembered(token_keys(wider, wider_mask), wider, wider_mask)
+    assert remembered.encoded == len(remembered) == 4
+    assert torch.equal(again[:2], first[[2, 0]])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_memory_is_bounded_and_forgets_what_was_used_least_recently(still, rows):
+    model, processor = still
+    ids, mask = tokens_of(processor, CAPTIONS)
+    keys = token_keys(ids, mask)
+    size = max(len(key) for key in keys) + 4 * 32 + frozen.OVERHEAD
+    small = RememberedRows(FrozenEncoder(model, "text"), budget=rows * size)
+    whole = FrozenEncoder(model, "text")(ids, mask)
+    for order in ([0, 1], [0, 2], [0, 1], [0, 1, 2]):  # 0 is always used
+        given = small([keys[row] for row in order], ids[order], mask[order])
+        assert torch.equal(given, whole[order])
+        assert len(small) <= rows
+    encoded_again = {0: 9, 1: 8, 2: 5}
+    assert small.encoded == encoded_again[rows]
+
+
+def test_clips_of_a_corpus_are_heard_once_and_found_again_on_disk(
+    still, corpus, captions, tmp_path, monkeypatch
+):
+    model, processor = still
+    table = pd.read_parquet(captions).iloc[:6]
+    clips = CaptionDataset(table, corpus, CaptionSettings(), 0.8, seed=1, crop="centre")
+    encoder = FrozenEncoder(model, "audio")
+    monkeypatch.setattr(frozen, "CHUNK", 4)
+
+    def heard(**options):
+        return list(encode_clips(encoder, processor, clips, **options))
+
+    progress = heard(folder=tmp_path / "kept")
+    assert [done for _, done in progress] == [0, 4, 6]
+    rows = progress[-1][0]
+    values = clips_of(processor, [clips.waveform(5)])
+    assert torch.equal(rows[5], encoder(*values)[0])
+    assert len(clips.waveform(5)) == round(0.8 * 16_000)
+    opened = []
+    crop = Files.crop
+    monkeypatch.setattr(Files, "crop", lambda *a: opened.append(a) or crop(*a))
+    again = heard(folder=tmp_path / "kept")
+    assert torch.equal(again[-1][0], rows) and not opened
+    monkeypatch.setattr(frozen, "CLIPS_READ", 3)
+    stopped = encode_clips(encoder, processor, clips, folder=tmp_path / "stopped")
+    assert [next(stopped)[1], next(stopped)[1]] == [0, 3]
+    stopped.close()  # in the middle of a chunk
+    assert heard(folder=tmp_path / "stopped")[0][1] == 3
+    clips.crop_seconds = 0.5  # another crop is another question
+    assert heard(folder=tmp_path / "kept")[0][1] == 0
+
+
+def test_worker_that_dies_while_clips_are_heard_is_told_with_its_clips(
+    still, corpus, captions, monkeypatch
+):
+    model, processor = still
+    table = pd.read_parquet(captions).iloc[:6]
+    clips = CaptionDataset(table, corpus, CaptionSettings(), 0.8, seed=1, crop="centre")
+    last = clips.clips[5][0]
+    original = clips.waveform
+    clips.waveform = lambda row: os._exit(3) if row == 5 else original(row)
+    with pytest.raises(RuntimeError, match=rf"exited.*being read: .*{last}"):
+        list(encode_clips(FrozenEncoder(model, "audio"), processor, clips, workers=1, timeout=60))

@@ -1,0 +1,197 @@
+"""optimisation.py: rates by layer, and parts that begin to learn later."""
+
+import pytest
+from conftest import TINY_AUDIO
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+)
+
+from paraclap.model.build import build_model
+from paraclap.settings import OptimSettings
+from paraclap.training.config import SettingsError
+from paraclap.training.optim import layers_above, learning_rate_factor, parameter_groups, thaw_steps
+
+SPEECH = {name: value for name, value in TINY_AUDIO.items() if name != "model_type"}
+SPEECH["num_hidden_layers"] = 3
+TEXT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 50}
+TEXT["intermediate_size"] = 64
+SMALL_CONFORMER = {**TEXT, "add_adapter": True, "feature_projection_input_dim": 160}
+DISTILLED = {"dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64, "vocab_size": 50}
+
+STABLE = {
+    "masked_spec_embed": 3,
+    "feature_extractor.conv_layers.0.conv.weight": 3,
+    "feature_extractor.conv_layers.2.layer_norm.weight": 3,
+    "feature_projection.projection.weight": 3,
+    "encoder.pos_conv_embed.conv.bias": 3,
+    "encoder.layers.0.attention.k_proj.weight": 2,
+    "encoder.layers.1.layer_norm.weight": 1,
+    "encoder.layers.2.final_layer_norm.bias": 0,
+    "encoder.layer_norm.weight": 0,
+}
+ENCODERS = {
+    "wav2vec2, normalised last": (Wav2Vec2Model, Wav2Vec2Config(**SPEECH), STABLE),
+    "wav2vec2, normalised first": (
+        Wav2Vec2Model,
+        Wav2Vec2Config(**{**SPEECH, "do_stable_layer_norm": False}),
+        {**STABLE, "encoder.layer_norm.weight": 3},
+    ),
+    "hubert": (HubertModel, HubertConfig(**SPEECH), STABLE),
+    "wavlm": (WavLMModel, WavLMConfig(**SPEECH), STABLE),
+    "wav2vec2-bert": (
+        Wav2Vec2BertModel,
+        Wav2Vec2BertConfig(**SMALL_CONFORMER),
+        {
+            "feature_projection.projection.weight": 3,
+            "encoder.layers.0.ffn1.intermediate_dense.weight": 2,
+            "encoder.layers.2.final_layer_norm.weight": 0,
+            "adapter.layers.0.self_attn.linear_q.weight": 0,
+        },
+    ),
+    "bert": (
+        BertModel,
+        BertConfig(**TEXT),
+        {
+            "embeddings.word_embeddings.weight": 3,
+            "embeddings.LayerNorm.weight": 3,
+            "encoder.layer.0.attention.self.query.weight": 2,
+            "encoder.layer.1.output.dense.bias": 1,
+            "encoder.layer.2.output.LayerNorm.weight": 0,
+            "pooler.dense.weight": 0,
+        },
+    ),
+    "distilbert": (
+        DistilBertModel,
+        DistilBertConfig(**DISTILLED),
+        {
+            "embeddings.word_embeddings.weight": 3,
+            "transformer.layer.0.attention.q_lin.weight": 2,
+            "transformer.layer.2.output_layer_norm.weight": 0,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_layers_of_an_encoder_are_counted_from_above(name):
+    kind, config, expected = ENCODERS[name]
+    found = layers_above(kind(config))
+    assert {part: found[part] for part in expected} == expected
+    assert set(found.values()) == {0, 1, 2, 3}
+
+
+def rates_of(model, optim):
+    """Parameter -> its learning rate; each stands in one group."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {}
+    for group in parameter_groups(model, optim):
+        for parameter in group["params"]:
+            assert names[id(parameter)] not in rates
+            rates[names[id(parameter)]] = group["base_lr"]
+    return rates
+
+
+def test_learning_rates_fall_by_a_factor_with_each_layer_of_both_encoders(tiny):
+    model, _ = tiny
+    rates = rates_of(model, OptimSettings(lr=5.0, audio_lr=2.0, text_lr=1.0, layer_decay=0.5))
+    assert rates.keys() == {name for name, _ in model.named_parameters()}
+    audio, text = "audio_branch.base.", "text_branch.base."
+    expected = {
+        f"{audio}encoder.layer_norm.weight": 2.0,
+        f"{audio}encoder.layers.1.attention.k_proj.weight": 2.0,
+        f"{audio}encoder.layers.0.attention.k_proj.weight": 1.0,
+        f"{audio}feature_projection.projection.weight": 0.5,
+        f"{audio}feature_extractor.conv_layers.2.conv.weight": 0.5,
+        f"{text}pooler.dense.weight": 1.0,
+        f"{text}encoder.layer.1.output.dense.weight": 1.0,
+        f"{text}encoder.layer.0.output.dense.weight": 0.5,
+        f"{text}embeddings.word_embeddings.weight": 0.25,
+        "audio_projection.linear1.weight": 5.0,
+        "logit_scale": 5.0,
+    }
+    assert {name: rates[name] for name in expected} == expected
+
+
+def test_without_decay_groups_are_those_of_before(tiny):
+    model, _ = tiny
+    rates = rates_of(model, OptimSettings(lr=5.0, audio_lr=2.0, text_lr=1.0))
+    assert set(rates.values()) == {5.0, 2.0, 1.0}
+
+
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1.5])
+def test_decay_out_of_range_is_refused(tiny, decay):
+    with pytest.raises(SettingsError, match=f"layer_decay is {decay}"):
+        parameter_groups(tiny[0], OptimSettings(layer_decay=decay))
+
+
+def test_encoder_without_numbered_layers_is_refused_unless_it_is_frozen(settings):
+    settings.text.config = {"model_type": "albert", "embedding_size": 16, "hidden_size": 32}
+    settings.text.config |= {"num_attention_heads": 2, "intermediate_size": 64}
+    model, _ = build_model(settings, ["sad"])
+    with pytest.raises(SettingsError, match="type albert has no layers"):
+        parameter_groups(model, OptimSettings(layer_decay=0.5))
+    model.freeze(["text"])
+    assert rates_of(model, OptimSettings(layer_decay=0.5))
+
+
+# --- Parts that begin to learn later -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when, step", [(0.3, 3), (0.25, 2), (7, 7), (1.0, 1)])
+def test_part_is_thawed_after_a_share_or_a_number_of_steps(when, step):
+    assert thaw_steps({"audio": when}, ["audio", "text"], 10) == {"audio": step}
+
+
+@pytest.mark.parametrize(
+    "thaw, reason",
+    [
+        ({"text": 0.5}, r"text is not in model\.freeze=\['audio'\]"),
+        ({"audio": 0.0}, "step 0 of 10"),
+        ({"audio": 0.01}, "step 0 of 10"),
+        ({"audio": -1}, "step -10 of 10"),
+        ({"audio": 10}, "step 10 of 10"),
+        ({"audio": 2.5}, r"step 2\.5 of 10"),
+    ],
+)
+def test_thaw_that_never_comes_or_was_always_is_refused(thaw, reason):
+    with pytest.raises(SettingsError, match=reason):
+        thaw_steps(thaw, ["audio"], 10)
+
+
+def test_what_is_thawed_warms_up_from_its_first_step_and_then_follows_the_schedule():
+    optim = OptimSettings(warmup_steps=10, schedule="cosine")
+    at = [learning_rate_factor(step, 110, optim, start=60) for step in range(110)]
+    usual = [learning_rate_factor(step, 110, optim) for step in range(110)]
+    assert at[:60] == [0] * 60 and at[69:] == usual[69:]
+    assert at[60] == pytest.approx(0.05) and at[64] == pytest.approx(usual[64] / 2)
+    sudden = OptimSettings(warmup_steps=0, schedule="constant")
+    assert [learning_rate_factor(step, 9, sudden, start=4) for step in (3, 4)] == [0, 1]
+
+
+def test_groups_hold_what_ever_learns_with_its_first_step(tiny):
+    model, _ = tiny
+    model.freeze(["audio", "audio_convolutions", "text", "text_projection"])
+    thaw = {"audio": 3, "audio_convolutions": 8, "text_projection": 5}
+    starts = {}
+    for group in parameter_groups(model, OptimSettings(layer_decay=0.5), thaw=thaw):
+        starts |= {id(parameter): group["start"] for parameter in group["params"]}
+    parts = {
+        "audio_branch.base.feature_extractor": 8,  # thawed twice, as it was frozen
+        "audio_branch": 3,
+        "text_projection": 5,
+        "text_branch": None,
+    }
+    for name, parameter in model.named_parameters():
+        first = next((step for part, step in parts.items() if name.startswith(part)), 0)
+        assert starts.get(id(parameter)) == first, name

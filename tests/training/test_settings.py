@@ -1,0 +1,81 @@
+"""settings.py: the reference of all keys is complete and up to date."""
+
+import dataclasses
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from paraclap.settings import Settings
+from paraclap.training.config import (
+    SettingsError,
+    attribute_texts,
+    flatten,
+    read_settings,
+    reference,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_reference_in_the_documentation_is_up_to_date():
+    page = (REPOSITORY / "docs" / "configuration.md").read_text()
+    assert page == reference(), "run `python settings.py > docs/configuration.md`"
+
+
+def test_reference_holds_every_key_with_a_default_that_can_be_given(tmp_path):
+    cells = [line.split(" | ") for line in reference().splitlines() if line.startswith("| `")]
+    told = {row[0].strip("| `"): row[1].strip("`") for row in cells}
+    expected = flatten(dataclasses.asdict(Settings()))
+    expected["model.audio.config"] = expected["model.text.config"] = {}
+    for key in list(expected):
+        if key.startswith("captions.shares."):
+            expected["captions.shares"] = {"emotion": expected.pop(key)}
+    assert told.keys() == expected.keys()
+    assert {key: yaml.safe_load(text) for key, text in told.items()} == expected
+    (tmp_path / "empty.yaml").write_text("{}")
+    given = [f"{key}={text}" for key, text in told.items()]
+    assert read_settings([str(tmp_path / "empty.yaml"), *given]) == Settings()
+
+
+def test_field_without_description_and_description_without_field_are_named():
+    @dataclass
+    class Odd:
+        """Odd.
+
+        Attributes:
+            told: but
+                no field.
+        """
+
+        untold: int = 0
+
+    with pytest.raises(SettingsError, match=r"Odd: \['told', 'untold'\]"):
+        attribute_texts(Odd)
+
+
+def test_wrapped_description_is_one_text():
+    @dataclass
+    class Even:
+        """Even.
+
+        Attributes:
+            first: one
+                two.
+            second: three.
+        """
+
+        first: int = 0
+        second: int = 0
+
+    assert attribute_texts(Even) == {"first": "one two.", "second": "three."}
+
+
+@pytest.mark.slow
+def test_command_prints_the_reference():
+    command = [sys.executable, "settings.py"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout == reference()

@@ -1,0 +1,286 @@
+"""Several corpora in one run: whose speakers, whose scores, what is drawn, what resuming checks."""
+
+import json
+import shutil
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from paraclap.audio.reading import JoinedRecordings
+from paraclap.captions.phrases import phrases_of
+from paraclap.captions.templates import default_descriptors
+from paraclap.cli import template_creation
+from paraclap.evaluation.prompts import WORDS
+from paraclap.settings import CorpusSettings, Settings
+from paraclap.training import loop, tables, trainer
+from paraclap.training.config import SettingsError, changed_keys, read_settings
+
+
+@pytest.fixture
+def both(config, corpus, captions, tmp_path):
+    """Arguments of a run on the synthetic corpus and on a smaller copy of it with fewer clips."""
+    root = tmp_path / "copy"
+    shutil.copytree(corpus, root)
+    table = pq.read_table(captions)
+    few = pa.concat_tables([table.slice(0, 24), table.slice(56)])  # 24 of dev, 16 of train
+    pq.write_table(few, tmp_path / "few.parquet")
+    return [
+        config,
+        "data.root=null",
+        f"data.corpora.first={{root: {corpus}, captions: {captions}}}",
+        f"data.corpora.second={{root: {root}, captions: {tmp_path / 'few.parquet'}}}",
+    ]
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_speakers_and_files_are_those_of_their_corpus(both, captions):
+    run = loop.Run(read_settings(both))
+    single = pd.read_parquet(captions)
+    for table in (run.train_table, run.validation_table):
+        assert set(table["corpus"]) == {"first", "second"}
+        for (file, _, _), corpus, speaker in zip(
+            table.index, table["corpus"], table["speaker"], strict=True
+        ):
+            assert file.startswith(f"{corpus}/") and speaker.startswith(f"{corpus}/")
+    first = run.train_table[run.train_table["corpus"] == "first"]
+    expected = single[single["split"] == "train"]
+    assert [file for file, _, _ in first.index] == [
+        f"first/{file}" for file, _, _ in expected.index
+    ]
+    assert not set(run.train_table["speaker"]) & set(run.validation_table["speaker"])
+    assert isinstance(run.recordings, JoinedRecordings)
+    assert run.model.config.provenance["corpora"] == ["first", "second"]
+
+
+def test_equal_names_in_two_corpora_are_no_shared_speaker(tmp_path):
+    """One holds speaker 01 out, the other trains on its own 01."""
+    index = pd.MultiIndex.from_tuples(
+        [(f"{n}.wav", pd.Timedelta(0), pd.NaT) for n in range(4)], names=["file", "start", "end"]
+    )
+    columns = {"captions": [["a"]] * 4, "caption_descriptors": [["emotion"]] * 4}
+    for name, splits in (
+        ("x", ["train", "train", "dev", "dev"]),
+        ("y", ["dev", "dev", "train", "train"]),
+    ):
+        table = pd.DataFrame(
+            {"speaker": ["01", "01", "02", "02"], "split": splits, **columns}, index
+        )
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    settings = Settings()
+    settings.data.corpora = {
+        name: CorpusSettings(str(tmp_path), str(tmp_path / f"{name}.parquet")) for name in "xy"
+    }
+    training, validation = tables.read_tables(settings)
+    assert set(training["speaker"]) == {"x/01", "y/02"}
+    assert set(validation["speaker"]) == {"x/02", "y/01"}
+
+
+def test_rows_of_a_common_table_go_to_their_corpus(both, captions, tmp_path):
+    table = pd.read_parquet(captions)
+    table["corpus"] = ["first" if number % 2 else "second" for number in range(len(table))]
+    table.to_parquet(tmp_path / "common.parquet")
+    common = [
+        f"data.corpora.{n}.captions={tmp_path / 'common.parquet'}" for n in ("first", "second")
+    ]
+    training, _ = tables.read_tables(read_settings([*both, *common]))
+    known = table[table["split"] == "train"]["corpus"]
+    assert training["corpus"].value_counts().to_dict() == known.value_counts().to_dict()
+    absent = f"data.corpora.third={{root: ., captions: {tmp_path / 'common.parquet'}}}"
+    with pytest.raises(SettingsError, match=r"third: no row is of this corpus.*first"):
+        tables.read_tables(read_settings([*both, absent]))
+
+
+def test_scores_are_those_of_each_corpus_and_their_mean(both, tmp_path):
+    run = loop.train(read_settings([*both, "train.epochs=1"]))
+    validated = [row for row in rows(tmp_path / "run") if "UAR" in row]
+    for row in validated:
+        for figure in trainer.FIGURES:
+            parts = [row[f"{figure}.{name}"] for name in ("first", "second")]
+            assert row[figure] == pytest.approx(sum(parts) / 2)
+    assert run.best == max(row["UAR"] for row in validated)
+    table = run.validation_table
+    alone, _ = run._validate(
+        table[table["corpus"] == "first"].loc[lambda t: t.index.isin(run.classes.index)]
+    )
+    assert alone["UAR"] == validated[-1]["UAR.first"]
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["train.bucket=true", "data.speaker_aware=true"],
+        ["data.temperature=0", "data.class_temperature=0.5", "data.speaker_aware=true"],
+    ],
+)
+def test_resumed_run_on_several_corpora_equals_an_uninterrupted_one(
+    both, tmp_path, monkeypatch, options
+):
+    options = [*options, "train.epochs=1", "train.validate_every=8"]
+    whole = loop.train(read_settings([*both, *options, f"output={tmp_path / 'whole'}"]))
+    original = loop.Run.training_step
+
+    def training_step(self, batch):
+        if self.step == 7:
+            raise StoppedError
+        return original(self, batch)
+
+    arguments = [
+        *both,
+        *options,
+        f"output={tmp_path / 'parts'}",
+        f"data.packed={tmp_path / 'pack'}",
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "training_step", training_step)
+        with pytest.raises(StoppedError):
+            loop.train(read_settings(arguments))
+    resumed = loop.train(read_settings([*arguments, "data.workers=2"]))
+    first, second = whole.model.state_dict(), resumed.model.state_dict()
+    assert resumed.step == whole.steps and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_batches_of_similar_length_are_padded_to_their_longest(both):
+    plain = loop.Run(read_settings([*both, "data.crop_seconds=9"]))
+    run = loop.Run(read_settings([*both, "data.crop_seconds=9", "train.bucket=true"]))
+    batch, other = next(iter(run.loader())), next(iter(plain.loader()))
+    assert other["input_values"].shape[1] == 9 * 16_000
+    assert batch["input_values"].shape[1] == batch["padding_mask"].sum(dim=1).max()
+    padding = [1 - b["padding_mask"].float().mean().item() for b in (batch, other)]
+    assert padding[0] < 0.2 < 0.5 < padding[1]
+
+
+def test_moved_corpora_may_be_resumed_and_other_ones_may_not():
+    def settings(name, root):
+        return {"data": {"corpora": {name: {"root": root, "captions": "c.parquet"}}}}
+
+    assert changed_keys(settings("a", "/x"), settings("a", "/y")) == []
+    then = {"data": {"temperature": 1.0}}
+    assert changed_keys(then, {"data": {"temperature": 0.5}}) == ["data.temperature"]
+    for key in ("speaker_aware", "class_temperature"):
+        assert changed_keys({"data": {key: 0}}, {"data": {key: 1}}) == [f"data.{key}"]
+
+
+def test_resuming_with_another_table_of_one_corpus_is_refused(both, captions, tmp_path):
+    loop.train(read_settings([*both, "train.epochs=1"]))
+    pd.read_parquet(captions).iloc[10:].to_parquet(tmp_path / "few.parquet")
+    with pytest.raises(SettingsError, match="captions table"):
+        loop.train(read_settings([*both, "train.epochs=1"]))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["data.root=."], "both set"),
+        (["data.corpora.third={captions: x}"], r"data\.corpora\.third\.root is not set"),
+        (["data.corpora.third={root: .}"], r"data\.corpora\.third\.captions is not set"),
+        (["data.corpora.first.root=nowhere"], r"data\.corpora\.first\.root: nowhere is no folder"),
+        (["data.corpora.first.rot=x"], "corpora.first.rot"),
+        (["data.corpora.second.captions=nowhere"], "second: .*no table nowhere"),
+        (["data.temperature=-1"], "temperature"),
+        (["data.class_temperature=-1"], r"data\.class_temperature is -1"),
+    ],
+)
+def test_impossible_corpora_are_refused_by_name(both, change, message):
+    with pytest.raises(SettingsError, match=message):
+        loop.train(read_settings([*both, *change]))
+
+
+@pytest.mark.parametrize("lacking", ["speaker", "emotion"])
+def test_missing_columns_are_refused_by_name(config, captions, tmp_path, lacking):
+    pd.read_parquet(captions).drop(columns=lacking).to_parquet(tmp_path / "less.parquet")
+    given = [config, f"data.captions={tmp_path / 'less.parquet'}", "data.speaker_aware=true"]
+    with pytest.raises(SettingsError, match=rf"data\.speaker_aware: .* no column {lacking}"):
+        loop.Run(read_settings(given))
+    given[-1] = "data.class_temperature=0"
+    if lacking == "emotion":
+        with pytest.raises(SettingsError, match=r"data\.class_temperature: .* no column emotion"):
+            loop.Run(read_settings(given))
+
+
+def test_speaker_aware_batches_of_a_run_repeat_no_speaker_in_a_class(both):
+    def repeated(*more):
+        run = loop.Run(read_settings([*both, "train.epochs=4", "train.batch_size=8", *more]))
+        pairs = list(zip(run.train_table["speaker"], run.train_table["emotion"], strict=True))
+        return [8 - len({pairs[row] for _, row in batch}) for batch in run.batches()]
+
+    assert sum(repeated()) > 0
+    for more in ([], ["train.bucket=true"], ["data.temperature=0.5", "data.class_temperature=0"]):
+        assert sum(repeated("data.speaker_aware=true", *more)) == 0
+
+
+def claim(target, label):
+    descriptor = next(d for d in default_descriptors() if d.name == target)
+    return phrases_of(descriptor, label)[0]
+
+
+@pytest.mark.parametrize("target", ["emotion", "gender"])
+def test_labels_that_are_asked_for_in_the_same_words_are_one_class_of_captions(target):
+    """RAVDESS says angry where EmoDB says anger: both are worded, and asked for, as one."""
+    claims = {}
+    for label, words in WORDS[target].items():
+        claims.setdefault(words["adjective"], set()).add(claim(target, label))
+    assert all(len(found) == 1 for found in claims.values()), claims
+    assert len(set.union(*claims.values())) == len(claims)  # and different classes are not
+    assert claim("emotion", "wistful") != claim("emotion", "sad")
+
+
+def recaptioned(measured, captions, folder):
+    """Captions of a table of functionals, with the speakers of each part as in `captions`."""
+    measured.attrs = {}
+    measured.to_parquet(folder / "other.parquet")
+    target = folder / "other.captions.parquet"
+    speakers = pd.read_parquet(captions).groupby("split")["speaker"].unique()
+    options = {"dev": "--validation-speakers", "test": "--test-speakers"}
+    parts = [
+        o
+        for split in set(options) & set(speakers.index)
+        for o in (options[split], ",".join(speakers[split]))
+    ]
+    assert template_creation.main([str(folder / "other.parquet"), "-o", str(target), *parts]) == 0
+    return target
+
+
+def test_levels_are_those_of_each_corpus(both, captions, tmp_path):
+    """A corpus that was recorded much louder is not a corpus of loud speakers."""
+    measured = pd.read_parquet(captions.parent / "features.parquet")
+    louder = measured.copy()
+    for column in ("loudness_sma3_amean", "equivalentSoundLevel_dBp"):
+        louder[column] += 40
+    target = recaptioned(louder, captions, tmp_path)
+    training, _ = tables.read_tables(
+        read_settings([*both, f"data.corpora.second.captions={target}"])
+    )
+    levels = {name: part["intensity_level"] for name, part in training.groupby("corpus")}
+    assert set(levels["second"]) == {"low", "normal", "high"}
+    assert levels["first"].tolist() == levels["second"].tolist()
+
+
+def test_corpora_that_name_classes_differently_train_on_one_name_for_each(both, captions, tmp_path):
+    """Prototypes and matching captions know no corpus; each is validated by its own names."""
+    measured = pd.read_parquet(captions.parent / "features.parquet")
+    named = measured.assign(
+        emotion=measured["emotion"].map(lambda label: WORDS["emotion"][label]["adjective"])
+    )
+    assert not set(named["emotion"]) & {"anger", "happiness", "sadness"}
+    target = recaptioned(named, captions, tmp_path)
+    given = [*both, f"data.corpora.second.captions={target}", "loss.prototypes=1"]
+    run = loop.Run(read_settings(given))
+    prototypes = run.gradients.prototypes
+    table = run.train_table
+    assert len(set(table["emotion"])) > len(prototypes.classes)
+    assert len(prototypes.classes) == len(set(measured["emotion"]))
+    for label, number in zip(table["emotion"], prototypes.labels.tolist(), strict=True):
+        assert prototypes.classes[number] == claim("emotion", label)
+    scores, _ = run.validate()
+    recalls = {name.removeprefix("recall/") for name in scores if name.startswith("recall/")}
+    assert {"anger.first", "angry.second"} <= recalls

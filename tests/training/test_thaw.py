@@ -1,0 +1,142 @@
+"""Parts that are frozen at first and learn later: what they keep, forget, and what that changes."""
+
+import copy
+
+import pytest
+import torch
+from test_train import REMEMBERED, same, stop_after, weights
+
+from paraclap.cli import train
+from paraclap.training import loop
+from paraclap.training.config import SettingsError, read_settings
+
+STILL = (
+    "model.projection_dropout=0",
+    "model.audio.config.hidden_dropout=0",
+    "model.audio.config.attention_dropout=0",
+    "model.audio.config.activation_dropout=0",
+    "model.audio.config.feat_proj_dropout=0",
+    "model.audio.config.mask_time_prob=0",
+    "model.text.config.hidden_dropout_prob=0",
+    "model.text.config.attention_probs_dropout_prob=0",
+)
+
+
+def watched(monkeypatch, look):
+    """What `look` says of the run after each step."""
+    original, seen = loop.Run.training_step, []
+
+    def training_step(self, batch):
+        values = original(self, batch)
+        seen.append(look(self, batch))
+        return values
+
+    monkeypatch.setattr(loop.Run, "training_step", training_step)
+    return seen
+
+
+def test_parts_keep_their_weights_until_their_step_and_learn_from_it_on(config, monkeypatch):
+    def look(run, batch):
+        parts = {
+            "audio": run.model.audio_branch.base.encoder.layers[0].attention.k_proj.weight,
+            "text": run.model.text_branch.base.encoder.layer[0].output.dense.weight,
+            "projection": run.model.audio_projection.linear1.weight,
+        }
+        return {name: weight.detach().clone() for name, weight in parts.items()}
+
+    seen = watched(monkeypatch, look)
+    arguments = [config, *REMEMBERED, "train.thaw={audio: 0.5, text: 6}", "optim.text_lr=0.01"]
+    loop.train(read_settings(arguments))
+    assert len(seen) == 8
+    for name, first in {"audio": 4, "text": 6, "projection": 1}.items():
+        changes = [not torch.equal(a[name], b[name]) for a, b in zip(seen, seen[1:], strict=False)]
+        assert changes == [step >= first for step in range(1, 8)], name  # after step 1, 2, ...
+
+
+def test_what_frozen_parts_said_is_forgotten_and_audio_is_read(config, monkeypatch):
+    def look(run, batch):
+        step, model = run.gradients, run.model
+        return (
+            step.clips is not None,
+            "input_values" in batch,
+            step.captions is not None,
+            sorted(step.frozen),
+            model.audio_branch.base.training,
+            model.text_branch.training,
+        )
+
+    seen = watched(monkeypatch, look)
+    loop.train(read_settings([config, *REMEMBERED, "train.thaw={audio: 3, text: 6}"]))
+    before = (True, False, True, ["audio", "text"], False, False)
+    between = (False, True, True, ["text"], True, False)
+    after = (False, True, False, [], True, True)
+    assert seen == [before] * 3 + [between] * 3 + [after] * 2
+
+
+@pytest.mark.parametrize("micro_batch", [0, 2])
+def test_gradients_after_the_thaw_are_those_of_a_model_that_was_never_frozen(config, micro_batch):
+    arguments = [config, *STILL, f"train.micro_batch={micro_batch}", "train.precision=fp32"]
+    frozen = [*arguments, "model.freeze=[audio,audio_convolutions,text]"]
+    frozen.append("train.thaw={audio: 2, audio_convolutions: 3, text: 2}")
+    run = loop.Run(read_settings(frozen))
+    twin = copy.deepcopy(run.model)
+    twin.thaw()
+    batch = next(iter(run.loader()))
+    run.model.train()
+    run.thaw(2)
+    assert run.model.frozen == ("audio_convolutions",)
+    run.gradients.backward(batch)
+    convolutions = run.model.audio_branch.base.feature_extractor
+    assert all(parameter.grad is None for parameter in convolutions.parameters())
+    run.thaw(3)
+    run.model.zero_grad()
+    run.gradients.backward(batch)
+    tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
+    targets = (batch["matches"][0] == 1).float()
+    twin.train()(**tensors, targets=targets, return_loss=True).loss.backward()
+    found = {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
+    expected = {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    scale = max(gradient.abs().max().item() for gradient in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-4 * scale, rtol=0, msg=name)
+
+
+def test_optimiser_knows_nothing_of_a_part_before_it_learns(config, monkeypatch):
+    def look(run, batch):
+        weight = run.model.audio_branch.base.encoder.layers[0].attention.k_proj.weight
+        lr = next(g["lr"] for g in run.optimizer.param_groups if g["start"] == 4)
+        return int(run.optimizer.state.get(weight, {}).get("step", 0)), round(lr, 9)
+
+    seen = watched(monkeypatch, look)
+    warm = ["optim.schedule=constant", "optim.warmup_steps=2", "optim.audio_lr=0.5"]
+    loop.train(read_settings([config, *warm, "model.freeze=[audio]", "train.thaw={audio: 0.5}"]))
+    assert seen == [*[(0, 0.0)] * 4, (1, 0.25), (2, 0.5), (3, 0.5), (4, 0.5)]
+
+
+def test_resume_that_stays_frozen_would_differ(config, tmp_path, monkeypatch):
+    """Control of the exact resume across the thaw in test_train.py: it can tell."""
+    arguments = [config, "model.freeze=[audio]", "train.thaw={audio: 4}"]
+    loop.train(read_settings([*arguments, f"output={tmp_path / 'whole'}"]))
+    parts = [*arguments, f"output={tmp_path / 'parts'}"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Exception, match="^$"):
+            loop.train(read_settings(parts))
+    monkeypatch.setattr(loop.Run, "thaw", lambda self: None)
+    loop.train(read_settings(parts))
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_resuming_with_another_thaw_is_refused(config):
+    arguments = [config, "model.freeze=[audio]", "train.thaw={audio: 4}"]
+    loop.train(read_settings(arguments))
+    with pytest.raises(SettingsError, match=r"train\.thaw"):
+        loop.train(read_settings([config, "model.freeze=[audio]", "train.thaw={audio: 5}"]))
+
+
+def test_dry_run_takes_a_step_in_which_all_learn_that_ever_do(config, capsys, monkeypatch):
+    seen = watched(monkeypatch, lambda run, batch: run.model.frozen)
+    arguments = [config, "train.dry_run=true", *REMEMBERED, "train.thaw={audio: 0.9}"]
+    train.main(arguments)
+    assert seen == [("text",)] * 2 and "nothing is kept" in capsys.readouterr().out
