@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python preprocessing/template_creation.py $(DEMO)/features.parquet -o $(DEMO)/captions.parquet
 	$(BIN)/python train.py configs/demo.yaml data.root=$(DEMO)/corpus \
 		data.captions=$(DEMO)/captions.parquet output=$(DEMO)/run
-	$(BIN)/python evaluate.py $(DEMO)/run $(DEMO)/corpus --split test --queries sentence \
+	$(BIN)/python evaluate.py $(DEMO)/run $(DEMO)/corpus --split test --prompts sentence \
 		--targets emotion gender -o $(DEMO)/results
 
 page: $(VENV)/.installed-demo

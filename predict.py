@@ -1,7 +1,7 @@
 """Score recordings against free-text prompts.
 
-    python predict.py runs/small clip.wav --queries angry calm bored
-    python predict.py runs/small meeting.flac --windows 3 --hop 1 --queries angry calm
+    python predict.py runs/small clip.wav --prompts angry calm bored
+    python predict.py runs/small meeting.flac --windows 3 --hop 1 --prompts angry calm
 
 `--help` lists all options and describes the columns.
 """

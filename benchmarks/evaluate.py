@@ -42,7 +42,7 @@ from paraclap.model.onnx import export_onnx, load_onnx
 from paraclap.training.loggers import peak_memory
 
 EMOTIONS = ("angry", "happy", "sad", "neutral", "fearful", "disgusted", "surprised", "calm")
-QUERIES = [
+PROMPTS = [
     PROMPTS["emotion"]["sentence"].format(**WORDS["emotion"][emotion]) for emotion in EMOTIONS
 ]
 SHORTEST, LONGEST = 1.0, 10.0  # s
@@ -65,7 +65,7 @@ def build(config: dict[str, Any], seed: int) -> tuple[ParaCLAPModel, ParaCLAPPro
     """Make a model of random weights, and a processor whose words it knows."""
     torch.manual_seed(seed)
     model = ParaCLAPModel(ParaCLAPConfig(**config)).eval()
-    tokenizer = train_tokenizer(QUERIES, 200)
+    tokenizer = train_tokenizer(PROMPTS, 200)
     shortest = receptive_field(model.config.audio_config)
     return model, ParaCLAPProcessor(ParaCLAPFeatureExtractor(min_samples=shortest), tokenizer)
 
@@ -90,7 +90,7 @@ def plain(
     rows = []
     for clip in clips:
         inputs = processor(
-            text=QUERIES, audio=[clip], sampling_rate=SAMPLING_RATE, padding=True,
+            text=PROMPTS, audio=[clip], sampling_rate=SAMPLING_RATE, padding=True,
             return_tensors="pt",
         ).to(model.device)  # fmt: skip
         inputs.pop("padding_mask")  # nothing is padded
@@ -104,7 +104,7 @@ def ours(
 ) -> np.ndarray:
     """Cosines (B, K) as evaluate.py computes them."""
     audio = embed_waveforms(model, processor, clips, batch_seconds)
-    return (audio @ embed_texts(model, processor, QUERIES).T).numpy()
+    return (audio @ embed_texts(model, processor, PROMPTS).T).numpy()
 
 
 def timed(work: Callable[[], np.ndarray], device: torch.device) -> tuple[float, float, np.ndarray]:
@@ -184,7 +184,7 @@ def about(device: torch.device, clips: Sequence[np.ndarray]) -> str:
             name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if found.get(name)
         ]
         where = f"{found['cpu_name']} ({', '.join(units)}), {torch.get_num_threads()} threads"
-    return f"{len(clips)} clips of {seconds:.0f} s together, {len(QUERIES)} queries; {where}"
+    return f"{len(clips)} clips of {seconds:.0f} s together, {len(PROMPTS)} prompts; {where}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

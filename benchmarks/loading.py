@@ -6,7 +6,7 @@
 
 The plain way decodes each file as a whole, brings it to 16 kHz and cuts the crop: by soundfile and
 soxr, with --librosa also by librosa.load (if that is installed). `seek` is what train.py does with
-files, which reads the crop alone, `packed` what it does with data.packed. All ways take turns over
+files, which reads the crop alone, `packed` what it does with data.waveform_cache. All ways take turns over
 the same crops, and are compared sample by sample before. Told
 are the microseconds per clip of the fastest turn, and how many times as fast as the plain way that
 is; with workers, of a DataLoader that does nothing else, by the clock. The files were read shortly
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from benchmarks.results import recorded
 from paraclap.audio.reading import SAMPLING_RATE, Files, Recordings, crop_limits
-from paraclap.audio.waveform_cache import pack_files
+from paraclap.audio.waveform_cache import cache_waveforms
 
 KINDS = tuple((form, rate) for rate in (16_000, 44_100) for form in ("wav", "flac"))
 TOLERANCE = 2 / 65536  # rounding to 16 bits, of the file and of the pack
@@ -175,7 +175,7 @@ def measure(
         ways["librosa whole"] = WholeFiles(root, load_librosa)
     ways["seek"] = Files(root)
     with tempfile.TemporaryDirectory() as pack:
-        ways["packed"] = pack_files(pack, root, names, progress=False)
+        ways["packed"] = cache_waveforms(pack, root, names, progress=False)
         crops = {way: Crops(source, names, options.seconds) for way, source in ways.items()}
         check_equal(crops)
         results = []

@@ -68,7 +68,7 @@ from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import FunctionalClips
 from paraclap.data.functionals import read_functionals
 from paraclap.evaluation.metrics import score
-from paraclap.evaluation.prompts import Queries, queries_for
+from paraclap.evaluation.prompts import Prompts, prompts_for
 from paraclap.evaluation.zero_shot import answer
 from paraclap.model.build import load_model
 from paraclap.settings import Settings
@@ -88,7 +88,7 @@ parts are of the corpus that was not trained on: `cross` is everyone but the val
 "both" was trained on both corpora at once. Ideas are chosen on validation parts alone; the
 validation part has also chosen the checkpoint (of the baselines: C), so figures there are too
 high. Test parts were looked at for "both, without level, limit 2" and, when that turned out to
-forget gender, for "prototypes, without level, limit 2". Two speakers make a validation part: its
+forget gender, for "class_prompts, without level, limit 2". Two speakers make a validation part: its
 intervals are coarse. In "folds" each speaker is tested once, by a model of other speakers. A
 sentence encoder is all-MiniLM-L6-v2, frozen; every other text tower starts from random weights and
 learns from captions alone; differences are to the published recipe with the same text tower. CPU s:
@@ -179,7 +179,7 @@ def settings_of(
 ) -> Settings:
     """What a run of an idea is told."""
     name = f"{tower} {idea} {seed} {' '.join(tables.key for tables in trained_on)}"
-    data = [] if tower == TOWER else [f"data.packed={work / 'packs'}"]
+    data = [] if tower == TOWER else [f"data.waveform_cache={work / 'packs'}"]
     for tables in trained_on:
         key = "data" if len(trained_on) == 1 else f"data.corpora.{tables.name}"
         data += [f"{key}.root={tables.root}", f"{key}.captions={tables.captions}"]
@@ -280,25 +280,25 @@ def row_of(answers: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def queries_of(settings: Settings, rows: pd.DataFrame, part: str) -> Queries:
-    """Queries of the classes of clips, as the validation of the run asked or in other words."""
-    queries = queries_for(rows, "emotion", settings.train.queries)
+def queries_of(settings: Settings, rows: pd.DataFrame, part: str) -> Prompts:
+    """Prompts of the classes of clips, as the validation of the run asked or in other words."""
+    prompts = prompts_for(rows, "emotion", settings.train.prompts)
     if part != FOLD and (group := PARTS[part].wording) is not None:
-        queries = {label: WORDINGS[group][same_class(label)] for label in queries}
+        prompts = {label: WORDINGS[group][same_class(label)] for label in prompts}
     found = set(scored_classes(rows, "emotion"))
-    return {name: wordings for name, wordings in queries.items() if name in found}
+    return {name: wordings for name, wordings in prompts.items() if name in found}
 
 
 def answers_of(settings: Settings, rows: pd.DataFrame, tables: Tables, part: str) -> pd.DataFrame:
     """What the best model of a run says of clips."""
     model, reader = load_model(settings.output)
-    queries = queries_of(settings, rows, part)
+    prompts = queries_of(settings, rows, part)
     truth = scored_classes(rows, "emotion")
     clips = None
     if model.audio_branch.reads_functionals:
         measured = tables.functionals.loc[rows.index, model.config.audio_config.names]
         clips = FunctionalClips(rows, tables.root, measured.to_numpy(np.float32))
-    answers = answer(model, reader, rows, tables.root, queries, clips)
+    answers = answer(model, reader, rows, tables.root, prompts, clips)
     answers.insert(0, "truth", truth)
     return answers
 

@@ -6,8 +6,8 @@ r"""Pictures of what a recipe learns: the space, what is near to what, and the r
 It comes after `python -m experiments.ablation --ideas ...` of the two recipes compared, whose runs
 are in --work and whose rows are in --results; for --part test, after --final. Draws
 
-- space.png: clips and queries in the plane in which queries differ most (PCA), seed 1;
-- similarities.png: mean cosine of the clips of each class and each query, mean of the seeds;
+- space.png: clips and prompts in the plane in which prompts differ most (PCA), seed 1;
+- similarities.png: mean cosine of the clips of each class and each prompt, mean of the seeds;
 - recalls.png: recall of each class, with 95 % intervals over speakers and seeds.
 """
 
@@ -55,8 +55,8 @@ STYLES: Mapping[str, tuple[str, str]] = {
 }
 SIDES = ("#999999", "#0072B2")  # published, ours
 NAMES = ("published recipe", "our recipe")
-SIZES = (22, 210, 90)  # of clips, and of queries in words of captions and in others
-LEGEND = ("clip", "query, words of captions", "query, words never used")
+SIZES = (22, 210, 90)  # of clips, and of prompts in words of captions and in others
+LEGEND = ("clip", "prompt, words of captions", "prompt, words never used")
 SPELT = {"ravdess": "RAVDESS", "emodb": "EmoDB"}
 CROSS = {"validation": "cross validation", "test": "cross"}
 NEW_WORDS = next(iter(WORDINGS))
@@ -73,7 +73,7 @@ class Space:
     Attributes:
         truth: class of each clip (B,).
         audio: embeddings of the clips (B, D), unit length.
-        texts: wording -> class -> embedding of the query (D,), unit length.
+        texts: wording -> class -> embedding of the prompt (D,), unit length.
     """
 
     truth: np.ndarray
@@ -82,7 +82,7 @@ class Space:
 
 
 def space_of(idea: str, seed: int, part: str, own: Tables, work: Path) -> Space:
-    """Embed clips and queries with the run of an idea.
+    """Embed clips and prompts with the run of an idea.
 
     Raises:
         FileNotFoundError: if it has not been trained, or was trained with other settings.
@@ -98,36 +98,36 @@ def space_of(idea: str, seed: int, part: str, own: Tables, work: Path) -> Space:
     clips = FunctionalClips(rows, own.root, measured.to_numpy(np.float32))
     texts = {}
     for wording in (part, f"{part}, {NEW_WORDS}"):
-        queries = queries_of(settings, rows, wording)
-        embedded = embed_classes(model, reader, queries).numpy()
-        texts[wording] = dict(zip(map(same_class, queries), embedded, strict=True))
+        prompts = queries_of(settings, rows, wording)
+        embedded = embed_classes(model, reader, prompts).numpy()
+        texts[wording] = dict(zip(map(same_class, prompts), embedded, strict=True))
     truth = rows["emotion"].map(same_class).to_numpy()
     return Space(truth, embed_clips(model, reader, clips).numpy(), texts)
 
 
-# --- Clips and queries in two dimensions -------------------------------------------------------
+# --- Clips and prompts in two dimensions -------------------------------------------------------
 
 
 Places = Mapping[str, Mapping[str, np.ndarray]]
-"""Wording -> class -> where its query lies (2,)."""
+"""Wording -> class -> where its prompt lies (2,)."""
 
 
 def flatten_space(space: Space) -> tuple[np.ndarray, Places, float]:
-    """Places of clips (B, 2) and of queries in the plane in which the queries differ most.
+    """Places of clips (B, 2) and of prompts in the plane in which the prompts differ most.
 
-    The mean of the clips and that of the queries are taken away first: what all queries have in
+    The mean of the clips and that of the prompts are taken away first: what all prompts have in
     common changes no answer, and would take the first axis. The plane is that of the first two
-    principal components of the queries in words of captions.
+    principal components of the prompts in words of captions.
 
     Returns:
-        Places of the clips and of the queries, and the share of the variance of those queries that
+        Places of the clips and of the prompts, and the share of the variance of those prompts that
         the plane holds.
     """
-    texts = [vector for queries in space.texts.values() for vector in queries.values()]
-    queries = _centred(np.stack(texts))
+    texts = [vector for prompts in space.texts.values() for vector in prompts.values()]
+    prompts = _centred(np.stack(texts))
     plain = next(iter(space.texts.values()))
-    plane = PCA(2, svd_solver="full").fit(queries[: len(plain)])
-    rest = iter(plane.transform(queries))
+    plane = PCA(2, svd_solver="full").fit(prompts[: len(plain)])
+    rest = iter(plane.transform(prompts))
     named = {
         wording: {label: next(rest) for label in asked} for wording, asked in space.texts.items()
     }
@@ -145,7 +145,7 @@ def draw_spaces(spaces: Sequence[Space], title: str) -> Figure:
     figure.suptitle(title)
     for axes, space, name in zip(figure.subplots(1, 2), spaces, NAMES, strict=True):
         share = _draw_space(axes, space)
-        axes.set_title(f"{name} ({share:.0%} of the queries' variance)", fontsize=10)
+        axes.set_title(f"{name} ({share:.0%} of the prompts' variance)", fontsize=10)
     for size, name in zip(SIZES, LEGEND, strict=True):
         axes.scatter([], [], s=size, color="white", edgecolors="black", label=name)
     handles, labels = axes.get_legend_handles_labels()
@@ -154,8 +154,8 @@ def draw_spaces(spaces: Sequence[Space], title: str) -> Figure:
 
 
 def _draw_space(axes: Axes, space: Space) -> float:
-    clips, queries, share = flatten_space(space)
-    plain, new = queries.values()
+    clips, prompts, share = flatten_space(space)
+    plain, new = prompts.values()
     for label, (colour, marker) in STYLES.items():
         if label not in plain:
             continue
@@ -172,11 +172,11 @@ def _draw_space(axes: Axes, space: Space) -> float:
 
 
 def similarities(spaces: Sequence[Space], wording: str) -> pd.DataFrame:
-    """Mean cosine of the clips of each class (row) and each query (column), mean of the spaces."""
+    """Mean cosine of the clips of each class (row) and each prompt (column), mean of the spaces."""
     found = []
     for space in spaces:
-        queries = space.texts[wording]
-        cosines = pd.DataFrame(space.audio @ np.stack(list(queries.values())).T, columns=queries)
+        prompts = space.texts[wording]
+        cosines = pd.DataFrame(space.audio @ np.stack(list(prompts.values())).T, columns=prompts)
         found.append(cosines.groupby(space.truth).mean())
     mean = sum(found) / len(found)
     order = [label for label in STYLES if label in mean.index]
@@ -196,7 +196,7 @@ def draw_similarities(tables: Sequence[Mapping[str, pd.DataFrame]], title: str) 
         row[0].set_ylabel("clips of")
         figure.colorbar(shown, ax=row, label="mean cosine", shrink=0.8)
     for axes in grid[1]:
-        axes.set_xlabel("query for")
+        axes.set_xlabel("prompt for")
     return figure
 
 
@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = f"{SPELT[own.name]}, {options.part} speakers"
     drawn = (
         draw_spaces([s[0] for s in spaces], about),
-        draw_similarities(near, f"{about}; the nearest query in bold"),
+        draw_similarities(near, f"{about}; the nearest prompt in bold"),
         draw_recalls(rows, options.recipes, options.part),
     )
     for name, figure in zip(DRAWN, drawn, strict=True):

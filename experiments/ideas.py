@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from experiments.wordings import load_wordings
-from paraclap.evaluation.prompts import WORDS, Queries
+from paraclap.evaluation.prompts import WORDS, Prompts
 
 FOLDER = Path(__file__).parent
 CHOSEN_CONFIG = FOLDER.parent / "configs" / "egemaps.yaml"
@@ -70,17 +70,17 @@ class Recipe:
 
 PUBLISHED = "published recipe"
 PRETRAINED = "published recipe, sentence encoder"
-CHOSEN = "prototypes, without level, limit 2"
+CHOSEN = "class_prompts, without level, limit 2"
 CHOSEN_PRETRAINED = f"{CHOSEN}, sentence encoder"
 EMOTION_ONLY = "both, without level, limit 2"
 EMOTION_ONLY_PRETRAINED = f"{EMOTION_ONLY}, sentence encoder"
 
-NO_LEVEL = "model.audio.config.left_out=[loudness,equivalentSoundLevel,spectralFlux]"
+NO_LEVEL = "model.audio.config.exclude=[loudness,equivalentSoundLevel,spectralFlux]"
 NEAR = "model.audio.config.limit=2.0"
-PROTOTYPES = "loss.prototypes=1.0"
-TOLD = "captions.shares={emotion: 1.0, gender: 0.4}"
-ACOUSTICS = "captions.counts=[0.5,0.3,0.2]"
-ROOTS, EQUAL = "data.temperature=0.5", "data.temperature=0"
+PROTOTYPES = "loss.class_prompts=1.0"
+TOLD = "captions.label_probs={emotion: 1.0, gender: 0.4}"
+ACOUSTICS = "captions.phrase_count_probs=[0.5,0.3,0.2]"
+ROOTS, EQUAL = "data.sampling_exponent=0.5", "data.sampling_exponent=0"
 BEST = (PROTOTYPES, TOLD, NO_LEVEL, NEAR)  # what ideas were compared on, until gender was asked for
 PAPER = (
     # configs/paper.yaml, as far as it does not speak of encoders, data and hardware; asked as its
@@ -98,11 +98,11 @@ PAPER = (
     "train.epochs=10",
     "train.batch_size=32",
     "train.validate_every=25",
-    "text_stage.batch_size=32",
+    "text_pretraining.batch_size=32",
 )
 
 IDEAS: Mapping[str, Recipe] = {
-    PUBLISHED: Recipe((*PAPER, "train.queries=caption")),
+    PUBLISHED: Recipe((*PAPER, "train.prompts=caption")),
     "base": Recipe(),
     "without level": Recipe((NO_LEVEL,)),
     "without level, limit 2": Recipe((NO_LEVEL, NEAR)),
@@ -118,13 +118,13 @@ IDEAS: Mapping[str, Recipe] = {
     "tower of 64": Recipe(("model.audio.config.hidden_size=64",)),
     "no residual layer": Recipe(("model.audio.config.num_hidden_layers=0",)),
     "weight decay 0.3": Recipe(("optim.weight_decay=0.3",)),
-    "prototypes": Recipe((PROTOTYPES,)),
+    "class_prompts": Recipe((PROTOTYPES,)),
     "every caption tells the emotion": Recipe((TOLD,)),
     "both": Recipe((PROTOTYPES, TOLD)),
     EMOTION_ONLY: Recipe(BEST),
     CHOSEN: Recipe((PROTOTYPES, NO_LEVEL, NEAR)),
-    "classes in equal shares": Recipe(("data.class_temperature=0",)),
-    PRETRAINED: Recipe((*PAPER, "train.queries=caption"), SENTENCES, on_request=True),
+    "classes in equal shares": Recipe(("data.class_sampling_exponent=0",)),
+    PRETRAINED: Recipe((*PAPER, "train.prompts=caption"), SENTENCES, on_request=True),
     "both, sentence encoder": Recipe((PROTOTYPES, TOLD), SENTENCES, on_request=True),
     EMOTION_ONLY_PRETRAINED: Recipe(BEST, SENTENCES, on_request=True),
     CHOSEN_PRETRAINED: Recipe((PROTOTYPES, NO_LEVEL, NEAR), SENTENCES, on_request=True),
@@ -138,7 +138,7 @@ IDEAS: Mapping[str, Recipe] = {
     "chosen, harder negatives": Recipe((*BEST, "loss.hard_negatives=10.0")),
     "chosen, bare words": Recipe((*BEST, "captions.bare=0.2")),
     "chosen, first wordings alone": Recipe(
-        (*BEST, "captions.paraphrases=false", "train.queries=caption")
+        (*BEST, "captions.paraphrases=false", "train.prompts=caption")
     ),
     "chosen, text projection learns as fast": Recipe((*BEST, "optim.text_projection_lr=null")),
     "chosen, no residual layer": Recipe((*BEST, "model.audio.config.num_hidden_layers=0")),
@@ -154,8 +154,8 @@ IDEAS: Mapping[str, Recipe] = {
     ),
     # what a batch is made of
     "chosen, speaker-aware batches": Recipe((*BEST, "data.speaker_aware=true")),
-    "chosen, classes in equal shares": Recipe((*BEST, "data.class_temperature=0")),
-    "chosen, classes by square roots": Recipe((*BEST, "data.class_temperature=0.5")),
+    "chosen, classes in equal shares": Recipe((*BEST, "data.class_sampling_exponent=0")),
+    "chosen, classes by square roots": Recipe((*BEST, "data.class_sampling_exponent=0.5")),
     # shares of corpora, for the direction "both"
     "chosen, corpora by square roots": Recipe((*BEST, ROOTS), on_request=True),
     "chosen, corpora in equal shares": Recipe((*BEST, EQUAL), on_request=True),
@@ -164,9 +164,9 @@ IDEAS: Mapping[str, Recipe] = {
 }
 
 HEARD_PUBLISHED = "published recipe, heard"
-HEARD_CHOSEN = "prototypes, every caption tells the emotion"
+HEARD_CHOSEN = "class_prompts, every caption tells the emotion"
 HEARD_PAPER = tuple(  # for as many steps as the others; the encoder starts from random weights
-    told for told in PAPER if not told.startswith(("train.", "text_stage."))
+    told for told in PAPER if not told.startswith(("train.", "text_pretraining."))
 )
 
 
@@ -188,7 +188,7 @@ HEARD_CHANGED: Mapping[str, tuple[str, ...]] = {
 def _heard(config: Path) -> dict[str, Recipe]:
     """Recipes of a tower that hears clips; text is read by a frozen sentence encoder."""
     overrides: dict[str, tuple[str, ...]] = {
-        HEARD_PUBLISHED: (*HEARD_PAPER, "loss.prototypes=0.0", "train.queries=caption"),
+        HEARD_PUBLISHED: (*HEARD_PAPER, "loss.class_prompts=0.0", "train.prompts=caption"),
         HEARD_CHOSEN: (),
         "mean_std": ("model.audio_pooling=mean_std",),
         "attention": ("model.audio_pooling=attention",),
@@ -222,7 +222,7 @@ ON_ONE_CORPUS: Mapping[str, str] = {
 """Trained on both corpora -> what it is where there is one corpus."""
 
 
-WORDINGS: Mapping[str, Queries] = load_wordings()
+WORDINGS: Mapping[str, Prompts] = load_wordings()
 
 
 @dataclass(frozen=True)

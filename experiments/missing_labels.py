@@ -48,13 +48,13 @@ def without_labels(captions: pd.DataFrame, kept: float, seed: int) -> pd.DataFra
 @contextmanager
 def counted(arm: str) -> Iterator[None]:
     """Let what is not known count as it is, or as different."""
-    known = datasets.agreement
+    known = datasets.match_matrix
     if arm == "different":
-        datasets.agreement = lambda phrases, captions: known(phrases, captions).nan_to_num(0.0)
+        datasets.match_matrix = lambda phrases, captions: known(phrases, captions).nan_to_num(0.0)
     try:
         yield
     finally:
-        datasets.agreement = known
+        datasets.match_matrix = known
 
 
 def rows_of(arm: str, options: argparse.Namespace) -> Path:

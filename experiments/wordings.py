@@ -1,4 +1,4 @@
-"""Queries in words never used in training, and how a text tower reads them.
+"""Prompts in words never used in training, and how a text tower reads them.
 
     python -m experiments.wordings runs/small
 
@@ -16,14 +16,14 @@ import pandas as pd
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from paraclap.evaluation.prompts import Queries
+from paraclap.evaluation.prompts import Prompts
 from paraclap.model.build import load_model
 
 FILE = Path(__file__).parent / "wordings.yaml"
 CAPTIONS = "as in captions"
 
 
-def load_wordings(path: Path = FILE) -> dict[str, Queries]:
+def load_wordings(path: Path = FILE) -> dict[str, Prompts]:
     """Read group -> class -> wordings."""
     groups = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     classes = list(next(iter(groups.values())))
     asked = {CAPTIONS: {label: (f"the speaker sounds {label}",) for label in classes}, **groups}
     rows = {
-        group: count_pieces(processor.tokenizer, [t for texts in queries.values() for t in texts])
-        for group, queries in asked.items()
+        group: count_pieces(processor.tokenizer, [t for texts in prompts.values() for t in texts])
+        for group, prompts in asked.items()
     }
     print(pd.DataFrame(rows).T.to_string())
     return 0

@@ -124,17 +124,17 @@ class CaptionSettings:
     Attributes:
         style: "sampled" (some phrases in random order, then the emotion), "published" ("speaker"
             and all phrases, as the published code does) or "emotion" (that phrase alone).
-        shares: for "sampled": descriptor -> share of captions that speak of it.
-        counts: for "sampled": probability of 0, 1, 2, ... phrases about other descriptors; a
+        label_probs: for "sampled": descriptor -> share of captions that speak of it.
+        phrase_count_probs: for "sampled": probability of 0, 1, 2, ... phrases about other descriptors; a
             caption that would be empty gets one.
         paraphrases: whether any wording of a phrase may be drawn, or always the first.
         bare: share of captions that are the bare label of `train.target` instead, its adjective or
-            its noun ("anger", "angry"), as zero-shot queries may be.
+            its noun ("anger", "angry"), as zero-shot prompts may be.
     """
 
     style: str = "sampled"
-    shares: dict[str, float] = field(default_factory=lambda: {EMOTION: 1.0})
-    counts: list[float] = field(default_factory=lambda: [0.0, 0.4, 0.3, 0.2, 0.1])
+    label_probs: dict[str, float] = field(default_factory=lambda: {EMOTION: 1.0})
+    phrase_count_probs: list[float] = field(default_factory=lambda: [0.0, 0.4, 0.3, 0.2, 0.1])
     paraphrases: bool = True
     bare: float = 0.0
 
@@ -157,9 +157,9 @@ class DataSettings:
             of a captions table of several, those rows are taken whose `corpus` is that name. A
             voice is loud or high by the edges of its table: by those of its corpus, unless one
             table of several was made without --edges-by corpus.
-        temperature: share of a corpus among the clips of an epoch: its size to the power of this;
+        sampling_exponent: share of a corpus among the clips of an epoch: its size to the power of this;
             1 takes each clip once, 0 takes as many of each corpus.
-        class_temperature: the same for the classes of `train.target` in each corpus; 0 takes as
+        class_sampling_exponent: the same for the classes of `train.target` in each corpus; 0 takes as
             many of each.
         speaker_aware: whether no two clips of a batch have the same speaker and the same class of
             `train.target`, as far as an epoch allows; clips without either count as different.
@@ -173,7 +173,7 @@ class DataSettings:
         validation_split: value of the column `split` that checkpoints are chosen on.
         validation_speakers: if no row is in that split: number of training speakers held out
             instead, drawn by the seed; 0 trains without validation.
-        packed: folder of a pack, see packed.py: the corpus as 16 kHz samples in memory-mapped
+        waveform_cache: folder of a pack, see packed.py: the corpus as 16 kHz samples in memory-mapped
             files, made before the first step and used again by later runs; None reads the files.
         crop_seconds: longest training crop [s].
         crop_seconds_min: if given, each crop has a length of its own, drawn between this [s] and
@@ -187,8 +187,8 @@ class DataSettings:
     """
 
     corpora: dict[str, CorpusSettings] = field(default_factory=dict)
-    temperature: float = 1.0
-    class_temperature: float = 1.0
+    sampling_exponent: float = 1.0
+    class_sampling_exponent: float = 1.0
     speaker_aware: bool = False
     root: str | None = None
     captions: str = "captions.parquet"
@@ -197,7 +197,7 @@ class DataSettings:
     train_split: str = "train"
     validation_split: str = "dev"
     validation_speakers: int = 2
-    packed: str | None = None
+    waveform_cache: str | None = None
     crop_seconds: float = 5.0
     crop_seconds_min: float | None = None
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -217,11 +217,11 @@ class LossSettings:
         positives: captions of the batch that match a clip: "matching" (every one that holds for it;
             one about something that is not known of the clip is neither right nor wrong) or "own"
             (the one that was drawn for it; the others count as wrong, true or not).
-        prototypes: weight of a second loss, which tells each clip from all classes of
+        class_prompts: weight of a second loss, which tells each clip from all classes of
             `train.target`, each the mean embedding of its phrases; 0 = none.
         graded: for "contrastive": share of the target of a clip that is spread over all captions of
-            the batch, by how many of their claims hold for it (the same for a caption and all
-            clips); 0 = captions that hold in every claim share it alone.
+            the batch, by how many of their attributes hold for it (the same for a caption and all
+            clips); 0 = captions that hold in every attribute share it alone.
         graded_temperature: of the softmax that spreads this share; the smaller, the less goes to
             captions that hold in part.
         hard_negatives: for "contrastive": captions that do not match count the more, the more
@@ -230,7 +230,7 @@ class LossSettings:
 
     name: str = "contrastive"
     positives: str = "matching"
-    prototypes: float = 0.0
+    class_prompts: float = 0.0
     graded: float = 0.0
     graded_temperature: float = 0.2
     hard_negatives: float = 0.0
@@ -268,7 +268,7 @@ class OptimSettings:
 
 
 @dataclass
-class TextStageSettings:
+class TextPretrainingSettings:
     """A first stage without audio, for text encoders from random weights.
 
     Such an encoder gives all captions nearly one embedding, and the contrastive loss keeps it so:
@@ -295,8 +295,8 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training clips.
-        thaw: when parts of `model.freeze` begin to learn: part -> share of the steps (below 1), or
-            number of steps (1 and more) that it stays frozen, `"train.thaw={audio: 0.3}"`. Its
+        unfreeze: when parts of `model.freeze` begin to learn: part -> share of the steps (below 1), or
+            number of steps (1 and more) that it stays frozen, `"train.unfreeze={audio: 0.3}"`. Its
             learning rate is warmed up from there, over `optim.warmup_steps`.
         batch_size: clips per step.
         bucket: whether the clips of a batch are of similar duration, and padded to the longest of
@@ -304,7 +304,7 @@ class TrainSettings:
         seed: decides initial weights, order, crops, captions and dropout.
         validate_every: steps between validations; the last step always has one.
         target: label that validation asks for.
-        queries: query set of the validation, see queries.py.
+        prompts: prompt set of the validation, see prompts.py.
         save_every: steps between checkpoints.
         save_minutes: minutes between checkpoints, beside `save_every`; 0 = by steps alone.
         keep: number of checkpoints kept; the best model has a folder of its own.
@@ -329,13 +329,13 @@ class TrainSettings:
     """
 
     epochs: int = 10
-    thaw: dict[str, float] = field(default_factory=dict)
+    unfreeze: dict[str, float] = field(default_factory=dict)
     batch_size: int = 32
     bucket: bool = False
     seed: int = 3407
     validate_every: int = 200
     target: str = "emotion"
-    queries: str = "sentence"
+    prompts: str = "sentence"
     save_every: int = 200
     save_minutes: float = 0.0
     keep: int = 2
@@ -368,7 +368,7 @@ class Settings:
     captions: CaptionSettings = field(default_factory=CaptionSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
-    text_stage: TextStageSettings = field(default_factory=TextStageSettings)
+    text_pretraining: TextPretrainingSettings = field(default_factory=TextPretrainingSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
 
 

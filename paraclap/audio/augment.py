@@ -8,7 +8,7 @@
 Whatever is drawn follows from the seed, the epoch and the row alone. A change unsettles those
 descriptors that measure what it changes: after another gain nobody knows whether the clip counts as
 loud. It is left out where the caption of the clip speaks of one of them; otherwise the clip has no
-phrases about them in this draw, so that captions of other clips do not claim them either.
+phrases about them in this draw, so that captions of other clips do not attribute them either.
 
 Resampling is soxr's and convolution scipy's. T samples.
 """

@@ -1,6 +1,6 @@
 """A corpus packed for training: 16 kHz int16 samples of many files in few, memory-mapped ones.
 
-    recordings = pack_files("/scratch/pack", "/data/RAVDESS", files)  # PackedFiles
+    recordings = cache_waveforms("/scratch/pack", "/data/RAVDESS", files)  # CachedWaveforms
     waveform = recordings.crop("Actor_01/03-01-05-01-01-01-01.wav", None, None, 5.0, place=0.5)
 
 Reading a crop is one copy, whatever the format and the rate of the file were. Each file is decoded
@@ -78,7 +78,7 @@ KNOWN = pa.schema(
 )
 
 
-class PackError(ParaCLAPError, RuntimeError):
+class WaveformCacheError(ParaCLAPError, RuntimeError):
     """A pack that cannot be read or made."""
 
 
@@ -95,7 +95,7 @@ class Place:
     flags: str
 
 
-class PackedFiles:
+class CachedWaveforms:
     """The recordings of a corpus, read from a pack as `audio.Files` reads them from their files.
 
     A file costs it about a hundred bytes of memory, and none of its worker processes a copy.
@@ -126,7 +126,7 @@ class PackedFiles:
         self._flag_texts, self._flags = _coded(place.flags for place in found)
         self._maps: dict[int, np.ndarray] = {}
         if len(np.unique(self._keys)) < len(files):
-            raise PackError("two names of files have the same hash: rename one of them")
+            raise WaveformCacheError("two names of files have the same hash: rename one of them")
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the maps out: a worker process opens its own."""
@@ -169,7 +169,7 @@ class PackedFiles:
         key = _key(file)
         row = int(np.searchsorted(self._keys, key))
         if row == len(self._keys) or self._keys[row] != key:
-            raise PackError(f"{file} was not asked for when {self.folder} was packed")
+            raise WaveformCacheError(f"{file} was not asked for when {self.folder} was packed")
         return row
 
     def _cut(self, file: str, row: int, start: Position, end: Position) -> np.ndarray:
@@ -206,9 +206,9 @@ def _coded(texts: Iterable[str]) -> tuple[list[str], np.ndarray]:
 # --- Building ------------------------------------------------------------------------------------
 
 
-def pack_files(
+def cache_waveforms(
     folder: str | Path, root: str | Path, files: Iterable[str], progress: bool = True
-) -> PackedFiles:
+) -> CachedWaveforms:
     """Return the recordings of `files`; those that the pack lacks are added to it first.
 
     Two processes may be told to pack the same at once: one of them does it.
@@ -221,7 +221,7 @@ def pack_files(
 
     Raises:
         AudioError: if files cannot be read, when all others are packed
-        PackError: if the pack cannot be written, or a file is changed meanwhile
+        WaveformCacheError: if the pack cannot be written, or a file is changed meanwhile
     """
     folder = Path(folder)
     paths = {file: resolve_inside(root, file) for file in dict.fromkeys(files)}
@@ -233,9 +233,11 @@ def pack_files(
             if missing:
                 _add(folder, missing, known, places, progress)
     except OSError as error:
-        raise PackError(f"the pack {folder} cannot be used: {error}") from error
+        raise WaveformCacheError(f"the pack {folder} cannot be used: {error}") from error
     contents = {file: known[os.fsencode(path)].content for file, path in paths.items()}
-    return PackedFiles(folder, {f: (content, places[content]) for f, content in contents.items()})
+    return CachedWaveforms(
+        folder, {f: (content, places[content]) for f, content in contents.items()}
+    )
 
 
 @dataclass(frozen=True)
@@ -306,7 +308,7 @@ def _hash(path: Path) -> _Version:
 
     Raises:
         AudioError: if it cannot be read
-        PackError: if it was changed meanwhile
+        WaveformCacheError: if it was changed meanwhile
     """
     read_duration(path)  # tells what is no sound, and why
     status = path.stat()
@@ -318,7 +320,7 @@ def _hash(path: Path) -> _Version:
 
 def _check_unchanged(path: Path, version: _Version) -> None:
     if not version.is_of(path):
-        raise PackError(f"{path} is written to while it is packed")
+        raise WaveformCacheError(f"{path} is written to while it is packed")
 
 
 @contextmanager
@@ -357,7 +359,7 @@ class _PartWriter:
 
         Raises:
             AudioError: if it cannot be read
-            PackError: if it was changed since it was hashed
+            WaveformCacheError: if it was changed since it was hashed
         """
         size, digest = self.size, self.digest.copy()
         try:
@@ -449,7 +451,7 @@ def _open_parts(folder: Path) -> dict[bytes, Place]:
         try:
             table = _read_index(path)
             used.add(_check_samples(folder, table.schema.metadata))
-        except PackError as error:
+        except WaveformCacheError as error:
             warnings.warn(f"{error}: its files are packed again", stacklevel=3)
             path.unlink()
             continue
@@ -464,15 +466,15 @@ def _read_index(path: Path) -> pa.Table:
     """Return the index of a part.
 
     Raises:
-        PackError: if it is damaged, or of another format
+        WaveformCacheError: if it is damaged, or of another format
     """
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != path.stem:
-        raise PackError(f"{path} does not have the hash of its name")
+        raise WaveformCacheError(f"{path} does not have the hash of its name")
     table = pq.read_table(io.BytesIO(content))
     found = (table.schema.metadata or {}).get(b"format")
     if found != FORMAT:
-        raise PackError(f"{path} is of format {found}, expected {FORMAT}")
+        raise WaveformCacheError(f"{path} is of format {found}, expected {FORMAT}")
     return table
 
 
@@ -480,18 +482,18 @@ def _check_samples(folder: Path, about: Mapping[bytes, bytes]) -> str:
     """Return the name of the samples of an index if they are as they were written.
 
     Raises:
-        PackError: if they are not
+        WaveformCacheError: if they are not
     """
     path = folder / about[b"samples"].decode()
     size, mtime = int(about[b"size"]), int(about[b"mtime"])
     if not path.exists():
-        raise PackError(f"{path} is missing")
+        raise WaveformCacheError(f"{path} is missing")
     if path.stat().st_size != size:
-        raise PackError(f"{path} has {path.stat().st_size} bytes, expected {size}")
+        raise WaveformCacheError(f"{path} has {path.stat().st_size} bytes, expected {size}")
     if path.stat().st_mtime_ns == mtime:
         return path.name
     if hash_file(path) != path.stem:
-        raise PackError(f"{path} does not have the hash of its name")
+        raise WaveformCacheError(f"{path} does not have the hash of its name")
     with suppress(PermissionError):  # of a pack of someone else, which is hashed each time
         os.utime(path, ns=(mtime, mtime))  # it was copied: the next opening need not hash it
     return path.name

@@ -5,7 +5,7 @@
     python app.py runs/small --edges captions.edges.json --features features.parquet --index index
     python app.py runs/small --host 0.0.0.0 --port 8080       # whoever reaches this machine
 
-Choose a file, record, or take an example of the synthetic corpus; write queries, one a line. The
+Choose a file, record, or take an example of the synthetic corpus; write prompts, one a line. The
 page shows how well each fits, over time if the recording is long, what was measured about the
 voice, and with --index the nearest of your clips. --edges says what is low and high, --features
 where a value lies among the training clips.

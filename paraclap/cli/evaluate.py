@@ -1,22 +1,22 @@
 """Ask a trained model about speech in words, and score its answers.
 
     python evaluate.py runs/small ravdess=/data/RAVDESS --speakers 21,22,23,24 -o results
-    python evaluate.py runs/small emodb=/data/emodb --queries word sentence ensemble mine.yaml
+    python evaluate.py runs/small emodb=/data/emodb --prompts word sentence ensemble mine.yaml
     python evaluate.py runs/demo data/synthetic --split test --targets emotion gender --probe
     python evaluate.py runs/small emodb=/data/emodb --retrieval emodb_captions.parquet
     python evaluate.py runs/paraclap iemocap=/data/IEMOCAP ravdess=/data/RAVDESS \
         --protocol paper --reference
     torchrun --nproc-per-node=4 evaluate.py runs/paraclap iemocap=/data/IEMOCAP
 
-Each class is asked for by a text query, or by the mean embedding of several; a clip gets the class
-whose query is nearest to it by cosine. Nothing is fitted to the corpus that is scored. A SOURCE is
+Each class is asked for by a text prompt, or by the mean embedding of several; a clip gets the class
+whose prompt is nearest to it by cosine. Nothing is fitted to the corpus that is scored. A SOURCE is
 NAME=ROOT of a known corpus, an audformat database, a table beside its audio or a folder. With a
-YAML file of `class: query` lines, classes without a line are left out, and their number is told.
+YAML file of `class: prompt` lines, classes without a line are left out, and their number is told.
 
 --targets names the columns of labels that are asked about. A label that is a number (arousal,
-valence, dominance, age) is asked for by opposed queries ("the speaker is calm", "... aroused"):
+valence, dominance, age) is asked for by opposed prompts ("the speaker is calm", "... aroused"):
 UAR and AUC tell the lowest third of the labels from the highest, Spearman's correlation follows
-them all. --protocol paper scores every corpus as the paper did: its part, its queries, its mean
+them all. --protocol paper scores every corpus as the paper did: its part, its prompts, its mean
 over sessions; --reference shows the figures in print beside ours.
 
 --retrieval finds clips by their captions and captions by their clips: a captions table of
@@ -25,7 +25,7 @@ order. --probe fits logistic regression to the audio embeddings, cross-validated
 the audio side knows, whatever the words are.
 
 Written to the output folder, NAME being the corpus (and the target, unless that is the emotion, and
-the query set, if there are several): scores.yaml (all figures, the queries and what was selected),
+the prompt set, if there are several): scores.yaml (all figures, the prompts and what was selected),
 scores.md (tables to paste), NAME.csv (truth, prediction, confidence, and one cosine per class and
 clip) and NAME.png (confusion matrix and calibration). UAR is the mean recall of the classes that
 occur (chance: one over their number); its 95 % interval resamples speakers, since clips of one
@@ -47,14 +47,14 @@ from paraclap.distributed import TIMEOUT, device_named, processes
 from paraclap.evaluation.embed import (
     BATCH_SECONDS,
 )
-from paraclap.evaluation.prompts import PUBLISHED, QUERY_SETS
+from paraclap.evaluation.prompts import PROMPT_SETS, PUBLISHED
 from paraclap.evaluation.zero_shot import (
     evaluate,
 )
 from paraclap.model.engines import ENGINES, PRECISIONS
 
 PROTOCOLS = ("paper",)
-OWN_CHOICES = ("targets", "queries", "split", "speakers")  # what a protocol decides
+OWN_CHOICES = ("targets", "prompts", "split", "speakers")  # what a protocol decides
 
 
 # --- Command line --------------------------------------------------------------------------------
@@ -89,17 +89,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("model", help="run folder, its best/ or last/, or a Hub name")
     add("sources", nargs="+", metavar="SOURCE", help="corpora, e.g. ravdess=/data/RAVDESS")
     add("-o", "--output", default="results", help="folder for scores and plots")
-    add("--queries", nargs="+", metavar="SET", help=f"{', '.join(QUERY_SETS)}, or YAML files")
+    add("--prompts", nargs="+", metavar="SET", help=f"{', '.join(PROMPT_SETS)}, or YAML files")
     add("--targets", nargs="+", metavar="COLUMN", help="labels asked for (emotion)")
     add("--split", type=_comma_list, help="only these splits, e.g. test")
     add("--speakers", type=_comma_list, help="only these speakers, e.g. 21,22,23,24")
-    add("--protocol", choices=PROTOCOLS, help="part, target and queries as published")
+    add("--protocol", choices=PROTOCOLS, help="part, target and prompts as published")
     add("--reference", action="store_true", help="show the figures in print beside ours")
     add("--retrieval", nargs="+", metavar="CAPTIONS", help="captions of each SOURCE, to retrieve")
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
     add("--cache", type=Path, default=default_cache(), help="of embeddings (%(default)s)")
     add("--no-cache", dest="cache", action="store_const", const=None, help="embed everything")
-    add("--packed", type=Path, help="folder of a pack (packed.py) to read audio from, or to make")
+    add(
+        "--waveform-cache",
+        type=Path,
+        help="folder of a pack (packed.py) to read audio from, or to make",
+    )
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--workers", type=int, default=0, help="processes that read audio")
     add("--engine", choices=ENGINES, default="eager", help="how clips are embedded, see engines.py")
@@ -111,7 +115,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         given = [f"--{name}" for name in OWN_CHOICES if getattr(options, name) is not None]
         if given:
             parser.error(f"--protocol {options.protocol} decides what {', '.join(given)} would")
-    options.queries = options.queries or [PUBLISHED]
+    options.prompts = options.prompts or [PUBLISHED]
     options.targets = options.targets or ["emotion"]
     if options.retrieval and len(options.retrieval) != len(options.sources):
         parser.error(

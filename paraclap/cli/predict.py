@@ -1,28 +1,28 @@
 r"""Ask a trained model about recordings in words.
 
-    python predict.py runs/small clip.wav --queries angry calm bored \
+    python predict.py runs/small clip.wav --prompts angry calm bored \
         --template "the speaker sounds {}"
-    python predict.py runs/small recordings/ "more/**/*.flac" --queries angry calm -o answers.csv
-    find . -name "*.mp3" | python predict.py runs/small - --queries angry calm --format json
-    python predict.py runs/small meeting.flac --windows 3 --hop 1 --queries angry calm \
+    python predict.py runs/small recordings/ "more/**/*.flac" --prompts angry calm -o answers.csv
+    find . -name "*.mp3" | python predict.py runs/small - --prompts angry calm --format json
+    python predict.py runs/small meeting.flac --windows 3 --hop 1 --prompts angry calm \
         --plot timelines
     arecord -q -t raw -f S16_LE -r 16000 -c 1 | \
-        python predict.py runs/small --stdin-pcm 16000 --windows 3 --hop 1 --queries angry calm
+        python predict.py runs/small --stdin-pcm 16000 --windows 3 --hop 1 --prompts angry calm
     python predict.py runs/small clip.wav --describe --edges captions.edges.json
-    python predict.py --onnx out/small-onnx clip.wav --queries angry calm
+    python predict.py --onnx out/small-onnx clip.wav --prompts angry calm
 
 What is asked about: audio files, folders, patterns in quotes (** for any folders), tables of
 segments (.csv, .tsv, .parquet with file, start, end [s]), sources as evaluate.py takes them, and -
-for a list of these on stdin, one a line. --queries takes texts, or one YAML file of lines
-`name: query` or `name: [wording, wording]`.
+for a list of these on stdin, one a line. --prompts takes texts, or one YAML file of lines
+`name: prompt` or `name: [wording, wording]`.
 
-Columns: `best` is the query whose cosine with the clip is largest. `probability.QUERY` is the
-softmax over the given queries of the cosines times the model's learned scale: it tells which of
-them fits best, given that one does; it adds up to 1 even if all are wrong, and a single query
+Columns: `best` is the prompt whose cosine with the clip is largest. `probability.QUERY` is the
+softmax over the given prompts of the cosines times the model's learned scale: it tells which of
+them fits best, given that one does; it adds up to 1 even if all are wrong, and a single prompt
 always gets 1. `none_of_these` is what a class more would get, that of sentences which are true of
-any speech ("a person is speaking", "speech", ...): near 1, no query fits better than saying
+any speech ("a person is speaking", "speech", ...): near 1, no prompt fits better than saying
 nothing. It does not tell whether there is speech. `cosine.QUERY` does not depend on the other
-queries, and can be compared between clips. CSV and JSON hold all of them, and `error` for clips
+prompts, and can be compared between clips. CSV and JSON hold all of them, and `error` for clips
 that could not be read; the table on screen holds the probabilities.
 
 --windows SECONDS asks about every window of a recording of any length, in bounded memory. Windows
@@ -58,9 +58,9 @@ from paraclap.audio.reading import (
 from paraclap.corpora.readers import CorpusError
 from paraclap.corpora.table import SOURCE_FORMS, read_clips
 from paraclap.evaluation.embed import BATCH_SECONDS
-from paraclap.evaluation.prompts import QUERY_FILES, load_queries
+from paraclap.evaluation.prompts import PROMPT_FILES, load_prompts
 from paraclap.files import write_text
-from paraclap.inference.api import ParaCLAP, Queries
+from paraclap.inference.api import ParaCLAP, Prompts
 from paraclap.inference.predict import (
     FORMATS,
     answer_clips,
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         paraclap = ParaCLAP.from_pretrained(options.model, options.device, options.batch_seconds)
     if options.describe:
         return _describe(paraclap, clips, options.edges, dict(options.group))
-    question = paraclap.ask(_queries(options.queries), options.template)
+    question = paraclap.ask(_prompts(options.prompts), options.template)
     if options.stdin_pcm:
         place = (sys.stdin.buffer, options.stdin_pcm)
         answers = answer_stream(paraclap, *place, question, options.windows, options.hop)
@@ -149,10 +149,10 @@ def _read_arguments(arguments: Sequence[str]) -> pd.DataFrame:
     return clips
 
 
-def _queries(given: Sequence[str]) -> Queries:
+def _prompts(given: Sequence[str]) -> Prompts:
     """Return texts, or the content of a YAML file."""
-    is_file = len(given) == 1 and Path(given[0]).suffix in QUERY_FILES
-    return load_queries(given[0]) if is_file else given
+    is_file = len(given) == 1 and Path(given[0]).suffix in PROMPT_FILES
+    return load_prompts(given[0]) if is_file else given
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -162,8 +162,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", nargs="?", metavar="MODEL", help="run folder, model folder or Hub name")
     add("audio", nargs="*", metavar="AUDIO", help=f"files, patterns, -, {SOURCE_FORMS}")
-    add("--queries", nargs="+", metavar="TEXT", help="what is asked for, or one YAML file")
-    add("--template", default="{}", help='put around each query, e.g. "the speaker sounds {}"')
+    add("--prompts", nargs="+", metavar="TEXT", help="what is asked for, or one YAML file")
+    add("--template", default="{}", help='put around each prompt, e.g. "the speaker sounds {}"')
     add("-o", "--output", type=Path, help="file; .csv, .json and .jsonl tell the format")
     add("--format", choices=FORMATS, help="of the output (table; json is one list)")
     add("--windows", type=float, metavar="SECONDS", help="ask about windows of this length")
@@ -198,7 +198,7 @@ def _problems(options: argparse.Namespace) -> Iterator[str | bool]:
     size, hop = options.windows, options.hop
     given = bool(options.audio), options.stdin_pcm is not None
     yield sum(given) != 1 and "give either AUDIO or --stdin-pcm"
-    yield options.describe == bool(options.queries) and "give either --queries or --describe"
+    yield options.describe == bool(options.prompts) and "give either --prompts or --describe"
     yield options.describe and not options.edges and "--describe needs --edges captions.edges.json"
     yield options.describe and given[1] and "--describe reads files"
     yield bool(options.group) and not options.describe and "--group needs --describe"

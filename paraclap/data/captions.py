@@ -15,8 +15,8 @@ PHRASE_COLUMNS = ["captions", "caption_descriptors"]
 
 
 Phrases = Mapping[str, Sequence[str]]  # descriptor -> wordings
-Claim = tuple[str, str]  # descriptor, first wording
-Words = Mapping[Claim, Sequence[str]]  # claim -> bare words that say the same
+Attribute = tuple[str, str]  # descriptor, first wording
+Words = Mapping[Attribute, Sequence[str]]  # attribute -> bare words that say the same
 
 
 def group_phrases(captions: Sequence[str], descriptors: Sequence[str]) -> dict[str, list[str]]:
@@ -58,7 +58,7 @@ class Caption:
     """A text about a clip, and what it says, whatever the wording."""
 
     text: str
-    claims: tuple[Claim, ...]
+    attributes: tuple[Attribute, ...]
 
 
 def draw_caption(
@@ -77,10 +77,12 @@ def draw_caption(
     if settings.style not in STYLES:
         raise ValueError(f"captions.style is {settings.style!r}, expected one of {sorted(STYLES)}")
     if settings.bare and rng.random() < settings.bare:
-        claims = [claim for claim in _claims(phrases, phrases) if claim in (words or {})]
-        if claims:
-            claim = claims[rng.integers(len(claims))]
-            return Caption(words[claim][rng.integers(len(words[claim]))], (claim,))
+        attributes = [
+            attribute for attribute in _claims(phrases, phrases) if attribute in (words or {})
+        ]
+        if attributes:
+            attribute = attributes[rng.integers(len(attributes))]
+            return Caption(words[attribute][rng.integers(len(words[attribute]))], (attribute,))
     return STYLES[settings.style](phrases, settings, rng)
 
 
@@ -94,11 +96,11 @@ def compose_caption(
 
 def _sampled(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
     """Phrases without repetition, then those of labels, as the paper designed it."""
-    told = [n for n, share in settings.shares.items() if rng.random() < share and n in phrases]
-    others = [name for name in phrases if name not in settings.shares]
+    told = [n for n, share in settings.label_probs.items() if rng.random() < share and n in phrases]
+    others = [name for name in phrases if name not in settings.label_probs]
     if not others and not told:
         others = list(phrases)
-    count = int(rng.choice(len(settings.counts), p=settings.counts))
+    count = int(rng.choice(len(settings.phrase_count_probs), p=settings.phrase_count_probs))
     count = min(count if told else max(count, 1), len(others))
     chosen = [others[i] for i in rng.permutation(len(others))[:count]]
     return compose_caption(phrases, [*chosen, *told], settings, rng)
@@ -120,22 +122,24 @@ def _wording(wordings: Sequence[str], settings: CaptionSettings, rng: np.random.
     return wordings[rng.integers(len(wordings))] if settings.paraphrases else wordings[0]
 
 
-def _claims(phrases: Phrases, names: Iterable[str]) -> tuple[Claim, ...]:
+def _claims(phrases: Phrases, names: Iterable[str]) -> tuple[Attribute, ...]:
     return tuple((name, phrases[name][0]) for name in sorted(names))
 
 
-def agreement(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> torch.Tensor:
-    """How much of what captions claim holds for clips: (B, K).
+def match_matrix(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> torch.Tensor:
+    """How much of what captions attribute holds for clips: (B, K).
 
-    1 where every claim holds. Where a claim is wrong: the share of those that hold among the claims
+    1 where every attribute holds. Where a attribute is wrong: the share of those that hold among the attributes
     about descriptors that the clip has, so less than 1. NaN where none is wrong but one is about a
     descriptor that the clip lacks: whether such a caption is true of the clip is not known.
     """
-    claims = sorted({claim for caption in captions for claim in caption.claims})
+    attributes = sorted({attribute for caption in captions for attribute in caption.attributes})
     facts = [set(_claims(p, p)) for p in phrases]
-    told = _table([[claim in caption.claims for claim in claims] for caption in captions])
-    known = _table([[name in p for name, _ in claims] for p in phrases])
-    holds = _table([[claim in fact for claim in claims] for fact in facts])
+    told = _table(
+        [[attribute in caption.attributes for attribute in attributes] for caption in captions]
+    )
+    known = _table([[name in p for name, _ in attributes] for p in phrases])
+    holds = _table([[attribute in fact for attribute in attributes] for fact in facts])
     right, judged, total = holds @ told.T, known @ told.T, told.sum(dim=1)
     return torch.where((right == judged) & (judged < total), torch.nan, right / judged)
 
@@ -146,7 +150,7 @@ def _table(rows: Sequence[Sequence[bool]]) -> torch.Tensor:
 
 def equal_captions(captions: Sequence[Caption]) -> torch.Tensor:
     """Which captions say the same in any wording and order: (K, K), 1 where they do."""
-    return torch.tensor([[float(a.claims == b.claims) for b in captions] for a in captions])
+    return torch.tensor([[float(a.attributes == b.attributes) for b in captions] for a in captions])
 
 
 STYLES: dict[str, Callable[[Phrases, CaptionSettings, np.random.Generator], Caption]] = {

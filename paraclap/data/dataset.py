@@ -24,9 +24,9 @@ from paraclap.data.captions import (
     ClipPhrases,
     Phrases,
     Words,
-    agreement,
     compose_caption,
     draw_caption,
+    match_matrix,
 )
 from paraclap.settings import AugmentSettings, CaptionSettings
 
@@ -133,7 +133,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         rng = np.random.default_rng([self.seed, step])
         rows = rng.integers(len(self), size=size)
         free = [self._caption(row, rng) for row in rows[: size // 2]]
-        names = [name for name, _ in free[0].claims]
+        names = [name for name, _ in free[0].attributes]
         alike = [self.phrases[row] for row in rows[size // 2 :]]
         return free + [
             compose_caption(phrases, rng.permutation(names), self.settings, rng)
@@ -161,7 +161,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         phrases = self.phrases[row]
         rng = np.random.default_rng([self.seed, *draw])
         caption = self._caption(row, rng)
-        drawn = self.augmenter.draw(draw, [name for name, _ in caption.claims])
+        drawn = self.augmenter.draw(draw, [name for name, _ in caption.attributes])
         known = {name: texts for name, texts in phrases.items() if not drawn.unsettles(name)}
         return {"row": row, "caption": caption, "phrases": known}, rng, drawn
 
@@ -289,7 +289,7 @@ class Collate:
         Of B items, b belong to this process, and their audio becomes tensors, if it was read. `row`
         is that of all, `own` are the places of the b among them. `matches` are two: how far each
         caption is true of each own clip (b, B), and each own caption of each clip (b, B), by
-        `agreement`.
+        `match_matrix`.
         """
         own = [place for place, item in enumerate(items) if item.get("own", True)]
         batch = dict(self._audio([items[place] for place in own]))
@@ -324,7 +324,7 @@ def _matches(
     phrases: Sequence[Phrases], captions: Sequence[Caption], own: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """How far captions are true of own clips, and own captions of clips: each (b, B)."""
-    of_clips = agreement([phrases[place] for place in own], captions)
+    of_clips = match_matrix([phrases[place] for place in own], captions)
     if len(own) == len(captions):
         return of_clips, of_clips.T
-    return of_clips, agreement(phrases, [captions[place] for place in own]).T
+    return of_clips, match_matrix(phrases, [captions[place] for place in own]).T

@@ -28,12 +28,12 @@ def shuffled(rows: int, seed: int) -> Draws:
 
 def mixed(
     sizes: Sequence[int],
-    temperature: float,
+    exponent: float,
     seed: int,
     labels: Sequence[str] = (),
-    class_temperature: float = 1.0,
+    class_sampling_exponent: float = 1.0,
 ) -> Draws:
-    """Draw from several corpora, each in a share of its size to the power of `temperature`.
+    """Draw from several corpora, each in a share of its size to the power of `exponent`.
 
     The share of a corpus is divided among its classes in the same way. An epoch draws as many rows
     as there are. Each part goes through its rows again and again, in another order each time, from
@@ -42,17 +42,17 @@ def mixed(
 
     Args:
         sizes: rows of each corpus; they follow each other in the table.
-        temperature: 1 is as `shuffled`, 0 draws as many rows of each corpus.
+        exponent: 1 is as `shuffled`, 0 draws as many rows of each corpus.
         seed: of the run.
-        labels: class of each row, in any order; not needed for a `class_temperature` of 1.
-        class_temperature: 0 draws as many rows of each class of a corpus.
+        labels: class of each row, in any order; not needed for a `class_sampling_exponent` of 1.
+        class_sampling_exponent: 0 draws as many rows of each class of a corpus.
     """
-    if (len(sizes) == 1 or temperature == 1) and class_temperature == 1:
+    if (len(sizes) == 1 or exponent == 1) and class_sampling_exponent == 1:
         return shuffled(sum(sizes), seed)
     parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-    counts = mixture_counts(sizes, temperature)
-    if class_temperature != 1:
-        parts, counts = _by_class(parts, counts, np.asarray(labels), class_temperature)
+    counts = mixture_counts(sizes, exponent)
+    if class_sampling_exponent != 1:
+        parts, counts = _by_class(parts, counts, np.asarray(labels), class_sampling_exponent)
 
     def draws(epoch: int) -> np.ndarray:
         drawn = np.concatenate(
@@ -67,7 +67,7 @@ def mixed(
 
 
 def _by_class(
-    corpora: Sequence[np.ndarray], counts: Sequence[int], labels: np.ndarray, temperature: float
+    corpora: Sequence[np.ndarray], counts: Sequence[int], labels: np.ndarray, exponent: float
 ) -> tuple[list[np.ndarray], list[int]]:
     """Rows of each class of each corpus, and how many of them an epoch draws."""
     parts: list[np.ndarray] = []
@@ -75,14 +75,14 @@ def _by_class(
     for rows, count in zip(corpora, counts, strict=True):
         _, codes, sizes = np.unique(labels[rows], return_inverse=True, return_counts=True)
         parts += [rows[codes == code] for code in range(len(sizes))]
-        divided += mixture_counts(sizes.tolist(), temperature, count)
+        divided += mixture_counts(sizes.tolist(), exponent, count)
     return parts, divided
 
 
-def mixture_counts(sizes: Sequence[int], temperature: float, total: int | None = None) -> list[int]:
+def mixture_counts(sizes: Sequence[int], exponent: float, total: int | None = None) -> list[int]:
     """Rows that an epoch draws of each part; they add up to `total`, None = to all rows."""
     total = sum(sizes) if total is None else total
-    weights = np.array(sizes, np.float64) ** temperature
+    weights = np.array(sizes, np.float64) ** exponent
     exact = weights / weights.sum() * total
     counts = np.floor(exact).astype(int)
     left_over = np.argsort(counts - exact, kind="stable")[: total - counts.sum()]

@@ -64,7 +64,7 @@ def embed_texts(
 def embed_classes(
     model: ParaCLAPModel,
     processor: ParaCLAPProcessor,
-    queries: Mapping[str, Sequence[str]],
+    prompts: Mapping[str, Sequence[str]],
 ) -> torch.Tensor:
     """Embed classes as the mean of the embeddings of their wordings: (K, D), unit length.
 
@@ -72,12 +72,12 @@ def embed_classes(
         TypeError: if the wordings of a class are one text, expected a sequence of texts.
         ValueError: if two classes share a wording.
     """
-    if any(isinstance(wordings, str) for wordings in queries.values()):
-        raise TypeError(f"expected several wordings of each class, or one in a tuple: {queries}")
-    texts = [text for wordings in queries.values() for text in wordings]
+    if any(isinstance(wordings, str) for wordings in prompts.values()):
+        raise TypeError(f"expected several wordings of each class, or one in a tuple: {prompts}")
+    texts = [text for wordings in prompts.values() for text in wordings]
     if len(set(texts)) < len(texts):
-        raise ValueError(f"two classes share a query: {dict(queries)}")
-    sizes = [len(wordings) for wordings in queries.values()]
+        raise ValueError(f"two classes share a prompt: {dict(prompts)}")
+    sizes = [len(wordings) for wordings in prompts.values()]
     parts = embed_texts(model, processor, texts).split(sizes)
     return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
 

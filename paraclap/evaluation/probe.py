@@ -1,7 +1,7 @@
 """What the audio tower knows: a linear classifier of its embeddings, tested on other speakers.
 
-A zero-shot score depends on the query as much as on the audio side. If a linear probe, which sees
-labels, does well where the query does badly, the voice is understood and the words are not.
+A zero-shot score depends on the prompt as much as on the audio side. If a linear probe, which sees
+labels, does well where the prompt does badly, the voice is understood and the words are not.
 """
 
 from collections.abc import Sequence

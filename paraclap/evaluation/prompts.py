@@ -1,12 +1,12 @@
-"""How a class is asked for: prompt sets as data, and files of your own queries.
+"""How a class is asked for: prompt sets as data, and files of your own prompts.
 
-A prompt set gives every class of a target (emotion, gender, arousal, ...) one query or several. The
+A prompt set gives every class of a target (emotion, gender, arousal, ...) one prompt or several. The
 answers to several are combined by the mean of their embeddings, a *prompt ensemble* (Radford et
 al., "Learning transferable visual models from natural language supervision", 2021, section 3.1.4)::
 
-    queries_for(table, "emotion", "sentence")  # {"anger": ("the speaker sounds angry",), ...}
-    queries_for(table, "emotion", "ensemble")  # the wordings of every other set, paper's excepted
-    queries_for(table, "emotion", "mine.yaml")  # lines `class: query` or `class: [query, query]`
+    prompts_for(table, "emotion", "sentence")  # {"anger": ("the speaker sounds angry",), ...}
+    prompts_for(table, "emotion", "ensemble")  # the wordings of every other set, paper's excepted
+    prompts_for(table, "emotion", "mine.yaml")  # lines `class: prompt` or `class: [prompt, prompt]`
 
 The set ``published`` asks in the words of the paper where it asked the corpus (the field
 ``published`` of CORPORA), and with the bare label elsewhere (a number with its ``word``).
@@ -25,12 +25,12 @@ from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.readers import CorpusError
 from paraclap.corpora.table import HIGH, LOW, MIDDLE, scored_classes
 
-Queries = dict[str, tuple[str, ...]]
+Prompts = dict[str, tuple[str, ...]]
 """Class -> wordings."""
 
 PUBLISHED = "published"
 ENSEMBLE = "ensemble"
-QUERY_FILES = (".yaml", ".yml")
+PROMPT_FILES = (".yaml", ".yml")
 
 EMOTION_FORMS = (
     # adjective, noun, further forms that corpora use for the same label
@@ -176,16 +176,16 @@ PLAIN_PROMPTS = {
 }
 """Prompt set -> template for targets and classes that the tables above do not know."""
 
-QUERY_SETS = (PUBLISHED, *PLAIN_PROMPTS, ENSEMBLE)
+PROMPT_SETS = (PUBLISHED, *PLAIN_PROMPTS, ENSEMBLE)
 
 OPPOSED = (LOW, HIGH)
 """Classes that are asked for where the label is a number."""
 
 
-def queries_for(
-    table: pd.DataFrame, target: str = "emotion", query_set: str = PUBLISHED
-) -> Queries:
-    """Return the queries of each class.
+def prompts_for(
+    table: pd.DataFrame, target: str = "emotion", prompt_set: str = PUBLISHED
+) -> Prompts:
+    """Return the prompts of each class.
 
     A corpus of CORPORA brings all of its classes, even such that no row has; gender brings both of
     its classes and a number its two poles. For everything else the classes of the table are asked
@@ -194,23 +194,23 @@ def queries_for(
     Args:
         table: corpus table
         target: column of labels
-        query_set: one of QUERY_SETS, or a YAML file of `class: query`
+        prompt_set: one of PROMPT_SETS, or a YAML file of `class: prompt`
 
     Raises:
-        CorpusError: if the query set is not known, or the target cannot be asked for
+        CorpusError: if the prompt set is not known, or the target cannot be asked for
     """
-    if Path(query_set).suffix in QUERY_FILES:
-        return load_queries(query_set)
-    if query_set not in QUERY_SETS:
+    if Path(prompt_set).suffix in PROMPT_FILES:
+        return load_prompts(prompt_set)
+    if prompt_set not in PROMPT_SETS:
         raise CorpusError(
-            f"{query_set} is no query set, expected one of {list(QUERY_SETS)} or a YAML file"
+            f"{prompt_set} is no prompt set, expected one of {list(PROMPT_SETS)} or a YAML file"
         )
-    if query_set == PUBLISHED and pd.api.types.is_numeric_dtype(table.get(target)):
-        query_set = "word"  # the paper asked for no number, and `low` alone says nothing
+    if prompt_set == PUBLISHED and pd.api.types.is_numeric_dtype(table.get(target)):
+        prompt_set = "word"  # the paper asked for no number, and `low` alone says nothing
     corpus = CORPORA.get(table.attrs.get("corpus"))
     published = corpus.published if corpus and target == corpus.target else {}
     return {
-        label: word_class(label, target, query_set, published)
+        label: word_class(label, target, prompt_set, published)
         for label in _classes(table, target, published)
     }
 
@@ -225,16 +225,16 @@ def _classes(table: pd.DataFrame, target: str, published: Mapping[str, str]) -> 
 
 
 def word_class(
-    label: str, target: str, query_set: str, published: Mapping[str, str] | None = None
+    label: str, target: str, prompt_set: str, published: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
-    """Return the wordings of one class in one of QUERY_SETS; only the ensemble has several."""
-    if query_set == PUBLISHED:
+    """Return the wordings of one class in one of PROMPT_SETS; only the ensemble has several."""
+    if prompt_set == PUBLISHED:
         return ((published or {}).get(label, label),)
     words = {"label": label, "target": target.replace("_", " ")}
     templates, known = PLAIN_PROMPTS, WORDS.get(target, {}).get(label.lower())
     if known is not None:
         templates, words = PROMPTS[target], {**words, **known}
-    names = templates if query_set == ENSEMBLE else [query_set]
+    names = templates if prompt_set == ENSEMBLE else [prompt_set]
     return tuple(dict.fromkeys(templates[name].format(**words) for name in names))
 
 
@@ -244,8 +244,8 @@ def bare_words(label: str, target: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((label, *known.values())))
 
 
-def load_queries(path: str | Path) -> Queries:
-    """Return the queries of a YAML file: `class: query` or `class: [query, query]` on each line.
+def load_prompts(path: str | Path) -> Prompts:
+    """Return the prompts of a YAML file: `class: prompt` or `class: [prompt, prompt]` on each line.
 
     Raises:
         CorpusError: if it is not such a file
@@ -255,14 +255,14 @@ def load_queries(path: str | Path) -> Queries:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict) or not content:
-        raise CorpusError(f"{path} holds {type(content).__name__}, expected lines `class: query`")
-    queries = {}
-    for label, query in content.items():
-        wordings = tuple(query) if isinstance(query, list) else (query,)
+        raise CorpusError(f"{path} holds {type(content).__name__}, expected lines `class: prompt`")
+    prompts = {}
+    for label, prompt in content.items():
+        wordings = tuple(prompt) if isinstance(prompt, list) else (prompt,)
         if not (isinstance(label, str) and _are_texts(wordings)):
-            raise CorpusError(f"{path}: {label!r}: {query!r} must both be text (use quotes)")
-        queries[label] = wordings
-    return queries
+            raise CorpusError(f"{path}: {label!r}: {prompt!r} must both be text (use quotes)")
+        prompts[label] = wordings
+    return prompts
 
 
 def _are_texts(wordings: Sequence[object]) -> bool:

@@ -17,7 +17,7 @@ Figures = Mapping[str, Any]
 NOTHING = "-"
 READING = (
     "UAR: mean recall of the classes that occur; in brackets a 95 % interval of a bootstrap over "
-    "speakers. ECE: expected calibration error. AUC, Spearman: opposed queries, no threshold."
+    "speakers. ECE: expected calibration error. AUC, Spearman: opposed prompts, no threshold."
 )
 TIMELINE_POINTS = 100  # more than twice as many windows are drawn as means
 DIRECTIONS = {"text_to_audio": "caption to speech", "audio_to_text": "speech to caption"}
@@ -36,7 +36,7 @@ def score_rows(
     probes: Mapping[str, Figures] | None = None,
     references: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
-    """Lay figures out, one row per corpus, target and query set; empty columns are left out.
+    """Lay figures out, one row per corpus, target and prompt set; empty columns are left out.
 
     Args:
         scores: name -> figures of evaluate.py.
@@ -101,7 +101,7 @@ def _retrieval_row(
     return {
         "corpus": name,
         "direction": direction,
-        "queries": str(figures["queries"]),
+        "prompts": str(figures["prompts"]),
         "items": str(figures["items"]),
         "R@1 [95 %]": with_interval(figures["R@1"], interval),
         "R@5": f"{figures['R@5']:.3f}",
@@ -161,16 +161,16 @@ def plot_confusion(answers: pd.DataFrame, classes: Sequence[str], title: str) ->
 
 
 def plot_similarities(answers: pd.DataFrame, title: str) -> Figure:
-    """Draw how near clips of each class are to each query: mean cosines.
+    """Draw how near clips of each class are to each prompt: mean cosines.
 
     Args:
-        answers: `truth` of each clip, and its cosine with each query, `score.QUERY`.
+        answers: `truth` of each clip, and its cosine with each prompt, `score.QUERY`.
         title: of the picture.
     """
     prefix = "score."
     cosines = answers.filter(regex=f"^{re.escape(prefix)}").groupby(answers["truth"]).mean()
-    queries = [column.removeprefix(prefix) for column in cosines]
-    order = [name for name in queries if name in cosines.index]
+    prompts = [column.removeprefix(prefix) for column in cosines]
+    order = [name for name in prompts if name in cosines.index]
     cosines = cosines.loc[[*order, *sorted(set(cosines.index) - set(order))]]
     figure, axes = _matrix_figure(*cosines.shape, title)
     shown = axes.imshow(cosines, cmap="viridis", aspect="auto")
@@ -178,9 +178,9 @@ def plot_similarities(answers: pd.DataFrame, title: str) -> Figure:
     for (row, column), cosine in np.ndenumerate(cosines.to_numpy()):
         colour = "black" if cosine > middle else "white"
         axes.text(column, row, f"{cosine:.2f}", ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(queries)), queries, rotation=45, ha="right")
+    axes.set_xticks(range(len(prompts)), prompts, rotation=45, ha="right")
     axes.set_yticks(range(len(cosines)), cosines.index)
-    axes.set(xlabel="query", ylabel="truth", title="mean cosine of clips and query")
+    axes.set(xlabel="prompt", ylabel="truth", title="mean cosine of clips and prompt")
     figure.colorbar(shown, ax=axes)
     return figure
 
@@ -234,14 +234,14 @@ def _mean_of_near(values: pd.Series, windows: int) -> pd.Series:
 
 
 def plot_timeline(answers: pd.DataFrame, title: str) -> Figure:
-    """Draw the probability of each query over time.
+    """Draw the probability of each prompt over time.
 
     Of a long recording, lines are means over neighbouring windows, and each window is faint behind
     them.
 
     Args:
         answers: one row for each window, in order: `start` and `end` [s], `none_of_these`, and
-            `probability.QUERY` of each query.
+            `probability.QUERY` of each prompt.
         title: of the picture.
     """
     prefix = "probability."

@@ -1,22 +1,22 @@
 """Ask a trained model about speech in words, and score its answers.
 
     python evaluate.py runs/small ravdess=/data/RAVDESS --speakers 21,22,23,24 -o results
-    python evaluate.py runs/small emodb=/data/emodb --queries word sentence ensemble mine.yaml
+    python evaluate.py runs/small emodb=/data/emodb --prompts word sentence ensemble mine.yaml
     python evaluate.py runs/demo data/synthetic --split test --targets emotion gender --probe
     python evaluate.py runs/small emodb=/data/emodb --retrieval emodb_captions.parquet
     python evaluate.py runs/paraclap iemocap=/data/IEMOCAP ravdess=/data/RAVDESS \
         --protocol paper --reference
     torchrun --nproc-per-node=4 evaluate.py runs/paraclap iemocap=/data/IEMOCAP
 
-Each class is asked for by a text query, or by the mean embedding of several; a clip gets the class
-whose query is nearest to it by cosine. Nothing is fitted to the corpus that is scored. A SOURCE is
+Each class is asked for by a text prompt, or by the mean embedding of several; a clip gets the class
+whose prompt is nearest to it by cosine. Nothing is fitted to the corpus that is scored. A SOURCE is
 NAME=ROOT of a known corpus, an audformat database, a table beside its audio or a folder. With a
-YAML file of `class: query` lines, classes without a line are left out, and their number is told.
+YAML file of `class: prompt` lines, classes without a line are left out, and their number is told.
 
 --targets names the columns of labels that are asked about. A label that is a number (arousal,
-valence, dominance, age) is asked for by opposed queries ("the speaker is calm", "... aroused"):
+valence, dominance, age) is asked for by opposed prompts ("the speaker is calm", "... aroused"):
 UAR and AUC tell the lowest third of the labels from the highest, Spearman's correlation follows
-them all. --protocol paper scores every corpus as the paper did: its part, its queries, its mean
+them all. --protocol paper scores every corpus as the paper did: its part, its prompts, its mean
 over sessions; --reference shows the figures in print beside ours.
 
 --retrieval finds clips by their captions and captions by their clips: a captions table of
@@ -25,7 +25,7 @@ order. --probe fits logistic regression to the audio embeddings, cross-validated
 the audio side knows, whatever the words are.
 
 Written to the output folder, NAME being the corpus (and the target, unless that is the emotion, and
-the query set, if there are several): scores.yaml (all figures, the queries and what was selected),
+the prompt set, if there are several): scores.yaml (all figures, the prompts and what was selected),
 scores.md (tables to paste), NAME.csv (truth, prediction, confidence, and one cosine per class and
 clip) and NAME.png (confusion matrix and calibration). UAR is the mean recall of the classes that
 occur (chance: one over their number); its 95 % interval resamples speakers, since clips of one
@@ -48,7 +48,7 @@ import torch
 import yaml
 
 from paraclap.audio.reading import Files, Recordings
-from paraclap.audio.waveform_cache import pack_files
+from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.readers import CorpusError
 from paraclap.corpora.table import HIGH, LOW, read_corpus, scored_classes
@@ -71,7 +71,7 @@ from paraclap.evaluation.metrics import (
     score_retrieval,
 )
 from paraclap.evaluation.probe import probe
-from paraclap.evaluation.prompts import PUBLISHED, queries_for
+from paraclap.evaluation.prompts import PUBLISHED, prompts_for
 from paraclap.evaluation.report import (
     markdown_page,
     plot_answers,
@@ -94,13 +94,13 @@ class Question:
     Attributes:
         name: of its figures and files.
         target: column of labels.
-        query_set: name of a query set, or a YAML file.
+        prompt_set: name of a prompt set, or a YAML file.
         averaged_over: column whose values are scored apart, and then averaged; None = all at once.
     """
 
     name: str
     target: str
-    query_set: str
+    prompt_set: str
     averaged_over: str | None = None
 
 
@@ -123,16 +123,16 @@ def classify(
     processor: ParaCLAPProcessor,
     index: pd.Index,
     audio: np.ndarray,
-    queries: Mapping[str, Sequence[str]],
+    prompts: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
-    """Give each clip the class whose query is nearest.
+    """Give each clip the class whose prompt is nearest.
 
     Args:
         model: in evaluation mode.
         processor: of the model.
         index: of the clips (B,).
         audio: their embeddings (B, D).
-        queries: class -> wordings, whose embeddings are averaged.
+        prompts: class -> wordings, whose embeddings are averaged.
 
     Returns:
         `prediction`, `confidence` (probability of that class: softmax of the scaled cosines) and
@@ -141,10 +141,10 @@ def classify(
     Raises:
         ValueError: if two classes share a wording.
     """
-    cosines = audio @ embed_classes(model, processor, queries).numpy().T
-    answers = pd.DataFrame(cosines, index, [f"score.{name}" for name in queries])
+    cosines = audio @ embed_classes(model, processor, prompts).numpy().T
+    answers = pd.DataFrame(cosines, index, [f"score.{name}" for name in prompts])
     best = probabilities_of(model, cosines).max(axis=1)
-    prediction = np.array(list(queries), dtype=object)[cosines.argmax(axis=1)]
+    prediction = np.array(list(prompts), dtype=object)[cosines.argmax(axis=1)]
     answers.insert(0, "prediction", prediction)
     answers.insert(1, "confidence", best)
     return answers
@@ -155,7 +155,7 @@ def answer(
     processor: ParaCLAPProcessor,
     table: pd.DataFrame,
     recordings: str | Path | Recordings,
-    queries: Mapping[str, Sequence[str]],
+    prompts: Mapping[str, Sequence[str]],
     clips: ClipDataset | None = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -166,7 +166,7 @@ def answer(
         processor: of the model.
         table: corpus table whose index names the clips.
         recordings: folder of the clips, or where else they are read.
-        queries: class -> wordings.
+        prompts: class -> wordings.
         clips: the same clips, read in another way; None = from their files.
         options: of `embeddings.embed_clips`.
 
@@ -177,7 +177,7 @@ def answer(
     model.eval()
     clips = clips or ClipDataset(table, recordings)
     audio = embed_clips(model, processor, clips, **options)
-    answers = classify(model, processor, table.index, audio.numpy(), queries)
+    answers = classify(model, processor, table.index, audio.numpy(), prompts)
     model.train(was_training)
     return answers
 
@@ -199,35 +199,35 @@ def evaluate_target(
         question: what is asked.
 
     Returns:
-        Figures of `scoring.score`, with `calibration`, `target`, `query_set`, `queries`,
-        `unused_queries` (classes that no clip has), `left_out` (clips without a label or a query),
+        Figures of `scoring.score`, with `calibration`, `target`, `prompt_set`, `prompts`,
+        `unused_prompts` (classes that no clip has), `exclude` (clips without a label or a prompt),
         for two opposed classes those of `score_poles`, and for numbers those of `score_numbers`;
         and the answers with their truth.
     """
-    queries = queries_for(table, question.target, question.query_set)
+    prompts = prompts_for(table, question.target, question.prompt_set)
     labels = scored_classes(table, question.target)
-    asked = labels.isin(list(queries)).to_numpy()
+    asked = labels.isin(list(prompts)).to_numpy()
     if not asked.any():
         raise CorpusError(
             f"no clip of {table.attrs['name']} has a {question.target} that is asked for"
         )
     kept, truth = table[asked], labels[asked]
-    answers = classify(model, processor, kept.index, audio[asked], queries)
+    answers = classify(model, processor, kept.index, audio[asked], prompts)
     answers.insert(0, "truth", truth)
     speakers, groups = known_speakers(kept), question.averaged_over
     figures = score(
         truth, answers["prediction"], speakers, None if groups is None else kept[groups]
     )
-    cosines = answers[[f"score.{name}" for name in queries]].to_numpy()
+    cosines = answers[[f"score.{name}" for name in prompts]].to_numpy()
     probabilities = probabilities_of(model, cosines)
-    figures["calibration"] = calibration(truth, probabilities, list(queries))
-    figures |= _opposed(model, processor, table, audio, question.target, queries)
+    figures["calibration"] = calibration(truth, probabilities, list(prompts))
+    figures |= _opposed(model, processor, table, audio, question.target, prompts)
     figures |= {
         "target": question.target,
-        "query_set": question.query_set,
-        "queries": {name: list(wordings) for name, wordings in queries.items()},
-        "unused_queries": sorted(set(queries) - set(truth)),
-        "left_out": len(table) - len(truth),
+        "prompt_set": question.prompt_set,
+        "prompts": {name: list(wordings) for name, wordings in prompts.items()},
+        "unused_prompts": sorted(set(prompts) - set(truth)),
+        "exclude": len(table) - len(truth),
     }
     return figures, answers
 
@@ -238,14 +238,14 @@ def _opposed(
     table: pd.DataFrame,
     audio: np.ndarray,
     target: str,
-    queries: Mapping[str, Sequence[str]],
+    prompts: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """Figures that need no threshold: of numbers asked for by two poles, or of two classes."""
     is_number = pd.api.types.is_numeric_dtype(table[target])
-    poles = [LOW, HIGH] if is_number else list(queries)
-    if len(poles) != 2 or not set(poles) <= set(queries):
+    poles = [LOW, HIGH] if is_number else list(prompts)
+    if len(poles) != 2 or not set(poles) <= set(prompts):
         return {}
-    asked = {name: queries[name] for name in poles}
+    asked = {name: prompts[name] for name in poles}
     first, second = embed_classes(model, processor, asked).numpy()
     towards_second = audio @ (second - first)
     classes = scored_classes(table, target)
@@ -366,10 +366,10 @@ def questions_for(table: pd.DataFrame, options: argparse.Namespace) -> list[Ques
         return [Question(corpus, known.target, PUBLISHED, known.averaged_over)]
     questions = []
     for target in options.targets:
-        for query_set in options.queries:
+        for prompt_set in options.prompts:
             parts = [corpus, *([target] if target != "emotion" else [])]
-            parts += [Path(query_set).stem] if len(options.queries) > 1 else []
-            questions.append(Question(".".join(parts), target, query_set))
+            parts += [Path(prompt_set).stem] if len(options.prompts) > 1 else []
+            questions.append(Question(".".join(parts), target, prompt_set))
     return questions
 
 
@@ -396,7 +396,7 @@ def evaluate(options: argparse.Namespace, device: torch.device) -> None:
         scored = _scored_rows(table, questions)
         if captions is not None:
             scored |= table.index.isin(captions.index)
-        left_out, table = int((~scored).sum()), table[scored]
+        exclude, table = int((~scored).sum()), table[scored]
         audio = embed_clips(
             model,
             processor,
@@ -411,7 +411,7 @@ def evaluate(options: argparse.Namespace, device: torch.device) -> None:
         probes: dict[tuple[str, ...], dict[str, Any]] = {}
         for question in questions:
             figures, answers = evaluate_target(model, processor, table, audio, question)
-            figures["left_out"] += left_out
+            figures["exclude"] += exclude
             _keep(results, output, table, question, figures, answers)
             if options.probe:
                 results.probe[question.name] = _probe(table, audio, answers, probes)
@@ -443,9 +443,9 @@ def _read_sources(
 def _recordings(table: pd.DataFrame, options: argparse.Namespace) -> Recordings:
     """Where the clips of a corpus are read: from their files, or from a pack of them."""
     root = table.attrs["root"]
-    if options.packed is None:
+    if options.waveform_cache is None:
         return Files(root)
-    return pack_files(options.packed, root, table.index.get_level_values("file"))
+    return cache_waveforms(options.waveform_cache, root, table.index.get_level_values("file"))
 
 
 def _probe(
@@ -479,17 +479,17 @@ def _keep(
     results.corpora[name] = figures
     answers.to_csv(output / f"{name}.csv")
     title = f"{name}: UAR {figures['UAR']:.3f} (chance {figures['chance']:.3f})"
-    picture = plot_answers(answers, list(figures["queries"]), figures["calibration"], title)
+    picture = plot_answers(answers, list(figures["prompts"]), figures["calibration"], title)
     picture.savefig(output / f"{name}.png")
     known = CORPORA.get(table.attrs["corpus"])
     if known and question.target == known.target:
         results.references[name] = known.printed
-    if figures["left_out"]:
+    if figures["exclude"]:
         results.remarks.append(
-            f"{name}: {figures['left_out']} clips left out (no label, or no query for it)"
+            f"{name}: {figures['exclude']} clips left out (no label, or no prompt for it)"
         )
-    if figures["unused_queries"]:
-        results.remarks.append(f"{name}: no clip is {', '.join(figures['unused_queries'])}")
+    if figures["unused_prompts"]:
+        results.remarks.append(f"{name}: no clip is {', '.join(figures['unused_prompts'])}")
 
 
 def _report(results: Results, options: argparse.Namespace, output: Path) -> None:
@@ -501,7 +501,7 @@ def _report(results: Results, options: argparse.Namespace, output: Path) -> None
     about = {
         "model": str(options.model),
         "protocol": options.protocol,
-        "query_set": options.queries[0] if len(options.queries) == 1 else options.queries,
+        "prompt_set": options.prompts[0] if len(options.prompts) == 1 else options.prompts,
         "split": options.split,
         "speakers": options.speakers,
     }
@@ -517,4 +517,4 @@ def _report(results: Results, options: argparse.Namespace, output: Path) -> None
     write_text(output / "scores.md", page)
     for lines in (*(table.to_string(index=False) for table in tables), *results.remarks):
         print(lines)
-    print(f"queries: {', '.join(options.queries)}; written to {output}")
+    print(f"prompts: {', '.join(options.prompts)}; written to {output}")

@@ -9,17 +9,17 @@
     paraclap.embed_text(["an angry voice", "a calm voice"])  # (K, D)
     print(paraclap.describe("speech.wav", edges="captions.edges.json"))
 
-Letters: T samples, B clips, K queries, D embedding size.
+Letters: T samples, B clips, K prompts, D embedding size.
 
-What the numbers are. *cosine* is that of the embeddings of clip and query, from -1 to 1; it can be
-compared between clips and between queries, within one model. *probability* is the softmax, over the
-queries that were given, of the cosines times the model's learned scale. It says which of the
-queries fits best and by how much, given that one of them does: it adds up to 1 even if all are
-wrong, and it changes with the other queries. *none_of_these* is the probability that a softmax
-over the queries and one class more gives to that class, whose embedding is the mean of those of
-`REFERENCES`, sentences true of any speech. Near 0, some query fits better than a sentence that says
+What the numbers are. *cosine* is that of the embeddings of clip and prompt, from -1 to 1; it can be
+compared between clips and between prompts, within one model. *probability* is the softmax, over the
+prompts that were given, of the cosines times the model's learned scale. It says which of the
+prompts fits best and by how much, given that one of them does: it adds up to 1 even if all are
+wrong, and it changes with the other prompts. *none_of_these* is the probability that a softmax
+over the prompts and one class more gives to that class, whose embedding is the mean of those of
+`REFERENCES`, sentences true of any speech. Near 0, some prompt fits better than a sentence that says
 nothing; near 1, none does. It is no probability that the clip holds no speech, and it is not
-calibrated: a query may be right, and yet say no more to the model than "speech" does.
+calibrated: a prompt may be right, and yet say no more to the model than "speech" does.
 """
 
 import functools
@@ -58,16 +58,16 @@ LABELS = {
 
 Signal = tuple[np.ndarray, int]
 """Samples (T,) or (T, C) and their rate [Hz]."""
-Queries = Sequence[str] | Mapping[str, Sequence[str]]
+Prompts = Sequence[str] | Mapping[str, Sequence[str]]
 """Texts, or name -> wordings whose embeddings are averaged."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """Queries, embedded once; answers any number of clips.
+    """Prompts, embedded once; answers any number of clips.
 
     Attributes:
-        names: of the queries (K,).
+        names: of the prompts (K,).
         texts: their embeddings, and last that of `REFERENCES` (K + 1, D).
         model: that embedded them, and has the scale of the probabilities.
     """
@@ -77,11 +77,11 @@ class Question:
     model: ParaCLAPModel | OnnxModel
 
     def answer(self, audio: np.ndarray) -> pd.DataFrame:
-        """Compare clips (B, D) with the queries.
+        """Compare clips (B, D) with the prompts.
 
         Returns:
-            `best` (name of the query that fits best), `probability` (of it), `none_of_these`, and
-            for each query `probability.NAME` and `cosine.NAME`; see the head of this file.
+            `best` (name of the prompt that fits best), `probability` (of it), `none_of_these`, and
+            for each prompt `probability.NAME` and `cosine.NAME`; see the head of this file.
         """
         cosines = audio @ self.texts.T
         asked = cosines[:, :-1]
@@ -214,38 +214,38 @@ class ParaCLAP:
 
     # --- Questions -------------------------------------------------------------------------------
 
-    def ask(self, queries: Queries, template: str = "{}") -> Question:
-        """Embed queries for `Question.answer`.
+    def ask(self, prompts: Prompts, template: str = "{}") -> Question:
+        """Embed prompts for `Question.answer`.
 
         Args:
-            queries: texts, or name -> wordings.
+            prompts: texts, or name -> wordings.
             template: with {} where the words go, e.g. "the speaker sounds {}".
 
         Raises:
-            ValueError: if there is no query, two are the same, or the template has no {}.
+            ValueError: if there is no prompt, two are the same, or the template has no {}.
         """
-        if isinstance(queries, str):
-            raise TypeError(f"expected a list of queries, given one text: {queries!r}")
+        if isinstance(prompts, str):
+            raise TypeError(f"expected a list of prompts, given one text: {prompts!r}")
         if template.count("{}") != 1:
             raise ValueError(f"template {template!r} must hold {{}} once, where the words go")
-        if not isinstance(queries, Mapping):
-            if len(set(queries)) < len(queries):
-                raise ValueError(f"a query is given twice: {list(queries)}")
-            queries = {query: (query,) for query in queries}
-        if not queries or not all(name.strip() for name in queries):
-            raise ValueError("expected at least one query, none of them empty")
+        if not isinstance(prompts, Mapping):
+            if len(set(prompts)) < len(prompts):
+                raise ValueError(f"a prompt is given twice: {list(prompts)}")
+            prompts = {prompt: (prompt,) for prompt in prompts}
+        if not prompts or not all(name.strip() for name in prompts):
+            raise ValueError("expected at least one prompt, none of them empty")
         wordings = {
             name: tuple(template.replace("{}", text) for text in texts)
-            for name, texts in queries.items()
+            for name, texts in prompts.items()
         }
         asked = embed_classes(self.model, self.processor, wordings)
         references = embed_classes(self.model, self.processor, {"": REFERENCES})
-        return Question(tuple(queries), torch.cat([asked, references]).numpy(), self.model)
+        return Question(tuple(prompts), torch.cat([asked, references]).numpy(), self.model)
 
     def score(
         self,
         audio: str | Path | Signal | Sequence[str | Path | Signal],
-        queries: Queries,
+        prompts: Prompts,
         template: str = "{}",
     ) -> pd.DataFrame:
         """Ask about clips: one row each, with the columns of `Question.answer`.
@@ -253,7 +253,7 @@ class ParaCLAP:
         Args:
             audio: a file, a signal with its rate, or a list of those. (predict.py also takes
                 folders, patterns and tables, and goes on after a file that cannot be read.)
-            queries: what is asked for.
+            prompts: what is asked for.
             template: see `ask`.
 
         Raises:
@@ -261,12 +261,12 @@ class ParaCLAP:
         """
         several = isinstance(audio, Sequence) and not isinstance(audio, str | tuple)
         waveforms = [_waveform(item) for item in (audio if several else [audio])]
-        return self.ask(queries, template).answer(self.embed_waveforms(waveforms))
+        return self.ask(prompts, template).answer(self.embed_waveforms(waveforms))
 
     def score_windows(
         self,
         path: str | Path,
-        queries: Queries,
+        prompts: Prompts,
         window: float,
         hop: float,
         template: str = "{}",
@@ -283,7 +283,7 @@ class ParaCLAP:
             if isinstance(heard, AudioError):
                 raise heard
         table = pd.DataFrame(places, columns=["start", "end"])
-        answers = self.ask(queries, template).answer(np.array(audio))
+        answers = self.ask(prompts, template).answer(np.array(audio))
         return pd.concat([table, answers], axis=1)
 
     def describe(

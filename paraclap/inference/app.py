@@ -5,7 +5,7 @@
     python app.py runs/small --edges captions.edges.json --features features.parquet --index index
     python app.py runs/small --host 0.0.0.0 --port 8080       # whoever reaches this machine
 
-Choose a file, record, or take an example of the synthetic corpus; write queries, one a line. The
+Choose a file, record, or take an example of the synthetic corpus; write prompts, one a line. The
 page shows how well each fits, over time if the recording is long, what was measured about the
 voice, and with --index the nearest of your clips. --edges says what is low and high, --features
 where a value lies among the training clips.
@@ -54,7 +54,7 @@ KEPT_SECONDS = 1800
 """How long an upload is kept [s]."""
 SWEEP_SECONDS = 60
 """How often old uploads are looked for [s]."""
-QUERIES = ("angry", "bored", "happy", "sad", "calm")
+PROMPTS = ("angry", "bored", "happy", "sad", "calm")
 TEMPLATE = "the speaker sounds {}"
 EXAMPLES = (
     # title, speaker (even numbers are women), emotions one after the other
@@ -131,11 +131,11 @@ def build_page(
                     example_labels=[title for title, _ in examples],
                     api_visibility="private",
                 )
-                queries = gr.Textbox(
-                    "\n".join(QUERIES), label="Queries, one a line", lines=5, max_lines=20
+                prompts = gr.Textbox(
+                    "\n".join(PROMPTS), label="Prompts, one a line", lines=5, max_lines=20
                 )
                 template = gr.Textbox(
-                    TEMPLATE, label="Sentence around each query ({} is where it goes)"
+                    TEMPLATE, label="Sentence around each prompt ({} is where it goes)"
                 )
                 groups = [
                     gr.Dropdown(
@@ -157,15 +157,15 @@ def build_page(
         def empty() -> list[dict]:
             return [gr.update(**change) for change in emptied()]
 
-        def answer(path: str | None, queries: str, template: str, *labels: str) -> list[dict]:
+        def answer(path: str | None, prompts: str, template: str, *labels: str) -> list[dict]:
             told = dict(zip(listener.groups, labels, strict=True))
             return [
-                gr.update(**change) for change in respond(listener, path, queries, template, told)
+                gr.update(**change) for change in respond(listener, path, prompts, template, told)
             ]
 
-        asked = [recording, queries, template, *groups]
+        asked = [recording, prompts, template, *groups]
         options: dict[str, Any] = {"concurrency_limit": 1, "api_visibility": "private"}
-        answered = gr.on([ask.click, queries.submit], answer, asked, shown, **options)
+        answered = gr.on([ask.click, prompts.submit], answer, asked, shown, **options)
         answered.then(None, js=SHOW, api_visibility="private")
         recording.change(empty, None, shown, queue=False, api_visibility="private")
     return page
@@ -177,11 +177,11 @@ def emptied() -> list[dict[str, Any]]:
 
 
 def respond(
-    listener: Listener, path: str | None, queries: str, template: str, labels: Mapping[str, str]
+    listener: Listener, path: str | None, prompts: str, template: str, labels: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Answer, or say why not: changes of refusal, scores, timeline, acoustics and neighbours."""
     try:
-        answer = listener.answer(path, queries, template, labels)
+        answer = listener.answer(path, prompts, template, labels)
         return [HIDDEN, *_parts(listener, answer)]
     except RefusalError as error:
         return [{"value": refusal_html(str(error)), "visible": True}, *[HIDDEN] * 4]

@@ -1,8 +1,8 @@
-r"""What the web page answers: a recording and queries in, scores, acoustics and HTML out.
+r"""What the web page answers: a recording and prompts in, scores, acoustics and HTML out.
 
     listener = Listener(ParaCLAP.from_pretrained("runs/small"), edges=Path("captions.edges.json"))
     answer = listener.answer("upload.wav", "angry\ncalm", "the speaker sounds {}")
-    scores_html(answer)     # a bar for each query
+    scores_html(answer)     # a bar for each prompt
     acoustics_html(answer)  # what was measured, and where it lies among the training clips
 
 Knows nothing of gradio, which shows it (app.py). Whatever a person did wrong is a
@@ -35,10 +35,10 @@ from paraclap.inference.describe import groups_of_edges, measured_levels, refere
 from paraclap.inference.index import ClipIndex
 from paraclap.inference.search import find
 
-QUERIES = 20
-"""Most queries that are asked at a time."""
+PROMPTS = 20
+"""Most prompts that are asked at a time."""
 QUERY_LETTERS = 200
-"""Longest query or sentence around it."""
+"""Longest prompt or sentence around it."""
 NEIGHBOURS = 5
 """Similar clips that are shown."""
 PLAYED_SECONDS = 20.0
@@ -100,7 +100,7 @@ class Answer:
         name: of the recording.
         seconds: its duration [s].
         scores: `Question.answer` of it, one row.
-        names: of the queries.
+        names: of the prompts.
         timeline: the same of each window, with `start` and `end` [s]; None = heard as a whole.
         acoustics: table of `descriptions.measured_levels`.
         reference: descriptor -> values of the training clips, ascending; may be empty.
@@ -162,23 +162,23 @@ class Listener:
     def answer(
         self,
         path: str | Path | None,
-        queries: str,
+        prompts: str,
         template: str = "{}",
         labels: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Answer queries about a recording.
+        """Answer prompts about a recording.
 
         Args:
             path: of the recording; None = there is none.
-            queries: one a line.
+            prompts: one a line.
             template: sentence around each, with {} where it goes; empty = none.
             labels: column -> group of the recording, where edges are by group; what is not told is
                 left out, and then there are no levels.
 
         Raises:
-            RefusalError: if anything about the recording or the queries does not do
+            RefusalError: if anything about the recording or the prompts does not do
         """
-        question = self._ask(queries, template)
+        question = self._ask(prompts, template)
         if path is None:
             raise RefusalError(
                 "There is no recording yet: choose a file, record one, or try a clip."
@@ -216,13 +216,13 @@ class Listener:
             notes=tuple(FLAGS[flag] for flag in flags if flag in FLAGS),
         )
 
-    def _ask(self, queries: str, template: str) -> Question:
-        """Embed queries, one a line."""
-        lines = [line.strip() for line in queries.splitlines() if line.strip()]
+    def _ask(self, prompts: str, template: str) -> Question:
+        """Embed prompts, one a line."""
+        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
         if not lines:
-            raise RefusalError("There is no query yet: write one a line, such as “angry”.")
-        if len(lines) > QUERIES:
-            raise RefusalError(f"{len(lines)} queries, expected at most {QUERIES}.")
+            raise RefusalError("There is no prompt yet: write one a line, such as “angry”.")
+        if len(lines) > PROMPTS:
+            raise RefusalError(f"{len(lines)} prompts, expected at most {PROMPTS}.")
         template = template.strip() or "{}"
         longest = max([*lines, template], key=len)
         if len(longest) > QUERY_LETTERS:
@@ -272,12 +272,12 @@ def _explain(error: AudioError, path: Path) -> str:
 
 
 def ranked(answer: Answer) -> list[str]:
-    """Return the queries, the one that fits best first."""
+    """Return the prompts, the one that fits best first."""
     return sorted(answer.names, key=lambda name: -answer.scores[f"probability.{name}"])
 
 
 def scores_html(answer: Answer) -> str:
-    """Return a bar for each query, the best first."""
+    """Return a bar for each prompt, the best first."""
     scores = answer.scores
     rows = [
         _bar(name, scores[f"probability.{name}"], f"cosine {scores[f'cosine.{name}']:.2f}", place)
@@ -288,15 +288,15 @@ def scores_html(answer: Answer) -> str:
         said.append(f"mean of {len(answer.timeline)} windows")
     said += answer.notes
     notes = [
-        "Shares add up to 100 % over these queries, even if all of them are wrong; the cosine of a"
-        " query does not depend on the others."
+        "Shares add up to 100 % over these prompts, even if all of them are wrong; the cosine of a"
+        " prompt does not depend on the others."
     ]
     if len(answer.names) == 1:
-        notes.insert(0, "A single query always gets 100 %: ask for its opposite too.")
+        notes.insert(0, "A single prompt always gets 100 %: ask for its opposite too.")
     return (
         f"<section class='pc'><h2>{html.escape(answer.name)}</h2>"
         f"<p class='pc-sub'>{html.escape(' · '.join(said))}</p>"
-        f"<table class='pc-bars'><caption>How well each query fits</caption><tbody>{''.join(rows)}"
+        f"<table class='pc-bars'><caption>How well each prompt fits</caption><tbody>{''.join(rows)}"
         f"</tbody></table><p class='pc-none'>A sentence true of any speech, asked beside them, gets"
         f" <b>{percent(scores['none_of_these'])}</b>.</p>"
         f"<p class='pc-sub'>{' '.join(notes)}</p></section>"
@@ -318,7 +318,7 @@ def percent(share: float) -> str:
 
 
 def timeline_html(answer: Answer) -> str:
-    """Return the share of each query over time, in the order of the bars.
+    """Return the share of each prompt over time, in the order of the bars.
 
     Raises:
         ValueError: if the recording was heard as a whole
@@ -334,14 +334,14 @@ def timeline_html(answer: Answer) -> str:
     return (
         "<section class='pc'><h2>Over time</h2><p class='pc-sub'>Each curve from 0 to 100 %, in"
         f" windows of {answer.timeline['end'][0] - answer.timeline['start'][0]:g}&nbsp;s.</p>"
-        "<table class='pc-time'><caption>Share of each query over time</caption><tbody>"
+        "<table class='pc-time'><caption>Share of each prompt over time</caption><tbody>"
         f"{''.join(rows)}<tr><th></th><td class='pc-axis'>{axis}</td></tr></tbody></table>"
         "</section>"
     )
 
 
 def _curve(answer: Answer, name: str) -> str:
-    """Draw the share of a query, from 0 to 1, with the window under the mouse in words."""
+    """Draw the share of a prompt, from 0 to 1, with the window under the mouse in words."""
     starts, ends = answer.timeline["start"].to_numpy(), answer.timeline["end"].to_numpy()
     shares = answer.timeline[f"probability.{name}"].to_numpy()
     middles = np.concatenate([[0], (starts + ends) / 2, [answer.seconds]]) / answer.seconds * 100

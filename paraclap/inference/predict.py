@@ -1,28 +1,28 @@
 r"""Ask a trained model about recordings in words.
 
-    python predict.py runs/small clip.wav --queries angry calm bored \
+    python predict.py runs/small clip.wav --prompts angry calm bored \
         --template "the speaker sounds {}"
-    python predict.py runs/small recordings/ "more/**/*.flac" --queries angry calm -o answers.csv
-    find . -name "*.mp3" | python predict.py runs/small - --queries angry calm --format json
-    python predict.py runs/small meeting.flac --windows 3 --hop 1 --queries angry calm \
+    python predict.py runs/small recordings/ "more/**/*.flac" --prompts angry calm -o answers.csv
+    find . -name "*.mp3" | python predict.py runs/small - --prompts angry calm --format json
+    python predict.py runs/small meeting.flac --windows 3 --hop 1 --prompts angry calm \
         --plot timelines
     arecord -q -t raw -f S16_LE -r 16000 -c 1 | \
-        python predict.py runs/small --stdin-pcm 16000 --windows 3 --hop 1 --queries angry calm
+        python predict.py runs/small --stdin-pcm 16000 --windows 3 --hop 1 --prompts angry calm
     python predict.py runs/small clip.wav --describe --edges captions.edges.json
-    python predict.py --onnx out/small-onnx clip.wav --queries angry calm
+    python predict.py --onnx out/small-onnx clip.wav --prompts angry calm
 
 What is asked about: audio files, folders, patterns in quotes (** for any folders), tables of
 segments (.csv, .tsv, .parquet with file, start, end [s]), sources as evaluate.py takes them, and -
-for a list of these on stdin, one a line. --queries takes texts, or one YAML file of lines
-`name: query` or `name: [wording, wording]`.
+for a list of these on stdin, one a line. --prompts takes texts, or one YAML file of lines
+`name: prompt` or `name: [wording, wording]`.
 
-Columns: `best` is the query whose cosine with the clip is largest. `probability.QUERY` is the
-softmax over the given queries of the cosines times the model's learned scale: it tells which of
-them fits best, given that one does; it adds up to 1 even if all are wrong, and a single query
+Columns: `best` is the prompt whose cosine with the clip is largest. `probability.QUERY` is the
+softmax over the given prompts of the cosines times the model's learned scale: it tells which of
+them fits best, given that one does; it adds up to 1 even if all are wrong, and a single prompt
 always gets 1. `none_of_these` is what a class more would get, that of sentences which are true of
-any speech ("a person is speaking", "speech", ...): near 1, no query fits better than saying
+any speech ("a person is speaking", "speech", ...): near 1, no prompt fits better than saying
 nothing. It does not tell whether there is speech. `cosine.QUERY` does not depend on the other
-queries, and can be compared between clips. CSV and JSON hold all of them, and `error` for clips
+prompts, and can be compared between clips. CSV and JSON hold all of them, and `error` for clips
 that could not be read; the table on screen holds the probabilities.
 
 --windows SECONDS asks about every window of a recording of any length, in bounded memory. Windows
@@ -58,7 +58,7 @@ FORMATS = ("table", "csv", "json", "jsonl")
 JSON_MARKS = {"json": ("[\n", ",\n", "\n]\n"), "jsonl": ("", "\n", "\n")}  # start, between, end
 SAMPLE = np.dtype("<i2")  # of --stdin-pcm
 LEGEND = (
-    "probability: softmax over these queries alone. none: against sentences true of any speech."
+    "probability: softmax over these prompts alone. none: against sentences true of any speech."
 )
 
 
@@ -185,11 +185,11 @@ def rows_of(answers: pd.DataFrame, names: Sequence[str]) -> Iterator[dict[str, o
             yield {"file": row["file"], **place, "error": row["error"]}
             continue
         told = {name: float(row[name]) for name in ("probability", "none_of_these")}
-        queries = {
+        prompts = {
             name: {kind: float(row[f"{kind}.{name}"]) for kind in ("probability", "cosine")}
             for name in names
         }
-        yield {"file": row["file"], **place, "best": row["best"], **told, "queries": queries}
+        yield {"file": row["file"], **place, "best": row["best"], **told, "prompts": prompts}
 
 
 def lines_of(answers: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:

@@ -78,7 +78,7 @@ class Functionals:
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
     """Fit an uncased WordPiece tokenizer to `texts`, for text encoders without pretrained weights.
 
-    Single letters and digits are in the vocabulary, so any later query in them can be read. The
+    Single letters and digits are in the vocabulary, so any later prompt in them can be read. The
     same texts give the same vocabulary in any order.
     """
     tokenizer = _wordpiece(None)

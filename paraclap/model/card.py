@@ -95,8 +95,8 @@ from transformers import pipeline
 
 classifier = pipeline("$task", model="$name", trust_remote_code=$trusted)
 waveform, rate = soundfile.read("clip.wav", dtype="float32")
-queries = ["an angry voice", "a calm voice"]
-print(classifier(waveform, candidate_labels=queries, hypothesis_template="{}"))
+prompts = ["an angry voice", "a calm voice"]
+print(classifier(waveform, candidate_labels=prompts, hypothesis_template="{}"))
 ```
 
 With sentence-transformers 6 or newer:
@@ -130,10 +130,10 @@ $scores
 
 ## Limits
 
-- A score compares queries with each other; it is neither a probability that a statement is true nor
+- A score compares prompts with each other; it is neither a probability that a statement is true nor
   a measurement of what a person feels. Acted and spontaneous speech differ, and so do languages.
 - Not for decisions about people, and not for diagnoses.
-- Queries should be worded like the captions of the training: short statements about the voice.
+- Prompts should be worded like the captions of the training: short statements about the voice.
 - The level of the recording is part of the input; recordings much louder or softer than those of
   the training get other answers.
 $batching
@@ -302,12 +302,12 @@ def _scores_text(scores: Mapping[str, Any] | None) -> str:
     rows = [header, ["---"] * len(header)]
     rows += [_score_row(corpus, figures) for corpus, figures in scores["corpora"].items()]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    sets = scores.get("query_set", "not recorded")
-    queries = sets if isinstance(sets, str) else ", ".join(sets)
+    sets = scores.get("prompt_set", "not recorded")
+    prompts = sets if isinstance(sets, str) else ", ".join(sets)
     return (
-        "Zero-shot, by the query whose embedding is nearest. UAR is the mean recall of the classes,"
-        " chance is the UAR of guessing, the interval is that of the UAR over speakers; queries:"
-        f" {queries}.\n\n{table}"
+        "Zero-shot, by the prompt whose embedding is nearest. UAR is the mean recall of the classes,"
+        " chance is the UAR of guessing, the interval is that of the UAR over speakers; prompts:"
+        f" {prompts}.\n\n{table}"
     )
 
 

@@ -164,7 +164,7 @@ class FunctionalsConfig(PreTrainedConfig):
         hidden_dropout: dropout probability after each layer.
         limit: how far from the mean a functional may be [standard deviations]; what is further off
             counts as so far, since formants and slopes of short clips have wild outliers.
-        left_out: beginnings of names of functionals that the network is not to hear, such as
+        exclude: beginnings of names of functionals that the network is not to hear, such as
             "loudness", which tells how a corpus was recorded more than how someone spoke.
     """
 
@@ -175,7 +175,7 @@ class FunctionalsConfig(PreTrainedConfig):
     num_hidden_layers: int = 1
     hidden_dropout: float = 0.3
     limit: float = 4.0
-    left_out: list[str] | None = None
+    exclude: list[str] | None = None
 
 
 class FunctionalsModel(PreTrainedModel):
@@ -217,14 +217,14 @@ class FunctionalsModel(PreTrainedModel):
         """Take mean and deviation (F,) of the training clips; a constant functional is left out.
 
         Raises:
-            ValueError: if nothing has a name of `left_out`, which then is a slip of the pen.
+            ValueError: if nothing has a name of `exclude`, which then is a slip of the pen.
         """
         known = torch.isfinite(mean) & torch.isfinite(deviation) & (deviation > 0)
         names = self.config.names or ()
-        for start in self.config.left_out or ():
+        for start in self.config.exclude or ():
             named = torch.tensor([name.startswith(start) for name in names])
             if not named.any():
-                raise ValueError(f"left_out: no functional is called {start!r}...")
+                raise ValueError(f"exclude: no functional is called {start!r}...")
             known &= ~named
         self.mean.copy_(torch.where(known, mean, 0.0))
         self.deviation.copy_(torch.where(known, deviation, torch.inf))
@@ -526,7 +526,7 @@ class ParaCLAPModel(PreTrainedModel):
             self.audio_branch.base.freeze_feature_encoder()
         return self.train(self.training)
 
-    def thaw(self) -> None:
+    def unfreeze(self) -> None:
         """Let all parts learn again."""
         for part in self._frozen:
             self.get_submodule(FREEZABLE[part]).requires_grad_(True)

@@ -1,7 +1,7 @@
 """ParaCLAP as two ONNX files: export with a proof that they compute the same, and use.
 
     python models.py export runs/small out/small-onnx --int8
-    python predict.py --onnx out/small-onnx clip.wav --queries angry calm
+    python predict.py --onnx out/small-onnx clip.wav --prompts angry calm
 
 The folder holds audio.onnx (`input_values` (B, T) float32, `padding_mask` (B, T) int64) and
 text.onnx (`input_ids`, `attention_mask` (K, L) int64), each with one output `embeddings` of unit

@@ -1,7 +1,7 @@
 """Classes as texts: a classification loss beside the contrastive one.
 
-    prototypes = Prototypes(ClipPhrases(table), "emotion", processor)
-    loss = prototypes.loss(audio, texts, logit_scale, rows)
+    class_prompts = ClassPrompts(ClipPhrases(table), "emotion", processor)
+    loss = class_prompts.loss(audio, texts, logit_scale, rows)
 
 The prototype of a class is the mean embedding of its phrases ("emotion is anger", "the speaker
 sounds angry", ...), as a prompt ensemble asks for it. Every clip with a label is told from all
@@ -23,7 +23,7 @@ from paraclap.model.modeling_paraclap import scaled_cosines
 UNKNOWN = -1  # number of the class of a clip without the label
 
 
-class Prototypes:
+class ClassPrompts:
     """Phrases of the classes of one descriptor, and the class of each clip.
 
     Attributes:
@@ -40,8 +40,8 @@ class Prototypes:
         known = {p[descriptor][0]: tuple(p[descriptor]) for p in phrases if descriptor in p}
         if len(known) < 2:
             raise ValueError(
-                f"loss.prototypes: {len(known)} classes of {descriptor} have phrases, "
-                "expected two; loss.prototypes=0 does without them"
+                f"loss.class_prompts: {len(known)} classes of {descriptor} have phrases, "
+                "expected two; loss.class_prompts=0 does without them"
             )
         self.classes = sorted(known)
         numbers = {name: number for number, name in enumerate(self.classes)}
@@ -71,7 +71,7 @@ class Prototypes:
             logit_scale: logarithm of the factor on the cosines.
             rows: of the clips in the table (b).
         """
-        prototypes = F.normalize(self.weights.to(texts) @ texts, dim=-1)
-        logits = scaled_cosines(audio, prototypes, logit_scale)
+        class_prompts = F.normalize(self.weights.to(texts) @ texts, dim=-1)
+        logits = scaled_cosines(audio, class_prompts, logit_scale)
         labels = self.labels[list(rows)].to(logits.device)
         return F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")

@@ -34,7 +34,15 @@ DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "paraclap.yam
 FREE_KEYS = {"output"}
 FREE_KEYS |= {
     f"data.{name}"
-    for name in ("root", "captions", "features", "packed", "embeddings", "workers", "timeout")
+    for name in (
+        "root",
+        "captions",
+        "features",
+        "waveform_cache",
+        "embeddings",
+        "workers",
+        "timeout",
+    )
 }
 FREE_KEYS |= {
     f"train.{name}"
@@ -150,7 +158,7 @@ REFERENCE = """\
 
 `python train.py FILE.yaml key=value ...`: the file goes over the defaults below, the arguments go
 over the file. A list is written `model.freeze=[audio,text]`, a mapping in quotes and with spaces,
-`"captions.shares={emotion: 0.6, gender: 0.4}"`, nothing is `null`. An unknown key stops with the
+`"captions.label_probs={emotion: 0.6, gender: 0.4}"`, nothing is `null`. An unknown key stops with the
 nearest known ones; `config.yaml` in the run folder holds what a run was told in the end.
 """
 

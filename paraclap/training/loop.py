@@ -35,10 +35,10 @@ from paraclap.signals import EXIT_CODES, Stopped, StopRequests
 from paraclap.training.config import flatten
 from paraclap.training.loggers import Log, check_loggers
 from paraclap.training.tables import check_data, with_captions
-from paraclap.training.trainer import Run, agreed, in_short, resume
+from paraclap.training.trainer import Trainer, agreed, in_short, resume
 
 
-def train(settings: Settings) -> Run:
+def train(settings: Settings) -> Trainer:
     """Train as `settings` say; returns the finished run.
 
     Raises:
@@ -47,7 +47,7 @@ def train(settings: Settings) -> Run:
     settings = with_captions(settings)
     check_data(settings)
     check_loggers(settings.train.loggers)
-    run = Run(settings)
+    run = Trainer(settings)
     run.output.mkdir(parents=True, exist_ok=True)
     resume(run)
     if rank() == 0:
@@ -61,7 +61,7 @@ def train(settings: Settings) -> Run:
     return run
 
 
-def _log(run: Run) -> AbstractContextManager[Log | None]:
+def _log(run: Trainer) -> AbstractContextManager[Log | None]:
     """The log of process 0; the others have none."""
     if rank():
         return nullcontext()
@@ -69,7 +69,7 @@ def _log(run: Run) -> AbstractContextManager[Log | None]:
     return Log(run.output, run.step, run.settings.train.loggers, told)
 
 
-def _train_to_the_end(run: Run, log: Log | None, requests: StopRequests) -> None:
+def _train_to_the_end(run: Trainer, log: Log | None, requests: StopRequests) -> None:
     """Step, log, validate, save; stop early when asked to.
 
     Args:
@@ -93,11 +93,11 @@ def _train_to_the_end(run: Run, log: Log | None, requests: StopRequests) -> None
     run.save_model("last")
 
 
-def _is_due(run: Run, every: int) -> bool:
+def _is_due(run: Trainer, every: int) -> bool:
     return run.step % every == 0 or run.step == run.steps
 
 
-def _save_or_stop(run: Run, requests: StopRequests) -> None:
+def _save_or_stop(run: Trainer, requests: StopRequests) -> None:
     """Between two steps: save if it is time to, or if a signal came to any of the processes.
 
     Raises:
@@ -117,15 +117,15 @@ def _save_or_stop(run: Run, requests: StopRequests) -> None:
         )
 
 
-def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]]:
+def _steps(run: Trainer, requests: StopRequests) -> Iterator[dict[str, float | None]]:
     """Train to the end, one step at a time, behind a progress bar."""
     size = run.settings.train.batch_size
-    if run.step == 0 and run.settings.text_stage.steps:
-        run.text_stage(requests)
+    if run.step == 0 and run.settings.text_pretraining.steps:
+        run.text_pretraining(requests)
     broadcast_in_place(parameter.detach() for parameter in run.gradients.parameters())
     run.model.train()
-    run.thaw()
-    run.hear_clips(requests)
+    run.unfreeze()
+    run.precompute_audio_embeddings(requests)
     bar = tqdm(
         total=run.steps * size,
         initial=run.step * size,
@@ -147,7 +147,7 @@ def _steps(run: Run, requests: StopRequests) -> Iterator[dict[str, float | None]
             before = time.perf_counter()
 
 
-def _batches(run: Run, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
+def _batches(run: Trainer, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
     """Batches of the steps that are left; a worker that dies is told with what it was reading.
 
     Raises:
@@ -164,13 +164,13 @@ def _batches(run: Run, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
         if batch is not None:
             yield batch
         elif run.step < run.steps:
-            run.thaw()
+            run.unfreeze()
             loader = iter(run.loader())
         else:
             return
 
 
-def _validate_and_keep(run: Run, log: Log | None) -> None:
+def _validate_and_keep(run: Trainer, log: Log | None) -> None:
     """Validate, and keep the model if it is the best so far (or if nothing tells)."""
     run.validated = run.step
     if run.classes.empty:
@@ -189,12 +189,12 @@ def _validate_and_keep(run: Run, log: Log | None) -> None:
         run.save_model("best")
 
 
-def _show_answers(run: Run, log: Log, answers: pd.DataFrame, corpus: str) -> None:
-    """Show the confusion matrix, and how near classes and queries are."""
+def _show_answers(run: Trainer, log: Log, answers: pd.DataFrame, corpus: str) -> None:
+    """Show the confusion matrix, and how near classes and prompts are."""
     title = f"{corpus} {run.settings.train.target}, step {run.step}".strip()
-    queries = [column.removeprefix("score.") for column in answers.filter(regex=r"^score\.")]
+    prompts = [column.removeprefix("score.") for column in answers.filter(regex=r"^score\.")]
     pictures = {
-        "confusion": lambda: to_pixels(plot_confusion(answers, queries, title)),
+        "confusion": lambda: to_pixels(plot_confusion(answers, prompts, title)),
         "similarity": lambda: to_pixels(plot_similarities(answers, title)),
     }
     for name, draw in pictures.items():

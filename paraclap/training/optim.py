@@ -67,11 +67,13 @@ def _layer_factors(
     }
 
 
-def thaw_steps(thaw: Mapping[str, float], frozen: Collection[str], steps: int) -> dict[str, int]:
-    """Part -> number of the step that it first learns in, from `train.thaw`.
+def unfreeze_steps(
+    unfreeze: Mapping[str, float], frozen: Collection[str], steps: int
+) -> dict[str, int]:
+    """Part -> number of the step that it first learns in, from `train.unfreeze`.
 
     Args:
-        thaw: part -> share of the steps, or number of steps.
+        unfreeze: part -> share of the steps, or number of steps.
         frozen: parts that are frozen at first.
         steps: of the run.
 
@@ -79,26 +81,26 @@ def thaw_steps(thaw: Mapping[str, float], frozen: Collection[str], steps: int) -
         SettingsError: for a part that is not frozen, or a step that is not in the run.
     """
     found = {}
-    for part, when in thaw.items():
+    for part, when in unfreeze.items():
         if part not in frozen:
-            raise SettingsError(f"train.thaw: {part} is not in model.freeze={sorted(frozen)}")
+            raise SettingsError(f"train.unfreeze: {part} is not in model.freeze={sorted(frozen)}")
         step = round(when * steps) if when < 1 else when
         if not 1 <= step < steps or step != int(step):
             raise SettingsError(
-                f"train.thaw: {part} at {when:g}, which is step {step:g} of {steps}; expected a "
+                f"train.unfreeze: {part} at {when:g}, which is step {step:g} of {steps}; expected a "
                 "share between 0 and 1, or a number of steps that ends before the run does"
             )
         found[part] = int(step)
     return found
 
 
-def _first_steps(model: ParaCLAPModel, thaw: Mapping[str, int]) -> dict[str, int]:
+def _first_steps(model: ParaCLAPModel, unfreeze: Mapping[str, int]) -> dict[str, int]:
     """Parameter -> number of the step that it first learns in; those that never do are missing."""
     first = {name: 0 for name, _ in model.named_parameters()}
     for part in model.frozen:
         for name, _ in model.get_submodule(FREEZABLE[part]).named_parameters(FREEZABLE[part]):
-            if part in thaw and name in first:
-                first[name] = max(first[name], thaw[part])
+            if part in unfreeze and name in first:
+                first[name] = max(first[name], unfreeze[part])
             else:
                 first.pop(name, None)
     return first
@@ -108,7 +110,7 @@ def parameter_groups(
     model: ParaCLAPModel,
     optim: OptimSettings,
     objective: torch.nn.Module | None = None,
-    thaw: Mapping[str, int] | None = None,
+    unfreeze: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Parameters that learn, by learning rate, matrices with weight decay and vectors without.
 
@@ -123,9 +125,9 @@ def parameter_groups(
     }
     if optim.text_projection_lr is not None:
         rates["text_projection"] = optim.text_projection_lr
-    thaw = thaw or {}
-    factors = _layer_factors(model, optim, set(model.frozen) - thaw.keys())
-    starts = _first_steps(model, thaw)
+    unfreeze = unfreeze or {}
+    factors = _layer_factors(model, optim, set(model.frozen) - unfreeze.keys())
+    starts = _first_steps(model, unfreeze)
     learned = [(name, p) for name, p in model.named_parameters() if name in starts]
     learned += [] if objective is None else list(objective.named_parameters())
     groups: dict[tuple[float, float, int], list[torch.nn.Parameter]] = {}

@@ -9,7 +9,7 @@ from paraclap.data.sampler import TrainingBatches
 from paraclap.settings import Settings
 from paraclap.training.loggers import GIB, check_loggers, memory_in_use, peak_memory
 from paraclap.training.tables import check_data, with_captions
-from paraclap.training.trainer import Run, in_short, resume
+from paraclap.training.trainer import Trainer, in_short, resume
 
 DRY_CLIPS = 200  # clips that a dry run validates on at most
 
@@ -30,7 +30,7 @@ def dry_run(settings: Settings) -> None:
     with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=beside) as temporary:
         settings = with_captions(settings, temporary)
         check_data(settings)
-        run = Run(settings)
+        run = Trainer(settings)
         if settings.train.resume != "never":
             resume(run)
         print(in_short(run))
@@ -42,10 +42,10 @@ def dry_run(settings: Settings) -> None:
     print(f"nothing is kept, {settings.output} is as it was")
 
 
-def _rehearse(run: Run) -> None:
+def _rehearse(run: Trainer) -> None:
     """Do everything once, and tell what it takes."""
     train, started = run.settings.train, run.step
-    run.thaw(run.steps)  # when all learn that ever do, a step takes most
+    run.unfreeze(run.steps)  # when all learn that ever do, a step takes most
     batch = next(iter(run.loader()))
     dataset, draws, workers = run.dataset(), next(iter(run.batches())), run.settings.data.workers
     reading = _seconds(lambda: [dataset[draw] for draw in draws])
@@ -74,7 +74,7 @@ def _rehearse(run: Run) -> None:
     )
 
 
-def _rehearse_validation(run: Run) -> float:
+def _rehearse_validation(run: Trainer) -> float:
     """Validate on some clips; returns the seconds that all of them would take."""
     clips = len(run.classes)
     if not clips:

@@ -29,7 +29,7 @@ from torch import nn
 
 from paraclap.distributed import GradientSum, sum_in_place
 from paraclap.model.modeling_paraclap import ParaCLAPModel
-from paraclap.training.class_prompts import Prototypes
+from paraclap.training.class_prompts import ClassPrompts
 from paraclap.training.frozen import FrozenEncoder, RememberedRows
 from paraclap.training.losses import Matches
 from paraclap.training.optim import drawing_from, random_state
@@ -61,15 +61,15 @@ class TrainingStep:
     """Gradients of an objective, one batch after the other.
 
     Attributes:
-        model: in training mode, on its device; what is frozen changes by `thaw` alone.
+        model: in training mode, on its device; what is frozen changes by `unfreeze` alone.
         objective: of objectives.py: (audio (b, D), text (b, D), logit_scale, matches) -> scalar.
         positives: "matching" or "own", see `settings.LossSettings`.
         bfloat16: whether encoders and projections run under autocast.
         clip_norm: largest norm of the gradients; 0 = no limit.
         micro_batch: rows that an encoder which learns sees at a time; 0 = the whole batch.
         text_cache: MiB of captions that a frozen text encoder need not see again.
-        prototypes: classes that clips are also told apart by; None = they are not.
-        prototype_weight: of that loss.
+        class_prompts: classes that clips are also told apart by; None = they are not.
+        class_prompt_weight: of that loss.
         clips: (N, H), what a frozen audio encoder says of each clip, see `frozen.encode_clips`;
             None = batches hold waveforms.
     """
@@ -83,8 +83,8 @@ class TrainingStep:
         clip_norm: float = 0.0,
         micro_batch: int = 0,
         text_cache: int = 256,
-        prototypes: Prototypes | None = None,
-        prototype_weight: float = 1.0,
+        class_prompts: ClassPrompts | None = None,
+        class_prompt_weight: float = 1.0,
     ) -> None:
         if micro_batch < 0:
             raise ValueError(f"micro_batch is {micro_batch}, expected rows, or 0 for the batch")
@@ -95,8 +95,8 @@ class TrainingStep:
         self.clip_norm = clip_norm
         self.sums = GradientSum(self.parameters())
         self.micro_batch = micro_batch
-        self.prototypes = prototypes
-        self.prototype_weight = prototype_weight
+        self.class_prompts = class_prompts
+        self.class_prompt_weight = class_prompt_weight
         self.clips: torch.Tensor | None = None
         self.frozen = {
             branch: FrozenEncoder(model, branch, bfloat16)
@@ -114,10 +114,10 @@ class TrainingStep:
         loss, distinct = self.backward(batch)
         return Gradients(loss, self.clip(), distinct)
 
-    def thaw(self, parts: Collection[str]) -> None:
+    def unfreeze(self, parts: Collection[str]) -> None:
         """Let parts of the model learn from now on, and forget what they said while frozen."""
         still = [part for part in self.model.frozen if part not in parts]
-        self.model.thaw()
+        self.model.unfreeze()
         self.model.freeze(still)
         for branch in set(BRANCHES) - set(still):
             self.frozen.pop(branch, None)
@@ -153,7 +153,7 @@ class TrainingStep:
             audio = model.project("audio", audio)
             text = model.project("text", text.index_select(0, places))
         loss = self.objective(audio, text, model.logit_scale, matches)
-        if self.prototypes is not None:
+        if self.class_prompts is not None:
             loss = loss + self._classified(audio, batch, replays)
         if not replays:  # otherwise gradients are complete only after the last of them
             self.sums.expect()
@@ -164,14 +164,14 @@ class TrainingStep:
         return sum_in_place(loss.detach()), len(first)
 
     def _classified(self, audio: torch.Tensor, batch: Batch, replays: list[Replay]) -> torch.Tensor:
-        """Own terms of the loss of the prototypes."""
-        known = self.prototypes
+        """Own terms of the loss of the class_prompts."""
+        known = self.class_prompts
         texts = self._text(known.input_ids, known.attention_mask, replays)
         with self._autocast():
             texts = self.model.project("text", texts)
         rows = [batch["row"][place] for place in batch["own"]]
         loss = known.loss(audio, texts, self.model.logit_scale, rows)
-        return self.prototype_weight * loss / len(batch["row"])
+        return self.class_prompt_weight * loss / len(batch["row"])
 
     def targets(self, batch: Batch) -> Matches:
         """Pairs that count as true."""

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from paraclap.audio.augment import TRANSFORMS, Augmenter
-from paraclap.data.captions import PHRASE_COLUMNS, Claim, ClipPhrases, Words
+from paraclap.data.captions import PHRASE_COLUMNS, Attribute, ClipPhrases, Words
 from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels, is_label_table
 from paraclap.data.tables import read_caption_table
@@ -120,10 +120,10 @@ def words_of(table: pd.DataFrame, settings: Settings) -> Words:
         for label, phrases in zip(labels, ClipPhrases(table), strict=True)
         if label and target in phrases
     }
-    words: dict[Claim, dict[str, None]] = {}
+    words: dict[Attribute, dict[str, None]] = {}
     for label, wording in sorted(worded):
         words.setdefault((target, wording), {}).update(dict.fromkeys(bare_words(label, target)))
-    return {claim: tuple(found) for claim, found in words.items()}
+    return {attribute: tuple(found) for attribute, found in words.items()}
 
 
 def provenance(
@@ -257,7 +257,7 @@ def check_data(settings: Settings) -> None:
         SettingsError: naming the key that is missing.
     """
     data = settings.data
-    for key in ("temperature", "class_temperature"):
+    for key in ("sampling_exponent", "class_sampling_exponent"):
         if getattr(data, key) < 0:
             raise SettingsError(f"data.{key} is {getattr(data, key)}, expected 0 or more")
     _check_augmentation(data)

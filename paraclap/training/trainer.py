@@ -25,7 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from paraclap.audio.reading import CONDITIONING, Files, JoinedRecordings, Recordings, resolve_inside
-from paraclap.audio.waveform_cache import pack_files
+from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora.table import scored_classes
 from paraclap.data.captions import ClipPhrases, equal_captions
 from paraclap.data.dataset import (
@@ -49,7 +49,7 @@ from paraclap.distributed import (
     world_size,
 )
 from paraclap.evaluation.metrics import score
-from paraclap.evaluation.prompts import queries_for
+from paraclap.evaluation.prompts import prompts_for
 from paraclap.evaluation.zero_shot import answer
 from paraclap.files import whole_folder, write_text
 from paraclap.model.build import build_model
@@ -63,7 +63,7 @@ from paraclap.training.checkpoint import (
     load_newest,
     save_checkpoint,
 )
-from paraclap.training.class_prompts import Prototypes
+from paraclap.training.class_prompts import ClassPrompts
 from paraclap.training.config import SettingsError, changed_keys
 from paraclap.training.frozen import encode_clips
 from paraclap.training.loggers import LOGGER_RUNS, memory_in_use
@@ -73,7 +73,7 @@ from paraclap.training.optim import (
     learning_rate_factor,
     parameter_groups,
     seed_step,
-    thaw_steps,
+    unfreeze_steps,
 )
 from paraclap.training.step import TrainingStep, prepare_encoders
 from paraclap.training.tables import provenance, read_all_functionals, read_tables, words_of
@@ -104,7 +104,7 @@ def objective_of(loss: LossSettings) -> nn.Module:
     return OBJECTIVES[loss.name](**(contrast if loss.name == "contrastive" else {}))
 
 
-class Run:
+class Trainer:
     """One training run: what it reads, what it changes, and what it leaves in its folder."""
 
     def __init__(self, settings: Settings) -> None:
@@ -134,7 +134,7 @@ class Run:
         if self.functionals is not None:
             about = standards(self.functionals.loc[self.train_table.index])
         model, self.processor = build_model(settings.model, texts, about)
-        self.thaws = thaw_steps(train.thaw, model.frozen, self.steps)
+        self.unfreezing = unfreeze_steps(train.unfreeze, model.frozen, self.steps)
         before = model.config.provenance
         model.config.provenance = provenance(settings, len(self.train_table), before)
         self.model: ParaCLAPModel = model.to(self.device)
@@ -148,11 +148,11 @@ class Run:
             clip_norm=settings.optim.clip_norm,
             micro_batch=train.micro_batch,
             text_cache=train.text_cache,
-            prototypes=self._prototypes(),
-            prototype_weight=settings.loss.prototypes,
+            class_prompts=self._prototypes(),
+            class_prompt_weight=settings.loss.class_prompts,
         )
         self.optimizer = OPTIMIZERS[settings.optim.name](
-            parameter_groups(model, settings.optim, self.objective, self.thaws),
+            parameter_groups(model, settings.optim, self.objective, self.unfreezing),
             lr=settings.optim.lr,
         )
         self.step = 0
@@ -164,11 +164,11 @@ class Run:
         self.recordings = self._recordings()
         self.fingerprints = broadcast(self._fingerprints() if rank() == 0 else None)
 
-    def _prototypes(self) -> Prototypes | None:
-        if not self.settings.loss.prototypes:
+    def _prototypes(self) -> ClassPrompts | None:
+        if not self.settings.loss.class_prompts:
             return None
         phrases = ClipPhrases(self.train_table)
-        return Prototypes(phrases, self.settings.train.target, self.processor)
+        return ClassPrompts(phrases, self.settings.train.target, self.processor)
 
     def _by_corpus(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Parts of a table by corpus, in its order; that of a single one has the name ""."""
@@ -218,8 +218,10 @@ class Run:
         recordings: dict[str, Recordings] = {}
         for name, corpus in corpora_of(data).items():
             recordings[name] = Files(corpus.root)
-            if data.packed is not None:
-                recordings[name] = pack_files(data.packed, corpus.root, self._files()[name])
+            if data.waveform_cache is not None:
+                recordings[name] = cache_waveforms(
+                    data.waveform_cache, corpus.root, self._files()[name]
+                )
         return JoinedRecordings(recordings) if data.corpora else recordings[""]
 
     def state(self) -> dict[str, Any]:
@@ -282,25 +284,25 @@ class Run:
             crop_seconds_min=self.settings.data.crop_seconds_min,
         )
 
-    def thaw(self, step: int | None = None) -> None:
+    def unfreeze(self, step: int | None = None) -> None:
         """Let those parts learn that do from step number `step` on; None = the next one.
 
         What was read before may lack what they need, so that batches begin anew after this.
         """
         step = self.step if step is None else step
-        due = [part for part, first in self.thaws.items() if first <= step]
+        due = [part for part, first in self.unfreezing.items() if first <= step]
         due = sorted(set(due) & set(self.model.frozen))
         if due:
-            self.gradients.thaw(due)
+            self.gradients.unfreeze(due)
             prepare_encoders(self.model, self.settings.train.checkpoint_activations)
             tqdm.write(f"step {step + 1}: from here on {' and '.join(due)} will learn")
 
     @property
     def stage_end(self) -> int:
         """Number of steps after which the next part begins to learn, or the run ends."""
-        return min(step for step in (*self.thaws.values(), self.steps) if step > self.step)
+        return min(step for step in (*self.unfreezing.values(), self.steps) if step > self.step)
 
-    def hear_clips(self, requests: StopRequests) -> None:
+    def precompute_audio_embeddings(self, requests: StopRequests) -> None:
         """Let a frozen speech encoder hear every clip once, if crops are always the same.
 
         Each process hears its share of the clips.
@@ -337,8 +339,10 @@ class Run:
         """What is read in the steps that are left until the next part begins to learn."""
         data, train = self.settings.data, self.settings.train
         sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
-        labels = () if data.class_temperature == 1 else self._column(train.target).fillna("")
-        draws = mixed(sizes, data.temperature, train.seed, labels, data.class_temperature)
+        labels = () if data.class_sampling_exponent == 1 else self._column(train.target).fillna("")
+        draws = mixed(
+            sizes, data.sampling_exponent, train.seed, labels, data.class_sampling_exponent
+        )
         groups = None
         if data.speaker_aware:
             groups = speaker_classes(self._column("speaker"), self._column(train.target))
@@ -358,7 +362,7 @@ class Run:
     def _refuse_missing_columns(self) -> None:
         data, target = self.settings.data, self.settings.train.target
         needed = {
-            "data.class_temperature": [target] if data.class_temperature != 1 else [],
+            "data.class_sampling_exponent": [target] if data.class_sampling_exponent != 1 else [],
             "data.speaker_aware": ["speaker", target] if data.speaker_aware else [],
         }
         for key, columns in needed.items():
@@ -405,16 +409,16 @@ class Run:
         mel = getattr(self.processor.feature_extractor, "mel", None)
         return shortest_masked(self.model.audio_branch.base, mel)
 
-    def text_stage(self, requests: StopRequests | None = None) -> None:
+    def text_pretraining(self, requests: StopRequests | None = None) -> None:
         """Train the text side alone on drawn captions, before the first step with audio.
 
         It is short and not saved: a run that is stopped here starts anew. Every process does all
         of it. A text side of random weights learns here even if it is frozen afterwards.
         """
-        stage = self.settings.text_stage
+        stage = self.settings.text_pretraining
         frozen = self.model.frozen
         if not (self.settings.model.text.name or self.settings.model.start):
-            self.model.thaw()
+            self.model.unfreeze()
         optim = OptimSettings(lr=stage.lr, text_lr=stage.lr, warmup_steps=stage.steps // 10)
         text_side = [p for n, p in self.model.named_parameters() if n.startswith("text_")]
         optimizer = torch.optim.AdamW(text_side, lr=stage.lr, weight_decay=optim.weight_decay)
@@ -527,10 +531,10 @@ class Run:
 
     def _validate(self, table: pd.DataFrame) -> tuple[dict[str, float], pd.DataFrame]:
         train = self.settings.train
-        queries = queries_for(table, train.target, train.queries)
+        prompts = prompts_for(table, train.target, train.prompts)
         measured = self._functionals_of(table)
         clips = None if measured is None else FunctionalClips(table, self.recordings, measured)
-        answers = answer(self.model, self.processor, table, self.recordings, queries, clips)
+        answers = answer(self.model, self.processor, table, self.recordings, prompts, clips)
         answers.insert(0, "truth", self.classes.loc[table.index])
         figures = score(answers["truth"], answers["prediction"])
         recalls = {f"recall/{name}": recall for name, recall in figures["recall"].items()}
@@ -617,7 +621,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def in_short(run: Run) -> str:
+def in_short(run: Trainer) -> str:
     """One line on what a run will do, and where."""
     return (
         f"{len(run.train_table)} clips to train on, {len(run.classes)} to validate on, "
@@ -635,7 +639,7 @@ def agreed(requests: StopRequests) -> signal.Signals | None:
     return signal.Signals(number) if number else None
 
 
-def resume(run: Run) -> None:
+def resume(run: Trainer) -> None:
     """Bring a run to where its checkpoints left it, as `train.resume` says.
 
     Process 0 chooses the checkpoint, and the others read the same.

@@ -18,7 +18,7 @@ from paraclap.audio.augment import (
     labels_of,
 )
 from paraclap.audio.reading import Files
-from paraclap.data.captions import agreement
+from paraclap.data.captions import match_matrix
 from paraclap.data.dataset import CaptionDataset, CropLengths
 from paraclap.data.sampler import bucketed, shuffled
 from paraclap.settings import AugmentSettings, CaptionSettings
@@ -156,7 +156,7 @@ def test_nonsense_is_refused(options, reason):
 
 def clips_of(captions, corpus, augment=None, **options):
     table = pd.read_parquet(captions).iloc[:16]
-    settings = CaptionSettings(shares={"emotion": 0.5}, counts=[0.3, 0.4, 0.3])
+    settings = CaptionSettings(label_probs={"emotion": 0.5}, phrase_count_probs=[0.3, 0.4, 0.3])
     return CaptionDataset(table, corpus, settings, 0.5, seed=1, augment=augment, **options)
 
 
@@ -166,16 +166,16 @@ def test_captions_stay_and_none_claims_what_a_change_unsettled(captions, corpus)
     assert [p["caption"] for p, _ in pairs] == [c["caption"] for _, c in pairs]
     seen = set()
     for row, (before, after) in enumerate(pairs):
-        drawn = changed.augmenter.draw((0, row), [n for n, _ in after["caption"].claims])
+        drawn = changed.augmenter.draw((0, row), [n for n, _ in after["caption"].attributes])
         seen |= {name for name, _ in drawn.values}
         gone = before["phrases"].keys() - after["phrases"].keys()
         assert gone == {name for name in before["phrases"] if drawn.unsettles(name)}
-        assert {name for name, _ in after["caption"].claims} <= after["phrases"].keys()
+        assert {name for name, _ in after["caption"].attributes} <= after["phrases"].keys()
         assert np.array_equal(before["waveform"], after["waveform"]) == (not drawn.values)
         assert len(after["waveform"]) <= 8000
     assert seen == set(TRANSFORMS)
     after = [item for _, item in pairs]
-    matches = agreement([i["phrases"] for i in after], [i["caption"] for i in after])
+    matches = match_matrix([i["phrases"] for i in after], [i["caption"] for i in after])
     assert (matches.diagonal() == 1).all()
 
 
@@ -203,7 +203,7 @@ AUGMENTED = [f"data.augment.{name}=0.7" for name in TRANSFORMS] + ["data.crop_se
 
 
 def batches_of(config, workers):
-    run = loop.Run(read_settings([config, *AUGMENTED, f"data.workers={workers}"]))
+    run = loop.Trainer(read_settings([config, *AUGMENTED, f"data.workers={workers}"]))
     return list(run.loader())
 
 

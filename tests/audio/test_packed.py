@@ -19,7 +19,7 @@ import torch.utils.data
 
 from paraclap.audio import reading, waveform_cache
 from paraclap.audio.reading import AudioError, Files
-from paraclap.audio.waveform_cache import PackError, pack_files
+from paraclap.audio.waveform_cache import WaveformCacheError, cache_waveforms
 from paraclap.cli import evaluate
 from paraclap.corpora.table import read_corpus
 from paraclap.data.dataset import ClipDataset
@@ -69,7 +69,7 @@ def voices(tmp_path, voice):
 
 def pack(folder, root, **options):
     files = sorted(path.name for path in root.iterdir())
-    return pack_files(folder, root, files, progress=False, **options)
+    return cache_waveforms(folder, root, files, progress=False, **options)
 
 
 def tolerance(name):
@@ -124,20 +124,20 @@ def test_flags_of_the_conditioning_are_kept(root, tmp_path):
 
 
 def test_file_that_was_not_asked_for_is_refused(root, tmp_path):
-    recordings = pack_files(tmp_path / "pack", root, ["plain.wav"], progress=False)
-    with pytest.raises(PackError, match="music"):
+    recordings = cache_waveforms(tmp_path / "pack", root, ["plain.wav"], progress=False)
+    with pytest.raises(WaveformCacheError, match="music"):
         recordings.read("music.wav")
 
 
 def test_files_outside_the_root_are_refused(root, tmp_path):
     (tmp_path / "inner").mkdir()
     with pytest.raises(AudioError, match="outside"):
-        pack_files(tmp_path / "pack", tmp_path / "inner", ["../a.wav"], progress=False)
+        cache_waveforms(tmp_path / "pack", tmp_path / "inner", ["../a.wav"], progress=False)
 
 
 def test_whole_files_are_limited_and_crops_of_them_are_not(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.zeros(40_000), 16_000)
-    recordings = pack_files(tmp_path / "pack", tmp_path, ["a.wav"], progress=False)
+    recordings = cache_waveforms(tmp_path / "pack", tmp_path, ["a.wav"], progress=False)
     monkeypatch.setattr(reading.check_length, "__defaults__", (1.0,))
     with pytest.raises(AudioError) as caught:
         recordings.read("a.wav")
@@ -235,7 +235,7 @@ def test_long_files_are_packed_in_little_memory_and_equal_the_file(tmp_path, mon
         "_write",
         lambda self, w: (sizes.append(len(w)), original(self, w)),
     )
-    recordings = pack_files(tmp_path / "pack", tmp_path, ["long.wav"], progress=False)
+    recordings = cache_waveforms(tmp_path / "pack", tmp_path, ["long.wav"], progress=False)
     assert len(sizes) >= 60 and max(sizes) < 17_000
     np.testing.assert_allclose(recordings.read("long.wav"), expected, rtol=0, atol=ROUNDING)
 
@@ -258,7 +258,7 @@ def slow(*arguments):
     return original(*arguments)
 packed.read_in_blocks = slow
 files = sys.argv[3:]
-packed.pack_files(sys.argv[1], sys.argv[2], files, progress=False)
+packed.cache_waveforms(sys.argv[1], sys.argv[2], files, progress=False)
 """
 
 
@@ -306,7 +306,7 @@ def test_file_that_is_written_to_meanwhile_is_told(voices, tmp_path, monkeypatch
         return report
 
     monkeypatch.setattr(waveform_cache, "read_in_blocks", read_in_blocks)
-    with pytest.raises(PackError, match="written to"):
+    with pytest.raises(WaveformCacheError, match="written to"):
         pack(tmp_path / "pack", voices)
 
 
@@ -406,9 +406,9 @@ def test_training_from_a_pack_changes_no_bit(config, tmp_path, workers):
     """The synthetic corpus has 16 bits and 16 kHz."""
     arguments = [config, "train.epochs=1", f"data.workers={workers}"]
     plain = loop.train(read_settings([*arguments, f"output={tmp_path / 'plain'}"]))
-    options = [f"output={tmp_path / 'packed'}", f"data.packed={tmp_path / 'pack'}"]
+    options = [f"output={tmp_path / 'packed'}", f"data.waveform_cache={tmp_path / 'pack'}"]
     fast = loop.train(read_settings([*arguments, *options]))
-    assert isinstance(fast.recordings, waveform_cache.PackedFiles) and list(
+    assert isinstance(fast.recordings, waveform_cache.CachedWaveforms) and list(
         (tmp_path / "pack").iterdir()
     )
     before, after = weights(plain), weights(fast)
@@ -425,7 +425,7 @@ def test_evaluation_from_a_pack_gives_the_same_scores_and_its_own_cache_keys(
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     scores = []
-    for options in ([], ["--packed", str(tmp_path / "pack")]):
+    for options in ([], ["--waveform-cache", str(tmp_path / "pack")]):
         output = tmp_path / f"results{len(scores)}"
         arguments = [str(tmp_path / "model"), str(corpus), "--split", "dev", "-o", str(output)]
         arguments += ["--no-cache"]  # embeddings of other batches differ in the last bits
@@ -433,6 +433,6 @@ def test_evaluation_from_a_pack_gives_the_same_scores_and_its_own_cache_keys(
         scores.append((output / "scores.yaml").read_text())
     assert scores[0] == scores[1] and list((tmp_path / "pack").glob("*.index"))
     table = read_corpus(corpus).iloc[:3]
-    recordings = pack_files(tmp_path / "pack", corpus, table.index.get_level_values("file"))
+    recordings = cache_waveforms(tmp_path / "pack", corpus, table.index.get_level_values("file"))
     first, second = (clip_keys(ClipDataset(table, where)) for where in (corpus, recordings))
     assert not set(first) & set(second)

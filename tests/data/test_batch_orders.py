@@ -68,7 +68,7 @@ def test_mixture_of_temperature_one_and_of_one_corpus_is_the_plain_permutation()
 
 
 @pytest.mark.parametrize(
-    "sizes, temperature, counts",
+    "sizes, exponent, counts",
     [
         ([90, 10], 1.0, [90, 10]),
         ([90, 10], 0.0, [50, 50]),
@@ -76,8 +76,8 @@ def test_mixture_of_temperature_one_and_of_one_corpus_is_the_plain_permutation()
         ([3, 3, 4], 0.0, [4, 3, 3]),
     ],
 )
-def test_counts_follow_the_temperature_and_add_up(sizes, temperature, counts):
-    assert mixture_counts(sizes, temperature) == counts
+def test_counts_follow_the_temperature_and_add_up(sizes, exponent, counts):
+    assert mixture_counts(sizes, exponent) == counts
 
 
 def test_mixture_goes_through_each_corpus_evenly_and_never_repeats_a_draw():
@@ -125,7 +125,7 @@ LABELS = ["angry"] * 10 + ["sad"] * 70 + ["anger"] * 15 + ["sadness"] * 5  # of 
 
 
 @pytest.mark.parametrize(
-    "temperature, class_temperature, counts",
+    "exponent, class_sampling_exponent, counts",
     [
         (1.0, 0.0, {"angry": 40, "sad": 40, "anger": 10, "sadness": 10}),
         (0.0, 0.0, {"angry": 25, "sad": 25, "anger": 25, "sadness": 25}),
@@ -133,10 +133,10 @@ LABELS = ["angry"] * 10 + ["sad"] * 70 + ["anger"] * 15 + ["sadness"] * 5  # of 
         (1.0, 1.0, {"angry": 10, "sad": 70, "anger": 15, "sadness": 5}),
     ],
 )
-def test_share_of_a_corpus_is_divided_among_its_classes(temperature, class_temperature, counts):
+def test_share_of_a_corpus_is_divided_among_its_classes(exponent, class_sampling_exponent, counts):
     order = np.random.default_rng(0).permutation(80)  # classes in any order
     labels = [LABELS[row] for row in (*order, *range(80, 100))]
-    draws = mixed([80, 20], temperature, 3, labels, class_temperature)
+    draws = mixed([80, 20], exponent, 3, labels, class_sampling_exponent)
     epochs = [draws(epoch) for epoch in range(8)]
     found = Counter(labels[row] for epoch in epochs for _, row in epoch)
     assert found == pytest.approx({name: 8 * count for name, count in counts.items()}, abs=8)
@@ -146,10 +146,10 @@ def test_share_of_a_corpus_is_divided_among_its_classes(temperature, class_tempe
     for name in counts:  # all clips of a class as often
         times = [of_rows[row] for row, label in enumerate(labels) if label == name]
         assert (
-            temperature == class_temperature == 1
+            exponent == class_sampling_exponent == 1
             or max(times) - min(times) <= 1
             or (
-                class_temperature == 1  # passes are those of a corpus
+                class_sampling_exponent == 1  # passes are those of a corpus
             )
         )
 
@@ -159,7 +159,7 @@ def test_share_of_a_corpus_is_divided_among_its_classes(temperature, class_tempe
 SPEAKERS, BATCH = 7, 8
 
 
-def drawn_apart(rng, rows, classes, bucket, temperature):
+def drawn_apart(rng, rows, classes, bucket, exponent):
     """Draws of clips of unequal speakers and classes, and their groups."""
     shares = rng.dirichlet(np.full(SPEAKERS, 0.7))
     speakers = rng.choice(SPEAKERS, rows, p=shares).astype(str).astype(object)
@@ -167,7 +167,7 @@ def drawn_apart(rng, rows, classes, bucket, temperature):
     labels = rng.integers(classes, size=rows).astype(str)
     groups = speaker_classes(speakers, labels)
     sizes = [rows // 3, rows - rows // 3]
-    plain = mixed(sizes, temperature, 5, labels, temperature)
+    plain = mixed(sizes, exponent, 5, labels, exponent)
     draws = kept_apart(plain, groups, BATCH, seed=5)
     if bucket:
         draws = bucketed(draws, by_row(rng.uniform(1, 9, rows)), BATCH, 5, groups)
@@ -181,13 +181,13 @@ def repeated(draws, groups):
 
 
 @pytest.mark.parametrize("bucket", [False, True])
-@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("exponent", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("rows, classes", [(61, 1), (203, 3), (600, 6), (1000, 40)])
 def test_a_group_meets_itself_only_where_it_has_more_clips_than_there_are_batches(
-    rows, classes, temperature, bucket
+    rows, classes, exponent, bucket
 ):
     rng = np.random.default_rng([rows, classes])
-    draws, plain, groups = drawn_apart(rng, rows, classes, bucket, temperature)
+    draws, plain, groups = drawn_apart(rng, rows, classes, bucket, exponent)
     batches = rows // BATCH
     for epoch in (0, 1, 5):
         found, former = draws(epoch), plain(epoch)

@@ -10,7 +10,13 @@ import torch.utils.data
 from torch.testing import assert_close
 
 from paraclap.audio.reading import Files, JoinedRecordings
-from paraclap.data.captions import Caption, agreement, draw_caption, equal_captions, group_phrases
+from paraclap.data.captions import (
+    Caption,
+    draw_caption,
+    equal_captions,
+    group_phrases,
+    match_matrix,
+)
 from paraclap.data.dataset import CaptionDataset, ClipDataset, Collate
 from paraclap.data.sampler import TrainingBatches
 from paraclap.settings import CaptionSettings
@@ -71,7 +77,7 @@ def test_emotion_caption_is_that_phrase_alone():
 
 def test_sampled_captions_follow_the_counts_and_keep_the_emotion():
     counts = [0.2, 0.5, 0.3]
-    captions = draws(4000, counts=counts)
+    captions = draws(4000, phrase_count_probs=counts)
     seen = Counter(len(caption.split(" and ")) - 1 for caption in captions)
     for count, probability in enumerate(counts):
         assert seen[count] / 4000 == pytest.approx(probability, abs=0.03)
@@ -92,7 +98,7 @@ def test_every_wording_is_reachable_and_first_wordings_alone_on_request():
 def test_clip_without_emotion_still_has_a_caption():
     rng = np.random.default_rng(0)
     phrases = {"pitch": ["pitch is low"]}
-    settings = CaptionSettings(counts=[1.0])
+    settings = CaptionSettings(phrase_count_probs=[1.0])
     assert draw_caption(phrases, settings, rng) == Caption(
         "pitch is low", (("pitch", "pitch is low"),)
     )
@@ -101,12 +107,14 @@ def test_clip_without_emotion_still_has_a_caption():
 
 
 def test_shares_are_the_shares_of_captions_that_tell_a_descriptor():
-    captions = draws(3000, counts=[0.5, 0.5], shares={"emotion": 0.7, "gender": 0.4})
+    captions = draws(
+        3000, phrase_count_probs=[0.5, 0.5], label_probs={"emotion": 0.7, "gender": 0.4}
+    )
     for name, share in (("emotion", 0.7), ("gender", 0.4)):
         told = [c for c in captions if set(c.split(" and ")) & set(PHRASES[name])]
         assert len(told) / 3000 == pytest.approx(share, abs=0.03)
     assert all(captions)
-    alone = draws(200, counts=[1.0], shares=dict.fromkeys(PHRASES, 0.1))
+    alone = draws(200, phrase_count_probs=[1.0], label_probs=dict.fromkeys(PHRASES, 0.1))
     assert all(alone)
 
 
@@ -119,7 +127,7 @@ def test_bare_words_stand_in_for_a_share_of_captions_and_claim_the_same():
     bare = [caption for caption in captions if caption.text in ("anger", "angry")]
     assert len(bare) / 2000 == pytest.approx(0.3, abs=0.03)
     assert {caption.text for caption in bare} == {"anger", "angry"}
-    assert {caption.claims for caption in bare} == {(("emotion", "emotion is anger"),)}
+    assert {caption.attributes for caption in bare} == {(("emotion", "emotion is anger"),)}
     unnamed = draw_caption({"pitch": ["pitch is low"]}, CaptionSettings(bare=1.0), rng, WORDS)
     assert unnamed.text == "pitch is low"
 
@@ -138,7 +146,7 @@ def test_text_batch_tells_apart_what_is_said_of_the_same_descriptors(table):
     items = dataset(table)
     captions = items.text_batch(step=4, size=20)
     assert len(captions) == 20
-    names = [{name for name, _ in caption.claims} for caption in captions]
+    names = [{name for name, _ in caption.attributes} for caption in captions]
     assert all(spoken == names[0] for spoken in names[10:])
     assert any(spoken != names[0] for spoken in names[1:10])
     assert items.text_batch(step=4, size=20) == captions != items.text_batch(step=5, size=20)
@@ -157,7 +165,9 @@ def test_captions_agree_with_clips_by_the_claims_that_both_know():
         {"emotion": ["fear"]},  # its pitch is not known
         {"pitch": ["low"]},
     ]
-    captions = [Caption("", claims) for claims in ((ANGER,), (ANGER, LOW), (HIGH,), (FEAR,))]
+    captions = [
+        Caption("", attributes) for attributes in ((ANGER,), (ANGER, LOW), (HIGH,), (FEAR,))
+    ]
     expected = [
         [1, 0.5, 1, 0],
         [1, 1, 0, 0],
@@ -165,7 +175,7 @@ def test_captions_agree_with_clips_by_the_claims_that_both_know():
         [0, 0, UNKNOWN, 1],  # not angry at any pitch
         [UNKNOWN, UNKNOWN, 0, UNKNOWN],
     ]
-    assert_close(agreement(clips, captions), torch.tensor(expected), equal_nan=True)
+    assert_close(match_matrix(clips, captions), torch.tensor(expected), equal_nan=True)
 
 
 def test_a_caption_is_true_if_and_only_if_all_that_it_claims_is_known_and_holds():
@@ -176,7 +186,7 @@ def test_a_caption_is_true_if_and_only_if_all_that_it_claims_is_known_and_holds(
         return {name: str(rng.integers(2)) for name in names if rng.random() < 0.7}
 
     clips, captions = [drawn() for _ in range(40)], [drawn() or {"pitch": "0"} for _ in range(30)]
-    found = agreement(
+    found = match_matrix(
         [{name: [value] for name, value in clip.items()} for clip in clips],
         [Caption("", tuple(caption.items())) for caption in captions],
     )
@@ -195,12 +205,12 @@ def test_captions_are_equal_if_they_say_the_same():
 
 def test_drawn_captions_of_one_clip_differ_in_words_and_not_in_claims():
     rng = np.random.default_rng(0)
-    settings = CaptionSettings(counts=[0.0, 0.0, 0.0, 1.0])
+    settings = CaptionSettings(phrase_count_probs=[0.0, 0.0, 0.0, 1.0])
     captions = [draw_caption(PHRASES, settings, rng) for _ in range(20)]
     assert len({caption.text for caption in captions}) > 10
-    assert len({caption.claims for caption in captions}) == 1
+    assert len({caption.attributes for caption in captions}) == 1
     assert equal_captions(captions).all()
-    assert agreement([PHRASES] * 20, captions).all()
+    assert match_matrix([PHRASES] * 20, captions).all()
 
 
 @pytest.mark.parametrize("phrases, style", [({}, "sampled"), (PHRASES, "poem")])

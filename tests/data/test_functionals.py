@@ -90,12 +90,12 @@ def test_missing_and_constant_functionals_count_as_average(settings):
 
 def test_functionals_that_are_left_out_change_nothing(settings):
     table = pd.DataFrame({"loudness_a": [1.0, 3.0], "pitch": [2.0, 6.0]})
-    settings.audio.config = {"model_type": "egemaps", "left_out": ["loudness"]}
+    settings.audio.config = {"model_type": "egemaps", "exclude": ["loudness"]}
     encoder = build_model(settings, ["loud"], standards(table))[0].audio_branch.base.eval()
     quiet, loud, high = torch.tensor([[1.0, 2.0], [99.0, 2.0], [1.0, 6.0]])
     states = [encoder(x[None]).last_hidden_state for x in (quiet, loud, high)]
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
-    settings.audio.config["left_out"] = ["loudnes_"]
+    settings.audio.config["exclude"] = ["loudnes_"]
     with pytest.raises(ValueError, match="no functional is called 'loudnes_'"):
         build_model(settings, ["loud"], standards(table))
 
@@ -126,7 +126,7 @@ def test_a_run_trains_resumes_and_is_evaluated(config, measured, corpus, tmp_pat
     given = arguments(config, measured, tmp_path)
     whole = loop.train(read_settings(given))
     settings = read_settings([*given, f"output={tmp_path / 'again'}", "train.save_every=3"])
-    run = loop.Run(settings)
+    run = loop.Trainer(settings)
     run.output.mkdir()
     run.model.train()
     for batch in itertools.islice(run.loader(), 3):
@@ -143,11 +143,11 @@ def test_a_run_trains_resumes_and_is_evaluated(config, measured, corpus, tmp_pat
 def test_tower_and_table_belong_together(config, measured, tmp_path):
     given = arguments(config, measured, tmp_path)
     with pytest.raises(ValueError, match="such a tower needs it"):
-        loop.Run(read_settings([*given, "data.features=null"]))
+        loop.Trainer(read_settings([*given, "data.features=null"]))
     with pytest.raises(ValueError, match="model_type egemaps"):
-        loop.Run(read_settings([config, f"data.features={measured[0]}"]))
+        loop.Trainer(read_settings([config, f"data.features={measured[0]}"]))
     with pytest.raises(ValueError, match="no table"):
-        loop.Run(read_settings([*given, "data.features=elsewhere.parquet"]))
+        loop.Trainer(read_settings([*given, "data.features=elsewhere.parquet"]))
 
 
 def test_table_without_a_clip_is_refused(measured, tmp_path):

@@ -16,7 +16,7 @@ from paraclap.corpora.readers import CorpusError
 from paraclap.corpora.table import read_corpus, scored_classes
 from paraclap.data.label_captions import caption_labels
 from paraclap.evaluation.metrics import score
-from paraclap.evaluation.prompts import queries_for
+from paraclap.evaluation.prompts import prompts_for
 from paraclap.evaluation.zero_shot import answer
 from paraclap.model.build import build_model, load_model
 from paraclap.model.card import model_card
@@ -105,7 +105,7 @@ def command(start, labels, tmp_path):
 
 def test_run_starts_from_the_whole_model(command, start):
     settings = tables.with_captions(read_settings([*command, "train.seed=5"]))
-    run = loop.Run(settings)
+    run = loop.Trainer(settings)
     stored = load_file(start / "model.safetensors")
     weights = run.model.state_dict()
     assert weights.keys() == stored.keys()
@@ -138,14 +138,18 @@ def test_one_command_from_labels_to_a_model_with_its_history(command, labels, tm
 
 def test_fine_tuning_learns_the_labels(command, labels):
     rates = ["optim.lr=0.01", "optim.audio_lr=0.001", "optim.text_projection_lr=0.001"]
-    words = ["text_stage.steps=50", "text_stage.lr=0.01", "text_stage.batch_size=4"]
+    words = [
+        "text_pretraining.steps=50",
+        "text_pretraining.lr=0.01",
+        "text_pretraining.batch_size=4",
+    ]
     options = ["train.epochs=10", "optim.warmup_steps=1", "model.freeze=[]"]
     settings = read_settings([*command, *rates, *words, *options])
 
     def recall(source):
         table = read_corpus(labels)
-        queries = queries_for(table, "emotion", "sentence")
-        answers = answer(*load_model(source), table, labels.parent, queries)
+        prompts = prompts_for(table, "emotion", "sentence")
+        answers = answer(*load_model(source), table, labels.parent, prompts)
         return score(scored_classes(table), answers["prediction"])["UAR"]
 
     assert recall(settings.model.start) == 0.5
@@ -184,7 +188,7 @@ def test_start_that_is_not_whole_is_refused(command, start, change):
     settings = tables.with_captions(read_settings(command))
     expected = {"missing": "lacks 1 weights", "unknown": "1 unknown weights", "shape": "mismatch"}
     with pytest.raises((ValueError, RuntimeError), match=expected[change]):
-        loop.Run(settings)
+        loop.Trainer(settings)
 
 
 def test_labels_without_speakers_need_a_word_about_validation(command, labels, tmp_path):

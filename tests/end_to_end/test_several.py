@@ -62,7 +62,7 @@ def history(run):
 def gradients(arguments):
     """Loss and gradients of the first batch in float64."""
     with distributed.processes(CPU, 60):
-        run = loop.Run(read_settings(arguments))
+        run = loop.Trainer(read_settings(arguments))
         run.model.double().train()
         batch = next(iter(run.loader()))
         batch["input_values"] = batch["input_values"].double()
@@ -75,7 +75,7 @@ def gradients(arguments):
 @pytest.mark.parametrize(
     "choices",
     [
-        ["loss.name=sigmoid", "data.speaker_aware=true", "data.class_temperature=0.5"],
+        ["loss.name=sigmoid", "data.speaker_aware=true", "data.class_sampling_exponent=0.5"],
         ["loss.positives=own", "train.micro_batch=2"],
         ["loss.graded=0.3", "loss.hard_negatives=2", "captions.bare=0.4"],
     ],
@@ -100,7 +100,7 @@ def test_loss_and_gradients_of_the_model_are_those_of_one_process(together, conf
                     assert (found - expected).norm() <= 1e-6 * expected.norm() + 1e-12, name
 
 
-THAWED = ["model.freeze=[audio,text]", "train.thaw={audio: 4, text: 5}", "data.crop=centre"]
+THAWED = ["model.freeze=[audio,text]", "train.unfreeze={audio: 4, text: 5}", "data.crop=centre"]
 
 
 AUGMENTED = [f"data.augment.{name}=0.5" for name in TRANSFORMS] + ["data.crop_seconds_min=0.2"]
@@ -128,7 +128,7 @@ def test_order_and_validation_are_those_of_one_process(together, config, tmp_pat
 
 def stopped_at(step, number, arguments):
     """Train; the last process gets a signal in this step."""
-    original = loop.Run.training_step
+    original = loop.Trainer.training_step
 
     def with_signal(self, batch):
         values = original(self, batch)
@@ -136,14 +136,14 @@ def stopped_at(step, number, arguments):
             os.kill(os.getpid(), number)
         return values
 
-    loop.Run.training_step = with_signal  # of a forked process
+    loop.Trainer.training_step = with_signal  # of a forked process
     return trained(arguments)
 
 
 @pytest.mark.parametrize(
     "number, choices",
     [(signal.SIGTERM, []), (signal.SIGUSR1, []), (signal.SIGTERM, THAWED)],
-    ids=["SIGTERM", "SIGUSR1", "before a thaw"],
+    ids=["SIGTERM", "SIGUSR1", "before a unfreeze"],
 )
 def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(
     together, config, tmp_path, number, choices
@@ -172,14 +172,14 @@ def faulty(fault, arguments):
 
 def in_step(act):
     """Let `act(batch)` happen in the third step of process 1."""
-    original = loop.Run.training_step
+    original = loop.Trainer.training_step
 
     def step(self, batch):
         if self.step == 2 and distributed.rank() == 1:
             act(batch)
         return original(self, batch)
 
-    loop.Run.training_step = step
+    loop.Trainer.training_step = step
 
 
 def in_save(act):

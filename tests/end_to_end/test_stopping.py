@@ -151,7 +151,7 @@ def test_stopped_before_its_validation_a_step_is_validated_on_resuming(
 ):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     loop.train(read_settings([config, f"output={whole}"]))
-    original = loop.Run.training_step
+    original = loop.Trainer.training_step
 
     def step_with_signal(self, batch):
         values = original(self, batch)
@@ -160,7 +160,7 @@ def test_stopped_before_its_validation_a_step_is_validated_on_resuming(
         return values
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "training_step", step_with_signal)
+        patch.setattr(loop.Trainer, "training_step", step_with_signal)
         with pytest.raises(loop.Stopped) as stopped:
             loop.train(read_settings([config, f"output={parts}"]))
     assert stopped.value.code == REQUEUE
@@ -290,7 +290,7 @@ def test_log_that_cannot_be_written_stops_with_the_reason(config, tmp_path, monk
             self.path = Path("/dev/full")
 
     monkeypatch.setattr(loop, "Log", FullLog)
-    run = loop.Run(read_settings([config]))
+    run = loop.Trainer(read_settings([config]))
     run.save()
     with pytest.raises(OSError, match="No space left"):
         loop.train(read_settings([config]))
@@ -348,9 +348,9 @@ class Faulty(torch.utils.data.Dataset):
     "fault, message", [("crash", "Segmentation|exited"), ("hang", "timed out")]
 )
 def test_worker_that_dies_is_told_with_what_was_being_read(config, monkeypatch, fault, message):
-    original = loop.Run.dataset
-    monkeypatch.setattr(loop.Run, "dataset", lambda self: Faulty(original(self), fault))
-    run = loop.Run(read_settings([config]))
+    original = loop.Trainer.dataset
+    monkeypatch.setattr(loop.Trainer, "dataset", lambda self: Faulty(original(self), fault))
+    run = loop.Trainer(read_settings([config]))
     file = run.train_table.index[7][0]
     arguments = [config, "data.workers=1", "data.timeout=3", "train.resume=never"]
     with pytest.raises(RuntimeError, match=message) as stopped:

@@ -56,7 +56,7 @@ def walk(tmp_path_factory):
     script("preprocessing/template_creation.py", features, "-o", captions)
     data = [f"data.root={corpus}", f"data.captions={captions}", f"output={run}"]
     script("train.py", "configs/demo.yaml", *data, *TOY)
-    options = ["--split", "test", "--queries", "sentence", "--targets", "emotion", "gender"]
+    options = ["--split", "test", "--prompts", "sentence", "--targets", "emotion", "gender"]
     printed = script("evaluate.py", run, corpus, *options, "-o", results).stdout
     return folder, printed
 
@@ -154,7 +154,7 @@ NEEDS = {
     r".*--approximate": ("faiss",),
 }
 SMALLER = {"--workers 8": "--workers 1", " /data/": " data/", "=/data/": "=data/"}
-MORE = {"train.py": [*TOY, "text_stage.steps=1", "train.epochs=1", "train.device=cpu"]}
+MORE = {"train.py": [*TOY, "text_pretraining.steps=1", "train.epochs=1", "train.device=cpu"]}
 LEFT_OUT = {"train.py": ("model.audio.config", "model.text.config")}  # where model.start is given
 
 

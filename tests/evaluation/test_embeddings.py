@@ -37,18 +37,18 @@ def counted(model):
 
 
 def test_class_embedding_is_the_mean_of_its_wordings(tiny):
-    queries = {"anger": ("an angry voice", "rage"), "sadness": ("tears",)}
-    classes = embed.embed_classes(*tiny, queries)
-    angry, rage, tears = (embed.embed_texts(*tiny, [t])[0] for t in sum(queries.values(), ()))
+    prompts = {"anger": ("an angry voice", "rage"), "sadness": ("tears",)}
+    classes = embed.embed_classes(*tiny, prompts)
+    angry, rage, tears = (embed.embed_texts(*tiny, [t])[0] for t in sum(prompts.values(), ()))
     mean = (angry + rage) / 2
     assert torch.allclose(classes[0], mean / mean.norm(), atol=1e-6)
     assert torch.allclose(classes[1], tears, atol=1e-6)
 
 
-@pytest.mark.parametrize("queries", [{"a": ("x",), "b": ("x",)}, {"a": ("x", "y"), "b": ("y",)}])
-def test_classes_with_one_query_are_refused(tiny, queries):
-    with pytest.raises(ValueError, match="share a query"):
-        embed.embed_classes(*tiny, queries)
+@pytest.mark.parametrize("prompts", [{"a": ("x",), "b": ("x",)}, {"a": ("x", "y"), "b": ("y",)}])
+def test_classes_with_one_query_are_refused(tiny, prompts):
+    with pytest.raises(ValueError, match="share a prompt"):
+        embed.embed_classes(*tiny, prompts)
 
 
 def test_text_in_place_of_wordings_is_not_taken_letter_by_letter(tiny):

@@ -36,9 +36,9 @@ def saved_model(tiny, tmp_path):
 def test_answers_are_the_nearest_queries_one_clip_at_a_time(tiny, corpus):
     model, processor = tiny
     table = corpora.read_corpus(corpus).iloc[::7]
-    queries = {name: (f"the speaker sounds {name}",) for name in EMOTIONS}
-    answers = zero_shot.answer(model, processor, table, corpus, queries, batch_seconds=9.0)
-    texts = zero_shot.embed_texts(model, processor, [q for (q,) in queries.values()])
+    prompts = {name: (f"the speaker sounds {name}",) for name in EMOTIONS}
+    answers = zero_shot.answer(model, processor, table, corpus, prompts, batch_seconds=9.0)
+    texts = zero_shot.embed_texts(model, processor, [q for (q,) in prompts.values()])
     clips = ClipDataset(table, corpus)
     for row in range(len(table)):
         batch = processor.feature_extractor(
@@ -71,7 +71,7 @@ def test_command_writes_scores_answers_and_pictures(saved_model, corpus, tmp_pat
     assert evaluate.main([*arguments, "--targets", "emotion", "gender"]) == 0
     printed = capsys.readouterr().out
     scores = yaml.safe_load((output / "scores.yaml").read_text())
-    assert scores["split"] == ["test"] and scores["query_set"] == "published"
+    assert scores["split"] == ["test"] and scores["prompt_set"] == "published"
     for name, classes in (("paraclap-synthetic", 6), ("paraclap-synthetic.gender", 2)):
         figures = scores["corpora"][name]
         answers = pd.read_csv(output / f"{name}.csv")
@@ -87,14 +87,14 @@ def test_command_writes_scores_answers_and_pictures(saved_model, corpus, tmp_pat
 
 
 def test_query_file_leaves_other_classes_out_and_says_so(saved_model, corpus, tmp_path, capsys):
-    queries = tmp_path / "queries.yaml"
-    queries.write_text("anger: an enraged voice\nsadness: a gloomy voice\njoy: a merry voice\n")
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text("anger: an enraged voice\nsadness: a gloomy voice\njoy: a merry voice\n")
     output = tmp_path / "results"
-    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--queries", str(queries)])
+    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--prompts", str(prompts)])
     figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["paraclap-synthetic"]
-    assert figures["classes"] == 2 and figures["clips"] == 24 and figures["left_out"] == 48
-    assert figures["unused_queries"] == ["joy"]
-    assert figures["queries"]["anger"] == ["an enraged voice"]
+    assert figures["classes"] == 2 and figures["clips"] == 24 and figures["exclude"] == 48
+    assert figures["unused_prompts"] == ["joy"]
+    assert figures["prompts"]["anger"] == ["an enraged voice"]
     printed = capsys.readouterr().out
     assert "48 clips left out" in printed and "no clip is joy" in printed
 
@@ -129,15 +129,15 @@ def test_each_query_set_has_figures_of_its_own_and_clips_are_embedded_once(
     (tmp_path / "mine.yaml").write_text("anger: [rage, fury]\nsadness: gloom\n")
     sets = ["word", "ensemble", str(tmp_path / "mine.yaml")]
     output = tmp_path / "results"
-    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--queries", *sets])
+    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--prompts", *sets])
     scores = yaml.safe_load((output / "scores.yaml").read_text())
     assert list(scores["corpora"]) == [
         f"paraclap-synthetic.{name}" for name in ("word", "ensemble", "mine")
     ]
     assert embedded == [72]
-    ensemble = scores["corpora"]["paraclap-synthetic.ensemble"]["queries"]["anger"]
+    ensemble = scores["corpora"]["paraclap-synthetic.ensemble"]["prompts"]["anger"]
     assert len(ensemble) == 5 and "the voice expresses anger" in ensemble
-    assert scores["query_set"] == sets
+    assert scores["prompt_set"] == sets
 
 
 def test_numbers_are_asked_for_by_opposed_queries(tiny, corpus):
@@ -160,7 +160,7 @@ def test_numbers_are_asked_for_by_opposed_queries(tiny, corpus):
     is_high = (table["arousal"] >= edges.iloc[1]).to_numpy()
     assert figures["AUC"] == pytest.approx(roc_auc_score(is_high[outer], value[outer]), abs=1e-6)
     assert figures["clips"] == outer.sum() == len(answers) and figures["classes"] == 2
-    assert figures["left_out"] == len(table) - outer.sum()
+    assert figures["exclude"] == len(table) - outer.sum()
     cosines = answers[["score.low", "score.high"]].to_numpy()
     assert np.allclose(cosines[:, 1] - cosines[:, 0], value[outer], atol=1e-6)
 
@@ -201,7 +201,7 @@ def test_protocol_of_the_paper_scores_its_part_its_queries_and_its_mean(
     options = ["--protocol", "paper", "--reference", "-o", str(output)]
     assert evaluate.main([str(saved_model), toy, *options]) == 0
     figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["toy"]
-    assert figures["queries"] == {
+    assert figures["prompts"] == {
         c: [f"this person is feeling {c}"] for c in ("anger", "joy", "neutral", "sadness")
     }
     answers = pd.read_csv(output / "toy.csv")
@@ -213,7 +213,7 @@ def test_protocol_of_the_paper_scores_its_part_its_queries_and_its_mean(
         for _, part in answers.groupby("session")
     ]
     assert figures["UAR"] == pytest.approx(np.mean(each))
-    assert figures["left_out"] == 12, "boredom, of the part that is scored"
+    assert figures["exclude"] == 12, "boredom, of the part that is scored"
     printed, page = capsys.readouterr().out, (output / "scores.md").read_text()
     for shown in (printed, page):
         assert "CLAP (print)" in shown and "0.123" in shown and "0.456" in shown
@@ -233,7 +233,7 @@ def test_protocol_needs_a_known_corpus_and_decides_alone(saved_model, corpus, to
     with pytest.raises(corpora.CorpusError, match="no known corpus"):
         evaluate.main([*arguments, str(corpus)])
     with pytest.raises(SystemExit):
-        evaluate.main([*arguments, toy, "--queries", "word"])
+        evaluate.main([*arguments, toy, "--prompts", "word"])
     table = corpora.read_corpus(toy).drop(columns="part")
     with pytest.raises(corpora.CorpusError, match="no part 'scored'"):
         zero_shot.select_published(table)
@@ -254,8 +254,8 @@ def test_captions_find_their_clips(saved_model, corpus, captions, tmp_path, caps
     best = (clips @ zero_shot.embed_texts(model, processor, distinct).T).argmax(dim=1)
     expected = np.mean([distinct[i] == text for i, text in zip(best, texts, strict=True)])
     assert figures["R@1"] == pytest.approx(expected)
-    assert figures["queries"] == 24 and figures["items"] == len(distinct)
-    assert scores["paraclap-synthetic"]["text_to_audio"]["queries"] == len(distinct)
+    assert figures["prompts"] == 24 and figures["items"] == len(distinct)
+    assert scores["paraclap-synthetic"]["text_to_audio"]["prompts"] == len(distinct)
     assert "caption to speech" in capsys.readouterr().out
 
 
@@ -264,15 +264,15 @@ def test_clips_without_captions_are_not_retrieved_and_one_caption_is_too_few(tin
     audio = zero_shot.embed_clips(*tiny, ClipDataset(table, corpus)).numpy()
     texts = pd.Series(["one", "two", "two"], table.index[[1, 3, 4]])
     figures = zero_shot.evaluate_retrieval(*tiny, table, audio, texts)
-    assert figures["audio_to_text"]["queries"] == 3 and figures["text_to_audio"]["queries"] == 2
+    assert figures["audio_to_text"]["prompts"] == 3 and figures["text_to_audio"]["prompts"] == 2
     with pytest.raises(corpora.CorpusError, match="3 of 6 clips .* 1 of them distinct"):
         zero_shot.evaluate_retrieval(*tiny, table, audio, texts.map(lambda _: "same"))
 
 
 def test_probe_is_fitted_to_the_clips_that_are_asked_about(saved_model, corpus, tmp_path):
     output = tmp_path / "results"
-    queries = ["--queries", "word", "sentence", "--targets", "emotion", "gender"]
-    evaluate.main([str(saved_model), str(corpus), "--probe", *queries, "-o", str(output)])
+    prompts = ["--prompts", "word", "sentence", "--targets", "emotion", "gender"]
+    evaluate.main([str(saved_model), str(corpus), "--probe", *prompts, "-o", str(output)])
     scores = yaml.safe_load((output / "scores.yaml").read_text())
     probes = scores["probe"]
     assert set(probes) == set(scores["corpora"])
@@ -293,7 +293,7 @@ def test_second_run_embeds_nothing(saved_model, corpus, tmp_path, monkeypatch):
         raise AssertionError("a clip was embedded again")
 
     monkeypatch.setattr(ParaCLAPModel, "get_audio_features", refuse)
-    evaluate.main([*arguments, "-o", str(tmp_path / "second"), "--queries", "sentence"])
+    evaluate.main([*arguments, "-o", str(tmp_path / "second"), "--prompts", "sentence"])
     with pytest.raises(AssertionError, match="again"):
         evaluate.main([*arguments, "--no-cache", "-o", str(tmp_path / "third")])
 

@@ -33,7 +33,7 @@ PITCH = "F0semitoneFrom27.5Hz_sma3nz_amean"
 QUICK = [
     "train.epochs=1",
     "train.batch_size=8",
-    "text_stage.steps=1",
+    "text_pretraining.steps=1",
     "train.validate_every=100",
     "model.audio.config.hidden_size=16",
     "model.text.config.num_hidden_layers=1",
@@ -257,7 +257,7 @@ class Trained:
 
     def train(self, settings):
         caption = datasets.Caption("", (("emotion", "emotion is anger"),))
-        self.unknown.append(bool(datasets.agreement([{"pitch": ["high"]}], [caption]).isnan()))
+        self.unknown.append(bool(datasets.match_matrix([{"pitch": ["high"]}], [caption]).isnan()))
         return loop.train(settings)
 
 
@@ -269,9 +269,9 @@ def test_missing_labels_are_unknown_to_one_model_and_different_to_the_other(
         monkeypatch.setattr(missing_labels, name, getattr(ablation, name))
     monkeypatch.setattr(missing_labels, "EMOTION_ONLY", "larger steps")
     monkeypatch.setattr(ablation, "train", trained := Trained())
-    known = datasets.agreement
+    known = datasets.match_matrix
     assert missing_labels.main([*options, "--directions", "emodb"]) == 0
-    assert trained.unknown == [False, True] and datasets.agreement is known
+    assert trained.unknown == [False, True] and datasets.match_matrix is known
     assert capsys.readouterr().out.count("| emodb -> another |") == 2
 
 

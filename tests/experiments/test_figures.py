@@ -13,16 +13,16 @@ CLASSES = ("angry", "calm", "sad")
 
 
 def spaces(count=2, seed=0, noise=0.3):
-    """Clips around the query of their class; clips and queries far from each other."""
+    """Clips around the prompt of their class; clips and prompts far from each other."""
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
         directions = np.linalg.qr(rng.normal(size=(16, 16)))[0]
-        queries, gap = directions[:3], directions[3]
+        prompts, gap = directions[:3], directions[3]
         truth = np.repeat(CLASSES, 10)
-        audio = queries[np.repeat(range(3), 10)] + noise * rng.normal(size=(30, 16)) + 2 * gap
-        new = queries + noise * rng.normal(size=(3, 16)) - 2 * gap
-        texts = {"plain": queries - 2 * gap, "new": new}
+        audio = prompts[np.repeat(range(3), 10)] + noise * rng.normal(size=(30, 16)) + 2 * gap
+        new = prompts + noise * rng.normal(size=(3, 16)) - 2 * gap
+        texts = {"plain": prompts - 2 * gap, "new": new}
         named = {
             wording: dict(zip(CLASSES, unit(vectors), strict=True))
             for wording, vectors in texts.items()
@@ -37,10 +37,10 @@ def unit(vectors):
 
 def test_clips_lie_at_the_query_that_they_are_nearest_to():
     space = spaces(1, noise=0.05)[0]
-    clips, queries, share = figures.flatten_space(space)
-    assert share == pytest.approx(1.0)  # three queries without their mean lie in a plane
+    clips, prompts, share = figures.flatten_space(space)
+    assert share == pytest.approx(1.0)  # three prompts without their mean lie in a plane
     for wording in ("plain", "new"):
-        places = np.stack(list(queries[wording].values()))
+        places = np.stack(list(prompts[wording].values()))
         nearest = np.linalg.norm(clips[:, None] - places, axis=2).argmin(axis=1)
         assert (np.array(CLASSES)[nearest] == space.truth).all()
 

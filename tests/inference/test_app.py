@@ -385,7 +385,7 @@ def test_from_upload_to_chart_timeline_and_similar_clips(visit, server, sounds):
     opened = visit()
     assert opened.get_by_text("Answers appear here").is_visible()
     choose(opened, sounds / "short.wav")
-    opened.get_by_label("Queries, one a line").fill("angry\na calm voice\nsad")
+    opened.get_by_label("Prompts, one a line").fill("angry\na calm voice\nsad")
     opened.get_by_role("button", name="Ask").click()
     chart = opened.locator("table.pc-bars")
     chart.wait_for()
@@ -444,16 +444,16 @@ def test_two_people_at_once_get_their_own_answers(visit, sounds):
         (visit(), sounds / "short.wav", "angry\nbored"),
         (visit(), sounds / "long.wav", "tired\nlively\nhoarse"),
     ]
-    for opened, path, queries in people:
+    for opened, path, prompts in people:
         choose(opened, path)
-        opened.get_by_label("Queries, one a line").fill(queries)
+        opened.get_by_label("Prompts, one a line").fill(prompts)
     for _ in range(2):
         for opened, _, _ in people:  # neither waits for the other
             opened.get_by_role("button", name="Ask").click(no_wait_after=True)
-        for opened, path, queries in people:
+        for opened, path, prompts in people:
             opened.get_by_role("heading", name=path.name).wait_for()
             rows = opened.locator("table.pc-bars th")
-            assert sorted(rows.all_inner_texts()) == sorted(queries.split("\n"))
+            assert sorted(rows.all_inner_texts()) == sorted(prompts.split("\n"))
             assert opened.get_by_role("alert").count() == 0
 
 

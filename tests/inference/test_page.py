@@ -19,7 +19,7 @@ from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index import ClipIndex, update_index
 from paraclap.inference.page import Limits, Listener, RefusalError
 
-QUERIES = "angry\ncalm\n\n  sad  \n"
+PROMPTS = "angry\ncalm\n\n  sad  \n"
 NAMES = ["angry", "calm", "sad"]
 TEMPLATE = "the speaker sounds {}"
 
@@ -44,7 +44,7 @@ def clip(tmp_path, voice):
 
 
 def test_short_recording_is_answered_as_elsewhere(listener, paraclap, clip):
-    answer = listener.answer(clip, QUERIES, TEMPLATE)
+    answer = listener.answer(clip, PROMPTS, TEMPLATE)
     expected = paraclap.score(clip, NAMES, TEMPLATE).iloc[0]
     assert answer.names == tuple(NAMES) and answer.timeline is None
     for column in expected.index.drop("best"):
@@ -55,7 +55,7 @@ def test_long_recording_is_answered_by_windows_and_their_mean(paraclap, tmp_path
     limits = Limits(whole=2, window=1, hop=0.5)
     signal = np.concatenate([voice(1.1), 0.3 * voice(1.2, f0=220)]).astype(np.float32)
     soundfile.write(tmp_path / "long.wav", signal, 16_000, subtype="FLOAT")
-    answer = Listener(paraclap, limits=limits).answer(tmp_path / "long.wav", QUERIES)
+    answer = Listener(paraclap, limits=limits).answer(tmp_path / "long.wav", PROMPTS)
     expected = paraclap.score_windows(tmp_path / "long.wav", NAMES, window=1, hop=0.5)
     pd.testing.assert_frame_equal(answer.timeline, expected, atol=1e-5, check_dtype=False)
     windows = [
@@ -68,7 +68,7 @@ def test_long_recording_is_answered_by_windows_and_their_mean(paraclap, tmp_path
 
 
 def test_chart_has_a_bar_for_each_query_the_best_first(listener, clip):
-    answer = listener.answer(clip, QUERIES, TEMPLATE)
+    answer = listener.answer(clip, PROMPTS, TEMPLATE)
     text = page.scores_html(answer)
     bars = re.findall(r"scope='row'>(.*?)</th>.*?width:([\d.]+)%.*?cosine (-?[\d.]+)", text)
     assert sorted(name for name, _, _ in bars) == sorted(NAMES)
@@ -76,8 +76,8 @@ def test_chart_has_a_bar_for_each_query_the_best_first(listener, clip):
     assert widths == sorted(widths, reverse=True) and sum(widths) == pytest.approx(100, abs=0.2)
     for name, _, cosine in bars:
         assert float(cosine) == pytest.approx(answer.scores[f"cosine.{name}"], abs=0.006)
-    assert "single query" not in text
-    assert "single query always gets 100 %" in page.scores_html(listener.answer(clip, "angry"))
+    assert "single prompt" not in text
+    assert "single prompt always gets 100 %" in page.scores_html(listener.answer(clip, "angry"))
 
 
 def test_words_of_people_are_not_markup(listener, tmp_path, voice):
@@ -115,7 +115,7 @@ def test_times_read_as_clocks():
 def test_value_level_and_place_are_those_of_the_training_clips(paraclap, captions, corpus):
     edges, features = (captions.with_name(n) for n in ("captions.edges.json", "features.parquet"))
     row = pd.read_parquet(features).reset_index().iloc[5]
-    answer = Listener(paraclap, edges, features).answer(corpus / row["file"], QUERIES)
+    answer = Listener(paraclap, edges, features).answer(corpus / row["file"], PROMPTS)
     stored = pd.read_parquet(features)
     training = stored.loc[stored["split"] == "train", "equivalentSoundLevel_dBp"]
     value = row["equivalentSoundLevel_dBp"]
@@ -160,7 +160,7 @@ def test_noise_has_no_pitch_and_says_so(paraclap, captions, tmp_path):
     noise = 0.1 * np.random.default_rng(0).standard_normal(16_000)
     soundfile.write(tmp_path / "noise.wav", noise, 16_000)
     listener = Listener(paraclap, captions.with_name("captions.edges.json"))
-    answer = listener.answer(tmp_path / "noise.wav", QUERIES)
+    answer = listener.answer(tmp_path / "noise.wav", PROMPTS)
     assert "<i>undefined</i>" in page.acoustics_html(answer)
     assert "no voiced sound" in page.scores_html(answer)
 
@@ -168,7 +168,7 @@ def test_noise_has_no_pitch_and_says_so(paraclap, captions, tmp_path):
 def test_what_is_odd_about_a_recording_is_said(listener, tmp_path, voice):
     signal = np.clip(20 * voice(1.0), -1, 1)
     soundfile.write(tmp_path / "loud.wav", np.stack([signal, 0 * signal], 1), 16_000)
-    text = page.scores_html(listener.answer(tmp_path / "loud.wav", QUERIES))
+    text = page.scores_html(listener.answer(tmp_path / "loud.wav", PROMPTS))
     assert "clipped" in text and "a channel is silent" in text
 
 
@@ -206,7 +206,7 @@ def index(paraclap, tmp_path, voice):
 
 def test_nearest_clip_of_a_clip_is_itself_and_plays(paraclap, index, tmp_path):
     path = tmp_path / "clips" / "c2.wav"
-    answer = Listener(paraclap, index=index).answer(path, QUERIES)
+    answer = Listener(paraclap, index=index).answer(path, PROMPTS)
     text = page.neighbours_html(answer.neighbours, len(index))
     assert text.count("<audio") == 4 and "nearest of 4" in text
     assert str(tmp_path) not in text  # no folder of this machine
@@ -217,7 +217,7 @@ def test_nearest_clip_of_a_clip_is_itself_and_plays(paraclap, index, tmp_path):
 
 
 def test_clip_that_is_gone_costs_its_player_alone(paraclap, index, tmp_path):
-    answer = Listener(paraclap, index=index).answer(tmp_path / "clips" / "c2.wav", QUERIES)
+    answer = Listener(paraclap, index=index).answer(tmp_path / "clips" / "c2.wav", PROMPTS)
     (tmp_path / "clips" / "c1.wav").unlink()
     text = page.neighbours_html(answer.neighbours, len(index))
     assert text.count("<audio") == 3 and "cannot be played: missing" in text
@@ -228,19 +228,19 @@ def test_clip_that_is_gone_costs_its_player_alone(paraclap, index, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("queries", "template", "told"),
+    ("prompts", "template", "told"),
     [
-        (" \n\n", "{}", "no query yet"),
-        ("\n".join(map(str, range(21))), "{}", "21 queries, expected at most 20"),
+        (" \n\n", "{}", "no prompt yet"),
+        ("\n".join(map(str, range(21))), "{}", "21 prompts, expected at most 20"),
         ("x" * 201, "{}", "201 letters, expected at most 200"),
         ("x", "{}" + "y" * 199, "201 letters, expected at most 200"),
         ("angry\nangry", "{}", "given twice"),
         ("angry", "the speaker", "must hold {} once"),
     ],
 )
-def test_queries_that_do_not_do_are_refused(listener, clip, queries, template, told):
+def test_queries_that_do_not_do_are_refused(listener, clip, prompts, template, told):
     with pytest.raises(RefusalError, match=told):
-        listener.answer(clip, queries, template)
+        listener.answer(clip, prompts, template)
 
 
 def test_empty_sentence_means_none(listener, clip):
@@ -265,7 +265,7 @@ def damaged(path, kind):
 def test_bad_audio_is_told_in_the_words_of_its_error_without_folders(listener, clip, kind, told):
     damaged(clip, kind)
     with pytest.raises(RefusalError, match=told):
-        listener.answer(clip, QUERIES)
+        listener.answer(clip, PROMPTS)
 
 
 @pytest.mark.parametrize(
@@ -278,20 +278,20 @@ def test_bad_audio_is_told_in_the_words_of_its_error_without_folders(listener, c
 def test_what_cannot_be_measured_is_refused(listener, clip, samples, told):
     soundfile.write(clip, samples, 16_000)
     with pytest.raises(RefusalError, match=told):
-        listener.answer(clip, QUERIES)
+        listener.answer(clip, PROMPTS)
 
 
 def test_too_long_recording_is_refused_before_it_is_decoded(paraclap, clip, monkeypatch):
     monkeypatch.setattr(reading, "_mono_blocks", lambda *arguments: pytest.fail("decoded"))
     with pytest.raises(RefusalError, match=r"clip.wav: 1.5 s to read, expected at most 1 s\. Cho"):
-        Listener(paraclap, limits=Limits(seconds=1)).answer(clip, QUERIES)
+        Listener(paraclap, limits=Limits(seconds=1)).answer(clip, PROMPTS)
 
 
 def test_recording_that_is_absent_or_gone_is_told(listener, tmp_path):
     with pytest.raises(RefusalError, match="no recording yet"):
-        listener.answer(None, QUERIES)
+        listener.answer(None, PROMPTS)
     with pytest.raises(RefusalError, match="^The recording is not here any more"):
-        listener.answer(tmp_path / "gone.wav", QUERIES)
+        listener.answer(tmp_path / "gone.wav", PROMPTS)
 
 
 # --- Together ------------------------------------------------------------------------------------

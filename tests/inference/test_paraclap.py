@@ -15,7 +15,7 @@ from paraclap.captions.templates import LEVELS
 from paraclap.inference import describe
 from paraclap.inference.api import REFERENCES, ParaCLAP, windows
 
-QUERIES = ["an angry voice", "a calm voice"]
+PROMPTS = ["an angry voice", "a calm voice"]
 
 
 @pytest.fixture
@@ -65,19 +65,19 @@ def test_what_no_recording_is_is_refused(paraclap, signal, rate, reason):
 
 
 def test_answers_are_softmax_of_scaled_cosines(paraclap, clip):
-    row = paraclap.score(clip, QUERIES).iloc[0]
+    row = paraclap.score(clip, PROMPTS).iloc[0]
     audio = paraclap.embed_audio(*soundfile.read(clip))
-    texts = paraclap.embed_text([*QUERIES, *REFERENCES]).astype(np.float64)
+    texts = paraclap.embed_text([*PROMPTS, *REFERENCES]).astype(np.float64)
     neutral = texts[2:].mean(axis=0)
     neutral /= np.linalg.norm(neutral)
     cosines = np.append(texts[:2] @ audio, neutral @ audio)
     scale = paraclap.model.logit_scale.exp().item()
-    assert [row[f"cosine.{q}"] for q in QUERIES] == pytest.approx(cosines[:2], abs=1e-5)
+    assert [row[f"cosine.{q}"] for q in PROMPTS] == pytest.approx(cosines[:2], abs=1e-5)
     expected = scipy.special.softmax(scale * cosines[:2])
-    assert [row[f"probability.{q}"] for q in QUERIES] == pytest.approx(expected, abs=1e-5)
+    assert [row[f"probability.{q}"] for q in PROMPTS] == pytest.approx(expected, abs=1e-5)
     none = scipy.special.softmax(scale * cosines)[2]
     assert row["none_of_these"] == pytest.approx(none, abs=1e-5)
-    assert row["best"] == QUERIES[int(cosines[:2].argmax())]
+    assert row["best"] == PROMPTS[int(cosines[:2].argmax())]
     assert row["probability"] == pytest.approx(expected.max(), abs=1e-5)
 
 
@@ -97,10 +97,10 @@ def test_template_is_put_around_each_query(paraclap, clip):
             paraclap.score(clip, ["sad"], template=wrong)
 
 
-@pytest.mark.parametrize("queries", [[], ["a", "a"], [" "]])
-def test_queries_that_ask_nothing_are_refused(paraclap, queries):
-    with pytest.raises(ValueError, match="query"):
-        paraclap.ask(queries)
+@pytest.mark.parametrize("prompts", [[], ["a", "a"], [" "]])
+def test_queries_that_ask_nothing_are_refused(paraclap, prompts):
+    with pytest.raises(ValueError, match="prompt"):
+        paraclap.ask(prompts)
 
 
 def test_one_text_is_not_taken_letter_by_letter(paraclap):
@@ -140,13 +140,13 @@ def test_hop_that_leaves_parts_unheard_is_refused(hop):
 def test_each_window_is_answered_as_that_segment_alone(paraclap, tmp_path):
     signal = np.random.default_rng(3).uniform(-0.3, 0.3, 50_000).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", signal, 16_000)
-    table = paraclap.score_windows(tmp_path / "a.wav", QUERIES, window=1, hop=0.5)
+    table = paraclap.score_windows(tmp_path / "a.wav", PROMPTS, window=1, hop=0.5)
     assert table["end"].iloc[-1] == 50_000 / 16_000 and len(table) == 6
     for row in table.itertuples():
         waveform = read_audio(tmp_path / "a.wav", row.start, row.end)
-        alone = paraclap.score((waveform, 16_000), QUERIES).iloc[0]
-        for query in QUERIES:
-            column = f"cosine.{query}"
+        alone = paraclap.score((waveform, 16_000), PROMPTS).iloc[0]
+        for prompt in PROMPTS:
+            column = f"cosine.{prompt}"
             assert table[column][row.Index] == pytest.approx(alone[column], abs=1e-5)
 
 

@@ -12,7 +12,7 @@ from paraclap.cli import predict
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.predict import stream_windows
 
-QUERIES = ["--queries", "angry", "calm"]
+PROMPTS = ["--prompts", "angry", "calm"]
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def ask(tiny, monkeypatch):
 
 
 def test_csv_holds_a_row_for_each_clip_of_a_folder(ask, folder, tmp_path, tiny):
-    assert ask(folder, *QUERIES, "-o", tmp_path / "x.csv") == 0
+    assert ask(folder, *PROMPTS, "-o", tmp_path / "x.csv") == 0
     table = pd.read_csv(tmp_path / "x.csv")
     assert sorted(table["file"]) == [str(folder / n) for n in ("a, b.wav", "d.wav", "sub/c.flac")]
     expected = ParaCLAP(*tiny).score(list(table["file"]), ["angry", "calm"])
@@ -47,7 +47,7 @@ def test_csv_holds_a_row_for_each_clip_of_a_folder(ask, folder, tmp_path, tiny):
 def test_files_patterns_and_tables_of_segments_keep_their_order(ask, folder, tmp_path):
     (folder / "t.csv").write_text("file,start,end\nsub/c.flac,0.5,1.5\nd.wav,,\n")
     arguments = (folder / "d.wav", folder / "**" / "*.flac", folder / "t.csv")
-    assert ask(*arguments, *QUERIES, "-o", tmp_path / "x.json") == 0
+    assert ask(*arguments, *PROMPTS, "-o", tmp_path / "x.json") == 0
     rows = json.loads((tmp_path / "x.json").read_text())
     assert [row["file"].split("audio/")[1] for row in rows] == [
         "d.wav", "sub/c.flac", "sub/c.flac", "d.wav"
@@ -55,22 +55,22 @@ def test_files_patterns_and_tables_of_segments_keep_their_order(ask, folder, tmp
     assert [(row["start"], row["end"]) for row in rows] == [
         (0, None), (0, None), (0.5, 1.5), (0, None)
     ]  # fmt: skip
-    assert rows[0]["queries"] == rows[3]["queries"] != rows[1]["queries"]
-    assert sum(q["probability"] for q in rows[0]["queries"].values()) == pytest.approx(1)
+    assert rows[0]["prompts"] == rows[3]["prompts"] != rows[1]["prompts"]
+    assert sum(q["probability"] for q in rows[0]["prompts"].values()) == pytest.approx(1)
 
 
 def test_list_on_stdin(ask, folder, capsys, monkeypatch):
     lines = "".join(f"{folder / name}\n" for name in ("d.wav", "a, b.wav"))
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-    assert ask("-", *QUERIES, "--format", "jsonl") == 0
+    assert ask("-", *PROMPTS, "--format", "jsonl") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["file"] for row in rows] == lines.splitlines()
 
 
 def test_bad_file_is_told_and_changes_no_other(ask, folder, tmp_path, capsys):
-    assert ask(folder, *QUERIES, "-o", tmp_path / "good.csv") == 0
+    assert ask(folder, *PROMPTS, "-o", tmp_path / "good.csv") == 0
     (folder / "b.wav").write_text("<html>not found</html>")
-    assert ask(folder, folder / "gone.wav", *QUERIES, "-o", tmp_path / "x.csv") == 1
+    assert ask(folder, folder / "gone.wav", *PROMPTS, "-o", tmp_path / "x.csv") == 1
     assert "2 clips without an answer" in capsys.readouterr().err
     table = pd.read_csv(tmp_path / "x.csv")
     bad = table[table["error"].notna()]
@@ -78,13 +78,13 @@ def test_bad_file_is_told_and_changes_no_other(ask, folder, tmp_path, capsys):
     good = table[table["error"].isna()].reset_index(drop=True).drop(columns="error")
     expected = pd.read_csv(tmp_path / "good.csv").drop(columns="error")
     pd.testing.assert_frame_equal(good, expected)
-    ask(folder, *QUERIES, "--format", "json")
+    ask(folder, *PROMPTS, "--format", "json")
     rows = json.loads(capsys.readouterr().out)
     assert [row.keys() for row in rows if "error" in row] == [{"file", "start", "end", "error"}]
 
 
 def test_table_on_screen_has_a_line_for_each_clip(ask, folder, capsys):
-    assert ask(folder / "d.wav", *QUERIES) == 0
+    assert ask(folder / "d.wav", *PROMPTS) == 0
     head, line, legend = capsys.readouterr().out.splitlines()
     assert head.split() == ["start", "end", "best", "none", "angry", "calm", "file"]
     assert line.endswith("d.wav") and "softmax" in legend
@@ -92,7 +92,7 @@ def test_table_on_screen_has_a_line_for_each_clip(ask, folder, capsys):
 
 def test_windows_are_drawn_over_time(ask, folder, tmp_path):
     options = ["--windows", 1, "--hop", 0.5, "--plot", tmp_path / "p", "-o", tmp_path / "x.csv"]
-    assert ask(folder / "sub", folder / "d.wav", *QUERIES, *options) == 0
+    assert ask(folder / "sub", folder / "d.wav", *PROMPTS, *options) == 0
     table = pd.read_csv(tmp_path / "x.csv")
     assert table["end"].tolist() == [1, 1.5, 2, 2.5, 1, 1.5]
     pictures = sorted((tmp_path / "p").iterdir())
@@ -103,7 +103,7 @@ def test_windows_are_drawn_over_time(ask, folder, tmp_path):
 def test_windows_of_a_segment_stay_inside_of_it(ask, folder, tmp_path):
     (folder / "t.csv").write_text("file,start,end\nsub/c.flac,0.5,1.75\n")
     options = ["--windows", 1, "-o", tmp_path / "x.csv"]
-    assert ask(folder / "t.csv", *QUERIES, *options) == 0
+    assert ask(folder / "t.csv", *PROMPTS, *options) == 0
     table = pd.read_csv(tmp_path / "x.csv")
     assert table[["start", "end"]].to_numpy().tolist() == [[0.5, 1.5], [0.75, 1.75]]
 
@@ -116,10 +116,10 @@ def test_stream_is_answered_as_the_file_with_the_same_windows(ask, tmp_path, mon
     signal = np.random.default_rng(6).integers(-9000, 9000, samples).astype("<i2")
     soundfile.write(tmp_path / "a.wav", signal, 16_000)
     size = ["--windows", 1, "--hop", 0.25]
-    ask(tmp_path / "a.wav", *QUERIES, *size, "-o", tmp_path / "file.csv")
+    ask(tmp_path / "a.wav", *PROMPTS, *size, "-o", tmp_path / "file.csv")
     pipe = type("Pipe", (), {"buffer": io.BytesIO(signal.tobytes() + b"\0")})  # half a sample
     monkeypatch.setattr("sys.stdin", pipe)
-    ask("--stdin-pcm", 16_000, *QUERIES, *size, "-o", tmp_path / "pipe.csv")
+    ask("--stdin-pcm", 16_000, *PROMPTS, *size, "-o", tmp_path / "pipe.csv")
     whole, live = (
         pd.read_csv(tmp_path / f"{n}.csv").drop(columns="file") for n in ("file", "pipe")
     )
@@ -147,17 +147,17 @@ def test_window_is_handed_on_before_more_is_read():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x.wav"], "--queries or --describe"),
-        (QUERIES, "AUDIO or --stdin-pcm"),
-        (["x.wav", "--stdin-pcm", "16000", *QUERIES], "AUDIO or --stdin-pcm"),
-        (["--stdin-pcm", "16000", *QUERIES], "needs --windows"),
-        (["x.wav", "--hop", "1", *QUERIES], "needs --windows"),
-        (["x.wav", "--plot", "p", *QUERIES], "needs --windows"),
-        (["x.wav", "--windows", "1", "--hop", "2", *QUERIES], "--hop <= --windows"),
+        (["x.wav"], "--prompts or --describe"),
+        (PROMPTS, "AUDIO or --stdin-pcm"),
+        (["x.wav", "--stdin-pcm", "16000", *PROMPTS], "AUDIO or --stdin-pcm"),
+        (["--stdin-pcm", "16000", *PROMPTS], "needs --windows"),
+        (["x.wav", "--hop", "1", *PROMPTS], "needs --windows"),
+        (["x.wav", "--plot", "p", *PROMPTS], "needs --windows"),
+        (["x.wav", "--windows", "1", "--hop", "2", *PROMPTS], "--hop <= --windows"),
         (["x.wav", "--describe"], "needs --edges"),
-        (["x.wav", *QUERIES, "--group", "gender=female"], "--group needs --describe"),
+        (["x.wav", *PROMPTS, "--group", "gender=female"], "--group needs --describe"),
         (["x.wav", "--describe", "--group", "female"], "expected COLUMN=LABEL"),
-        (["--stdin-pcm", "12", "--windows", "1", *QUERIES], "12 Hz"),
+        (["--stdin-pcm", "12", "--windows", "1", *PROMPTS], "12 Hz"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(ask, capsys, arguments, message):
@@ -178,9 +178,9 @@ def test_descriptions_go_on_after_a_bad_file(ask, corpus, captions, tmp_path, ca
 def test_yaml_file_names_queries_with_several_wordings(ask, folder, tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text("anger: [an angry voice, rage]\ncalm: a calm voice\n")
-    assert ask(folder / "d.wav", "--queries", path, "--format", "jsonl") == 0
+    assert ask(folder / "d.wav", "--prompts", path, "--format", "jsonl") == 0
     row = json.loads(capsys.readouterr().out)
-    assert list(row["queries"]) == ["anger", "calm"]
+    assert list(row["prompts"]) == ["anger", "calm"]
 
 
 def test_groups_of_the_clips_reach_the_description(ask, folder, monkeypatch, capsys):

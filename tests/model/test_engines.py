@@ -15,11 +15,11 @@ from paraclap.model import engines
 from paraclap.model.build import build_model
 from paraclap.model.engines import MatrixConvolution, fast_model, load_engine
 
-QUERIES = ("an angry voice", "the speaker sounds sad", "calm")
+PROMPTS = ("an angry voice", "the speaker sounds sad", "calm")
 
 
 def embeddings_of(model, processor, waveforms):
-    return embed_waveforms(model, processor, waveforms), embed_texts(model, processor, QUERIES)
+    return embed_waveforms(model, processor, waveforms), embed_texts(model, processor, PROMPTS)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_bfloat16_is_autocast_with_weights_rounded_once(tiny, waveforms, engine)
 
 def test_encoder_that_normalises_over_time_keeps_its_convolutions(settings, waveforms):
     settings.audio.config |= {"feat_extract_norm": "group", "do_stable_layer_norm": False}
-    model, processor = build_model(settings, QUERIES)
+    model, processor = build_model(settings, PROMPTS)
     model.eval()
     expected = embeddings_of(model, processor, waveforms)
     found = embeddings_of(fast_model(model, "matrix"), processor, waveforms)

@@ -262,7 +262,7 @@ def arguments(config, tmp_path):
 def test_a_run_resumes_as_if_not_stopped_and_is_evaluated(config, corpus, tmp_path):
     given = arguments(config, tmp_path)
     whole = loop.train(read_settings(given))
-    run = loop.Run(read_settings([*given, f"output={tmp_path / 'again'}"]))
+    run = loop.Trainer(read_settings([*given, f"output={tmp_path / 'again'}"]))
     run.output.mkdir()
     run.model.train()
     for batch in itertools.islice(run.loader(), 3):

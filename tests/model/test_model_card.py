@@ -13,7 +13,7 @@ from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG
 PUBLISHED = PUBLISHED_CONFIG["provenance"]
 SCORES = {
     "model": "runs/small",
-    "query_set": "sentence",
+    "prompt_set": "sentence",
     "corpora": {
         "ravdess": {
             "UAR": 0.41234,
@@ -88,7 +88,7 @@ def test_scores_stand_in_metadata_and_table_with_chance_and_interval():
     row = "| ravdess | emotion | 240 | 4 | 8 | 0.125 | 0.412 | 0.300-0.500 | 0.400 | 0.390 |"
     assert row in text
     assert "| mine | - | 3 | - | 2 | 0.500 | 0.500 | - | - | - |" in text
-    assert "queries: sentence" in text
+    assert "prompts: sentence" in text
 
 
 def test_encoder_that_takes_one_length_only_is_a_limit():
@@ -96,9 +96,9 @@ def test_encoder_that_takes_one_length_only_is_a_limit():
     assert "only clips of one length" not in card_of(PUBLISHED)[1]
 
 
-@pytest.mark.parametrize("sets, told", [("word", "queries: word."), (["a", "b"], "queries: a, b.")])
+@pytest.mark.parametrize("sets, told", [("word", "prompts: word."), (["a", "b"], "prompts: a, b.")])
 def test_queries_of_the_scores_are_told(sets, told):
-    scores = {**SCORES, "query_set": sets}
+    scores = {**SCORES, "prompt_set": sets}
     config = SimpleNamespace(provenance=None, projection_dim=24)
     card = model_card("m", config, parameters=1, batches=True, scores=scores)
     assert told in card

@@ -290,7 +290,7 @@ def script(*arguments, cwd=None, **environment):
     return result
 
 
-QUERIES = {"sadness": "the speaker sounds sad", "anger": "pitch is high and emotion is anger"}
+PROMPTS = {"sadness": "the speaker sounds sad", "anger": "pitch is high and emotion is anger"}
 
 
 @pytest.fixture
@@ -332,26 +332,26 @@ def test_pipeline_forward_and_evaluation_agree(folder, clips, batch_size, given)
     classifier = pipeline("zero-shot-audio-classification", **sources[given])
     answered = classifier(
         waveforms,
-        candidate_labels=list(QUERIES.values()),
+        candidate_labels=list(PROMPTS.values()),
         hypothesis_template="{}",
         batch_size=batch_size,
     )
     piped = torch.tensor(
-        [[{a["label"]: a["score"] for a in one}[q] for q in QUERIES.values()] for one in answered]
+        [[{a["label"]: a["score"] for a in one}[q] for q in PROMPTS.values()] for one in answered]
     )
     with torch.no_grad():
         forward = model(
             **processor(
-                text=list(QUERIES.values()),
+                text=list(PROMPTS.values()),
                 audio=waveforms,
                 sampling_rate=RATE,
                 padding=True,
                 return_tensors="pt",
             )
         ).logits_per_audio
-    queries = {name: (query,) for name, query in QUERIES.items()}
-    answers = answer(model, processor, table, root, queries)
-    cosines = torch.tensor(answers[[f"score.{name}" for name in QUERIES]].to_numpy())
+    prompts = {name: (prompt,) for name, prompt in PROMPTS.items()}
+    answers = answer(model, processor, table, root, prompts)
+    cosines = torch.tensor(answers[[f"score.{name}" for name in PROMPTS]].to_numpy())
     scale = model.logit_scale.exp().item()
     assert (piped - forward.softmax(-1)).abs().max() < 1e-5
     assert (piped - (scale * cosines).softmax(-1)).abs().max() < 1e-5
@@ -371,7 +371,7 @@ def test_published_folder_is_whole_and_tells_no_local_path(saved, folder, tmp_pa
 def test_scores_of_evaluation_are_in_the_card(saved, tmp_path, tmp_path_factory):
     figures = {"UAR": 0.5, "ACC": 0.25, "F1": 0.125, "chance": 0.5, "clips": 4, "classes": 2}
     figures |= {"speakers": None, "interval": None, "target": "emotion", "recall": {"a": 1.0}}
-    document = {"model": "runs/a", "query_set": "sentence", "corpora": {"mine": figures}}
+    document = {"model": "runs/a", "prompt_set": "sentence", "corpora": {"mine": figures}}
     scores = tmp_path / "scores.yaml"
     scores.write_text(yaml.safe_dump(document))
     output = tmp_path_factory.mktemp("out") / "a"
@@ -418,7 +418,7 @@ torch.save((logits, torch.tensor(scores)), output)
 @pytest.mark.parametrize("ours", [False, True], ids=["alone", "with our models imported"])
 def test_remote_code_gives_our_answers(folder, waveforms, tmp_path, ours):
     model, processor = load_model(folder)
-    texts = list(QUERIES.values())
+    texts = list(PROMPTS.values())
     inputs = processor(
         text=texts, audio=waveforms, sampling_rate=RATE, padding=True, return_tensors="pt"
     )
@@ -504,7 +504,7 @@ for wrong in (clips[0]["array"], clips[0] | {"sampling_rate": 8000}):
 def test_sentence_transformers_embeds_texts_and_clips_as_we_do(folder, waveforms, tmp_path, place):
     pytest.importorskip("sentence_transformers")
     model, processor = load_model(folder)
-    texts = ["an angry voice", *QUERIES.values()]
+    texts = ["an angry voice", *PROMPTS.values()]
     tokens = processor.tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         embedded = model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output

@@ -64,7 +64,7 @@ def test_embeddings_equal_those_of_torch_for_any_batch(exported, waveforms, caps
 
     soundfile.write(clip, waveforms[0], 16_000)
     assert (
-        predict.main(["--onnx", str(folder), str(clip), "--queries", "sad", "--format", "json"])
+        predict.main(["--onnx", str(folder), str(clip), "--prompts", "sad", "--format", "json"])
         == 0
     )
     assert '"cosine"' in capsys.readouterr().out
@@ -111,5 +111,5 @@ def test_folder_without_an_export_is_refused(needed, tmp_path):
 @pytest.mark.parametrize("options", [["--int8"], ["--onnx", "o", "--device", "cpu"]])
 def test_options_of_onnx_are_checked(options, capsys):
     with pytest.raises(SystemExit):
-        predict.main(["a", "b.wav", "--queries", "x", *options])
+        predict.main(["a", "b.wav", "--prompts", "x", *options])
     assert "--onnx" in capsys.readouterr().err

@@ -137,7 +137,7 @@ def test_mask_must_fit_into_the_log_mel_frames_of_the_shortest_batch(settings):
 def test_crops_shorter_than_the_mask_are_trained_on(config, bucket):
     masks = ["model.audio.config.mask_time_prob=0.5", "model.audio.config.mask_time_length=12"]
     short = ["data.crop_seconds=0.2", f"train.bucket={bucket}", "train.epochs=1"]
-    run = loop.Run(read_settings([config, *masks, *short]))
+    run = loop.Trainer(read_settings([config, *masks, *short]))
     run.model.train()
     for batch in run.loader():
         assert batch["input_values"].shape[1] == shortest_masked(run.model.audio_branch.base)
@@ -148,7 +148,7 @@ def test_crops_shorter_than_the_mask_are_trained_on(config, bucket):
 def masks_in_steps(arguments, steps):
     """Masked frames (b, N) of own clips in these steps."""
     with distributed.processes(torch.device("cpu"), 60):
-        run = loop.Run(read_settings(arguments))
+        run = loop.Trainer(read_settings(arguments))
         run.model.train()
         seen, batch = heard(run.model), next(iter(run.loader()))
         for run.step in steps:

@@ -57,7 +57,7 @@ def test_objects_named_in_a_configuration_are_not_made(config, tmp_path, place, 
     else:  # the configuration of a tower is handed to transformers as it is
         settings["model"]["audio"]["config"] |= call
         Path(config).write_text(yaml.safe_dump(settings))
-        loop.Run(read_settings([config]))
+        loop.Trainer(read_settings([config]))
         happened("kept as text, nothing made")
     assert not marker.exists()
     os.mkdir(marker)  # it could have been made

@@ -213,7 +213,7 @@ def partly_labelled(config, tmp_path):
 
 
 def test_clips_without_a_label_are_no_negatives_of_captions_that_tell_it(partly_labelled):
-    run = loop.Run(read_settings([*partly_labelled, "captions.counts=[1.0]"]))
+    run = loop.Trainer(read_settings([*partly_labelled, "captions.phrase_count_probs=[1.0]"]))
     dataset, seen = run.dataset(), set()
     for batch in run.loader():
         phrases = [dataset.phrases[row] for row in batch["row"]]
@@ -234,7 +234,7 @@ OPTIONS = ("loss.graded=0.3", "loss.hard_negatives=2", "captions.bare=0.4")
 
 
 def test_run_with_every_option_resumes_with_the_same_weights(partly_labelled):
-    given = [*partly_labelled, *OPTIONS, "loss.prototypes=1", "train.keep=5"]
+    given = [*partly_labelled, *OPTIONS, "loss.class_prompts=1", "train.keep=5"]
     whole = loop.train(read_settings(given))
     expected = {name: tensor.clone() for name, tensor in whole.model.state_dict().items()}
     at = whole.output / "checkpoints" / "step_00000003"
@@ -244,13 +244,15 @@ def test_run_with_every_option_resumes_with_the_same_weights(partly_labelled):
 
 
 def test_bare_captions_are_words_of_the_label_in_both_stages(partly_labelled):
-    run = loop.Run(read_settings([*partly_labelled, "captions.bare=1", "text_stage.steps=1"]))
+    run = loop.Trainer(
+        read_settings([*partly_labelled, "captions.bare=1", "text_pretraining.steps=1"])
+    )
     dataset, labels = run.dataset(), run.train_table["emotion"].tolist()
     for row, label in enumerate(labels):
         texts = {dataset.unread((epoch, row))["caption"].text for epoch in range(20)}
         said = "emotion" in dataset.phrases[row]
         assert (texts == set(bare_words(label, "emotion"))) == said
-    run.text_stage()
+    run.text_pretraining()
 
 
 @pytest.mark.parametrize(

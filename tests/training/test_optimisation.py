@@ -20,7 +20,12 @@ from transformers import (
 from paraclap.model.build import build_model
 from paraclap.settings import OptimSettings
 from paraclap.training.config import SettingsError
-from paraclap.training.optim import layers_above, learning_rate_factor, parameter_groups, thaw_steps
+from paraclap.training.optim import (
+    layers_above,
+    learning_rate_factor,
+    parameter_groups,
+    unfreeze_steps,
+)
 
 SPEECH = {name: value for name, value in TINY_AUDIO.items() if name != "model_type"}
 SPEECH["num_hidden_layers"] = 3
@@ -65,7 +70,7 @@ ENCODERS = {
         {
             "embeddings.word_embeddings.weight": 3,
             "embeddings.LayerNorm.weight": 3,
-            "encoder.layer.0.attention.self.query.weight": 2,
+            "encoder.layer.0.attention.self.prompt.weight": 2,
             "encoder.layer.1.output.dense.bias": 1,
             "encoder.layer.2.output.LayerNorm.weight": 0,
             "pooler.dense.weight": 0,
@@ -150,11 +155,11 @@ def test_encoder_without_numbered_layers_is_refused_unless_it_is_frozen(settings
 
 @pytest.mark.parametrize("when, step", [(0.3, 3), (0.25, 2), (7, 7), (1.0, 1)])
 def test_part_is_thawed_after_a_share_or_a_number_of_steps(when, step):
-    assert thaw_steps({"audio": when}, ["audio", "text"], 10) == {"audio": step}
+    assert unfreeze_steps({"audio": when}, ["audio", "text"], 10) == {"audio": step}
 
 
 @pytest.mark.parametrize(
-    "thaw, reason",
+    "unfreeze, reason",
     [
         ({"text": 0.5}, r"text is not in model\.freeze=\['audio'\]"),
         ({"audio": 0.0}, "step 0 of 10"),
@@ -164,9 +169,9 @@ def test_part_is_thawed_after_a_share_or_a_number_of_steps(when, step):
         ({"audio": 2.5}, r"step 2\.5 of 10"),
     ],
 )
-def test_thaw_that_never_comes_or_was_always_is_refused(thaw, reason):
+def test_thaw_that_never_comes_or_was_always_is_refused(unfreeze, reason):
     with pytest.raises(SettingsError, match=reason):
-        thaw_steps(thaw, ["audio"], 10)
+        unfreeze_steps(unfreeze, ["audio"], 10)
 
 
 def test_what_is_thawed_warms_up_from_its_first_step_and_then_follows_the_schedule():
@@ -182,9 +187,9 @@ def test_what_is_thawed_warms_up_from_its_first_step_and_then_follows_the_schedu
 def test_groups_hold_what_ever_learns_with_its_first_step(tiny):
     model, _ = tiny
     model.freeze(["audio", "audio_convolutions", "text", "text_projection"])
-    thaw = {"audio": 3, "audio_convolutions": 8, "text_projection": 5}
+    unfreeze = {"audio": 3, "audio_convolutions": 8, "text_projection": 5}
     starts = {}
-    for group in parameter_groups(model, OptimSettings(layer_decay=0.5), thaw=thaw):
+    for group in parameter_groups(model, OptimSettings(layer_decay=0.5), unfreeze=unfreeze):
         starts |= {id(parameter): group["start"] for parameter in group["params"]}
     parts = {
         "audio_branch.base.feature_extractor": 8,  # thawed twice, as it was frozen

@@ -1,4 +1,4 @@
-"""prototypes.py: a class is the mean of its phrases, and clips without the label have no term."""
+"""class_prompts.py: a class is the mean of its phrases, and clips without the label have no term."""
 
 import math
 
@@ -9,7 +9,7 @@ import yaml
 
 from paraclap.model.build import build_model
 from paraclap.training import loop
-from paraclap.training.class_prompts import UNKNOWN, Prototypes
+from paraclap.training.class_prompts import UNKNOWN, ClassPrompts
 from paraclap.training.config import read_settings
 from paraclap.training.losses import ContrastiveLoss
 from paraclap.training.step import TrainingStep
@@ -23,20 +23,20 @@ PHRASES = [
 
 
 @pytest.fixture
-def prototypes(tiny):
-    return Prototypes(PHRASES, "emotion", tiny[1])
+def class_prompts(tiny):
+    return ClassPrompts(PHRASES, "emotion", tiny[1])
 
 
-def test_classes_and_labels_are_those_of_the_phrases(prototypes):
-    assert prototypes.classes == ["emotion is angry", "emotion is sad"]
-    assert prototypes.labels.tolist() == [1, 0, UNKNOWN, 1]
-    assert len(prototypes.input_ids) == 5  # of all wordings, each once
+def test_classes_and_labels_are_those_of_the_phrases(class_prompts):
+    assert class_prompts.classes == ["emotion is angry", "emotion is sad"]
+    assert class_prompts.labels.tolist() == [1, 0, UNKNOWN, 1]
+    assert len(class_prompts.input_ids) == 5  # of all wordings, each once
 
 
-def test_loss_equals_hand_computation_and_leaves_unlabelled_clips_out(prototypes):
+def test_loss_equals_hand_computation_and_leaves_unlabelled_clips_out(class_prompts):
     texts = torch.eye(5)
     audio = torch.nn.functional.normalize(torch.tensor([[1.0, 2, 3, 4, 5], [5, 0, 0, 1, 0]]), dim=1)
-    found = prototypes.loss(audio, texts, torch.tensor(math.log(10.0)), [0, 1])
+    found = class_prompts.loss(audio, texts, torch.tensor(math.log(10.0)), [0, 1])
     angry, sad = [1, 1, 1, 0, 0], [0, 0, 0, 1, 1]
     terms = []
     for clip, truth in zip(audio.tolist(), (1, 0), strict=True):
@@ -46,12 +46,12 @@ def test_loss_equals_hand_computation_and_leaves_unlabelled_clips_out(prototypes
         ]
         terms.append(-logits[truth] + math.log(sum(map(math.exp, logits))))
     assert found.item() == pytest.approx(sum(terms), rel=1e-5)
-    assert prototypes.loss(audio, texts, torch.tensor(0.0), [2, 2]).item() == 0.0
+    assert class_prompts.loss(audio, texts, torch.tensor(0.0), [2, 2]).item() == 0.0
 
 
 def test_one_class_is_refused(tiny):
     with pytest.raises(ValueError, match="1 classes of pitch"):
-        Prototypes(PHRASES[:2], "pitch", tiny[1])
+        ClassPrompts(PHRASES[:2], "pitch", tiny[1])
 
 
 @pytest.mark.parametrize("frozen", [[], ["text"]])
@@ -62,7 +62,7 @@ def test_step_adds_the_weighted_loss(settings, frozen):
         settings, [p for row in PHRASES for t in row.values() for p in t]
     )
     model.eval()
-    known = Prototypes(PHRASES, "emotion", processor)
+    known = ClassPrompts(PHRASES, "emotion", processor)
     generator = torch.Generator().manual_seed(0)
     batch = {
         "input_values": 0.1 * torch.randn(4, 4000, generator=generator),
@@ -74,7 +74,10 @@ def test_step_adds_the_weighted_loss(settings, frozen):
     }
     losses = {
         weight: TrainingStep(
-            model, ContrastiveLoss(), prototypes=known if weight else None, prototype_weight=weight
+            model,
+            ContrastiveLoss(),
+            class_prompts=known if weight else None,
+            class_prompt_weight=weight,
         )(batch).loss
         for weight in (0.0, 1.0, 0.5)
     }
@@ -87,7 +90,7 @@ def test_step_adds_the_weighted_loss(settings, frozen):
 
 
 def test_run_with_prototypes_resumes_with_the_same_weights(config):
-    given = [config, "loss.prototypes=1", "data.class_temperature=0", "train.keep=5"]
+    given = [config, "loss.class_prompts=1", "data.class_sampling_exponent=0", "train.keep=5"]
     whole = loop.train(read_settings(given))
     expected = {name: tensor.clone() for name, tensor in whole.model.state_dict().items()}
     at = whole.output / "checkpoints" / "step_00000003"
@@ -105,8 +108,8 @@ def test_equal_shares_of_classes_reach_the_batches(config, tmp_path):
     given = [config, f"data.captions={tmp_path / 'fewer.parquet'}", "train.epochs=20"]
 
     def drawn(*more):
-        run = loop.Run(read_settings([*given, *more]))
+        run = loop.Trainer(read_settings([*given, *more]))
         rows = [row for batch in run.batches() for _, row in batch]
         return run.train_table["emotion"].iloc[rows].value_counts(normalize=True)["anger"]
 
-    assert drawn() < 0.08 and 0.14 < drawn("data.class_temperature=0") < 0.2
+    assert drawn() < 0.08 and 0.14 < drawn("data.class_sampling_exponent=0") < 0.2

@@ -32,8 +32,8 @@ def test_reference_holds_every_key_with_a_default_that_can_be_given(tmp_path):
     expected = flatten(dataclasses.asdict(Settings()))
     expected["model.audio.config"] = expected["model.text.config"] = {}
     for key in list(expected):
-        if key.startswith("captions.shares."):
-            expected["captions.shares"] = {"emotion": expected.pop(key)}
+        if key.startswith("captions.label_probs."):
+            expected["captions.label_probs"] = {"emotion": expected.pop(key)}
     assert told.keys() == expected.keys()
     assert {key: yaml.safe_load(text) for key, text in told.items()} == expected
     (tmp_path / "empty.yaml").write_text("{}")

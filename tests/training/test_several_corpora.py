@@ -40,7 +40,7 @@ def rows(run):
 
 
 def test_speakers_and_files_are_those_of_their_corpus(both, captions):
-    run = loop.Run(read_settings(both))
+    run = loop.Trainer(read_settings(both))
     single = pd.read_parquet(captions)
     for table in (run.train_table, run.validation_table):
         assert set(table["corpus"]) == {"first", "second"}
@@ -119,7 +119,7 @@ class StoppedError(Exception):
     "options",
     [
         ["train.bucket=true", "data.speaker_aware=true"],
-        ["data.temperature=0", "data.class_temperature=0.5", "data.speaker_aware=true"],
+        ["data.sampling_exponent=0", "data.class_sampling_exponent=0.5", "data.speaker_aware=true"],
     ],
 )
 def test_resumed_run_on_several_corpora_equals_an_uninterrupted_one(
@@ -127,7 +127,7 @@ def test_resumed_run_on_several_corpora_equals_an_uninterrupted_one(
 ):
     options = [*options, "train.epochs=1", "train.validate_every=8"]
     whole = loop.train(read_settings([*both, *options, f"output={tmp_path / 'whole'}"]))
-    original = loop.Run.training_step
+    original = loop.Trainer.training_step
 
     def training_step(self, batch):
         if self.step == 7:
@@ -138,10 +138,10 @@ def test_resumed_run_on_several_corpora_equals_an_uninterrupted_one(
         *both,
         *options,
         f"output={tmp_path / 'parts'}",
-        f"data.packed={tmp_path / 'pack'}",
+        f"data.waveform_cache={tmp_path / 'pack'}",
     ]
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "training_step", training_step)
+        patch.setattr(loop.Trainer, "training_step", training_step)
         with pytest.raises(StoppedError):
             loop.train(read_settings(arguments))
     resumed = loop.train(read_settings([*arguments, "data.workers=2"]))
@@ -150,8 +150,8 @@ def test_resumed_run_on_several_corpora_equals_an_uninterrupted_one(
 
 
 def test_batches_of_similar_length_are_padded_to_their_longest(both):
-    plain = loop.Run(read_settings([*both, "data.crop_seconds=9"]))
-    run = loop.Run(read_settings([*both, "data.crop_seconds=9", "train.bucket=true"]))
+    plain = loop.Trainer(read_settings([*both, "data.crop_seconds=9"]))
+    run = loop.Trainer(read_settings([*both, "data.crop_seconds=9", "train.bucket=true"]))
     batch, other = next(iter(run.loader())), next(iter(plain.loader()))
     assert other["input_values"].shape[1] == 9 * 16_000
     assert batch["input_values"].shape[1] == batch["padding_mask"].sum(dim=1).max()
@@ -165,8 +165,8 @@ def test_moved_corpora_may_be_resumed_and_other_ones_may_not():
 
     assert changed_keys(settings("a", "/x"), settings("a", "/y")) == []
     then = {"data": {"temperature": 1.0}}
-    assert changed_keys(then, {"data": {"temperature": 0.5}}) == ["data.temperature"]
-    for key in ("speaker_aware", "class_temperature"):
+    assert changed_keys(then, {"data": {"temperature": 0.5}}) == ["data.sampling_exponent"]
+    for key in ("speaker_aware", "class_sampling_exponent"):
         assert changed_keys({"data": {key: 0}}, {"data": {key: 1}}) == [f"data.{key}"]
 
 
@@ -186,8 +186,8 @@ def test_resuming_with_another_table_of_one_corpus_is_refused(both, captions, tm
         (["data.corpora.first.root=nowhere"], r"data\.corpora\.first\.root: nowhere is no folder"),
         (["data.corpora.first.rot=x"], "corpora.first.rot"),
         (["data.corpora.second.captions=nowhere"], "second: .*no table nowhere"),
-        (["data.temperature=-1"], "temperature"),
-        (["data.class_temperature=-1"], r"data\.class_temperature is -1"),
+        (["data.sampling_exponent=-1"], "temperature"),
+        (["data.class_sampling_exponent=-1"], r"data\.class_sampling_exponent is -1"),
     ],
 )
 def test_impossible_corpora_are_refused_by_name(both, change, message):
@@ -200,25 +200,31 @@ def test_missing_columns_are_refused_by_name(config, captions, tmp_path, lacking
     pd.read_parquet(captions).drop(columns=lacking).to_parquet(tmp_path / "less.parquet")
     given = [config, f"data.captions={tmp_path / 'less.parquet'}", "data.speaker_aware=true"]
     with pytest.raises(SettingsError, match=rf"data\.speaker_aware: .* no column {lacking}"):
-        loop.Run(read_settings(given))
-    given[-1] = "data.class_temperature=0"
+        loop.Trainer(read_settings(given))
+    given[-1] = "data.class_sampling_exponent=0"
     if lacking == "emotion":
-        with pytest.raises(SettingsError, match=r"data\.class_temperature: .* no column emotion"):
-            loop.Run(read_settings(given))
+        with pytest.raises(
+            SettingsError, match=r"data\.class_sampling_exponent: .* no column emotion"
+        ):
+            loop.Trainer(read_settings(given))
 
 
 def test_speaker_aware_batches_of_a_run_repeat_no_speaker_in_a_class(both):
     def repeated(*more):
-        run = loop.Run(read_settings([*both, "train.epochs=4", "train.batch_size=8", *more]))
+        run = loop.Trainer(read_settings([*both, "train.epochs=4", "train.batch_size=8", *more]))
         pairs = list(zip(run.train_table["speaker"], run.train_table["emotion"], strict=True))
         return [8 - len({pairs[row] for _, row in batch}) for batch in run.batches()]
 
     assert sum(repeated()) > 0
-    for more in ([], ["train.bucket=true"], ["data.temperature=0.5", "data.class_temperature=0"]):
+    for more in (
+        [],
+        ["train.bucket=true"],
+        ["data.sampling_exponent=0.5", "data.class_sampling_exponent=0"],
+    ):
         assert sum(repeated("data.speaker_aware=true", *more)) == 0
 
 
-def claim(target, label):
+def attribute(target, label):
     descriptor = next(d for d in default_descriptors() if d.name == target)
     return phrases_of(descriptor, label)[0]
 
@@ -226,12 +232,12 @@ def claim(target, label):
 @pytest.mark.parametrize("target", ["emotion", "gender"])
 def test_labels_that_are_asked_for_in_the_same_words_are_one_class_of_captions(target):
     """RAVDESS says angry where EmoDB says anger: both are worded, and asked for, as one."""
-    claims = {}
+    attributes = {}
     for label, words in WORDS[target].items():
-        claims.setdefault(words["adjective"], set()).add(claim(target, label))
-    assert all(len(found) == 1 for found in claims.values()), claims
-    assert len(set.union(*claims.values())) == len(claims)  # and different classes are not
-    assert claim("emotion", "wistful") != claim("emotion", "sad")
+        attributes.setdefault(words["adjective"], set()).add(attribute(target, label))
+    assert all(len(found) == 1 for found in attributes.values()), attributes
+    assert len(set.union(*attributes.values())) == len(attributes)  # and different classes are not
+    assert attribute("emotion", "wistful") != attribute("emotion", "sad")
 
 
 def recaptioned(measured, captions, folder):
@@ -266,21 +272,21 @@ def test_levels_are_those_of_each_corpus(both, captions, tmp_path):
 
 
 def test_corpora_that_name_classes_differently_train_on_one_name_for_each(both, captions, tmp_path):
-    """Prototypes and matching captions know no corpus; each is validated by its own names."""
+    """ClassPrompts and matching captions know no corpus; each is validated by its own names."""
     measured = pd.read_parquet(captions.parent / "features.parquet")
     named = measured.assign(
         emotion=measured["emotion"].map(lambda label: WORDS["emotion"][label]["adjective"])
     )
     assert not set(named["emotion"]) & {"anger", "happiness", "sadness"}
     target = recaptioned(named, captions, tmp_path)
-    given = [*both, f"data.corpora.second.captions={target}", "loss.prototypes=1"]
-    run = loop.Run(read_settings(given))
-    prototypes = run.gradients.prototypes
+    given = [*both, f"data.corpora.second.captions={target}", "loss.class_prompts=1"]
+    run = loop.Trainer(read_settings(given))
+    class_prompts = run.gradients.class_prompts
     table = run.train_table
-    assert len(set(table["emotion"])) > len(prototypes.classes)
-    assert len(prototypes.classes) == len(set(measured["emotion"]))
-    for label, number in zip(table["emotion"], prototypes.labels.tolist(), strict=True):
-        assert prototypes.classes[number] == claim("emotion", label)
+    assert len(set(table["emotion"])) > len(class_prompts.classes)
+    assert len(class_prompts.classes) == len(set(measured["emotion"]))
+    for label, number in zip(table["emotion"], class_prompts.labels.tolist(), strict=True):
+        assert class_prompts.classes[number] == attribute("emotion", label)
     scores, _ = run.validate()
     recalls = {name.removeprefix("recall/") for name in scores if name.startswith("recall/")}
     assert {"anger.first", "angry.second"} <= recalls

@@ -24,14 +24,14 @@ STILL = (
 
 def watched(monkeypatch, look):
     """What `look` says of the run after each step."""
-    original, seen = loop.Run.training_step, []
+    original, seen = loop.Trainer.training_step, []
 
     def training_step(self, batch):
         values = original(self, batch)
         seen.append(look(self, batch))
         return values
 
-    monkeypatch.setattr(loop.Run, "training_step", training_step)
+    monkeypatch.setattr(loop.Trainer, "training_step", training_step)
     return seen
 
 
@@ -45,7 +45,7 @@ def test_parts_keep_their_weights_until_their_step_and_learn_from_it_on(config, 
         return {name: weight.detach().clone() for name, weight in parts.items()}
 
     seen = watched(monkeypatch, look)
-    arguments = [config, *REMEMBERED, "train.thaw={audio: 0.5, text: 6}", "optim.text_lr=0.01"]
+    arguments = [config, *REMEMBERED, "train.unfreeze={audio: 0.5, text: 6}", "optim.text_lr=0.01"]
     loop.train(read_settings(arguments))
     assert len(seen) == 8
     for name, first in {"audio": 4, "text": 6, "projection": 1}.items():
@@ -66,7 +66,7 @@ def test_what_frozen_parts_said_is_forgotten_and_audio_is_read(config, monkeypat
         )
 
     seen = watched(monkeypatch, look)
-    loop.train(read_settings([config, *REMEMBERED, "train.thaw={audio: 3, text: 6}"]))
+    loop.train(read_settings([config, *REMEMBERED, "train.unfreeze={audio: 3, text: 6}"]))
     before = (True, False, True, ["audio", "text"], False, False)
     between = (False, True, True, ["text"], True, False)
     after = (False, True, False, [], True, True)
@@ -77,18 +77,18 @@ def test_what_frozen_parts_said_is_forgotten_and_audio_is_read(config, monkeypat
 def test_gradients_after_the_thaw_are_those_of_a_model_that_was_never_frozen(config, micro_batch):
     arguments = [config, *STILL, f"train.micro_batch={micro_batch}", "train.precision=fp32"]
     frozen = [*arguments, "model.freeze=[audio,audio_convolutions,text]"]
-    frozen.append("train.thaw={audio: 2, audio_convolutions: 3, text: 2}")
-    run = loop.Run(read_settings(frozen))
+    frozen.append("train.unfreeze={audio: 2, audio_convolutions: 3, text: 2}")
+    run = loop.Trainer(read_settings(frozen))
     twin = copy.deepcopy(run.model)
-    twin.thaw()
+    twin.unfreeze()
     batch = next(iter(run.loader()))
     run.model.train()
-    run.thaw(2)
+    run.unfreeze(2)
     assert run.model.frozen == ("audio_convolutions",)
     run.gradients.backward(batch)
     convolutions = run.model.audio_branch.base.feature_extractor
     assert all(parameter.grad is None for parameter in convolutions.parameters())
-    run.thaw(3)
+    run.unfreeze(3)
     run.model.zero_grad()
     run.gradients.backward(batch)
     tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
@@ -110,33 +110,35 @@ def test_optimiser_knows_nothing_of_a_part_before_it_learns(config, monkeypatch)
 
     seen = watched(monkeypatch, look)
     warm = ["optim.schedule=constant", "optim.warmup_steps=2", "optim.audio_lr=0.5"]
-    loop.train(read_settings([config, *warm, "model.freeze=[audio]", "train.thaw={audio: 0.5}"]))
+    loop.train(
+        read_settings([config, *warm, "model.freeze=[audio]", "train.unfreeze={audio: 0.5}"])
+    )
     assert seen == [*[(0, 0.0)] * 4, (1, 0.25), (2, 0.5), (3, 0.5), (4, 0.5)]
 
 
 def test_resume_that_stays_frozen_would_differ(config, tmp_path, monkeypatch):
-    """Control of the exact resume across the thaw in test_train.py: it can tell."""
-    arguments = [config, "model.freeze=[audio]", "train.thaw={audio: 4}"]
+    """Control of the exact resume across the unfreeze in test_train.py: it can tell."""
+    arguments = [config, "model.freeze=[audio]", "train.unfreeze={audio: 4}"]
     loop.train(read_settings([*arguments, f"output={tmp_path / 'whole'}"]))
     parts = [*arguments, f"output={tmp_path / 'parts'}"]
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
         with pytest.raises(Exception, match="^$"):
             loop.train(read_settings(parts))
-    monkeypatch.setattr(loop.Run, "thaw", lambda self: None)
+    monkeypatch.setattr(loop.Trainer, "unfreeze", lambda self: None)
     loop.train(read_settings(parts))
     assert not same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
 def test_resuming_with_another_thaw_is_refused(config):
-    arguments = [config, "model.freeze=[audio]", "train.thaw={audio: 4}"]
+    arguments = [config, "model.freeze=[audio]", "train.unfreeze={audio: 4}"]
     loop.train(read_settings(arguments))
-    with pytest.raises(SettingsError, match=r"train\.thaw"):
-        loop.train(read_settings([config, "model.freeze=[audio]", "train.thaw={audio: 5}"]))
+    with pytest.raises(SettingsError, match=r"train\.unfreeze"):
+        loop.train(read_settings([config, "model.freeze=[audio]", "train.unfreeze={audio: 5}"]))
 
 
 def test_dry_run_takes_a_step_in_which_all_learn_that_ever_do(config, capsys, monkeypatch):
     seen = watched(monkeypatch, lambda run, batch: run.model.frozen)
-    arguments = [config, "train.dry_run=true", *REMEMBERED, "train.thaw={audio: 0.9}"]
+    arguments = [config, "train.dry_run=true", *REMEMBERED, "train.unfreeze={audio: 0.9}"]
     train.main(arguments)
     assert seen == [("text",)] * 2 and "nothing is kept" in capsys.readouterr().out

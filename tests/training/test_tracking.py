@@ -38,7 +38,7 @@ def events(output):
 
 def test_tensorboard_shows_figures_memory_norms_recalls_pictures_and_captions(config, tmp_path):
     settings = read_settings([config, "train.loggers=[tensorboard]"])
-    sampled = loop.Run(settings).sample_captions()
+    sampled = loop.Trainer(settings).sample_captions()
     run = loop.train(settings)
     shown = events(tmp_path / "run")
     scalars = set(shown.Tags()["scalars"])
@@ -57,14 +57,14 @@ def test_tensorboard_shows_figures_memory_norms_recalls_pictures_and_captions(co
 
 
 def test_captions_that_are_shown_are_those_of_the_first_batch(config):
-    run = loop.Run(read_settings([config]))
+    run = loop.Trainer(read_settings([config]))
     shown, batch = run.sample_captions(), next(iter(run.loader()))
     assert shown["caption"].tolist() == batch["captions"]
     assert shown["file"].tolist() == [run.train_table.index[row][0] for row in batch["row"]]
 
 
 def test_norms_of_weights_are_those_of_numpy(config):
-    run = loop.Run(read_settings([config]))
+    run = loop.Trainer(read_settings([config]))
     norms = run.condition()
     for part in trainer.PARTS:
         weights = run.model.get_submodule(part).parameters()
@@ -346,7 +346,7 @@ def test_dry_run_finds_what_would_stop_the_run(config, argument, message):
 
 def test_dry_run_refuses_steps_that_are_not_finite(config, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        loop.Run, "loader", lambda self, original=loop.Run.loader: poisoned(original(self))
+        loop.Trainer, "loader", lambda self, original=loop.Trainer.loader: poisoned(original(self))
     )
     with pytest.raises(FloatingPointError, match="dry run"):
         rehearsal.dry_run(read_settings([config, "train.dry_run=true"]))

@@ -251,11 +251,11 @@ def test_provenance_names_every_corpus_of_joined_captions(tmp_path):
 
 
 def test_validation_gives_the_scores_of_evaluate(config, corpus, tmp_path):
-    run = loop.train(read_settings([config, "train.queries=sentence"]))
+    run = loop.train(read_settings([config, "train.prompts=sentence"]))
     logged = [row for row in rows(tmp_path / "run") if "UAR" in row][-1]
     results = tmp_path / "results"
     arguments = [str(tmp_path / "run" / "last"), str(corpus), "-o", str(results)]
-    evaluate.main([*arguments, "--split", "dev", "--queries", "sentence"])
+    evaluate.main([*arguments, "--split", "dev", "--prompts", "sentence"])
     scored = yaml.safe_load((results / "scores.yaml").read_text())["corpora"]
     figures = next(iter(scored.values()))
     assert run.step == logged["step"]
@@ -267,7 +267,7 @@ def test_validation_gives_the_scores_of_evaluate(config, corpus, tmp_path):
 def test_frozen_towers_keep_their_weights_through_a_run(config, tmp_path):
     first = [config, "model.freeze=[audio,text]", "train.epochs=1"]
     settings = read_settings(first)
-    before = {k: v.clone() for k, v in loop.Run(settings).model.state_dict().items()}
+    before = {k: v.clone() for k, v in loop.Trainer(settings).model.state_dict().items()}
     loop.train(settings)
     after = weights(tmp_path / "run")
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -296,20 +296,20 @@ class StoppedError(Exception):
 
 def stop_after(monkeypatch, step):
     """Let a run die after `step` steps, as a kill would."""
-    original = loop.Run.training_step
+    original = loop.Trainer.training_step
 
     def training_step(self, batch):
         if self.step == step:
             raise StoppedError
         return original(self, batch)
 
-    monkeypatch.setattr(loop.Run, "training_step", training_step)
+    monkeypatch.setattr(loop.Trainer, "training_step", training_step)
 
 
 REMEMBERED = ("model.freeze=[audio,text]", "data.crop=centre")
 AUGMENTED = ("data.augment.gain=0.5", "data.augment.noise=0.5", "data.augment.speed=0.5")
 AUGMENTED += ("data.augment.reverb=0.5", "data.crop_seconds_min=0.4", "train.bucket=true")
-THAWED = (*REMEMBERED, "train.thaw={audio: 0.5, text: 5}", "optim.layer_decay=0.5")
+THAWED = (*REMEMBERED, "train.unfreeze={audio: 0.5, text: 5}", "optim.layer_decay=0.5")
 
 
 @pytest.mark.torture(26, "run dies after a step, step, number of workers and options")
@@ -321,7 +321,11 @@ THAWED = (*REMEMBERED, "train.thaw={audio: 0.5, text: 5}", "optim.layer_decay=0.
         (7, 0, ("loss.name=sigmoid", "train.micro_batch=2", "train.checkpoint_activations=true")),
         (5, 0, (*REMEMBERED, "data.embeddings=OUT")),
         (7, 0, REMEMBERED),
-        (4, 2, ("model.freeze=[audio]", "train.thaw={audio: 5}")),  # goes on before it is thawed,
+        (
+            4,
+            2,
+            ("model.freeze=[audio]", "train.unfreeze={audio: 5}"),
+        ),  # goes on before it is thawed,
         (5, 0, (*THAWED, "train.save_every=4")),  # when it is,
         (7, 0, THAWED),  # and after that
         (5, 2, AUGMENTED),
@@ -360,7 +364,7 @@ def test_remembered_clips_change_no_bit_of_a_run_and_are_read_once(config, tmp_p
         opens = len(run.classes) + (len(run.train_table) if name == "heard" else 5 * run.steps)
         assert len(opened) == opens
         opened.clear()
-        monkeypatch.setattr(loop.Run, "hear_clips", lambda *a: None)
+        monkeypatch.setattr(loop.Trainer, "precompute_audio_embeddings", lambda *a: None)
     assert same(weights(tmp_path / "heard"), weights(tmp_path / "read"))
     losses = [
         [row["loss"] for row in rows(tmp_path / n) if "loss" in row] for n in ("heard", "read")
@@ -370,19 +374,19 @@ def test_remembered_clips_change_no_bit_of_a_run_and_are_read_once(config, tmp_p
 
 def test_signal_while_clips_are_heard_stops_and_keeps_what_was_heard(config, tmp_path):
     kept = f"data.embeddings={tmp_path / 'kept'}"
-    run = loop.Run(read_settings([config, *REMEMBERED, kept]))
+    run = loop.Trainer(read_settings([config, *REMEMBERED, kept]))
     requests = StopRequests()
     requests.received = signal.SIGTERM
     with pytest.raises(Stopped, match="SIGTERM while clips are heard .* goes on from there"):
-        run.hear_clips(requests)
+        run.precompute_audio_embeddings(requests)
     assert run.gradients.clips is None
     requests.received = None
-    run.hear_clips(requests)
+    run.precompute_audio_embeddings(requests)
     assert len(run.gradients.clips) == 24
 
 
 def test_sigmoid_bias_learns_and_is_part_of_the_checkpoint(config):
-    run = loop.Run(read_settings([config, "loss.name=sigmoid"]))
+    run = loop.Trainer(read_settings([config, "loss.name=sigmoid"]))
     run.training_step(next(iter(run.loader())))
     state = run.state()["objective"]["bias"]
     assert state.item() != SIGMOID_BIAS and run.objective.bias in run.optimizer.state
@@ -397,14 +401,14 @@ def test_resuming_weights_without_the_optimiser_would_differ(config, tmp_path, m
         stop_after(patch, 7)
         with pytest.raises(StoppedError):
             loop.train(read_settings([config, parts]))
-    original = loop.Run.restore
+    original = loop.Trainer.restore
 
     def restore(self, state):
         fresh = self.optimizer.state_dict()
         original(self, state)
         self.optimizer.load_state_dict(fresh)
 
-    monkeypatch.setattr(loop.Run, "restore", restore)
+    monkeypatch.setattr(loop.Trainer, "restore", restore)
     loop.train(read_settings([config, parts]))
     assert not same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
@@ -455,7 +459,7 @@ def test_starting_anew_forgets_the_old_run(config, tmp_path):
 @pytest.mark.torture(34, "loss that is not finite, by")
 @pytest.mark.parametrize("where", ["input_values", "weights"])
 def test_step_that_is_not_finite_changes_nothing_and_is_counted(config, where):
-    run = loop.Run(read_settings([config]))
+    run = loop.Trainer(read_settings([config]))
     batch = next(iter(run.loader()))
     if where == "input_values":
         batch["input_values"][2, 5] = float("nan")
@@ -471,7 +475,7 @@ def test_step_that_is_not_finite_changes_nothing_and_is_counted(config, where):
 
 @pytest.mark.torture(34, "steps in a row that are not finite")
 def test_too_many_steps_in_a_row_that_are_not_finite_stop_and_name_the_clips(config, tmp_path):
-    run = loop.Run(read_settings([config, "train.max_skipped=2"]))
+    run = loop.Trainer(read_settings([config, "train.max_skipped=2"]))
     good = next(iter(run.loader()))
     bad = {**good, "input_values": torch.full_like(good["input_values"], torch.nan)}
     file = run.train_table.index[bad["row"][2]][0]
@@ -494,7 +498,7 @@ def test_a_learning_rate_out_of_range_leaves_a_finite_checkpoint(config, tmp_pat
 
 @pytest.mark.torture(34, "weight that is infinite when a checkpoint is due")
 def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
-    run = loop.Run(read_settings([config]))
+    run = loop.Trainer(read_settings([config]))
     run.save()
     with torch.no_grad():
         run.model.text_projection.linear2.weight[0, 0] = torch.inf
@@ -508,11 +512,11 @@ def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
 @pytest.mark.parametrize("size, reason", [(1, "nothing to be told from"), (1000, "do not fill")])
 def test_batches_that_cannot_be_learned_from_are_refused_at_the_start(config, size, reason):
     with pytest.raises(ValueError, match=reason):
-        loop.Run(read_settings([config, f"train.batch_size={size}"]))
+        loop.Trainer(read_settings([config, f"train.batch_size={size}"]))
 
 
 def test_logit_scale_is_clamped_in_training(config):
-    run = loop.Run(read_settings([config]))
+    run = loop.Trainer(read_settings([config]))
     with torch.no_grad():
         run.model.logit_scale.fill_(200.0)
     run.model.clamp_logit_scale()
@@ -523,7 +527,7 @@ def test_logit_scale_is_clamped_in_training(config):
 def test_positives_decide_the_loss(config):
     losses = {}
     for positives in ("own", "matching"):
-        run = loop.Run(read_settings([config, f"loss.positives={positives}"]))
+        run = loop.Trainer(read_settings([config, f"loss.positives={positives}"]))
         batch = next(iter(run.loader()))
         batch["matches"] = tuple(map(torch.ones_like, batch["matches"]))
         losses[positives] = run.training_step(batch)["loss"]
@@ -537,14 +541,14 @@ def mean_cosine(run, texts):
 
 
 def test_text_stage_parts_captions_by_meaning_and_leaves_audio_alone(config):
-    stage = ["text_stage.steps=200", "text_stage.lr=5e-3", "captions.style=emotion"]
+    stage = ["text_pretraining.steps=200", "text_pretraining.lr=5e-3", "captions.style=emotion"]
     tower = ["model.text.config.initializer_range=0.1", "model.projection_dropout=0.1"]
-    run = loop.Run(read_settings([config, *stage, *tower]))
+    run = loop.Trainer(read_settings([config, *stage, *tower]))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     apart = [f"the speaker sounds {name}" for name in ("angry", "sad", "happy", "bored")]
     same_meaning = ["emotion is anger", "the speaker sounds angry"]
     assert mean_cosine(run, apart) > 0.9
-    run.text_stage()
+    run.text_pretraining()
     assert mean_cosine(run, apart) < 0.6
     assert mean_cosine(run, same_meaning) > mean_cosine(run, apart) + 0.2
     after = run.model.state_dict()
@@ -553,9 +557,9 @@ def test_text_stage_parts_captions_by_meaning_and_leaves_audio_alone(config):
 
 
 def test_text_side_of_random_weights_learns_in_its_stage_though_it_is_frozen(config):
-    run = loop.Run(read_settings([config, "text_stage.steps=2", "model.freeze=[text]"]))
+    run = loop.Trainer(read_settings([config, "text_pretraining.steps=2", "model.freeze=[text]"]))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    run.text_stage()
+    run.text_pretraining()
     changed = {n for n, v in run.model.state_dict().items() if not torch.equal(v, before[n])}
     assert any(name.startswith("text_branch.") for name in changed)
     assert run.model.frozen == ("text",) and not run.model.text_branch.training
@@ -570,12 +574,16 @@ def test_pretrained_text_side_that_is_frozen_stays_so_in_the_text_stage(config, 
     source, processor = build_model(settings, ["emotion is anger"])
     for part in (source.text_branch.base, processor.tokenizer):
         part.save_pretrained(tmp_path / "text")
-    stage = ["text_stage.steps=2", "model.freeze=[text]", f"model.text.name={tmp_path / 'text'}"]
+    stage = [
+        "text_pretraining.steps=2",
+        "model.freeze=[text]",
+        f"model.text.name={tmp_path / 'text'}",
+    ]
     settings = read_settings([config, *stage])
     settings.model.text.config = {}
-    run = loop.Run(settings)
+    run = loop.Trainer(settings)
     before = {n: v.clone() for n, v in run.model.text_branch.state_dict().items()}
-    run.text_stage()
+    run.text_pretraining()
     assert same(before, run.model.text_branch.state_dict())
 
 
@@ -617,7 +625,7 @@ def test_one_batch_is_learned_by_heart(config):
     still = ["model.audio.config.hidden_dropout=0", "model.audio.config.mask_time_prob=0"]
     still += ["model.projection_dropout=0", "captions.style=published", "loss.positives=own"]
     rates = ["optim.lr=3e-3", "optim.audio_lr=3e-3", "optim.text_lr=3e-3", "train.epochs=100"]
-    run = loop.Run(read_settings([config, *still, *rates]))
+    run = loop.Trainer(read_settings([config, *still, *rates]))
     batch = next(iter(run.loader()))
     assert len(set(batch["captions"])) == len(batch["captions"])
     run.model.train()
