@@ -1,4 +1,4 @@
-"""TODO."""
+"""Files and folders that are written completely or not at all."""
 
 import os
 import shutil

@@ -1,23 +1,4 @@
-"""Measure a corpus: eGeMAPSv02 functionals, duration and quality of every clip, as a parquet file.
-
-    python features.py ravdess=/data/RAVDESS -o features.parquet
-    python features.py /data/my-database -o features.parquet --feature-set captions --workers 8
-    python features.py /data/my-database -o features.parquet --backend dask --scheduler tcp://n1:8786
-    python features.py /data/my-database -o features.parquet --shard 3/100
-
-The file has a row for each clip on the index ``file``, ``start``, ``end``: the labels of the corpus
-table, ``quality``, the functionals under openSMILE's own names (Eyben et al., IEEE Trans. Affective
-Computing 7(2), 2016), and ``Duration`` [s]. A functional that openSMILE cannot define is NaN.
-``quality`` holds flags, e.g. ``resampled:44100;clipped:0.0120;unvoiced``, or is empty.
-
-Clips that could not be measured are left out and listed, with the reason, in
-``features.errors.csv`` beside it; clips with equal samples in ``features.duplicates.csv``. The exit
-code is 1 if more than --max-reject of the clips failed, or all of them.
-
-Work is cut into parts, each a file in ``features.parts/``. The same command goes on where it was
-stopped, measures again what changed, and writes the same bytes for any number of workers, backend
-and order. --shard computes some of the parts and does not merge; the command without it does.
-"""
+"""Feature extraction over a corpus on local, Dask or Ray workers, merged into one table."""
 
 import argparse
 import json

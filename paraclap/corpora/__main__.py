@@ -1,4 +1,8 @@
-"""TODO."""
+"""List the known corpora, or check copies of them.
+
+python -m paraclap.corpora
+python -m paraclap.corpora ravdess=/data/RAVDESS
+"""
 
 import argparse
 import sys
@@ -46,3 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(describe(table, headers)))
         print("\n".join(f"  problem      {problem}" for problem in problems or ["none found"]))
     return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

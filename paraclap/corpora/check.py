@@ -1,4 +1,4 @@
-"""TODO."""
+"""Checks of a corpus on disk: facts, unreadable files, short segments, duplicates."""
 
 import hashlib
 import os

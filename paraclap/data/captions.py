@@ -1,4 +1,4 @@
-"""TODO."""
+"""Captions drawn from the phrases of a clip, and which captions match which clips."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -101,7 +101,7 @@ def _retrieval_row(
     return {
         "corpus": name,
         "direction": direction,
-        "prompts": str(figures["prompts"]),
+        "queries": str(figures["queries"]),
         "items": str(figures["items"]),
         "R@1 [95 %]": with_interval(figures["R@1"], interval),
         "R@5": f"{figures['R@5']:.3f}",

@@ -1,40 +1,4 @@
-"""Ask a trained model about speech in words, and score its answers.
-
-    python evaluate.py runs/small ravdess=/data/RAVDESS --speakers 21,22,23,24 -o results
-    python evaluate.py runs/small emodb=/data/emodb --prompts word sentence ensemble mine.yaml
-    python evaluate.py runs/demo data/synthetic --split test --targets emotion gender --probe
-    python evaluate.py runs/small emodb=/data/emodb --retrieval emodb_captions.parquet
-    python evaluate.py runs/paraclap iemocap=/data/IEMOCAP ravdess=/data/RAVDESS \
-        --protocol paper --reference
-    torchrun --nproc-per-node=4 evaluate.py runs/paraclap iemocap=/data/IEMOCAP
-
-Each class is asked for by a text prompt, or by the mean embedding of several; a clip gets the class
-whose prompt is nearest to it by cosine. Nothing is fitted to the corpus that is scored. A SOURCE is
-NAME=ROOT of a known corpus, an audformat database, a table beside its audio or a folder. With a
-YAML file of `class: prompt` lines, classes without a line are left out, and their number is told.
-
---targets names the columns of labels that are asked about. A label that is a number (arousal,
-valence, dominance, age) is asked for by opposed prompts ("the speaker is calm", "... aroused"):
-UAR and AUC tell the lowest third of the labels from the highest, Spearman's correlation follows
-them all. --protocol paper scores every corpus as the paper did: its part, its prompts, its mean
-over sessions; --reference shows the figures in print beside ours.
-
---retrieval finds clips by their captions and captions by their clips: a captions table of
-preprocessing/template_creation.py (or any with a column `caption`) for each SOURCE, in the same
-order. --probe fits logistic regression to the audio embeddings, cross-validated over speakers: what
-the audio side knows, whatever the words are.
-
-Written to the output folder, NAME being the corpus (and the target, unless that is the emotion, and
-the prompt set, if there are several): scores.yaml (all figures, the prompts and what was selected),
-scores.md (tables to paste), NAME.csv (truth, prediction, confidence, and one cosine per class and
-clip) and NAME.png (confusion matrix and calibration). UAR is the mean recall of the classes that
-occur (chance: one over their number); its 95 % interval resamples speakers, since clips of one
-speaker resemble each other. It is coarse for a handful of speakers. Embeddings of clips are kept in
-a cache, by model and content of the file, so that the next questions cost seconds.
-
---engine chooses how they are computed, with equal results but for rounding: eager, matrix, compile,
-or onnx, for which MODEL is a folder of `models.py export`; --precision bf16 is not equal.
-"""
+"""Zero-shot evaluation: classify clips by prompts, score, retrieve, report."""
 
 import argparse
 from collections.abc import Mapping, Sequence

@@ -1,21 +1,4 @@
-"""A web page that asks a trained model about a recording, on this machine alone.
-
-    pip install -r requirements-demo.txt
-    python app.py runs/small
-    python app.py runs/small --edges captions.edges.json --features features.parquet --index index
-    python app.py runs/small --host 0.0.0.0 --port 8080       # whoever reaches this machine
-
-Choose a file, record, or take an example of the synthetic corpus; write prompts, one a line. The
-page shows how well each fits, over time if the recording is long, what was measured about the
-voice, and with --index the nearest of your clips. --edges says what is low and high, --features
-where a value lies among the training clips.
-
-The page is at http://127.0.0.1:7860, not shared and without telemetry. Once the model is loaded,
-the process is barred from connecting to any other machine, and the page loads nothing from one.
-Uploads go into a folder of their own, are deleted half an hour later and at the end, and are the
-only files that a visitor can have read. One recording is heard at a time; others wait in line.
-Browsers give a microphone to pages of their own machine and to https alone.
-"""
+"""The gradio page: layout, examples, and the guards around serving it."""
 
 import ipaddress
 import os

@@ -1,44 +1,4 @@
-r"""Ask a trained model about recordings in words.
-
-    python predict.py runs/small clip.wav --prompts angry calm bored \
-        --template "the speaker sounds {}"
-    python predict.py runs/small recordings/ "more/**/*.flac" --prompts angry calm -o answers.csv
-    find . -name "*.mp3" | python predict.py runs/small - --prompts angry calm --format json
-    python predict.py runs/small meeting.flac --windows 3 --hop 1 --prompts angry calm \
-        --plot timelines
-    arecord -q -t raw -f S16_LE -r 16000 -c 1 | \
-        python predict.py runs/small --stdin-pcm 16000 --windows 3 --hop 1 --prompts angry calm
-    python predict.py runs/small clip.wav --describe --edges captions.edges.json
-    python predict.py --onnx out/small-onnx clip.wav --prompts angry calm
-
-What is asked about: audio files, folders, patterns in quotes (** for any folders), tables of
-segments (.csv, .tsv, .parquet with file, start, end [s]), sources as evaluate.py takes them, and -
-for a list of these on stdin, one a line. --prompts takes texts, or one YAML file of lines
-`name: prompt` or `name: [wording, wording]`.
-
-Columns: `best` is the prompt whose cosine with the clip is largest. `probability.QUERY` is the
-softmax over the given prompts of the cosines times the model's learned scale: it tells which of
-them fits best, given that one does; it adds up to 1 even if all are wrong, and a single prompt
-always gets 1. `none_of_these` is what a class more would get, that of sentences which are true of
-any speech ("a person is speaking", "speech", ...): near 1, no prompt fits better than saying
-nothing. It does not tell whether there is speech. `cosine.QUERY` does not depend on the other
-prompts, and can be compared between clips. CSV and JSON hold all of them, and `error` for clips
-that could not be read; the table on screen holds the probabilities.
-
---windows SECONDS asks about every window of a recording of any length, in bounded memory. Windows
-start every --hop seconds (default: the window); where a rest is left, one more window ends with the
-recording, so each is full; a recording shorter than a window is one. --plot FOLDER draws
-probabilities over time, one picture for each recording.
-
---stdin-pcm RATE reads raw 16-bit little-endian mono samples from a pipe, such as a microphone
-(`arecord`, above) or anything else (`ffmpeg -i URL -f s16le -ac 1 -ar 16000 -`), and prints a
-line as soon as a window is complete, until the pipe ends.
-
---describe measures each clip (eGeMAPS), words it with the edges of a training corpus, and sets
-beside it what the model finds nearest among the same phrases. Edges that were fitted by group need
---group gender=female, or whatever the groups are. The exit code is 1 if any clip
-could not be read; the others are answered all the same.
-"""
+"""Scores of recordings, their windows and raw streams, as tables, CSV and JSON."""
 
 import json
 import re

@@ -1,24 +1,4 @@
-"""Find recordings by a description of the voice, or by an example.
-
-    python search.py index runs/small /data/recordings ravdess=/data/RAVDESS -o index
-    python search.py query index "a calm deep voice speaking slowly" "an angry woman"
-    python search.py query index "the speaker sounds sad" --count 20 --page sad.html
-    python search.py query index --like example.wav -o hits.csv
-    python search.py index runs/small /data/recordings -o index --approximate
-
-`index` embeds audio files, patterns in quotes, folders and sources as predict.py takes them, and
-keeps the embeddings. The same command again embeds what is new or changed and leaves out what is
-gone; after an interruption it goes on from there. The exit code is 1 if a clip could not be read;
-the others are in the index. --approximate prepares faster queries of millions of clips, with
-faiss (requirements-search.txt); an index that has been prepared once stays so when it is updated.
-
-`query` compares every clip with every description or example, exactly; in an index prepared with
---approximate it looks at likely clips alone, and may miss some, unless --exact is given. The model
-is that of the index (--model where it was moved to); another one is refused, since its texts mean
-other places. The number is the cosine of the embeddings: it ranks clips for one query, and says
-little about how well the best of them fits. --page writes a page with players; it refers to the
-recordings by relative paths, so it can be moved together with them.
-"""
+"""Hits of a search, and the HTML page that plays them."""
 
 import html
 import os

@@ -1,21 +1,4 @@
-r"""Build, load, convert and publish ParaCLAP models; the model itself is in modeling_paraclap.py.
-
-    python models.py convert best.pth.tar out/paraclap --tokenizer bert-base-uncased
-    python models.py publish runs/small out/small --scores results/scores.yaml --name USER/NAME
-    python models.py export runs/small out/small-onnx --int8
-
-    model, processor = load_model("runs/small")
-    inputs = processor(text=["an angry voice"], audio=[waveform], sampling_rate=16_000,
-                       padding=True, return_tensors="pt")
-    outputs = model(**inputs)                     # outputs.logits_per_audio: (B, K)
-
-`convert` reads weights in the form in which the authors published theirs (a bare state dict, on the
-Hub as KeiKinn/paraclap), without downloading the base encoders; `publish` reads a run folder or a
-model folder. Both write a folder that train.py, evaluate.py, transformers (`AutoModel`,
-`AutoProcessor`, `pipeline`) and sentence-transformers load, with a model card: ready for
-`hf upload USER/NAME out/small`. `export` writes both towers as ONNX, see onnx_towers.py. A folder
-is written as a whole or not at all.
-"""
+"""Building ParaCLAP models from settings, and loading trained ones."""
 
 import dataclasses
 import string

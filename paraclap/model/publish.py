@@ -1,4 +1,4 @@
-"""TODO."""
+"""Model folders for the Hugging Face Hub, from a run or from the published weights."""
 
 import json
 from collections.abc import Mapping

@@ -5,7 +5,7 @@
 An unknown key stops with the nearest known ones. The reference of all keys is written from the
 docstrings below::
 
-    python settings.py > docs/configuration.md
+    python -m paraclap.training.config > docs/configuration.md
 """
 
 import argparse
@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 REFERENCE = """\
 # Configuration
 
-<!-- Written by `python settings.py > docs/configuration.md`; change the docstrings instead. -->
+<!-- Written by `python -m paraclap.training.config > docs/configuration.md`; change the docstrings instead. -->
 
 `python train.py FILE.yaml key=value ...`: the file goes over the defaults below, the arguments go
 over the file. A list is written `model.freeze=[audio,text]`, a mapping in quotes and with spaces,
@@ -220,3 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     print(reference(), end="")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,20 +1,4 @@
-r"""Train ParaCLAP: captions and audio in, a run folder out.
-
-    python train.py configs/small.yaml data.root=/data/RAVDESS data.captions=captions.parquet \
-        output=runs/small
-    python train.py configs/paraclap.yaml data.root=/data/MSP-Podcast optim.lr=1e-4
-    torchrun --nproc-per-node=4 train.py configs/paraclap.yaml data.root=/data/MSP-Podcast
-    python train.py configs/finetune.yaml model.start=runs/small data.captions=my.csv \
-        output=runs/mine
-
-The first argument may be a YAML file (default configs/paraclap.yaml); `key=value` arguments go over
-it. Every key is a field of `Settings` (settings.py), `ModelSettings` (models.py) or
-`CaptionSettings` (datasets.py). The run folder receives config.yaml, metrics.jsonl, TensorBoard
-events (`train.loggers`: also wandb, mlflow), checkpoints/ (everything to resume), best/ (by
-validation UAR) and last/, both ready for evaluate.py. The same command again resumes an interrupted
-run (`train.resume=auto`) and gives the same weights as a run that was never interrupted.
-`train.dry_run=true` takes a step and a validation, tells memory and time, and keeps nothing.
-"""
+"""The training loop: step, log, validate, save, stop on request."""
 
 import dataclasses
 import math

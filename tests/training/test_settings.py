@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def test_reference_in_the_documentation_is_up_to_date():
     page = (REPOSITORY / "docs" / "configuration.md").read_text()
-    assert page == reference(), "run `python settings.py > docs/configuration.md`"
+    assert page == reference(), "run `python -m paraclap.training.config > docs/configuration.md`"
 
 
 def test_reference_holds_every_key_with_a_default_that_can_be_given(tmp_path):
@@ -76,6 +76,6 @@ def test_wrapped_description_is_one_text():
 
 @pytest.mark.slow
 def test_command_prints_the_reference():
-    command = [sys.executable, "settings.py"]
+    command = [sys.executable, "-m", "paraclap.training.config"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout == reference()
