@@ -6,10 +6,10 @@
 
 The plain way decodes each file as a whole, brings it to 16 kHz and cuts the crop: by soundfile and
 soxr, with --librosa also by librosa.load (if that is installed). `seek` is what train.py does with
-files, which reads the crop alone, `packed` what it does with data.waveform_cache. All ways take turns over
-the same crops, and are compared sample by sample before. Told
-are the microseconds per clip of the fastest turn, and how many times as fast as the plain way that
-is; with workers, of a DataLoader that does nothing else, by the clock. The files were read shortly
+files, which reads the crop alone, `packed` what it does with data.waveform_cache. All ways take
+turns over the same crops, and are compared sample by sample before. Printed are the microseconds
+per clip of the fastest turn, and how many times as fast as the plain way that is; with workers, of
+a DataLoader that does nothing else, by the clock. The files were read shortly
 before: this measures decoding, not disks.
 
 Clips are noise with the spectrum of speech, 1 to 10 s long, as WAV and FLAC of 16 bits at 16 and at

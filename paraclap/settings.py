@@ -125,8 +125,8 @@ class CaptionSettings:
         style: "sampled" (some phrases in random order, then the emotion), "published" ("speaker"
             and all phrases, as the published code does) or "emotion" (that phrase alone).
         label_probs: for "sampled": descriptor -> share of captions that speak of it.
-        phrase_count_probs: for "sampled": probability of 0, 1, 2, ... phrases about other descriptors; a
-            caption that would be empty gets one.
+        phrase_count_probs: for "sampled": probability of 0, 1, 2, ... phrases about other
+            descriptors; a caption that would be empty gets one.
         paraphrases: whether any wording of a phrase may be drawn, or always the first.
         bare: share of captions that are the bare label of `train.target` instead, its adjective or
             its noun ("anger", "angry"), as zero-shot prompts may be.
@@ -157,10 +157,10 @@ class DataSettings:
             of a captions table of several, those rows are taken whose `corpus` is that name. A
             voice is loud or high by the edges of its table: by those of its corpus, unless one
             table of several was made without --edges-by corpus.
-        sampling_exponent: share of a corpus among the clips of an epoch: its size to the power of this;
-            1 takes each clip once, 0 takes as many of each corpus.
-        class_sampling_exponent: the same for the classes of `train.target` in each corpus; 0 takes as
-            many of each.
+        sampling_exponent: share of a corpus among the clips of an epoch: its size to the power of
+            this; 1 takes each clip once, 0 takes as many of each corpus.
+        class_sampling_exponent: the same for the classes of `train.target` in each corpus; 0 takes
+            as many of each.
         speaker_aware: whether no two clips of a batch have the same speaker and the same class of
             `train.target`, as far as an epoch allows; clips without either count as different.
         root: folder that the audio files of the captions table are relative to; None = the folder
@@ -173,8 +173,8 @@ class DataSettings:
         validation_split: value of the column `split` that checkpoints are chosen on.
         validation_speakers: if no row is in that split: number of training speakers held out
             instead, drawn by the seed; 0 trains without validation.
-        waveform_cache: folder of a pack, see packed.py: the corpus as 16 kHz samples in memory-mapped
-            files, made before the first step and used again by later runs; None reads the files.
+        waveform_cache: the corpus as 16 kHz samples in memory-mapped files in this folder,
+            made before the first step and used again by later runs; None reads the files.
         crop_seconds: longest training crop [s].
         crop_seconds_min: if given, each crop has a length of its own, drawn between this [s] and
             `crop_seconds`; with `train.bucket` shorter crops also take less time.
@@ -295,9 +295,9 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training clips.
-        unfreeze: when parts of `model.freeze` begin to learn: part -> share of the steps (below 1), or
-            number of steps (1 and more) that it stays frozen, `"train.unfreeze={audio: 0.3}"`. Its
-            learning rate is warmed up from there, over `optim.warmup_steps`.
+        unfreeze: when parts of `model.freeze` begin to learn: part -> share of the steps (below 1),
+            or number of steps (1 and more) that it stays frozen, `"train.unfreeze={audio: 0.3}"`.
+            Its learning rate is warmed up from there, over `optim.warmup_steps`.
         batch_size: clips per step.
         bucket: whether the clips of a batch are of similar duration, and padded to the longest of
             them instead of `data.crop_seconds`; saves the more, the longer crops may be.

@@ -129,9 +129,10 @@ def _claims(phrases: Phrases, names: Iterable[str]) -> tuple[Attribute, ...]:
 def match_matrix(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> torch.Tensor:
     """How much of what captions attribute holds for clips: (B, K).
 
-    1 where every attribute holds. Where a attribute is wrong: the share of those that hold among the attributes
-    about descriptors that the clip has, so less than 1. NaN where none is wrong but one is about a
-    descriptor that the clip lacks: whether such a caption is true of the clip is not known.
+    1 where every attribute holds. Where one is wrong: the share of those that hold among the
+    attributes about descriptors that the clip has, so less than 1. NaN where none is wrong but one
+    is about a descriptor that the clip lacks: whether such a caption is true of the clip is not
+    known.
     """
     attributes = sorted({attribute for caption in captions for attribute in caption.attributes})
     facts = [set(_claims(p, p)) for p in phrases]

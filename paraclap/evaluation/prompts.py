@@ -1,7 +1,7 @@
 """How a class is asked for: prompt sets as data, and files of your own prompts.
 
-A prompt set gives every class of a target (emotion, gender, arousal, ...) one prompt or several. The
-answers to several are combined by the mean of their embeddings, a *prompt ensemble* (Radford et
+A prompt set gives every class of a target (emotion, gender, arousal, ...) one prompt or several.
+Several are combined by the mean of their embeddings, a *prompt ensemble* (Radford et
 al., "Learning transferable visual models from natural language supervision", 2021, section 3.1.4)::
 
     prompts_for(table, "emotion", "sentence")  # {"anger": ("the speaker sounds angry",), ...}

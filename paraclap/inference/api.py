@@ -15,10 +15,10 @@ What the numbers are. *cosine* is that of the embeddings of clip and prompt, fro
 compared between clips and between prompts, within one model. *probability* is the softmax, over the
 prompts that were given, of the cosines times the model's learned scale. It says which of the
 prompts fits best and by how much, given that one of them does: it adds up to 1 even if all are
-wrong, and it changes with the other prompts. *none_of_these* is the probability that a softmax
-over the prompts and one class more gives to that class, whose embedding is the mean of those of
-`REFERENCES`, sentences true of any speech. Near 0, some prompt fits better than a sentence that says
-nothing; near 1, none does. It is no probability that the clip holds no speech, and it is not
+wrong, and it changes with the other prompts. *none_of_these* is the probability that a softmax over
+the prompts and one class more gives to that class, whose embedding is the mean of those of
+`REFERENCES`, sentences true of any speech. Near 0, some prompt fits better than a neutral one; near
+1, none does. It is no probability that the clip holds no speech, and it is not
 calibrated: a prompt may be right, and yet say no more to the model than "speech" does.
 """
 

@@ -305,9 +305,9 @@ def _scores_text(scores: Mapping[str, Any] | None) -> str:
     sets = scores.get("prompt_set", "not recorded")
     prompts = sets if isinstance(sets, str) else ", ".join(sets)
     return (
-        "Zero-shot, by the prompt whose embedding is nearest. UAR is the mean recall of the classes,"
-        " chance is the UAR of guessing, the interval is that of the UAR over speakers; prompts:"
-        f" {prompts}.\n\n{table}"
+        "Zero-shot, by the prompt whose embedding is nearest. UAR is the mean recall of the"
+        " classes, chance is the UAR of guessing, the interval is that of the UAR over speakers;"
+        f" prompts: {prompts}.\n\n{table}"
     )
 
 

@@ -155,12 +155,13 @@ def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 REFERENCE = """\
 # Configuration
 
-<!-- Written by `python -m paraclap.training.config > docs/configuration.md`; change the docstrings instead. -->
+<!-- Written by `python -m paraclap.training.config > docs/configuration.md`; change
+the docstrings instead. -->
 
 `python train.py FILE.yaml key=value ...`: the file goes over the defaults below, the arguments go
 over the file. A list is written `model.freeze=[audio,text]`, a mapping in quotes and with spaces,
-`"captions.label_probs={emotion: 0.6, gender: 0.4}"`, nothing is `null`. An unknown key stops with the
-nearest known ones; `config.yaml` in the run folder holds what a run was told in the end.
+`"captions.label_probs={emotion: 0.6, gender: 0.4}"`, nothing is `null`. An unknown key stops with
+the nearest known ones; `config.yaml` in the run folder holds what a run was told in the end.
 """
 
 

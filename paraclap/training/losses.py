@@ -23,8 +23,8 @@ SIGMOID_BIAS = -10.0  # Zhai et al. 2023, section 3.1: most pairs do not match
 Matches = tuple[torch.Tensor, torch.Tensor]
 """(b, B) how far captions are true of own clips, (b, B) how far own captions are true of clips.
 
-As `datasets.match_matrix` has it: 1 is true, a pair of less is not, and of NaN nothing is known; such
-a pair has no part in a loss.
+As `match_matrix` has it: 1 is true, a pair of less is not, and of NaN nothing is known; such a pair
+has no part in a loss.
 """
 
 

@@ -87,8 +87,8 @@ def unfreeze_steps(
         step = round(when * steps) if when < 1 else when
         if not 1 <= step < steps or step != int(step):
             raise SettingsError(
-                f"train.unfreeze: {part} at {when:g}, which is step {step:g} of {steps}; expected a "
-                "share between 0 and 1, or a number of steps that ends before the run does"
+                f"train.unfreeze: {part} at {when:g}, which is step {step:g} of {steps}; expected "
+                "a share between 0 and 1, or a number of steps that ends before the run does"
             )
         found[part] = int(step)
     return found

@@ -1,4 +1,4 @@
-"""class_prompts.py: a class is the mean of its phrases, and clips without the label have no term."""
+"""A class is the mean of its phrases, and clips without the label have no term."""
 
 import math
 
