@@ -43,6 +43,7 @@ from pathlib import Path
 
 import torch
 
+from paraclap.cli.options import RenamedOption
 from paraclap.distributed import TIMEOUT, device_named, processes
 from paraclap.evaluation.embed import (
     BATCH_SECONDS,
@@ -99,17 +100,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
     add("--cache", type=Path, default=default_cache(), help="of embeddings (%(default)s)")
     add("--no-cache", dest="cache", action="store_const", const=None, help="embed everything")
-    add(
-        "--waveform-cache",
-        type=Path,
-        help="folder of a pack (packed.py) to read audio from, or to make",
-    )
+    add("--waveform-cache", type=Path, help="folder of a waveform cache to read, or to write")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--workers", type=int, default=0, help="processes that read audio")
     add("--engine", choices=ENGINES, default="eager", help="how clips are embedded, see engines.py")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the encoders (%(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--timeout", type=float, default=TIMEOUT, help="longest wait for another process [s]")
+    add("--queries", action=RenamedOption, const="--prompts")
+    add("--packed", action=RenamedOption, const="--waveform-cache")
     options = parser.parse_args(arguments)
     if options.protocol:
         given = [f"--{name}" for name in OWN_CHOICES if getattr(options, name) is not None]

@@ -55,6 +55,7 @@ from paraclap.audio.reading import (
     read_audio,
     resolve_inside,
 )
+from paraclap.cli.options import RenamedOption
 from paraclap.corpora.readers import CorpusError
 from paraclap.corpora.table import SOURCE_FORMS, read_clips
 from paraclap.evaluation.embed import BATCH_SECONDS
@@ -178,6 +179,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--int8", action="store_true", help="the 8-bit towers of the export")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--queries", action=RenamedOption, const="--prompts")
     options = parser.parse_args(arguments)
     if options.onnx and options.model is not None:  # with --onnx, everything named is audio
         options.model, options.audio = None, [options.model, *options.audio]

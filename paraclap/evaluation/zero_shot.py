@@ -164,7 +164,7 @@ def evaluate_target(
 
     Returns:
         Figures of `scoring.score`, with `calibration`, `target`, `prompt_set`, `prompts`,
-        `unused_prompts` (classes that no clip has), `exclude` (clips without a label or a prompt),
+        `unused_prompts` (classes that no clip has), `excluded` (clips without a label or a prompt),
         for two opposed classes those of `score_poles`, and for numbers those of `score_numbers`;
         and the answers with their truth.
     """
@@ -191,7 +191,7 @@ def evaluate_target(
         "prompt_set": question.prompt_set,
         "prompts": {name: list(wordings) for name, wordings in prompts.items()},
         "unused_prompts": sorted(set(prompts) - set(truth)),
-        "exclude": len(table) - len(truth),
+        "excluded": len(table) - len(truth),
     }
     return figures, answers
 
@@ -375,7 +375,7 @@ def evaluate(options: argparse.Namespace, device: torch.device) -> None:
         probes: dict[tuple[str, ...], dict[str, Any]] = {}
         for question in questions:
             figures, answers = evaluate_target(model, processor, table, audio, question)
-            figures["exclude"] += exclude
+            figures["excluded"] += exclude
             _keep(results, output, table, question, figures, answers)
             if options.probe:
                 results.probe[question.name] = _probe(table, audio, answers, probes)
@@ -448,9 +448,9 @@ def _keep(
     known = CORPORA.get(table.attrs["corpus"])
     if known and question.target == known.target:
         results.references[name] = known.printed
-    if figures["exclude"]:
+    if figures["excluded"]:
         results.remarks.append(
-            f"{name}: {figures['exclude']} clips left out (no label, or no prompt for it)"
+            f"{name}: {figures['excluded']} clips excluded (no label, or no prompt for it)"
         )
     if figures["unused_prompts"]:
         results.remarks.append(f"{name}: no clip is {', '.join(figures['unused_prompts'])}")

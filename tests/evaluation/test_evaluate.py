@@ -92,11 +92,18 @@ def test_query_file_leaves_other_classes_out_and_says_so(saved_model, corpus, tm
     output = tmp_path / "results"
     evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--prompts", str(prompts)])
     figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["paraclap-synthetic"]
-    assert figures["classes"] == 2 and figures["clips"] == 24 and figures["exclude"] == 48
+    assert figures["classes"] == 2 and figures["clips"] == 24 and figures["excluded"] == 48
     assert figures["unused_prompts"] == ["joy"]
     assert figures["prompts"]["anger"] == ["an enraged voice"]
     printed = capsys.readouterr().out
-    assert "48 clips left out" in printed and "no clip is joy" in printed
+    assert "48 clips excluded" in printed and "no clip is joy" in printed
+
+
+@pytest.mark.parametrize("old, new", [("--queries", "--prompts"), ("--packed", "--waveform-cache")])
+def test_renamed_options_stop_with_the_new_name(capsys, old, new):
+    with pytest.raises(SystemExit):
+        evaluate.main(["model", "corpus", old, "x"])
+    assert f"{old} was renamed to {new}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -160,7 +167,7 @@ def test_numbers_are_asked_for_by_opposed_queries(tiny, corpus):
     is_high = (table["arousal"] >= edges.iloc[1]).to_numpy()
     assert figures["AUC"] == pytest.approx(roc_auc_score(is_high[outer], value[outer]), abs=1e-6)
     assert figures["clips"] == outer.sum() == len(answers) and figures["classes"] == 2
-    assert figures["exclude"] == len(table) - outer.sum()
+    assert figures["excluded"] == len(table) - outer.sum()
     cosines = answers[["score.low", "score.high"]].to_numpy()
     assert np.allclose(cosines[:, 1] - cosines[:, 0], value[outer], atol=1e-6)
 
@@ -213,7 +220,7 @@ def test_protocol_of_the_paper_scores_its_part_its_queries_and_its_mean(
         for _, part in answers.groupby("session")
     ]
     assert figures["UAR"] == pytest.approx(np.mean(each))
-    assert figures["exclude"] == 12, "boredom, of the part that is scored"
+    assert figures["excluded"] == 12, "boredom, of the part that is scored"
     printed, page = capsys.readouterr().out, (output / "scores.md").read_text()
     for shown in (printed, page):
         assert "CLAP (print)" in shown and "0.123" in shown and "0.456" in shown
@@ -254,8 +261,8 @@ def test_captions_find_their_clips(saved_model, corpus, captions, tmp_path, caps
     best = (clips @ zero_shot.embed_texts(model, processor, distinct).T).argmax(dim=1)
     expected = np.mean([distinct[i] == text for i, text in zip(best, texts, strict=True)])
     assert figures["R@1"] == pytest.approx(expected)
-    assert figures["prompts"] == 24 and figures["items"] == len(distinct)
-    assert scores["paraclap-synthetic"]["text_to_audio"]["prompts"] == len(distinct)
+    assert figures["queries"] == 24 and figures["items"] == len(distinct)
+    assert scores["paraclap-synthetic"]["text_to_audio"]["queries"] == len(distinct)
     assert "caption to speech" in capsys.readouterr().out
 
 
@@ -264,7 +271,7 @@ def test_clips_without_captions_are_not_retrieved_and_one_caption_is_too_few(tin
     audio = zero_shot.embed_clips(*tiny, ClipDataset(table, corpus)).numpy()
     texts = pd.Series(["one", "two", "two"], table.index[[1, 3, 4]])
     figures = zero_shot.evaluate_retrieval(*tiny, table, audio, texts)
-    assert figures["audio_to_text"]["prompts"] == 3 and figures["text_to_audio"]["prompts"] == 2
+    assert figures["audio_to_text"]["queries"] == 3 and figures["text_to_audio"]["queries"] == 2
     with pytest.raises(corpora.CorpusError, match="3 of 6 clips .* 1 of them distinct"):
         zero_shot.evaluate_retrieval(*tiny, table, audio, texts.map(lambda _: "same"))
 

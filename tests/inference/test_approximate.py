@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import search as benchmark
 from paraclap.cli import search as cli_search
-from paraclap.inference import approximate, search
+from paraclap.inference import approximate
 from paraclap.inference import index as clip_index
 from paraclap.inference.approximate import ApproximateIndex, build, recall
 from paraclap.inference.index import ClipIndex, ClipIndexError
@@ -118,7 +118,7 @@ def test_command_prepares_and_uses_it(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(approximate, "FEWEST", 256)
     index, used = tmp_path / "i", []
     monkeypatch.setattr(
-        search, "ApproximateIndex", lambda *given: used.append(1) or ApproximateIndex(*given)
+        cli_search, "ApproximateIndex", lambda *given: used.append(1) or ApproximateIndex(*given)
     )
     command = ["index", "MODEL", str(tmp_path / "audio"), "-o", str(index)]
     assert cli_search.main([*command, "--approximate"]) == 0

@@ -158,6 +158,7 @@ def test_window_is_handed_on_before_more_is_read():
         (["x.wav", *PROMPTS, "--group", "gender=female"], "--group needs --describe"),
         (["x.wav", "--describe", "--group", "female"], "expected COLUMN=LABEL"),
         (["--stdin-pcm", "12", "--windows", "1", *PROMPTS], "12 Hz"),
+        (["x.wav", "--queries", "angry", "calm"], "--queries was renamed to --prompts"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(ask, capsys, arguments, message):
