@@ -1,17 +1,18 @@
-# make demo   a model learns from synthetic speech and is asked about speakers it never heard
+# make demo   train on synthetic speech and evaluate zero-shot on unseen speakers
 # make test   the test suite (make slow: with the long checks)
 # make lint   style and spelling
-# make page   the web page about the model of `make demo`
-# make browser  what the tests of the web page need; without it they are skipped
+# make page   the web page for the model of `make demo`
+# make extras everything that tests of optional parts need; without it they are skipped
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 WORKERS ?= 2
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo page test slow browser lint clean
+.PHONY: demo page test slow extras lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python preprocessing/synthetic_corpus.py -o $(DEMO)/corpus
@@ -26,9 +27,8 @@ page: $(VENV)/.installed-demo
 	$(BIN)/python app.py $(DEMO)/run --edges $(DEMO)/captions.edges.json \
 		--features $(DEMO)/features.parquet
 
-# Two processes of one thread: towers of tests are tiny, and threads that wait for each other cost more
-# than they do.
-TESTS := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Two processes of one thread each: the models of the tests are tiny, and more threads slow them down.
+TESTS := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest --numprocesses 2 --dist loadfile
 test: $(VENV)/.installed-dev
 	$(TESTS) -m "not slow"
 
@@ -40,7 +40,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 
-browser: $(VENV)/.installed-browser
+extras: $(VENV)/.installed-dev $(VENV)/.installed-all
 	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium \
@@ -50,23 +50,15 @@ browser: $(VENV)/.installed-browser
 clean:
 	rm -rf $(VENV) $(DEMO)
 
-$(VENV)/bin/python:
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ParaCLAP needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+$(VENV)/.installed: requirements.txt | $(BIN)/python
+	$(INSTALL) --requirement requirements.txt
 	touch $@
 
-$(VENV)/.installed-dev: requirements.txt requirements-dev.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	touch $@ $(VENV)/.installed
-
-$(VENV)/.installed-demo: requirements.txt requirements-demo.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
+# demo, dev, all: the extras of pyproject.toml
+$(VENV)/.installed-%: requirements.txt pyproject.toml | $(VENV)/.installed
+	$(INSTALL) --editable ".[$*]"
 	touch $@
-
-$(VENV)/.installed-browser: requirements.txt requirements-demo.txt requirements-browser.txt \
-		| $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
-	touch $@ $(VENV)/.installed-demo

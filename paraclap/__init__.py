@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from paraclap.inference.api import ParaCLAP
 
 __all__ = ["ParaCLAP"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

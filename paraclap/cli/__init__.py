@@ -3,8 +3,10 @@
 The scripts at the root and the installed commands (`paraclap-train`, ...) run the same functions.
 """
 
+import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from paraclap.errors import ParaCLAPError
 
@@ -23,3 +25,10 @@ def run(main: Callable[[], int], name: str) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def command() -> int:
+    """Run an installed command: `paraclap-train` runs `paraclap.cli.train.main`."""
+    name = Path(sys.argv[0]).stem
+    module = name.removeprefix("paraclap-").replace("-", "_")
+    return run(importlib.import_module(f"paraclap.cli.{module}").main, name)

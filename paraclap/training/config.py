@@ -28,8 +28,10 @@ from paraclap.settings import (
 )
 from paraclap.training.loggers import LOGGERS
 
-DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "paraclap.yaml"
-
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = PACKAGE / "configs"  # where pip puts the repository's configs/
+CONFIGS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"
+DEFAULT_CONFIG = CONFIGS / "paraclap.yaml"
 
 # Keys that may differ when a run is resumed: they change where and how often, never what.
 FREE_KEYS = {"output"}
