@@ -22,8 +22,8 @@ FLOORS = (  # each imports from floors below, and from its own folder
     {"data"},
     {"model", "acoustics", "corpora"},
     {"captions", "audio"},
-    {"settings", "files", "distributed", "signals"},
-    {"errors"},
+    {"settings", "files", "distributed"},
+    {"errors", "signals"},
 )
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
 MODULES = sorted(PACKAGE.rglob("*.py"))
