@@ -45,7 +45,7 @@ def make_corpus(rows: int = 60, seed: int = 0) -> pd.DataFrame:
     generator = np.random.default_rng(seed)
     table = make_table(
         speaker=[f"{row % 6 + 1:02d}" for row in range(rows)],
-        emotion=[["anger", "sad", "no match_matrix", "neutral"][row % 4] for row in range(rows)],
+        emotion=[["anger", "sad", "no agreement", "neutral"][row % 4] for row in range(rows)],
         gender=[["female", "male"][row % 2] for row in range(rows)],
         note=[["001", "NA", "nan", "1e5"][row % 4] for row in range(rows)],
     )

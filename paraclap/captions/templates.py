@@ -167,5 +167,5 @@ def _check_words(descriptor: Descriptor) -> None:
 
 
 def label_key(label: object) -> str:
-    """Form in which labels are compared: "No_Agreement" and "no match_matrix" are one."""
+    """Form in which labels are compared: "No_Agreement" and "no agreement" are one."""
     return " ".join(str(label).replace("_", " ").split()).casefold()

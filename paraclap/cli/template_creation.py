@@ -3,7 +3,7 @@ r"""Turn measured speech into words: eGeMAPS features -> low/normal/high levels 
     python preprocessing/template_creation.py --preview 5
     python preprocessing/template_creation.py features.parquet -o captions.parquet --plot edges.png
     python preprocessing/template_creation.py features.parquet -o captions.parquet \
-        --descriptors pitch,intensity,emotion --filter-emotions "no match_matrix",other \
+        --descriptors pitch,intensity,emotion --filter-emotions "no agreement",other \
         --validation-speakers 17,18 --test-speakers 21,22,23,24
     python preprocessing/template_creation.py ravdess.parquet emodb.parquet -o captions.parquet \
         --edges-by gender,corpus --templates paraclap extended

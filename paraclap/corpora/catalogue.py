@@ -6,7 +6,7 @@ its own. ``classes`` says which label is scored as which class, and ``published`
 for a class. For a corpus that is not in the paper, ``published`` is the label itself, which is the
 noun, because the paper asks so on MSP-Podcast.
 
-``No match_matrix`` of raters is no label: the clip is kept, its emotion is missing.
+``No agreement`` of raters is no label: the clip is kept, its emotion is missing.
 """
 
 from collections.abc import Callable, Mapping
@@ -131,7 +131,7 @@ def _aibo(classes: str, labels: Codes) -> dict[str, object]:
         ),
         "expected": f"{file} and wav/Ohm_01_000_00.wav",
         "clips": 18216,
-        "licence": "not public, by match_matrix with its owners",
+        "licence": "not public, by agreement with its owners",
         "citation": "Steidl, PhD thesis, Erlangen, 2009; Schuller et al., Interspeech 2009",
         "language": "de",
         "speakers": 51,
@@ -166,7 +166,7 @@ _ROWS = (
                     **_codes("A anger, C contempt, D disgust, F fear, H happiness, N neutral"),
                     **_codes("O other, S sadness, U surprise, X -, unknown -"),
                     **{label: label for label in MSP_PODCAST_EMOTIONS.split(", ")},
-                    **dict.fromkeys(("no match_matrix", "no_agreement")),
+                    **dict.fromkeys(("no agreement", "no_agreement")),
                 },
                 "speaker": Lenient(_codes("Unknown -, unknown -"), keep=True),
                 "gender": GENDERS,
@@ -185,7 +185,7 @@ _ROWS = (
         clips=None,
         **_asked_by_label(MSP_PODCAST_EMOTIONS),
         part={"split": "test1"},
-        licence="academic or commercial, by match_matrix with UT Dallas",
+        licence="academic or commercial, by agreement with UT Dallas",
         citation="Lotfian and Busso, IEEE Trans. Affective Computing 10(4), 2019",
         language="en",
     ),
@@ -228,7 +228,7 @@ _ROWS = (
         },
         averaged_over="session",
         printed=_printed(0.353, 0.345, 0.600, 0.606),
-        licence="by match_matrix with USC SAIL",
+        licence="by agreement with USC SAIL",
         citation="Busso et al., Language Resources and Evaluation 42, 2008",
         language="en",
         speakers=10,
@@ -389,7 +389,7 @@ _ROWS = (
         target="likability",
         part={"split": "test"},
         printed=_printed(0.472, 0.485, 0.507, 0.507),
-        licence="by match_matrix with its owners",
+        licence="by agreement with its owners",
         citation="Burkhardt et al., Interspeech 2011; Schuller et al., Interspeech 2012",
         language="de",
     ),
@@ -577,7 +577,7 @@ _ROWS = (
         expected="0001/Angry/train/0001_000371.wav (or 0001/Angry/0001_000371.wav) to 0020/",
         clips=35000,
         **_asked_by_label("anger, happiness, neutral, sadness, surprise"),
-        licence="research only, by match_matrix with its authors",
+        licence="research only, by agreement with its authors",
         citation="Zhou et al., ICASSP 2021",
         language="zh,en",
         speakers=20,

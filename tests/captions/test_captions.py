@@ -171,7 +171,7 @@ def test_number_of_tables_looked_up_at_once_changes_nothing(monkeypatch, joint):
     assert captioner.different == len({tuple(row["captions"]) for row in rows})
     assert captioner.spoken == sum(len(row["captions"]) for row in rows)
     for row in rows:
-        names = [d.name for d in chosen if row[d.output_column] not in (None, "no match_matrix")]
+        names = [d.name for d in chosen if row[d.output_column] not in (None, "no agreement")]
         expected = [
             (phrase, d.name)
             for d in chosen

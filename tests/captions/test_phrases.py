@@ -59,7 +59,7 @@ def test_unknown_labels_are_quoted_as_they_are(label):
 
 
 def test_labels_that_say_nothing_get_no_phrase():
-    labels = ["sad", "no match_matrix", "No_Agreement", "X", "other", None, np.nan, ""]
+    labels = ["sad", "no agreement", "No_Agreement", "X", "other", None, np.nan, ""]
     sad, *others = phrases_by_row(make_table(emotion=labels), [BY_NAME["emotion"]])
     assert sad and not any(others)
 

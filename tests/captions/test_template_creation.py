@@ -26,7 +26,7 @@ def test_summary_and_preview_are_printed_without_writing(features, tmp_path, cap
     printed = capsys.readouterr().out
     assert "60 rows, 0 without any phrase" in printed and printed.count("paraphrased:") == 3
     assert re.search(r"^pitch +low 18, normal 24, high 18; normal: .* semitones", printed, re.M)
-    assert re.search(r"^emotion +anger 15, neutral 15, no match_matrix 15, sad 15$", printed, re.M)
+    assert re.search(r"^emotion +anger 15, neutral 15, no agreement 15, sad 15$", printed, re.M)
     assert list(tmp_path.iterdir()) == [features]
 
 
