@@ -136,7 +136,6 @@ IDEAS: Mapping[str, Recipe] = {
     ),
     "chosen, hard negatives": Recipe((*BEST, "loss.hard_negatives=2.0")),
     "chosen, harder negatives": Recipe((*BEST, "loss.hard_negatives=10.0")),
-    "chosen, bare words": Recipe((*BEST, "captions.bare=0.2")),
     "chosen, first wordings alone": Recipe(
         (*BEST, "captions.paraphrases=false", "train.prompts=caption")
     ),
@@ -149,11 +148,7 @@ IDEAS: Mapping[str, Recipe] = {
     "chosen, hard negatives, sentence encoder": Recipe(
         (*BEST, "loss.hard_negatives=2.0"), SENTENCES, on_request=True
     ),
-    "chosen, bare words, sentence encoder": Recipe(
-        (*BEST, "captions.bare=0.2"), SENTENCES, on_request=True
-    ),
     # what a batch is made of
-    "chosen, speaker-aware batches": Recipe((*BEST, "data.speaker_aware=true")),
     "chosen, classes in equal shares": Recipe((*BEST, "data.class_sampling_exponent=0")),
     "chosen, classes by square roots": Recipe((*BEST, "data.class_sampling_exponent=0.5")),
     # shares of corpora, for the direction "both"
@@ -180,7 +175,6 @@ HEARD_CHANGED: Mapping[str, tuple[str, ...]] = {
     "waveforms augmented": tuple(
         f"data.augment.{change}=0.3" for change in ("speed", "reverb", "noise", "gain")
     ),
-    "crops of 1 to 2.5 s": ("data.crop_seconds_min=1.0",),
 }
 """What an encoder may hear instead of the clips as they are."""
 

@@ -128,15 +128,12 @@ class CaptionSettings:
         phrase_count_probs: for "sampled": probability of 0, 1, 2, ... phrases about other
             descriptors; a caption that would be empty gets one.
         paraphrases: whether any wording of a phrase may be drawn, or always the first.
-        bare: share of captions that are the bare label of `train.target` instead, its adjective or
-            its noun ("anger", "angry"), as zero-shot prompts may be.
     """
 
     style: str = "sampled"
     label_probs: dict[str, float] = field(default_factory=lambda: {EMOTION: 1.0})
     phrase_count_probs: list[float] = field(default_factory=lambda: [0.0, 0.4, 0.3, 0.2, 0.1])
     paraphrases: bool = True
-    bare: float = 0.0
 
 
 @dataclass
@@ -161,8 +158,6 @@ class DataSettings:
             this; 1 takes each clip once, 0 takes as many of each corpus.
         class_sampling_exponent: the same for the classes of `train.target` in each corpus; 0 takes
             as many of each.
-        speaker_aware: whether no two clips of a batch have the same speaker and the same class of
-            `train.target`, as far as an epoch allows; clips without either count as different.
         root: folder that the audio files of the captions table are relative to; None = the folder
             of the table, if that is one of labels.
         captions: table of preprocessing/template_creation.py, or a table of labels (.csv or .tsv:
@@ -176,8 +171,6 @@ class DataSettings:
         waveform_cache: the corpus as 16 kHz samples in memory-mapped files in this folder,
             made before the first step and used again by later runs; None reads the files.
         crop_seconds: longest training crop [s].
-        crop_seconds_min: if given, each crop has a length of its own, drawn between this [s] and
-            `crop_seconds`; with `train.bucket` shorter crops also take less time.
         augment: changes of the crops, with "random" crops alone.
         crop: "random", or "centre": the same in every epoch. A frozen speech encoder then hears
             each clip once, before the first step.
@@ -189,7 +182,6 @@ class DataSettings:
     corpora: dict[str, CorpusSettings] = field(default_factory=dict)
     sampling_exponent: float = 1.0
     class_sampling_exponent: float = 1.0
-    speaker_aware: bool = False
     root: str | None = None
     captions: str = "captions.parquet"
     templates: list[str] = field(default_factory=lambda: ["paraclap"])
@@ -199,7 +191,6 @@ class DataSettings:
     validation_speakers: int = 2
     waveform_cache: str | None = None
     crop_seconds: float = 5.0
-    crop_seconds_min: float | None = None
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     crop: str = "random"
     embeddings: str | None = None

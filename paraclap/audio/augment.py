@@ -2,10 +2,10 @@
 
     changes = Augmenter(AugmentSettings(gain=0.5), labels={"emotion"}, seed=1)
     drawn = changes.draw((epoch, row), told={"pitch"})          # descriptors of the drawn caption
-    known = {name for name in phrases if not drawn.unsettles(name)}
+    known = {name for name in phrases if not drawn.invalidates(name)}
     waveform = drawn.apply(waveform)                            # (T,) at 16 kHz
 
-Whatever is drawn follows from the seed, the epoch and the row alone. A change unsettles those
+Whatever is drawn follows from the seed, the epoch and the row alone. A change invalidates those
 descriptors that measure what it changes: after another gain nobody knows whether the clip counts as
 loud. It is left out where the caption of the clip speaks of one of them; otherwise the clip has no
 phrases about them in this draw, so that captions of other clips do not attribute them either.
@@ -129,9 +129,9 @@ class Drawn:
     labels: frozenset[str]
     seed: tuple[int, ...]
 
-    def unsettles(self, descriptor: str) -> bool:
+    def invalidates(self, descriptor: str) -> bool:
         """Whether nobody knows any more what holds of a descriptor."""
-        return any(_unsettles(name, descriptor, self.labels) for name, _ in self.values)
+        return any(_invalidates(name, descriptor, self.labels) for name, _ in self.values)
 
     @property
     def speed(self) -> float:
@@ -146,7 +146,7 @@ class Drawn:
         return waveform
 
 
-def _unsettles(transform: str, descriptor: str, labels: Collection[str]) -> bool:
+def _invalidates(transform: str, descriptor: str, labels: Collection[str]) -> bool:
     return descriptor not in labels and descriptor not in TRANSFORMS[transform].holds
 
 
@@ -188,7 +188,7 @@ class Augmenter:
         values = tuple(
             (name, value)
             for name, is_wanted, value in drawn
-            if is_wanted and not any(_unsettles(name, d, self.labels) for d in told)
+            if is_wanted and not any(_invalidates(name, d, self.labels) for d in told)
         )
         return Drawn(values, self.labels, seed)
 

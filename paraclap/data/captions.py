@@ -16,7 +16,6 @@ PHRASE_COLUMNS = ["captions", "caption_descriptors"]
 
 Phrases = Mapping[str, Sequence[str]]  # descriptor -> wordings
 Attribute = tuple[str, str]  # descriptor, first wording
-Words = Mapping[Attribute, Sequence[str]]  # attribute -> bare words that say the same
 
 
 def group_phrases(captions: Sequence[str], descriptors: Sequence[str]) -> dict[str, list[str]]:
@@ -61,13 +60,8 @@ class Caption:
     attributes: tuple[Attribute, ...]
 
 
-def draw_caption(
-    phrases: Phrases,
-    settings: CaptionSettings,
-    rng: np.random.Generator,
-    words: Words | None = None,
-) -> Caption:
-    """Draw one caption from the phrases that hold for a clip, or from words that say the same.
+def draw_caption(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
+    """Draw one caption from the phrases of a clip.
 
     Raises:
         ValueError: if there are no phrases, or the style is unknown.
@@ -76,13 +70,6 @@ def draw_caption(
         raise ValueError("a clip without phrases has no caption")
     if settings.style not in STYLES:
         raise ValueError(f"captions.style is {settings.style!r}, expected one of {sorted(STYLES)}")
-    if settings.bare and rng.random() < settings.bare:
-        attributes = [
-            attribute for attribute in _claims(phrases, phrases) if attribute in (words or {})
-        ]
-        if attributes:
-            attribute = attributes[rng.integers(len(attributes))]
-            return Caption(words[attribute][rng.integers(len(words[attribute]))], (attribute,))
     return STYLES[settings.style](phrases, settings, rng)
 
 

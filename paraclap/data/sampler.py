@@ -9,7 +9,6 @@ So a run that is resumed at any step draws what it would have drawn.
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import pandas as pd
 import torch.utils.data
 
 Draws = Callable[[int], np.ndarray]
@@ -101,88 +100,18 @@ def _passes(rows: np.ndarray, count: int, epoch: int, seed: Sequence[int]) -> np
     return np.stack([numbers, np.concatenate([np.empty(0, int), *drawn])], axis=1)
 
 
-def speaker_classes(speakers: Sequence[str | None], labels: Sequence[str | None]) -> np.ndarray:
-    """Number the pairs of speaker and class of rows; a row without either is like no other."""
-    table = pd.DataFrame({"speaker": list(speakers), "label": list(labels)})
-    codes = table.groupby(["speaker", "label"]).ngroup().fillna(-1).to_numpy(int)
-    is_unknown = codes < 0
-    return np.where(is_unknown, codes.max(initial=-1) + np.cumsum(is_unknown), codes)
-
-
-def kept_apart(draws: Draws, groups: np.ndarray, batch_size: int, seed: int) -> Draws:
-    """Reorder draws so that no two of a group share a batch, as far as that can be.
-
-    Of a group with more draws than there are batches, each batch has as many, or one more. What
-    fills no batch stays at the end of the epoch.
-
-    Args:
-        draws: what to reorder; every epoch keeps the draws that it has.
-        groups: number of the group of each row, see `speaker_classes`.
-        batch_size: clips per batch.
-        seed: of the run.
-    """
-
-    def reordered(epoch: int) -> np.ndarray:
-        drawn = draws(epoch)
-        rng = np.random.default_rng([seed, epoch, APART])
-        last = len(drawn) // batch_size * batch_size
-        codes = rng.permutation(groups.max() + 1)[groups[drawn[:last, 1]]]
-        in_groups = np.argsort(codes, kind="stable")
-        batches = _dealt(np.bincount(codes), last // batch_size, rng)
-        order = in_groups[np.argsort(batches, kind="stable")]
-        return np.concatenate([drawn[order], drawn[last:]])
-
-    return reordered
-
-
-APART = 1
-"""Tells the generator of `kept_apart` from those of other orders of an epoch."""
-
-
-def _dealt(sizes: np.ndarray, batches: int, rng: np.random.Generator) -> np.ndarray:
-    """Deal the draws of one group after the other to batches: the batch of each.
-
-    As cards are dealt: one for each batch in a round, in another order every round. A group that
-    goes on from one round into the next begins with those batches that it has given less.
-
-    Args:
-        sizes: draws of each group; their sum fills all batches.
-        batches: number of batches.
-        rng: draws the orders.
-    """
-    ends = np.cumsum(sizes)
-    firsts = ends - sizes
-    dealt = np.empty((ends[-1] // batches, batches), int)
-    for number in range(len(dealt)):
-        order = rng.permutation(batches)
-        first = firsts[np.searchsorted(ends, number * batches, side="right")]
-        if first < number * batches:
-            has_one = np.zeros(batches, bool)
-            has_one[dealt[first // batches, first % batches :]] = True
-            order = order[np.argsort(has_one[order], kind="stable")]
-        dealt[number] = order
-    return dealt.reshape(-1)
-
-
 BUCKET_BATCHES = 32
 """Batches whose clips are sorted by duration together; more would mix epochs less."""
 
 
-def bucketed(
-    draws: Draws,
-    seconds: Callable[[np.ndarray], np.ndarray],
-    batch_size: int,
-    seed: int,
-    groups: np.ndarray | None = None,
-) -> Draws:
-    """Reorder draws so that the clips of a batch are of similar duration.
+def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> Draws:
+    """Reorder draws so that the clips of a batch have similar durations.
 
     Args:
-        draws: what to reorder; every epoch keeps the draws that it has.
-        seconds: durations of crops [s] by their draws (n, 2).
+        draws: draws to reorder; every epoch keeps its own.
+        seconds: duration of the crop of each row [s].
         batch_size: clips per batch.
         seed: of the run.
-        groups: of the rows, if `draws` are `kept_apart` and shall be so afterwards.
     """
 
     def reordered(epoch: int) -> np.ndarray:
@@ -192,43 +121,12 @@ def bucketed(
         parts = []
         for first in range(0, last, batch_size * BUCKET_BATCHES):
             part = drawn[first : min(first + batch_size * BUCKET_BATCHES, last)]
-            part = part[np.argsort(seconds(part), kind="stable")]
-            if groups is not None:
-                part = part[_filled(groups[part[:, 1]], batch_size)]
+            part = part[np.argsort(seconds[part[:, 1]], kind="stable")]
             batches = part.reshape(-1, batch_size, 2)
             parts.append(batches[rng.permutation(len(batches))].reshape(-1, 2))
         return np.concatenate([*parts, drawn[last:]])
 
     return reordered
-
-
-def _filled(groups: np.ndarray, batch_size: int) -> np.ndarray:
-    """Fill one batch after the other with the next draws that it may have: their order.
-
-    Of c draws of a group that are left for n batches, the next one takes c // n, or one more. So
-    each batch finds enough, and none is left with many of a group in the end.
-    """
-    _, codes = np.unique(groups, return_inverse=True)
-    left, order = np.arange(len(codes)), []
-    for batches in range(len(codes) // batch_size, 0, -1):
-        own = codes[left]
-        counts = np.bincount(own)
-        share, more = np.divmod(counts[own], batches)
-        earlier = _earlier(own, counts)
-        chosen = earlier < share
-        may = (earlier == share) & (more > 0)
-        chosen |= may & (np.cumsum(may) <= batch_size - chosen.sum())
-        order.append(left[chosen])
-        left = left[~chosen]
-    return np.concatenate(order)
-
-
-def _earlier(codes: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """How many of the same code stand before each."""
-    in_groups = np.argsort(codes, kind="stable")
-    earlier = np.empty(len(codes), int)
-    earlier[in_groups] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return earlier
 
 
 class TrainingBatches(torch.utils.data.Sampler):

@@ -238,12 +238,6 @@ def word_class(
     return tuple(dict.fromkeys(templates[name].format(**words) for name in names))
 
 
-def bare_words(label: str, target: str) -> tuple[str, ...]:
-    """Return a label and its adjective and noun, where they are known, each once."""
-    known = WORDS.get(target, {}).get(label.lower(), {})
-    return tuple(dict.fromkeys((label, *known.values())))
-
-
 def load_prompts(path: str | Path) -> Prompts:
     """Return the prompts of a YAML file: `class: prompt` or `class: [prompt, prompt]` on each line.
 

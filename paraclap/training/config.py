@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paraclap.errors import ParaCLAPError
@@ -77,6 +77,22 @@ REQUIRED: dict[str, Mapping[str, str]] = {
 """Keys that are 0 unless others have these values."""
 
 
+RENAMED = {
+    "captions.counts": "captions.phrase_count_probs",
+    "captions.shares": "captions.label_probs",
+    "data.class_temperature": "data.class_sampling_exponent",
+    "data.packed": "data.waveform_cache",
+    "data.temperature": "data.sampling_exponent",
+    "loss.prototypes": "loss.class_prompts",
+    "text_stage": "text_pretraining",
+    "train.queries": "train.prompts",
+    "train.thaw": "train.unfreeze",
+}
+"""Former key or group -> its present name."""
+REMOVED = ("captions.bare", "data.crop_seconds_min", "data.speaker_aware")
+"""Former keys without a successor; experiments/NOTES.md has the measurements."""
+
+
 class SettingsError(ParaCLAPError, ValueError):
     """A configuration that cannot be run."""
 
@@ -94,11 +110,12 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     if not path.is_file():
         raise SettingsError(f"there is no configuration {path}")
     try:
-        config = OmegaConf.merge(
-            OmegaConf.structured(Settings),
+        given = (
             OmegaConf.load(path),
             OmegaConf.from_dotlist([argument for argument in arguments if "=" in argument]),
         )
+        _refuse_former_keys(given)
+        config = OmegaConf.merge(OmegaConf.structured(Settings), *given)
         settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise SettingsError(_explain(error)) from error
@@ -116,6 +133,19 @@ def read_settings(arguments: Sequence[str]) -> Settings:
                 f"{key} is {flat[key]}, expected 0 beside {wrong[0]}={flat[wrong[0]]}"
             )
     return settings
+
+
+def _refuse_former_keys(given: Sequence[DictConfig | ListConfig]) -> None:
+    """Raise `SettingsError` for the first key that was renamed or removed."""
+    former = (*RENAMED, *REMOVED)
+    for config in given:
+        keys = flatten(OmegaConf.to_container(config)) if isinstance(config, DictConfig) else ()
+        for key in keys:
+            old = next((old for old in former if f"{key}.".startswith(f"{old}.")), None)
+            if old in RENAMED:
+                raise SettingsError(f"{key} was renamed to {RENAMED[old]}{key[len(old) :]}")
+            if old is not None:
+                raise SettingsError(f"{key} was removed: it did not improve results; delete it")
 
 
 def _explain(error: OmegaConfBaseException) -> str:

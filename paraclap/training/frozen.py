@@ -194,7 +194,7 @@ def encode_clips(
     rows = list(range(len(clips)) if rows is None else rows)
     wanted, keys, cache = len(rows), [], None
     if folder is not None:
-        how = [clips.crop, clips.crop_seconds, clips.repeat_short, encoder.bfloat16]
+        how = [clips.data.crop, clips.data.crop_seconds, clips.repeat_short, encoder.bfloat16]
         cache = EmbeddingCache(folder, encoder_fingerprint(encoder.model, processor, how))
         keys = clip_keys(clips)
         rows = cache.fill(table, keys, rows)
@@ -229,7 +229,7 @@ def _read(
         num_workers=workers,
         timeout=timeout if workers else 0,
         prefetch_factor=PREFETCH if workers else None,
-        collate_fn=Collate(processor, clips.crop_seconds),
+        collate_fn=Collate(processor, clips.data.crop_seconds),
         generator=torch.Generator(),
     )
     done, batches = 0, iter(loader)

@@ -15,11 +15,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from paraclap.audio.augment import TRANSFORMS, Augmenter
-from paraclap.data.captions import PHRASE_COLUMNS, Attribute, ClipPhrases, Words
+from paraclap.data.captions import PHRASE_COLUMNS
 from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels, is_label_table
 from paraclap.data.tables import read_caption_table
-from paraclap.evaluation.prompts import bare_words
 from paraclap.settings import DataSettings, Settings, corpora_of
 from paraclap.training.config import SettingsError
 
@@ -99,31 +98,6 @@ def read_all_functionals(settings: Settings, clips: pd.Index) -> pd.DataFrame | 
         table = read_functionals(path)
         parts.append(table.set_axis(_named_index(table.index, name)) if name else table)
     return functionals_of(pd.concat(parts, join="inner"), clips)
-
-
-def words_of(table: pd.DataFrame, settings: Settings) -> Words:
-    """Words that captions may be instead of phrases about `train.target`; none unless asked for.
-
-    Raises:
-        SettingsError: if the table has no classes of that name.
-    """
-    target, share = settings.train.target, settings.captions.bare
-    if not share:
-        return {}
-    if not 0 < share <= 1:
-        raise SettingsError(f"captions.bare is {share}, expected a share from 0 to 1")
-    if target not in table or pd.api.types.is_numeric_dtype(table[target]):
-        raise SettingsError(f"captions.bare: {target} has no classes in the captions table")
-    labels = table[target].astype("str").fillna("")
-    worded = {
-        (label, phrases[target][0])
-        for label, phrases in zip(labels, ClipPhrases(table), strict=True)
-        if label and target in phrases
-    }
-    words: dict[Attribute, dict[str, None]] = {}
-    for label, wording in sorted(worded):
-        words.setdefault((target, wording), {}).update(dict.fromkeys(bare_words(label, target)))
-    return {attribute: tuple(found) for attribute, found in words.items()}
 
 
 def provenance(
@@ -228,16 +202,9 @@ def with_captions(settings: Settings, folder: str | Path | None = None) -> Setti
 
 
 def _check_augmentation(data: DataSettings) -> None:
-    """Crops that are changed, or are of several lengths, have to be read anew in every epoch."""
+    """Refuse augmentation of crops that are not read anew in every epoch."""
     Augmenter(data.augment, (), 0)
     changing = [f"data.augment.{name}" for name in TRANSFORMS if getattr(data.augment, name)]
-    if data.crop_seconds_min is not None:
-        changing.append("data.crop_seconds_min")
-        if not 0 < data.crop_seconds_min <= data.crop_seconds:
-            raise SettingsError(
-                f"data.crop_seconds_min is {data.crop_seconds_min}, expected more than 0 and at "
-                f"most data.crop_seconds={data.crop_seconds}"
-            )
     if changing and data.crop != "random":
         raise SettingsError(
             f"{changing[0]} needs data.crop=random: with {data.crop!r} a clip is the same in every "

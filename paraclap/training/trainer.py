@@ -31,12 +31,11 @@ from paraclap.data.captions import ClipPhrases, equal_captions
 from paraclap.data.dataset import (
     CaptionDataset,
     Collate,
-    CropLengths,
     FunctionalClips,
     clip_seconds,
 )
 from paraclap.data.functionals import standards
-from paraclap.data.sampler import TrainingBatches, bucketed, kept_apart, mixed, speaker_classes
+from paraclap.data.sampler import TrainingBatches, bucketed, mixed
 from paraclap.data.tables import Lists
 from paraclap.distributed import (
     broadcast,
@@ -76,7 +75,7 @@ from paraclap.training.optim import (
     unfreeze_steps,
 )
 from paraclap.training.step import TrainingStep, prepare_encoders
-from paraclap.training.tables import provenance, read_all_functionals, read_tables, words_of
+from paraclap.training.tables import provenance, read_all_functionals, read_tables
 
 FIGURES = ("UAR", "ACC", "F1", "chance")  # of a validation
 COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
@@ -125,9 +124,7 @@ class Trainer:
         )
         self.classes = self._validation_classes()
         seed_step(train.seed, 0)
-        self.words = words_of(self.train_table, settings)
         texts = Lists(self.train_table["captions"]).texts()
-        texts += sorted({word for words in self.words.values() for word in words})
         clips = self.train_table.index.append(self.validation_table.index)
         self.functionals = read_all_functionals(settings, clips)
         about = None
@@ -272,16 +269,12 @@ class Trainer:
             self.train_table,
             self.recordings,
             self.settings.captions,
-            self.settings.data.crop_seconds,
+            self.settings.data,
             self.settings.train.seed,
             repeat_short=not self.model.audio_branch.supports_padding,
             own=share(self.settings.train.batch_size),
             functionals=self._functionals_of(self.train_table),
-            crop=self.settings.data.crop,
             read=self.gradients.clips is None,
-            words=self.words,
-            augment=self.settings.data.augment,
-            crop_seconds_min=self.settings.data.crop_seconds_min,
         )
 
     def unfreeze(self, step: int | None = None) -> None:
@@ -339,37 +332,25 @@ class Trainer:
         """What is read in the steps that are left until the next part begins to learn."""
         data, train = self.settings.data, self.settings.train
         sizes = [len(part) for part in self._by_corpus(self.train_table).values()]
-        labels = () if data.class_sampling_exponent == 1 else self._column(train.target).fillna("")
+        labels = ()
+        if data.class_sampling_exponent != 1:
+            labels = self.train_table[train.target].astype("str").fillna("")
         draws = mixed(
             sizes, data.sampling_exponent, train.seed, labels, data.class_sampling_exponent
         )
-        groups = None
-        if data.speaker_aware:
-            groups = speaker_classes(self._column("speaker"), self._column(train.target))
-            draws = kept_apart(draws, groups, train.batch_size, train.seed)
         if train.bucket:
-            lengths = CropLengths(data.crop_seconds_min, data.crop_seconds, train.seed)
-            seconds = functools.partial(lengths.limit, self.clip_lengths)
-            draws = bucketed(draws, seconds, train.batch_size, train.seed, groups)
+            seconds = np.minimum(self.clip_lengths, data.crop_seconds)
+            draws = bucketed(draws, seconds, train.batch_size, train.seed)
         rows = len(self.train_table)
         end = self.stage_end if self.step < self.steps else self.steps
         return TrainingBatches(rows, train.batch_size, end, train.seed, self.step, draws)
 
-    def _column(self, name: str) -> pd.Series:
-        """A column of the training table, as text."""
-        return self.train_table[name].astype("str")
-
     def _refuse_missing_columns(self) -> None:
-        data, target = self.settings.data, self.settings.train.target
-        needed = {
-            "data.class_sampling_exponent": [target] if data.class_sampling_exponent != 1 else [],
-            "data.speaker_aware": ["speaker", target] if data.speaker_aware else [],
-        }
-        for key, columns in needed.items():
-            if missing := [name for name in columns if name not in self.train_table]:
-                raise SettingsError(
-                    f"{key}: the captions have no column {' and no '.join(missing)}"
-                )
+        target = self.settings.train.target
+        if self.settings.data.class_sampling_exponent != 1 and target not in self.train_table:
+            raise SettingsError(
+                f"data.class_sampling_exponent: the captions have no column {target}"
+            )
 
     @functools.cached_property
     def clip_lengths(self) -> np.ndarray:

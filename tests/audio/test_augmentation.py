@@ -1,7 +1,5 @@
 """augmentation.py and crops of several lengths: what is heard, what is then unknown, from what."""
 
-import functools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,9 +17,8 @@ from paraclap.audio.augment import (
 )
 from paraclap.audio.reading import Files
 from paraclap.data.captions import match_matrix
-from paraclap.data.dataset import CaptionDataset, CropLengths
-from paraclap.data.sampler import bucketed, shuffled
-from paraclap.settings import AugmentSettings, CaptionSettings
+from paraclap.data.dataset import CaptionDataset
+from paraclap.settings import AugmentSettings, CaptionSettings, DataSettings
 from paraclap.training import loop
 from paraclap.training.config import SettingsError, read_settings
 
@@ -103,15 +100,15 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_change_unsettles_what_it_contradicts_and_never_a_label(name):
+def test_change_invalidates_what_it_contradicts_and_never_a_label(name):
     augmenter = Augmenter(AugmentSettings(**{name: 1}), {"emotion", "gender"}, seed=1)
     drawn = augmenter.draw((0, 1), told=["emotion", "arousal"])
     assert [n for n, _ in drawn.values] == [name]
     for descriptor in {*CONTRADICTIONS[name], "breathy", "unheard_of"}:
-        assert drawn.unsettles(descriptor)
+        assert drawn.invalidates(descriptor)
         assert not augmenter.draw((0, 1), told=["emotion", descriptor]).values
     for descriptor in ("emotion", "gender", "arousal", "valence", "dominance"):
-        assert not drawn.unsettles(descriptor)
+        assert not drawn.invalidates(descriptor)
 
 
 def test_change_that_is_left_out_changes_nothing_about_the_others():
@@ -154,10 +151,11 @@ def test_nonsense_is_refused(options, reason):
 # --- Clips of a corpus ---------------------------------------------------------------------------
 
 
-def clips_of(captions, corpus, augment=None, **options):
+def clips_of(captions, corpus, augment=None):
     table = pd.read_parquet(captions).iloc[:16]
     settings = CaptionSettings(label_probs={"emotion": 0.5}, phrase_count_probs=[0.3, 0.4, 0.3])
-    return CaptionDataset(table, corpus, settings, 0.5, seed=1, augment=augment, **options)
+    data = DataSettings(crop_seconds=0.5, augment=augment or AugmentSettings())
+    return CaptionDataset(table, corpus, settings, data, seed=1)
 
 
 def test_captions_stay_and_none_claims_what_a_change_unsettled(captions, corpus):
@@ -169,7 +167,7 @@ def test_captions_stay_and_none_claims_what_a_change_unsettled(captions, corpus)
         drawn = changed.augmenter.draw((0, row), [n for n, _ in after["caption"].attributes])
         seen |= {name for name, _ in drawn.values}
         gone = before["phrases"].keys() - after["phrases"].keys()
-        assert gone == {name for name in before["phrases"] if drawn.unsettles(name)}
+        assert gone == {name for name in before["phrases"] if drawn.invalidates(name)}
         assert {name for name, _ in after["caption"].attributes} <= after["phrases"].keys()
         assert np.array_equal(before["waveform"], after["waveform"]) == (not drawn.values)
         assert len(after["waveform"]) <= 8000
@@ -189,7 +187,7 @@ def test_another_process_knows_what_is_unsettled_without_hearing(captions, corpu
 
 
 def test_changes_follow_from_seed_epoch_and_row_and_use_no_global_generator(captions, corpus):
-    clips = clips_of(captions, corpus, ALL, crop_seconds_min=0.2)
+    clips = clips_of(captions, corpus, ALL)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
     first = [clips[0, row]["waveform"] for row in range(8)]
     np.random.seed(5)
@@ -199,7 +197,7 @@ def test_changes_follow_from_seed_epoch_and_row_and_use_no_global_generator(capt
     assert torch.equal(before[1], torch.get_rng_state())
 
 
-AUGMENTED = [f"data.augment.{name}=0.7" for name in TRANSFORMS] + ["data.crop_seconds_min=0.3"]
+AUGMENTED = [f"data.augment.{name}=0.7" for name in TRANSFORMS]
 
 
 def batches_of(config, workers):
@@ -218,9 +216,7 @@ def test_any_number_of_workers_reads_the_same(config):
     "options, reason",
     [
         (["data.augment.gain=0.5", "data.crop=centre"], "augment.gain needs data.crop=random"),
-        (["data.crop_seconds_min=0.5", "data.crop=centre"], "crop_seconds_min needs"),
         (["data.augment.noise=0.5", "data.features=x.parquet"], "augment.noise is for towers that"),
-        (["data.crop_seconds_min=2.0"], "crop_seconds_min is 2.0"),
         (["data.augment.noise=2"], "augment.noise is 2"),
     ],
 )
@@ -228,30 +224,3 @@ def test_what_cannot_be_together_is_refused_and_explained(config, options, reaso
     with pytest.raises(ValueError, match=reason):
         loop.train(read_settings([config, *options]))
     assert issubclass(SettingsError, ValueError)
-
-
-# --- Lengths of crops ----------------------------------------------------------------------------
-
-
-def test_lengths_of_crops_lie_between_their_limits(captions, corpus):
-    lengths = CropLengths(0.2, 0.5, seed=1)
-    drawn = [lengths((0, row)) for row in range(500)]
-    assert 0.2 <= min(drawn) < 0.21 and 0.49 < max(drawn) <= 0.5
-    assert CropLengths(None, 0.5, seed=1)((0, 3)) == 0.5
-    clips = clips_of(captions, corpus, crop_seconds_min=0.2)
-    for row in range(16):
-        assert len(clips[0, row]["waveform"]) == round(clips.lengths((0, row)) * RATE)
-    whole = clips_of(captions, corpus, crop_seconds_min=0.2, repeat_short=True)
-    assert len(whole[0, 3]["waveform"]) == 8000  # repeated, for encoders that take no padding
-
-
-def test_buckets_hold_crops_of_similar_length():
-    lengths, seconds = CropLengths(0.5, 3.0, seed=1), np.linspace(1, 4, 64)
-    limited = functools.partial(lengths.limit, seconds)
-    drawn = bucketed(shuffled(64, 1), limited, 8, 1)(0)
-    crops = np.minimum(seconds[drawn[:, 1]], [lengths(draw) for draw in drawn.tolist()])
-    spans = np.ptp(crops.reshape(8, 8), axis=1)
-    assert spans.sum() == pytest.approx(np.ptp(crops), abs=1)  # no two batches overlap
-    assert sorted(drawn[:, 1].tolist()) == list(range(64))
-    whole = CropLengths(None, 3.0, seed=1).limit(seconds, drawn)
-    assert np.array_equal(whole, np.minimum(seconds[drawn[:, 1]], 3.0))

@@ -75,9 +75,9 @@ def gradients(arguments):
 @pytest.mark.parametrize(
     "choices",
     [
-        ["loss.name=sigmoid", "data.speaker_aware=true", "data.class_sampling_exponent=0.5"],
+        ["loss.name=sigmoid", "data.class_sampling_exponent=0.5"],
         ["loss.positives=own", "train.micro_batch=2"],
-        ["loss.graded=0.3", "loss.hard_negatives=2", "captions.bare=0.4"],
+        ["loss.graded=0.3", "loss.hard_negatives=2"],
     ],
     ids=str,
 )
@@ -103,7 +103,7 @@ def test_loss_and_gradients_of_the_model_are_those_of_one_process(together, conf
 THAWED = ["model.freeze=[audio,text]", "train.unfreeze={audio: 4, text: 5}", "data.crop=centre"]
 
 
-AUGMENTED = [f"data.augment.{name}=0.5" for name in TRANSFORMS] + ["data.crop_seconds_min=0.2"]
+AUGMENTED = [f"data.augment.{name}=0.5" for name in TRANSFORMS]
 
 
 @pytest.mark.parametrize("choices", [[], THAWED, AUGMENTED], ids=["all", "thawed", "augmented"])

@@ -36,21 +36,6 @@ def test_classes_with_different_words_have_different_queries(target, prompt_set)
             assert (wordings[first] == wordings[second]) == same, (first, second)
 
 
-@pytest.mark.parametrize(
-    "label, target, words",
-    [
-        ("anger", "emotion", ("anger", "angry")),
-        ("joy", "emotion", ("joy", "happy", "happiness")),
-        ("Angry", "emotion", ("Angry", "angry", "anger")),
-        ("southern", "dialect", ("southern",)),
-        ("sober", "intoxication", ("sober",)),
-    ],
-)
-def test_bare_words_are_the_label_and_its_forms(label, target, words):
-    assert set(prompts.bare_words(label, target)) == set(words)
-    assert prompts.word_class(label, target, "word")[0] in words
-
-
 @pytest.mark.parametrize("target", [*TARGETS, "dialect"])
 def test_ensemble_is_every_other_set_but_the_papers(target):
     label = next(iter(prompts.WORDS.get(target, {"southern": None})))

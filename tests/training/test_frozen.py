@@ -1,5 +1,6 @@
 """frozen.py: a frozen encoder says the same of a row whatever stands beside it, and only once."""
 
+import dataclasses
 import os
 
 import pandas as pd
@@ -8,11 +9,12 @@ import torch
 
 from paraclap.audio.reading import Files
 from paraclap.data.dataset import CaptionDataset
-from paraclap.settings import CaptionSettings
+from paraclap.settings import CaptionSettings, DataSettings
 from paraclap.training import frozen
 from paraclap.training.frozen import FrozenEncoder, RememberedRows, encode_clips
 from paraclap.training.step import token_keys
 
+CENTRE = DataSettings(crop="centre", crop_seconds=0.8)
 CAPTIONS = ["emotion is anger", "the speaker sounds sad and pitch is high", "the voice is loud"]
 
 
@@ -104,7 +106,7 @@ def test_clips_of_a_corpus_are_heard_once_and_found_again_on_disk(
 ):
     model, processor = still
     table = pd.read_parquet(captions).iloc[:6]
-    clips = CaptionDataset(table, corpus, CaptionSettings(), 0.8, seed=1, crop="centre")
+    clips = CaptionDataset(table, corpus, CaptionSettings(), CENTRE, seed=1)
     encoder = FrozenEncoder(model, "audio")
     monkeypatch.setattr(frozen, "CHUNK", 4)
 
@@ -127,7 +129,7 @@ def test_clips_of_a_corpus_are_heard_once_and_found_again_on_disk(
     assert [next(stopped)[1], next(stopped)[1]] == [0, 3]
     stopped.close()  # in the middle of a chunk
     assert heard(folder=tmp_path / "stopped")[0][1] == 3
-    clips.crop_seconds = 0.5  # another crop is another question
+    clips.data = dataclasses.replace(clips.data, crop_seconds=0.5)  # other crops, other keys
     assert heard(folder=tmp_path / "kept")[0][1] == 0
 
 
@@ -136,7 +138,7 @@ def test_worker_that_dies_while_clips_are_heard_is_told_with_its_clips(
 ):
     model, processor = still
     table = pd.read_parquet(captions).iloc[:6]
-    clips = CaptionDataset(table, corpus, CaptionSettings(), 0.8, seed=1, crop="centre")
+    clips = CaptionDataset(table, corpus, CaptionSettings(), CENTRE, seed=1)
     last = clips.clips[5][0]
     original = clips.waveform
     clips.waveform = lambda row: os._exit(3) if row == 5 else original(row)

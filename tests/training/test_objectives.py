@@ -9,12 +9,10 @@ import torch.nn.functional as F
 import yaml
 
 from paraclap import distributed
-from paraclap.evaluation.prompts import bare_words
 from paraclap.model.modeling_paraclap import scaled_cosines
 from paraclap.training import loop
 from paraclap.training.config import SettingsError, read_settings
 from paraclap.training.losses import OBJECTIVES, ContrastiveLoss
-from paraclap.training.tables import words_of
 from paraclap.training.trainer import objective_of
 
 CPU = torch.device("cpu")
@@ -230,7 +228,7 @@ def test_clips_without_a_label_are_no_negatives_of_captions_that_tell_it(partly_
     assert seen == {(told, known) for told in (True, False) for known in (True, False)}
 
 
-OPTIONS = ("loss.graded=0.3", "loss.hard_negatives=2", "captions.bare=0.4")
+OPTIONS = ("loss.graded=0.3", "loss.hard_negatives=2")
 
 
 def test_run_with_every_option_resumes_with_the_same_weights(partly_labelled):
@@ -241,33 +239,6 @@ def test_run_with_every_option_resumes_with_the_same_weights(partly_labelled):
     again = loop.train(read_settings([*given, f"train.resume={at}"]))
     for name, tensor in again.model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-
-
-def test_bare_captions_are_words_of_the_label_in_both_stages(partly_labelled):
-    run = loop.Trainer(
-        read_settings([*partly_labelled, "captions.bare=1", "text_pretraining.steps=1"])
-    )
-    dataset, labels = run.dataset(), run.train_table["emotion"].tolist()
-    for row, label in enumerate(labels):
-        texts = {dataset.unread((epoch, row))["caption"].text for epoch in range(20)}
-        said = "emotion" in dataset.phrases[row]
-        assert (texts == set(bare_words(label, "emotion"))) == said
-    run.text_pretraining()
-
-
-@pytest.mark.parametrize(
-    "given, message",
-    [
-        (["captions.bare=1.5"], "captions.bare is 1.5"),
-        (["captions.bare=-0.5"], "captions.bare is -0.5"),
-        (["captions.bare=0.5", "train.target=dialect"], "captions.bare: dialect has no classes"),
-    ],
-)
-def test_bare_words_of_no_class_are_refused(config, given, message):
-    settings = read_settings([config, *given])
-    table = pd.read_parquet(settings.data.captions)
-    with pytest.raises(SettingsError, match=message):
-        words_of(table, settings)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

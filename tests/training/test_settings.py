@@ -41,6 +41,24 @@ def test_reference_holds_every_key_with_a_default_that_can_be_given(tmp_path):
     assert read_settings([str(tmp_path / "empty.yaml"), *given]) == Settings()
 
 
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("train.thaw={audio: 0.3}", r"train.thaw.audio was renamed to train.unfreeze.audio"),
+        ("text_stage.steps=3", "text_stage.steps was renamed to text_pretraining.steps"),
+        ("captions.bare=0.2", "captions.bare was removed"),
+    ],
+)
+def test_former_keys_are_refused_with_their_new_name(tmp_path, given, message):
+    key, _, value = given.partition("=")
+    group, name = key.split(".")
+    (tmp_path / "old.yaml").write_text(f"{group}: {{{name}: {value}}}")
+    (tmp_path / "empty.yaml").write_text("{}")
+    for arguments in ([str(tmp_path / "old.yaml")], [str(tmp_path / "empty.yaml"), given]):
+        with pytest.raises(SettingsError, match=message):
+            read_settings(arguments)
+
+
 def test_field_without_description_and_description_without_field_are_named():
     @dataclass
     class Odd:

@@ -118,8 +118,8 @@ class StoppedError(Exception):
 @pytest.mark.parametrize(
     "options",
     [
-        ["train.bucket=true", "data.speaker_aware=true"],
-        ["data.sampling_exponent=0", "data.class_sampling_exponent=0.5", "data.speaker_aware=true"],
+        ["train.bucket=true"],
+        ["data.sampling_exponent=0", "data.class_sampling_exponent=0.5"],
     ],
 )
 def test_resumed_run_on_several_corpora_equals_an_uninterrupted_one(
@@ -164,9 +164,7 @@ def test_moved_corpora_may_be_resumed_and_other_ones_may_not():
         return {"data": {"corpora": {name: {"root": root, "captions": "c.parquet"}}}}
 
     assert changed_keys(settings("a", "/x"), settings("a", "/y")) == []
-    then = {"data": {"temperature": 1.0}}
-    assert changed_keys(then, {"data": {"temperature": 0.5}}) == ["data.sampling_exponent"]
-    for key in ("speaker_aware", "class_sampling_exponent"):
+    for key in ("sampling_exponent", "class_sampling_exponent"):
         assert changed_keys({"data": {key: 0}}, {"data": {key: 1}}) == [f"data.{key}"]
 
 
@@ -186,7 +184,7 @@ def test_resuming_with_another_table_of_one_corpus_is_refused(both, captions, tm
         (["data.corpora.first.root=nowhere"], r"data\.corpora\.first\.root: nowhere is no folder"),
         (["data.corpora.first.rot=x"], "corpora.first.rot"),
         (["data.corpora.second.captions=nowhere"], "second: .*no table nowhere"),
-        (["data.sampling_exponent=-1"], "temperature"),
+        (["data.sampling_exponent=-1"], r"data\.sampling_exponent is -1"),
         (["data.class_sampling_exponent=-1"], r"data\.class_sampling_exponent is -1"),
     ],
 )
@@ -195,33 +193,11 @@ def test_impossible_corpora_are_refused_by_name(both, change, message):
         loop.train(read_settings([*both, *change]))
 
 
-@pytest.mark.parametrize("lacking", ["speaker", "emotion"])
-def test_missing_columns_are_refused_by_name(config, captions, tmp_path, lacking):
-    pd.read_parquet(captions).drop(columns=lacking).to_parquet(tmp_path / "less.parquet")
-    given = [config, f"data.captions={tmp_path / 'less.parquet'}", "data.speaker_aware=true"]
-    with pytest.raises(SettingsError, match=rf"data\.speaker_aware: .* no column {lacking}"):
+def test_missing_class_column_is_refused_by_name(config, captions, tmp_path):
+    pd.read_parquet(captions).drop(columns="emotion").to_parquet(tmp_path / "less.parquet")
+    given = [config, f"data.captions={tmp_path / 'less.parquet'}", "data.class_sampling_exponent=0"]
+    with pytest.raises(SettingsError, match=r"class_sampling_exponent.* no column emotion"):
         loop.Trainer(read_settings(given))
-    given[-1] = "data.class_sampling_exponent=0"
-    if lacking == "emotion":
-        with pytest.raises(
-            SettingsError, match=r"data\.class_sampling_exponent: .* no column emotion"
-        ):
-            loop.Trainer(read_settings(given))
-
-
-def test_speaker_aware_batches_of_a_run_repeat_no_speaker_in_a_class(both):
-    def repeated(*more):
-        run = loop.Trainer(read_settings([*both, "train.epochs=4", "train.batch_size=8", *more]))
-        pairs = list(zip(run.train_table["speaker"], run.train_table["emotion"], strict=True))
-        return [8 - len({pairs[row] for _, row in batch}) for batch in run.batches()]
-
-    assert sum(repeated()) > 0
-    for more in (
-        [],
-        ["train.bucket=true"],
-        ["data.sampling_exponent=0.5", "data.class_sampling_exponent=0"],
-    ):
-        assert sum(repeated("data.speaker_aware=true", *more)) == 0
 
 
 def attribute(target, label):

@@ -308,7 +308,7 @@ def stop_after(monkeypatch, step):
 
 REMEMBERED = ("model.freeze=[audio,text]", "data.crop=centre")
 AUGMENTED = ("data.augment.gain=0.5", "data.augment.noise=0.5", "data.augment.speed=0.5")
-AUGMENTED += ("data.augment.reverb=0.5", "data.crop_seconds_min=0.4", "train.bucket=true")
+AUGMENTED += ("data.augment.reverb=0.5", "train.bucket=true")
 THAWED = (*REMEMBERED, "train.unfreeze={audio: 0.5, text: 5}", "optim.layer_decay=0.5")
 
 

@@ -1,4 +1,4 @@
-"""caption_tables.py: the same rows as pandas reads, in a small part of the memory."""
+"""Captions tables in memory: the rows that pandas reads, in a fraction of the memory."""
 
 import pickle
 
@@ -29,7 +29,7 @@ def as_lists(column):
 
 
 @pytest.mark.parametrize("rows", [7, 16384])
-def test_rows_are_those_that_pandas_reads_also_of_a_part_of_them(written, monkeypatch, rows):
+def test_rows_and_subsets_equal_those_of_pandas(written, monkeypatch, rows):
     monkeypatch.setattr(tables, "ROWS", rows)
     table, expected = read_caption_table(written, COLUMNS), pd.read_parquet(written)
     pd.testing.assert_frame_equal(table.drop(columns=COLUMNS), expected.drop(columns=COLUMNS))
@@ -43,7 +43,7 @@ def test_rows_are_those_that_pandas_reads_also_of_a_part_of_them(written, monkey
             assert list(pickle.loads(pickle.dumps(lists))) == list(lists)
 
 
-def test_other_writers_empty_lists_and_missing_ones_are_read(tmp_path):
+def test_other_list_types_empty_and_missing_lists_are_read(tmp_path):
     path = tmp_path / "captions.parquet"
     rows = [["a", "b"], [], None, ["b"], ["c"] * 3]
     for kind in (pa.list_(pa.string()), pa.large_list(pa.large_string())):
@@ -53,7 +53,7 @@ def test_other_writers_empty_lists_and_missing_ones_are_read(tmp_path):
         assert table["captions"].list.len().isna().tolist() == [row is None for row in rows]
 
 
-def test_more_texts_than_a_byte_numbers(tmp_path):
+def test_more_texts_than_fit_one_byte(tmp_path):
     rows = [[f"text {row}", f"text {row + 1}"] for row in range(1000)]
     pd.DataFrame({"captions": rows}).to_parquet(tmp_path / "t.parquet", row_group_size=100)
     lists = Lists(read_caption_table(tmp_path / "t.parquet", ["captions"])["captions"])
@@ -68,7 +68,7 @@ def test_row_outside_is_refused(written):
             lists[row]
 
 
-def test_a_phrase_takes_a_byte(written):
+def test_a_phrase_takes_one_byte(written):
     table = read_caption_table(written, COLUMNS)
     for name in COLUMNS:
         phrases = sum(map(len, Lists(table[name])))

@@ -1,0 +1,157 @@
+"""Captions drawn from phrases, and which captions match which clips."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from paraclap.data.captions import (
+    Caption,
+    draw_caption,
+    equal_captions,
+    group_phrases,
+    match_matrix,
+)
+from paraclap.settings import CaptionSettings
+
+PHRASES = {
+    "pitch": ["pitch is high", "the voice is high-pitched"],
+    "intensity": ["intensity is low", "the voice is quiet"],
+    "gender": ["gender is female"],
+    "emotion": ["emotion is anger", "the speaker sounds angry"],
+}
+
+
+def draws(count, **settings):
+    rng = np.random.default_rng(0)
+    options = CaptionSettings(**settings)
+    return [draw_caption(PHRASES, options, rng).text for _ in range(count)]
+
+
+def test_published_caption_joins_first_wordings():
+    expected = "speaker pitch is high and intensity is low and gender is female and "
+    assert set(draws(20, style="published")) == {expected + "emotion is anger"}
+
+
+def test_emotion_caption_is_that_phrase_alone():
+    assert set(draws(50, style="emotion")) == set(PHRASES["emotion"])
+    assert set(draws(50, style="emotion", paraphrases=False)) == {"emotion is anger"}
+
+
+def test_sampled_captions_follow_phrase_count_probs_and_keep_the_emotion():
+    counts = [0.2, 0.5, 0.3]
+    captions = draws(4000, phrase_count_probs=counts)
+    seen = Counter(len(caption.split(" and ")) - 1 for caption in captions)
+    for count, probability in enumerate(counts):
+        assert seen[count] / 4000 == pytest.approx(probability, abs=0.03)
+    for caption in captions[:200]:
+        *others, emotion = caption.split(" and ")
+        assert emotion in PHRASES["emotion"]
+        kinds = [name for name, w in PHRASES.items() for phrase in others if phrase in w]
+        assert len(kinds) == len(set(kinds)) == len(others)
+
+
+def test_every_wording_is_reachable_and_first_wordings_alone_on_request():
+    words = {phrase for caption in draws(500) for phrase in caption.split(" and ")}
+    assert words == {phrase for wordings in PHRASES.values() for phrase in wordings}
+    words = {phrase for c in draws(500, paraphrases=False) for phrase in c.split(" and ")}
+    assert words == {wordings[0] for wordings in PHRASES.values()}
+
+
+def test_clip_without_emotion_still_has_a_caption():
+    rng = np.random.default_rng(0)
+    phrases = {"pitch": ["pitch is low"]}
+    settings = CaptionSettings(phrase_count_probs=[1.0])
+    assert draw_caption(phrases, settings, rng) == Caption(
+        "pitch is low", (("pitch", "pitch is low"),)
+    )
+    with pytest.raises(ValueError, match="no emotion"):
+        draw_caption(phrases, CaptionSettings(style="emotion"), rng)
+
+
+def test_label_probs_are_the_shares_of_captions_with_that_label():
+    captions = draws(
+        3000, phrase_count_probs=[0.5, 0.5], label_probs={"emotion": 0.7, "gender": 0.4}
+    )
+    for name, share in (("emotion", 0.7), ("gender", 0.4)):
+        told = [c for c in captions if set(c.split(" and ")) & set(PHRASES[name])]
+        assert len(told) / 3000 == pytest.approx(share, abs=0.03)
+    assert all(captions)
+    alone = draws(200, phrase_count_probs=[1.0], label_probs=dict.fromkeys(PHRASES, 0.1))
+    assert all(alone)
+
+
+HIGH, LOW = ("pitch", "high"), ("pitch", "low")
+ANGER, FEAR = ("emotion", "anger"), ("emotion", "fear")
+UNKNOWN = float("nan")
+
+
+def test_match_is_the_share_of_known_attributes_that_hold():
+    clips = [
+        {"pitch": ["high"], "emotion": ["anger"]},
+        {"pitch": ["low"], "emotion": ["anger"]},
+        {"pitch": ["high"], "emotion": ["fear"]},
+        {"emotion": ["fear"]},  # pitch unknown
+        {"pitch": ["low"]},
+    ]
+    captions = [
+        Caption("", attributes) for attributes in ((ANGER,), (ANGER, LOW), (HIGH,), (FEAR,))
+    ]
+    expected = [
+        [1, 0.5, 1, 0],
+        [1, 1, 0, 0],
+        [0, 0, 1, 1],
+        [0, 0, UNKNOWN, 1],  # emotion is wrong, so an unknown pitch does not matter
+        [UNKNOWN, UNKNOWN, 0, UNKNOWN],
+    ]
+    assert_close(match_matrix(clips, captions), torch.tensor(expected), equal_nan=True)
+
+
+def test_match_matrix_equals_its_definition_on_random_captions():
+    rng = np.random.default_rng(0)
+    names = ["pitch", "emotion", "gender"]
+
+    def drawn():
+        return {name: str(rng.integers(2)) for name in names if rng.random() < 0.7}
+
+    clips, captions = [drawn() for _ in range(40)], [drawn() or {"pitch": "0"} for _ in range(30)]
+    found = match_matrix(
+        [{name: [value] for name, value in clip.items()} for clip in clips],
+        [Caption("", tuple(caption.items())) for caption in captions],
+    )
+    for clip, row in zip(clips, found.tolist(), strict=True):
+        for caption, value in zip(captions, row, strict=True):
+            judged = [clip[name] == caption[name] for name in caption if name in clip]
+            is_known = not all(judged) or len(judged) == len(caption)
+            expected = sum(judged) / len(judged) if is_known else UNKNOWN
+            assert value == pytest.approx(expected, nan_ok=True)
+
+
+def test_captions_with_the_same_attributes_are_equal():
+    captions = [Caption("a", (ANGER, LOW)), Caption("b", (ANGER, LOW)), Caption("c", (ANGER,))]
+    assert equal_captions(captions).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_captions_of_one_clip_differ_in_wording_but_not_in_attributes():
+    rng = np.random.default_rng(0)
+    settings = CaptionSettings(phrase_count_probs=[0.0, 0.0, 0.0, 1.0])
+    captions = [draw_caption(PHRASES, settings, rng) for _ in range(20)]
+    assert len({caption.text for caption in captions}) > 10
+    assert len({caption.attributes for caption in captions}) == 1
+    assert equal_captions(captions).all()
+    assert match_matrix([PHRASES] * 20, captions).all()
+
+
+@pytest.mark.parametrize("phrases, style", [({}, "sampled"), (PHRASES, "poem")])
+def test_impossible_captions_are_refused(phrases, style):
+    with pytest.raises(ValueError, match=r"no caption|expected one of"):
+        draw_caption(phrases, CaptionSettings(style=style), np.random.default_rng(0))
+
+
+def test_phrases_are_grouped_by_descriptor():
+    grouped = group_phrases(["a", "b", "c"], ["x", "y", "x"])
+    assert grouped == {"x": ["a", "c"], "y": ["b"]}
+    with pytest.raises(ValueError):
+        group_phrases(["a"], [])
