@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from paraclap.files import write_text
+
 RESULTS = Path(__file__).parent / "RESULTS.md"
 HEAD = "# Measured\n\nEach section is written by the command that it names (`--record`).\n"
 
@@ -37,9 +39,7 @@ def record(title: str, report: str, path: Path = RESULTS) -> None:
     kept = [section for section in sections if section.splitlines()[0] != f"## {title}"]
     new = f"## {title}\n\n{circumstances()}\n\n{report.strip()}\n"
     parts = [head, *sorted([*kept, new])]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("\n".join(part.strip() + "\n" for part in parts))
-    temporary.replace(path)
+    write_text(path, "\n".join(part.strip() + "\n" for part in parts))
 
 
 @contextmanager

@@ -1,55 +1,107 @@
-"""Files and folders that are written completely or not at all."""
+"""Atomic writing of files and folders, and the SHA-256 of a file.
 
+    with atomic_write(path) as temporary:
+        table.to_parquet(temporary)
+    write_text(path, "written completely or not at all")
+
+Content is written under a temporary name beside its place, flushed to disk and renamed. After a
+crash or a full disk, the path holds either its previous or its new content. Temporary names are
+unique, so several processes, on several machines, may write to the same path.
+"""
+
+import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from paraclap.errors import ParaCLAPError
+
+
+class OutputError(ParaCLAPError, OSError):
+    """A file or folder cannot be written."""
+
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside a path, and rename that file to it when it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds.
+
+    Raises:
+        OutputError: if the file cannot be written; an existing file is left unchanged.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _output_errors(path, temporary):
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a binary file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of `path` when the block ends without error."""
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `path` if the block succeeds.
+
+    Unlike files, a folder must have only one writer at a time.
+
+    Raises:
+        OutputError: if the folder cannot be written; an existing folder is left unchanged.
+    """
     temporary, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
-    if old.exists() and not path.exists():  # killed between the two renames below
-        old.rename(path)
-    for leftover in (temporary, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    with _output_errors(path, temporary):
+        if old.exists() and not path.exists():  # killed between the two renames below
+            old.rename(path)
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                _flush(file)
+            _flush(temporary)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if old.exists() and path.exists():
+                shutil.rmtree(old)
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content as hexadecimal text."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _output_errors(path: Path, temporary: Path) -> Iterator[None]:
+    """Raise system errors that concern the output as `OutputError`, others unchanged."""
     try:
-        yield temporary
-        for file in temporary.iterdir():
-            _flush(file)
-        _flush(temporary)
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        _flush(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and path.exists():
-            shutil.rmtree(old)
+        yield
+    except ParaCLAPError:
+        raise
+    except OSError as error:
+        other = error.filename and not str(error.filename).startswith((str(temporary), str(path)))
+        if other or error.errno is None:
+            raise  # concerns another file, for example an input, or was not raised by the system
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _flush(path: Path) -> None:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import time
-import uuid
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 from paraclap.acoustics import extraction, worker_pool
 from paraclap.acoustics.extraction import Clip, Record
 from paraclap.errors import ParaCLAPError
+from paraclap.files import atomic_write
 
 FORMAT = 2
 """Changes when parts of older versions of this file must not be taken."""
@@ -211,16 +211,9 @@ def _read_about(path: Path) -> dict | None:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a part under a temporary name beside it, and rename it when it is on the disk."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            pq.write_table(table, file, write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a part atomically."""
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def remove_others(folder: Path, kept: set[str]) -> None:

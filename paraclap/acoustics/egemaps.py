@@ -28,8 +28,8 @@ from types import ModuleType
 
 import numpy as np
 
-SAMPLING_RATE = 16_000
-"""Rate of the samples [Hz]; the default of openSMILE's external source."""
+from paraclap.audio.reading import SAMPLING_RATE
+
 FULL_SCALE = 32_768
 """What 1.0 is as 16-bit sample; opensmile multiplies by it and drops the fraction."""
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from paraclap.acoustics import chunks as parts
 from paraclap.corpora import table as corpora
-from paraclap.files import replaced
+from paraclap.files import atomic_write
 
 QUALITY = "quality"
 METADATA_KEY = b"paraclap"
@@ -139,7 +139,7 @@ def merge(
     names = [name for name in first.names if name not in parts.COLUMNS]
     schema = _schema(table, names, about)
     errors, digests, measured = [], [], 0
-    with replaced(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with atomic_write(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for group in _groups(zip(chunks, paths, strict=True)):
             good = group[group["error"] == ""]
             frame = _with_labels(table, good, names)
@@ -219,7 +219,7 @@ def write_listing(rows: pd.DataFrame, path: Path) -> None:
     if rows.empty:
         path.unlink(missing_ok=True)
         return
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         rows.to_csv(temporary, index=False)
 
 

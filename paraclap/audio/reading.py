@@ -14,7 +14,6 @@ Letters: T samples at 16 kHz, F frames at the file's own rate, C channels.
 """
 
 import errno
-import hashlib
 import math
 import os
 import stat
@@ -31,6 +30,7 @@ import soundfile
 import soxr
 
 from paraclap.errors import ParaCLAPError
+from paraclap.files import file_sha256
 
 SAMPLING_RATE = 16_000
 """Rate of every waveform that leaves this file [Hz]."""
@@ -440,8 +440,7 @@ def hash_file(path: str | Path) -> str:
     """
     _check_regular(path)
     try:
-        with open(path, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise AudioError(*_system_reason(path, error)) from error
 

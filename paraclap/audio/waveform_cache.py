@@ -51,6 +51,7 @@ from paraclap.audio.reading import (
     resolve_inside,
 )
 from paraclap.errors import ParaCLAPError
+from paraclap.files import write_bytes
 
 PART_BYTES = 2**30
 """A part that has reached this size is closed (9.3 h of speech); a killed run loses at most one."""
@@ -407,26 +408,13 @@ class _PartWriter:
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         index = hashlib.sha256(buffer.getvalue()).hexdigest() + INDEX
-        _write_whole(self.folder / index, buffer.getvalue())
+        write_bytes(self.folder / index, buffer.getvalue())
         return _places_of(table)
 
     def discard(self) -> None:
         """Remove what was not put into the pack."""
         self.temporary.unlink(missing_ok=True)
         self.handle.close()  # on a full disk this may fail once more
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, and rename it when it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- Opening -------------------------------------------------------------------------------------
@@ -523,4 +511,4 @@ def _write_names(folder: Path, known: Mapping[bytes, _Version]) -> None:
     }
     buffer = io.BytesIO()
     pq.write_table(pa.table(rows, KNOWN), buffer)
-    _write_whole(folder / NAMES, buffer.getvalue())
+    write_bytes(folder / NAMES, buffer.getvalue())

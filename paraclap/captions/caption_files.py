@@ -1,10 +1,8 @@
 """Captions as parquet and edges as JSON beside it, each whole or not at all."""
 
 import base64
-import contextlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,20 +15,9 @@ from paraclap.captions.edges import Edges
 from paraclap.captions.edges_file import edges_to_dict
 from paraclap.captions.feature_tables import BATCH, INDEX
 from paraclap.captions.templates import Descriptor, templates_to_dict
+from paraclap.files import atomic_write
 
 WRITTEN = 1 << 20  # values of a column that are encoded at once; lists have many in a row
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside, that replaces the path when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_captions(
@@ -66,7 +53,9 @@ def write_captions(
         "write_statistics": [*INDEX],
         "write_batch_size": WRITTEN,
     }
-    with replacing(path) as part, replacing(path.with_name(f"{path.stem}.edges.json")) as beside:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    edges_path = path.with_name(f"{path.stem}.edges.json")
+    with atomic_write(path) as part, atomic_write(edges_path) as beside:
         with pq.ParquetWriter(part, stored, **options) as writer, ThreadPoolExecutor(1) as pool:
             written = pool.submit(lambda: None)
             for batch in batches:  # the next one is made while one is written

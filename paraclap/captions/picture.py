@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from paraclap.captions.caption_files import replacing
 from paraclap.captions.captions import Captioner
 from paraclap.captions.edges import Edges, grouped_values
 from paraclap.captions.feature_tables import Features
@@ -15,6 +14,7 @@ from paraclap.captions.input_errors import InputError
 from paraclap.captions.phrases import Group
 from paraclap.captions.survey import Survey
 from paraclap.captions.templates import LEVELS, PRESENCE, Descriptor
+from paraclap.files import atomic_write
 
 PICTURES = (".png", ".pdf", ".svg")
 HISTOGRAMS = 4  # in a row of the picture
@@ -48,8 +48,9 @@ def plot(
     if rows:
         upper.suptitle(f"Measured values of {part} rows; what is between the lines is normal")
     _draw_shares(lower, shares, emotions, columns)
-    with replacing(path) as part:
-        figure.savefig(part, format=path.suffix[1:] or "png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:] or "png")
 
 
 def _draw_histogram(

@@ -22,8 +22,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import multiprocessing
-import os
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -33,7 +31,9 @@ import scipy.signal
 import soundfile
 from tqdm import tqdm
 
-SAMPLING_RATE = 16000  # Hz
+from paraclap.audio.reading import SAMPLING_RATE
+from paraclap.files import atomic_folder
+
 BLOCK = 128  # samples (8 ms) between two settings of the vocal tract
 RINGING = 1024  # samples (64 ms) of a frame and the decay of its formants
 DURATIONS = (1.0, 4.0)  # s, shortest and longest clip
@@ -477,16 +477,8 @@ def write_corpus(
             raise FileExistsError(f"{problem}; choose another or give --force to delete it")
         if not root.is_dir() or Path.cwd().is_relative_to(root):
             raise ValueError(f"{root} is a file or holds the working folder, it is not replaced")
-    partial, old = (root.with_name(f".{root.name}.{end}-{os.getpid()}") for end in ("new", "old"))
-    try:
-        partial.mkdir(parents=True)
-        _write_database(partial, voices, parameters, workers)
-        if root.exists():
-            root.rename(old)  # leaves its name at once, so that no half of it can be read
-        partial.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    with atomic_folder(root) as folder:
+        _write_database(folder, voices, parameters, workers)
     return True
 
 

@@ -9,7 +9,6 @@ Letters: B clips, K classes, D embedding size.
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +34,7 @@ from paraclap.audio.reading import (
 from paraclap.data.dataset import ClipDataset, Collate
 from paraclap.data.sampler import length_sorted_batches
 from paraclap.distributed import broadcast, rank, share, sum_in_place, world_size
+from paraclap.files import write_bytes
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
 BATCH_SECONDS = 60.0  # padded audio in one batch
@@ -347,10 +347,5 @@ class EmbeddingCache:
         content = save(tensors)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_bytes(path, content)
         self._remember(keys, block)

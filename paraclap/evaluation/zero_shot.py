@@ -43,7 +43,7 @@ from paraclap.evaluation.report import (
     retrieval_rows,
     score_rows,
 )
-from paraclap.files import write_text
+from paraclap.files import atomic_write, write_text
 from paraclap.model.engines import load_engine
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
@@ -441,10 +441,12 @@ def _keep(
     """Add figures to the results, and write answers and picture."""
     name = question.name
     results.corpora[name] = figures
-    answers.to_csv(output / f"{name}.csv")
+    with atomic_write(output / f"{name}.csv") as temporary:
+        answers.to_csv(temporary)
     title = f"{name}: UAR {figures['UAR']:.3f} (chance {figures['chance']:.3f})"
     picture = plot_answers(answers, list(figures["prompts"]), figures["calibration"], title)
-    picture.savefig(output / f"{name}.png")
+    with atomic_write(output / f"{name}.png") as temporary:
+        picture.savefig(temporary, format="png")
     known = CORPORA.get(table.attrs["corpus"])
     if known and question.target == known.target:
         results.references[name] = known.printed

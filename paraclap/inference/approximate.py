@@ -24,6 +24,7 @@ from types import ModuleType
 
 import numpy as np
 
+from paraclap.files import atomic_write
 from paraclap.inference.index import ClipIndex, ClipIndexError
 
 FEWEST = 20_000
@@ -78,12 +79,8 @@ def build(index: ClipIndex) -> str:
         found = _fit(faiss, index)
         for first in range(0, len(index), ADDED):
             found.add(index.embeddings(np.arange(first, min(first + ADDED, len(index)))))
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
+        with atomic_write(path) as temporary:
             faiss.write_index(found, str(temporary))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return f"approximate index in {path}"
 
 

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from paraclap.audio.reading import AudioError, hash_file, resolve_inside
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.embed import DIGEST_BYTES, audio_fingerprint, clip_key, text_fingerprint
-from paraclap.files import write_text
+from paraclap.files import atomic_write, write_text
 from paraclap.inference.api import ParaCLAP
 
 FORMAT = 1
@@ -214,15 +214,8 @@ def _write_chunk(folder: Path, keys: Sequence[str], rows: np.ndarray) -> dict[st
     name = _content_name(table, rows)
     embeddings, names = _chunk_paths(folder, name)
     for path, content in ((names, table), (embeddings, rows)):  # rows last: they complete it
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as stream:
-                np.save(stream, content, allow_pickle=False)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_write(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, content, allow_pickle=False)
     return {key: (name, row) for row, key in enumerate(keys)}
 
 
@@ -287,12 +280,8 @@ def _tidy(folder: Path, needed: set[str], stored: dict[str, Place]) -> list[str]
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         table.to_parquet(temporary, index=False)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- Reading -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from paraclap.audio.reading import AudioError, read_duration, resolve_inside
 from paraclap.evaluation.report import plot_timeline
+from paraclap.files import atomic_write
 from paraclap.inference.api import ParaCLAP, Question, windows
 
 FORMATS = ("table", "csv", "json", "jsonl")
@@ -202,5 +203,6 @@ def write_timelines(folder: Path, answers: Iterable[pd.DataFrame]) -> Iterator[p
         good = table[table["error"] == ""]
         if len(good):
             file = table["file"].iloc[0]
-            plot_timeline(good, file).savefig(picture_path(folder, file, number))
+            with atomic_write(picture_path(folder, file, number)) as temporary:
+                plot_timeline(good, file).savefig(temporary, format="png")
         yield table

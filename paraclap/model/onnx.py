@@ -31,7 +31,7 @@ from torch.nn.utils import parametrize
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from paraclap.files import whole_folder
+from paraclap.files import atomic_folder
 from paraclap.model.modeling_paraclap import (
     SAMPLING_RATE,
     ParaCLAPConfig,
@@ -121,7 +121,7 @@ def export_onnx(
         "logit_scale": model.logit_scale.item(),
         "versions": {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")},
     }
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         plain = without_weight_norm(model)
         _export(AudioTower(plain), audio[1], folder / "audio.onnx")
         _export(TextTower(plain), text[1], folder / "text.onnx")

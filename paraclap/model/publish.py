@@ -11,7 +11,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from paraclap.files import whole_folder
+from paraclap.files import atomic_folder
 from paraclap.model.build import _processor, _waveform_extractor, load_model
 from paraclap.model.card import check_licence, model_card
 from paraclap.model.modeling_paraclap import (
@@ -137,7 +137,7 @@ def _write_folder(
         scores=scores,
         licence=licence,
     )
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         for file, content in SENTENCE_TRANSFORMERS.items():

@@ -4,7 +4,6 @@ A checkpoint is a folder `checkpoints/step_00000100` with `state.pt` and its SHA
 beside its place and renamed when whole, so a kill or a full disk leaves the previous one as it was.
 """
 
-import hashlib
 import pickle
 import shutil
 import warnings
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from paraclap.errors import ParaCLAPError
-from paraclap.files import whole_folder
+from paraclap.files import atomic_folder, file_sha256
 
 STATE = "state.pt"
 HASH = "state.pt.sha256"
@@ -38,14 +37,15 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     """
     path = checkpoint_path(folder, step)
     try:
-        with whole_folder(path) as temporary:
+        with atomic_folder(path) as temporary:
             _write(state, temporary / STATE)
-            (temporary / HASH).write_text(_sha256(temporary / STATE))
+            (temporary / HASH).write_text(file_sha256(temporary / STATE))
     except OSError as error:
         older = list_checkpoints(folder)
         left = f"the last good one is {older[-1]}" if older else "there is no older one"
+        reason = error.__cause__ or error
         raise CheckpointError(
-            f"{path} cannot be written ({error}); {left}. Free space or give another output, "
+            f"{path} cannot be written ({reason}); {left}. Free space or give another output, "
             "then give the same command again"
         ) from error
     for old in list_checkpoints(folder)[: -max(keep, 1)]:
@@ -102,14 +102,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     state, hashed = path / STATE, path / HASH
     if not state.is_file() or not hashed.is_file():
         raise CheckpointError(f"{path} is incomplete, expected {STATE} and {HASH}")
-    if _sha256(state) != hashed.read_text().strip():
+    if file_sha256(state) != hashed.read_text().strip():
         raise CheckpointError(f"{state} does not have the hash of {HASH}: damaged")
     try:
         return torch.load(state, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{state} holds more than tensors and numbers: {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -26,6 +26,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from paraclap.files import write_text
+
 LOGGER_RUNS = "loggers.json"  # what a resumed run is called by each logger
 PROJECT = "paraclap"
 SECRET_NAMES = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -206,7 +208,7 @@ def run_name(output: Path, logger: str, step: int, start: Callable[[], str]) -> 
     known = json.loads(path.read_text()) if path.is_file() else {}
     if step == 0 or logger not in known:
         known[logger] = start()
-        path.write_text(json.dumps(known) + "\n")
+        write_text(path, json.dumps(known) + "\n")
     return known[logger]
 
 
@@ -228,7 +230,7 @@ class Log:
         self.path = output / "metrics.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        write_text(self.path, "".join(line + "\n" for line in kept))
         self.loggers: dict[str, Logger] = {}
         for name in loggers:
             try:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from paraclap.distributed import broadcast_in_place, largest, rank
 from paraclap.evaluation.report import plot_confusion, plot_similarities, to_markdown, to_pixels
+from paraclap.files import write_text
 from paraclap.settings import Settings
 from paraclap.signals import EXIT_CODES, Stopped, StopRequests
 from paraclap.training.config import flatten
@@ -35,7 +36,8 @@ def train(settings: Settings) -> Trainer:
     run.output.mkdir(parents=True, exist_ok=True)
     resume(run)
     if rank() == 0:
-        OmegaConf.save(OmegaConf.structured(settings), run.output / "config.yaml")
+        text = OmegaConf.to_yaml(OmegaConf.structured(settings))
+        write_text(run.output / "config.yaml", text)
     print(in_short(run))
     with _log(run) as log:
         if log is not None and log.loggers and run.step < run.steps:

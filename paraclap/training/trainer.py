@@ -50,7 +50,7 @@ from paraclap.distributed import (
 from paraclap.evaluation.metrics import score
 from paraclap.evaluation.prompts import prompts_for
 from paraclap.evaluation.zero_shot import answer
-from paraclap.files import whole_folder, write_text
+from paraclap.files import atomic_folder, file_sha256, write_text
 from paraclap.model.build import build_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel, clip_loss, mel_frames, scaled_cosines
 from paraclap.settings import LossSettings, OptimSettings, Settings, corpora_of
@@ -191,9 +191,8 @@ class Trainer:
         ]
         if self.recordings.conditioning != CONDITIONING:
             sizes.append(self.recordings.conditioning)  # a run does not go on with other samples
-        tables = [hashlib.sha256(Path(c.captions).read_bytes()) for c in corpora.values()]
         return {
-            "captions table": " ".join(table.hexdigest() for table in tables),
+            "captions table": " ".join(file_sha256(c.captions) for c in corpora.values()),
             "audio": hashlib.sha256("\n".join(sizes).encode()).hexdigest(),
         }
 
@@ -548,12 +547,13 @@ class Trainer:
         """
         if rank() == 0:
             try:
-                with whole_folder(self.output / name) as folder:
+                with atomic_folder(self.output / name) as folder:
                     self.model.save_pretrained(folder)
                     self.processor.save_pretrained(folder)
             except (OSError, SafetensorError) as error:
+                reason = error.__cause__ or error
                 raise CheckpointError(
-                    f"{self.output / name} cannot be written ({error}): free space, then give the "
+                    f"{self.output / name} cannot be written ({reason}): free space, then give the "
                     "same command again"
                 ) from error
         meet()

@@ -15,7 +15,7 @@ import torch
 import torch.utils.data
 from safetensors.torch import load_file
 
-from paraclap.files import whole_folder
+from paraclap.files import atomic_folder
 from paraclap.signals import REQUEUE, StopRequests, leave_signals_to_the_parent
 from paraclap.training import loop, trainer
 from paraclap.training.checkpoint import list_checkpoints, load_newest, save_checkpoint
@@ -302,7 +302,7 @@ def test_log_that_cannot_be_written_stops_with_the_reason(config, tmp_path, monk
 def test_a_kill_between_two_renames_loses_nothing(tmp_path):
     (tmp_path / ".best.old").mkdir()
     (tmp_path / ".best.old" / "file").write_text("good")
-    with pytest.raises(OSError, match="full"), whole_folder(tmp_path / "best"):
+    with pytest.raises(OSError, match="full"), atomic_folder(tmp_path / "best"):
         raise OSError("full")
     assert (tmp_path / "best" / "file").read_text() == "good"
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from paraclap.files import whole_folder
+from paraclap.files import atomic_folder
 from paraclap.training.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -75,12 +75,12 @@ def test_a_run_with_nothing_but_damaged_checkpoints_stops(folder):
 def test_failed_write_leaves_the_old_folder_and_no_traces(tmp_path):
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "file").write_text("old")
-    with pytest.raises(OSError, match="disk full"), whole_folder(tmp_path / "best") as new:
+    with pytest.raises(OSError, match="disk full"), atomic_folder(tmp_path / "best") as new:
         (new / "file").write_text("half")
         raise OSError("disk full")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert (tmp_path / "best" / "file").read_text() == "old"
-    with whole_folder(tmp_path / "best") as new:
+    with atomic_folder(tmp_path / "best") as new:
         (new / "file").write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert (tmp_path / "best" / "file").read_text() == "new"
