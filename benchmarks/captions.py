@@ -35,7 +35,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.results import recorded
 from paraclap.captions.edges import QUANTILES
 from paraclap.captions.feature_tables import INDEX
 from paraclap.captions.phrases import phrases_of
@@ -242,14 +241,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--repeat", type=int, default=3, help="turns (%(default)s)")
     add("--large", type=int, metavar="ROWS", help="ours alone on so many rows, with its memory")
     add("--options", nargs=argparse.REMAINDER, default=[], help="for template_creation.py, last")
-    add("--record", action="store_true", help="write to RESULTS.md")
     options = parser.parse_args(arguments)
     if options.large:
         measure_large(options.large, options.options)
         return
     speeds, equal = compare(options.rows, options.plain_rows, options.repeat)
-    with recorded(f"Captions, {options.rows} rows", options.record):
-        report(speeds, equal, options)
+    report(speeds, equal, options)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.results import recorded
 from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.evaluation.prompts import PROMPTS, WORDS
 from paraclap.model.build import train_tokenizer
@@ -208,9 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 chosen, processor, some, options.batch_seconds
             )
         results = measure(ways, clips, options.repeat, device)
-    with recorded("Evaluation", options.record):
-        print(f"{about(device, clips)}; medians of {options.repeat} turns\n")
-        print(to_table(results, len(clips)))
+    print(f"{about(device, clips)}; medians of {options.repeat} turns\n")
+    print(to_table(results, len(clips)))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -227,7 +225,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-seconds", type=float, default=0.0, help="padded audio per batch; 0 = single clips")
     add("--device", default="cpu", help="(%(default)s)")
     add("--seed", type=int, default=0, help="of weights and clips (%(default)s)")
-    add("--record", action="store_true", help="write to RESULTS.md")
     return parser.parse_args(arguments)
 
 

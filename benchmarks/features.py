@@ -27,8 +27,6 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from benchmarks.results import recorded
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLAIN = """
 import sys
@@ -146,9 +144,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=240)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--record", action="store_true", help="write to RESULTS.md")
     options = parser.parse_args()
-    with recorded("Features", options.record), tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name:
         where = Path(name)
         table, start, seconds = choose(options.folder, options.files, where)
         compared = ways(table, where, options.workers)

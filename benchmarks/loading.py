@@ -30,7 +30,6 @@ import soxr
 import torch.utils.data
 from tqdm import tqdm
 
-from benchmarks.results import recorded
 from paraclap.audio.reading import SAMPLING_RATE, Files, Recordings, crop_limits
 from paraclap.audio.waveform_cache import cache_waveforms
 
@@ -227,10 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--workers", type=int, nargs="+", default=[0, 2], help="processes that read (0 2)")
     add("--librosa", action="store_true", help="measure librosa.load as well")
     add("--folder", type=Path, help="of .wav and .flac files to read instead of generated ones")
-    add("--record", action="store_true", help="write to RESULTS.md")
     options = parser.parse_args(arguments)
-    with recorded("Loading", options.record):
-        print(markdown_table(run(options)))
+    print(markdown_table(run(options)))
 
 
 if __name__ == "__main__":

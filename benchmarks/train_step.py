@@ -1,7 +1,7 @@
 """Training steps at the size of the published model: the plain way against ours, in one run.
 
     python -m benchmarks.train_step
-    python -m benchmarks.train_step --batch 8 --rounds 5 --record
+    python -m benchmarks.train_step --batch 8 --rounds 5
     python -m benchmarks.train_step --device cuda --batch 64 --rounds 20
 
 Towers of the published size from random weights, noise as clips, generated captions; no data and no
@@ -38,7 +38,6 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.results import record
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG, ParaCLAPConfig, ParaCLAPModel
 from paraclap.training.losses import ContrastiveLoss
 from paraclap.training.optim import seed_step
@@ -335,7 +334,7 @@ def _norm(tensors: Iterable[torch.Tensor]) -> float:
 
 
 def main() -> None:
-    """Measure, print, and record if asked to."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -346,7 +345,6 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--record", action="store_true", help="write to RESULTS.md")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
@@ -364,13 +362,10 @@ def main() -> None:
         if number == 0:  # it warmed up
             for way in ways:
                 way.wall, way.load, way.memory = [], [], []
-    told = report(ways, options.batch, forward_flops(model, batch), peaks, start)
-    print(told)
-    if options.record:
-        threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
-        where = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
-        title = f"Training step, {device.type}: {', '.join(options.recipes)}"
-        record(title, f"Batch of {options.batch} clips of {SECONDS:g} s; {where}.\n\n{told}")
+    threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
+    print(f"Batch of {options.batch} clips of {SECONDS:g} s; {where}.\n")
+    print(report(ways, options.batch, forward_flops(model, batch), peaks, start))
 
 
 if __name__ == "__main__":

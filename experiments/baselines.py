@@ -1,6 +1,6 @@
-"""Closed-set baselines on the functionals: they cannot be asked in words.
+"""Closed-set classifiers on the functionals.
 
-The scaler is fitted on the training speakers, and C chosen on the validation speakers.
+The scaler is fitted to the training speakers; C is chosen on the validation speakers.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ BASELINES: dict[str, Callable[[float], ClassifierMixin]] = {
 def fit(
     name: str, train: tuple[pd.DataFrame, pd.Series], validation: tuple[pd.DataFrame, pd.Series]
 ) -> Pipeline:
-    """Fit a baseline with the best C.
+    """Fit a baseline; C maximises the UAR on the validation speakers.
 
     Args:
         name: of `BASELINES`.
-        train: functionals and classes.
-        validation: the same of other speakers.
+        train: functionals and classes of the training speakers.
+        validation: of the validation speakers.
     """
     fitted = [
         make_pipeline(SimpleImputer(), StandardScaler(), BASELINES[name](c)).fit(*train)
@@ -43,7 +43,7 @@ def fit(
 
 
 def predict(model: Pipeline, functionals: pd.DataFrame, classes: list[str]) -> np.ndarray:
-    """Most probable of those classes that are asked for; what the model never saw is never said."""
+    """Return the most probable class of each clip, among given classes known from training."""
     known = [place for place, name in enumerate(model.classes_) if name in classes]
     scores = model.decision_function(functionals)[:, known]
     return model.classes_[known][scores.argmax(axis=1)]

@@ -1,4 +1,4 @@
-"""experiments/figures.py: what pictures show is what was measured."""
+"""experiments/figures.py: the figures show the values in the table."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,8 @@ import pytest
 from matplotlib.container import BarContainer
 from matplotlib.image import AxesImage
 
-from experiments import figures, table
+from experiments import figures, results
+from experiments.corpora import WORDINGS
 from experiments.figures import Space
 
 CLASSES = ("angry", "calm", "sad")
@@ -35,9 +36,9 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_clips_lie_at_the_query_that_they_are_nearest_to():
+def test_projected_clips_are_nearest_to_the_prompt_of_their_class():
     space = spaces(1, noise=0.05)[0]
-    clips, prompts, share = figures.flatten_space(space)
+    clips, prompts, share = figures.project(space)
     assert share == pytest.approx(1.0)  # three prompts without their mean lie in a plane
     for wording in ("plain", "new"):
         places = np.stack(list(prompts[wording].values()))
@@ -45,7 +46,7 @@ def test_clips_lie_at_the_query_that_they_are_nearest_to():
         assert (np.array(CLASSES)[nearest] == space.truth).all()
 
 
-def test_similarities_are_means_of_cosines_over_clips_and_then_seeds():
+def test_similarities_are_mean_cosines_over_clips_and_seeds():
     made = spaces()
     found = figures.similarities(made, "new")
     for truth in CLASSES:
@@ -62,14 +63,17 @@ def test_similarities_are_means_of_cosines_over_clips_and_then_seeds():
 
 
 def rows_of(hits):
-    """Rows as of results.csv, two seeds and all parts; a speaker has ten clips of each class."""
+    """Rows of two seeds and all parts; each speaker has ten clips of each class."""
     rows = []
-    for direction in ("ravdess -> emodb", "emodb -> ravdess"):
-        for part in ("validation", "cross validation"):
-            for idea, right in hits.items():
+    for own, other in (("ravdess", "emodb"), ("emodb", "ravdess")):
+        for direction, part in (
+            (own, "validation"),
+            (f"{own} -> {other}", figures.OTHER["validation"]),
+        ):
+            for recipe, right in hits.items():
                 counts = {s: {"anger": [right, 10], "sadness": [10 - right, 10]} for s in "ab"}
                 rows += [
-                    {"direction": direction, "part": part, "idea": idea, "seed": seed}
+                    {"direction": direction, "part": part, "recipe": recipe, "seed": seed}
                     | {"counts": counts}
                     for seed in (1, 2)
                 ]
@@ -85,23 +89,23 @@ def test_bars_are_recalls():
         heights = [[bar.get_height() for bar in container] for container in bars]
         np.testing.assert_allclose(heights, [[0.3, 0.7], [0.9, 0.1]])
         assert [label.get_text() for label in axes.get_xticklabels()] == ["angry", "sad"]
-    with pytest.raises(ValueError, match="no results of 'other', part 'validation'"):
+    with pytest.raises(ValueError, match="no results for .*'other'"):
         figures.draw_recalls(rows, ["before", "other"], "validation")
 
 
 def test_recalls_have_intervals_over_speakers_and_seeds():
-    """One class differs between speakers, one between seeds, one is known of one speaker alone."""
+    """x differs between speakers, y between seeds, z has clips of one speaker only."""
     runs = [
         {"a": {"x": [2, 10], "y": [seed, 10], "z": [5, 10]}, "b": {"x": [8, 10], "y": [seed, 10]}}
         for seed in (1, 9)
     ]
-    found = table.recalls(runs)
+    found = results.recalls(runs)
     assert found["mean"].to_dict() == pytest.approx({"x": 0.5, "y": 0.5, "z": 0.5})
     assert found["low"].to_dict() == pytest.approx({"x": 0.2, "y": 0.1, "z": 0.5})
     assert found["high"].to_dict() == pytest.approx({"x": 0.8, "y": 0.9, "z": 0.5})
 
 
 def test_every_class_has_a_style_of_its_own():
-    assert set(figures.STYLES) == set(next(iter(figures.WORDINGS.values())))
+    assert set(figures.STYLES) == set(WORDINGS["German"])
     for values in zip(*figures.STYLES.values(), strict=True):
         assert len(set(values)) == len(values)
