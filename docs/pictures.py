@@ -1,8 +1,8 @@
-"""Keep small copies of the pictures that the commands of these pages draw of the demo.
+"""Copy the figures that the pages show from the folder of the demo, reduced in size and colours.
 
     python docs/pictures.py
 
-It comes after `make demo` and the commands of captions.md and evaluation.md.
+Requires `make demo` and the commands of corpora.md (captions) and inference.md (timeline).
 """
 
 import argparse
@@ -23,7 +23,7 @@ COLOURS = 64
 
 
 def shrink(source: Path, target: Path, colours: int = COLOURS) -> int:
-    """Write a smaller copy of a picture in few colours; returns its bytes."""
+    """Write a copy of at most `WIDTH` pixels in few colours; return its size in bytes."""
     with Image.open(source) as picture:
         small = picture.convert("RGB")
     if small.width > WIDTH:
