@@ -6,6 +6,7 @@
 `--help` lists all options and describes the files written.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ sys.path.insert(0, ROOT)
 import paraclap.cli  # this clone's package, also where another version is installed
 
 # To the end of the path, so that third-party code finds Hugging Face's `datasets`, not datasets.py.
-sys.path[:] = [*(folder for folder in sys.path if folder != ROOT), ROOT]
+sys.path[:] = [*(p for p in sys.path if os.path.realpath(p) != ROOT), ROOT]
 
 from paraclap.cli.features import main
 

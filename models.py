@@ -10,6 +10,7 @@
 The code is in paraclap/model/.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ if __name__ == "__main__":
     import paraclap.cli
 
     # To the end of the path: third-party code finds Hugging Face's `datasets`, not datasets.py.
-    sys.path[:] = [*(folder for folder in sys.path if folder != ROOT), ROOT]
+    sys.path[:] = [*(p for p in sys.path if os.path.realpath(p) != ROOT), ROOT]
     from paraclap.cli.models import main
 
     sys.exit(paraclap.cli.run(main, "models.py"))

@@ -8,6 +8,7 @@ Configuration files lie in configs/, all keys are in docs/configuration.md; `--h
 run folder, resuming and signals.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ sys.path.insert(0, ROOT)
 import paraclap.cli  # this clone's package, also where another version is installed
 
 # To the end of the path, so that third-party code finds Hugging Face's `datasets`, not datasets.py.
-sys.path[:] = [*(folder for folder in sys.path if folder != ROOT), ROOT]
+sys.path[:] = [*(p for p in sys.path if os.path.realpath(p) != ROOT), ROOT]
 
 from paraclap.cli.train import main
 
