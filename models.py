@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
     sys.exit(paraclap.cli.run(main, "models.py"))
 
-from paraclap.model.build import Functionals, build_model, load_model, train_tokenizer
+from paraclap.model.build import Functionals, build_model, load_model
 from paraclap.model.modeling_paraclap import (
     FunctionalsFeatureExtractor,
     ParaCLAPConfig,
@@ -36,6 +36,7 @@ from paraclap.model.modeling_paraclap import (
     scaled_cosines,
 )
 from paraclap.model.publish import convert, publish
+from paraclap.model.towers import train_tokenizer
 from paraclap.settings import MelSettings, ModelSettings, TowerSettings
 
 __all__ = [

@@ -1,16 +1,16 @@
-"""Speed of evaluation beside the plain way: float32, one clip at a time, texts for every clip.
+"""Speed of evaluation against the plain way: float32, one clip at a time, texts for every clip.
 
     python -m benchmarks.evaluate
-    python -m benchmarks.evaluate --ways eager matrix matrix.bf16 compile onnx --threads 2
+    python -m benchmarks.evaluate --ways eager eager.bf16 compile compile.bf16 onnx --threads 2
     python -m benchmarks.evaluate --device cuda --ways eager eager.bf16 --batch-seconds 240
 
-The encoders have the sizes of the published model and random weights. All ways are measured in this
-process, in turns, on the same noise of 1 to 10 s, and the largest change of a cosine is told. Ways
-are ENGINE or ENGINE.PRECISION of engines.py; "onnx" is exported first (requirements-onnx.txt).
-Ratios are of the medians of wall time and, on a CPU, of CPU time too, which other work on the
-machine disturbs less. Memory is the peak of the process, the weights of all ways included. With
-random weights all clips are alike, so a change of 1e-3 says little about what bfloat16 does to a
-trained model.
+The encoders have the size of the published model and random weights. All ways are measured in this
+process, alternating, on the same noise of 1 to 10 s, together with the largest change of a cosine.
+A way is ENGINE or ENGINE.PRECISION, see paraclap/model/engines.py; "onnx" is exported first
+(`pip install "paraclap[onnx]"`). Ratios are those of median wall time and of median CPU time, which
+depends less on other load. Memory is the peak of the process including the weights of all ways.
+With random weights the embeddings of all clips are similar, so a change of 1e-3 does not show what
+bfloat16 does to a trained model.
 """
 
 import argparse
@@ -26,7 +26,6 @@ import torch
 
 from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.evaluation.prompts import PROMPTS, WORDS
-from paraclap.model.build import train_tokenizer
 from paraclap.model.engines import fast_model
 from paraclap.model.modeling_paraclap import (
     PUBLISHED_CONFIG,
@@ -38,12 +37,11 @@ from paraclap.model.modeling_paraclap import (
     receptive_field,
 )
 from paraclap.model.onnx import export_onnx, load_onnx
+from paraclap.model.towers import train_tokenizer
 from paraclap.training.loggers import peak_memory
 
 EMOTIONS = ("angry", "happy", "sad", "neutral", "fearful", "disgusted", "surprised", "calm")
-PROMPTS = [
-    PROMPTS["emotion"]["sentence"].format(**WORDS["emotion"][emotion]) for emotion in EMOTIONS
-]
+TEXTS = [PROMPTS["emotion"]["sentence"].format(**WORDS["emotion"][emotion]) for emotion in EMOTIONS]
 SHORTEST, LONGEST = 1.0, 10.0  # s
 PLAIN = "plain"
 GIB = 2**30
@@ -52,7 +50,7 @@ PEAK = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Measured:
-    """One way: seconds of each turn, by the clock and of the CPU, memory, and its cosines."""
+    """Measurements of one way: wall and CPU time of each turn [s], memory [GiB], cosines (B, K)."""
 
     wall: list[float]
     cpu: list[float]
@@ -61,16 +59,16 @@ class Measured:
 
 
 def build(config: dict[str, Any], seed: int) -> tuple[ParaCLAPModel, ParaCLAPProcessor]:
-    """Make a model of random weights, and a processor whose words it knows."""
+    """Build a model with random weights and its processor."""
     torch.manual_seed(seed)
     model = ParaCLAPModel(ParaCLAPConfig(**config)).eval()
-    tokenizer = train_tokenizer(PROMPTS, 200)
+    tokenizer = train_tokenizer(TEXTS, 200)
     shortest = receptive_field(model.config.audio_config)
     return model, ParaCLAPProcessor(ParaCLAPFeatureExtractor(min_samples=shortest), tokenizer)
 
 
 def make_clips(count: int, seed: int) -> list[np.ndarray]:
-    """Make noise of different durations and colours, (T,) float32."""
+    """Generate noise of various durations and colours, (T,) float32."""
     rng = np.random.default_rng(seed)
     clips = []
     for seconds in rng.uniform(SHORTEST, LONGEST, count):
@@ -85,14 +83,14 @@ def make_clips(count: int, seed: int) -> list[np.ndarray]:
 def plain(
     model: ParaCLAPModel, processor: ParaCLAPProcessor, clips: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Cosines (B, K) the way that first comes to mind: everything again for every clip."""
+    """Cosines (B, K) computed naively: one clip at a time, texts embedded for every clip."""
     rows = []
     for clip in clips:
         inputs = processor(
-            text=PROMPTS, audio=[clip], sampling_rate=SAMPLING_RATE, padding=True,
+            text=TEXTS, audio=[clip], sampling_rate=SAMPLING_RATE, padding=True,
             return_tensors="pt",
         ).to(model.device)  # fmt: skip
-        inputs.pop("padding_mask")  # nothing is padded
+        inputs.pop("padding_mask")  # a single clip has no padding
         outputs = model(**inputs)
         rows.append((outputs.audio_embeds @ outputs.text_embeds.T).cpu())
     return torch.cat(rows).numpy()
@@ -101,13 +99,13 @@ def plain(
 def ours(
     model: Any, processor: ParaCLAPProcessor, clips: Sequence[np.ndarray], batch_seconds: float
 ) -> np.ndarray:
-    """Cosines (B, K) as evaluate.py computes them."""
+    """Compute cosines (B, K) as evaluate.py does."""
     audio = embed_waveforms(model, processor, clips, batch_seconds)
-    return (audio @ embed_texts(model, processor, PROMPTS).T).numpy()
+    return (audio @ embed_texts(model, processor, TEXTS).T).numpy()
 
 
 def timed(work: Callable[[], np.ndarray], device: torch.device) -> tuple[float, float, np.ndarray]:
-    """Seconds by the clock and of the CPU, and what came out."""
+    """Run `work`: wall time [s], CPU time [s] and its result."""
     before = time.perf_counter(), time.process_time()
     cosines = work()
     if device.type == "cuda":
@@ -121,11 +119,11 @@ def measure(
     repeat: int,
     device: torch.device,
 ) -> dict[str, Measured]:
-    """Run all ways in turns, after one clip of each that is not counted."""
+    """Run all ways in turns, after a warm-up that is not measured."""
     results = {name: Measured([], [], 0.0, np.empty(0)) for name in ways}
     for name, way in ways.items():
         print(f"{name}: warming up", flush=True)
-        for clip in (clips[0], clips[1]):  # a compiled graph learns from two sizes
+        for clip in (clips[0], clips[1]):  # the second size makes the compiled graph dynamic
             way([clip])
     for turn in range(repeat):
         for name, way in ways.items():
@@ -142,7 +140,7 @@ def measure(
 
 
 def _forget_peak(device: torch.device) -> None:
-    """Let the peak of memory begin anew; where the system cannot, it is that of all ways so far."""
+    """Reset the peak memory; without support of the system it is that of all ways so far."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif PEAK.exists():
@@ -150,7 +148,7 @@ def _forget_peak(device: torch.device) -> None:
 
 
 def to_table(results: dict[str, Measured], clips: int) -> str:
-    """Lay figures out as a Markdown table; ratios are to the way called `plain`."""
+    """Format measurements as a Markdown table; ratios are relative to `plain`."""
     lines = [
         "| way | clips/s | ratio | ratio of CPU time | peak memory [GiB] "
         "| largest change of a cosine |",
@@ -173,7 +171,7 @@ def to_table(results: dict[str, Measured], clips: int) -> str:
 
 
 def about(device: torch.device, clips: Sequence[np.ndarray]) -> str:
-    """Tell what was measured on what, in one line."""
+    """Describe clips and hardware in one line."""
     seconds = sum(map(len, clips)) / SAMPLING_RATE
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
@@ -183,7 +181,7 @@ def about(device: torch.device, clips: Sequence[np.ndarray]) -> str:
             name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if found.get(name)
         ]
         where = f"{found['cpu_name']} ({', '.join(units)}), {torch.get_num_threads()} threads"
-    return f"{len(clips)} clips of {seconds:.0f} s together, {len(PROMPTS)} prompts; {where}"
+    return f"{len(clips)} clips of {seconds:.0f} s together, {len(TEXTS)} prompts; {where}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -216,9 +214,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "--ways", nargs="+", default=["eager", "matrix"], help="ENGINE or ENGINE.PRECISION, or onnx"
-    )
+    add("--ways", nargs="+", default=["eager", "compile"], help="ENGINE or ENGINE.PRECISION")
     add("--clips", type=int, default=20, help="(%(default)s)")
     add("--repeat", type=int, default=3, help="turns (%(default)s)")
     add("--threads", type=int, help="of torch")

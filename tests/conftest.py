@@ -27,7 +27,6 @@ import pytest
 import soundfile
 import torch
 import yaml
-from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from paraclap.cli import features, template_creation
 from paraclap.corpora import synthetic
@@ -35,6 +34,7 @@ from paraclap.model.build import build_model
 from paraclap.model.modeling_paraclap import ParaCLAPConfig
 from paraclap.settings import ModelSettings, TowerSettings
 from small_corpora import make_corpus, write
+from tiny_models import TEXTS, TINY_AUDIO, TINY_TEXT, Reference
 
 TORTURE = pytest.StashKey[list[tuple[int, str, str]]]()
 
@@ -92,108 +92,12 @@ def pytest_sessionfinish(session):
         Path(target).write_text(torture_table(rows), encoding="utf-8")
 
 
-RATE = 16_000
-TINY_AUDIO = {
-    "model_type": "wav2vec2",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "num_feat_extract_layers": 3,
-    "conv_dim": [16, 24, 32],
-    "conv_kernel": [40, 8, 4],
-    "conv_stride": [20, 8, 4],
-    "conv_bias": True,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 2,
-    "mask_time_length": 4,
-    "layerdrop": 0.0,
-}
-TINY_TEXT = {
-    "model_type": "bert",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 128,
-}
-TEXTS = ["pitch is high and emotion is anger", "the speaker sounds sad", "the voice is loud"]
-
-
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_embeddings(tmp_path_factory):
     """Keep the user's cache out of the tests, and the tests out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PARACLAP_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def embed(model, processor, waveforms, **options):
-    """Embeddings (B, D) of waveforms, as one batch."""
-    batch = processor.feature_extractor(
-        waveforms, sampling_rate=RATE, return_tensors="pt", **options
-    )
-    with torch.no_grad():
-        return model.get_audio_features(**batch).pooler_output
-
-
-class Reference:
-    """ParaCLAP put together by hand from transformers and torch; no code of ours."""
-
-    def __init__(self, audio, text, dimensions, seed=0):
-        torch.manual_seed(seed)
-        self.audio = Wav2Vec2Model(Wav2Vec2Config(**audio)).eval()
-        self.text = BertModel(BertConfig(**text)).eval()
-        self.heads = {
-            name: torch.nn.ModuleDict(
-                {
-                    "linear1": torch.nn.Linear(config.hidden_size, dimensions, bias=False),
-                    "linear2": torch.nn.Linear(dimensions, dimensions, bias=False),
-                    "layer_norm": torch.nn.LayerNorm(dimensions),
-                }
-            )
-            for name, config in (("audio", self.audio.config), ("text", self.text.config))
-        }
-        self.logit_scale = torch.tensor(2.5)
-        with torch.no_grad():  # biases and norms as initialised would hide mistakes
-            for module in (self.audio, self.text, *self.heads.values()):
-                for tensor in module.parameters():
-                    tensor.add_(0.02 * torch.randn(tensor.shape))
-
-    def state_dict(self):
-        """Everything under the names of the published file, those of the weight norm included."""
-        state = {"logit_scale": self.logit_scale}
-        for branch, base in (("audio", self.audio), ("text", self.text)):
-            state |= {f"{branch}_branch.base.{n}": v for n, v in base.state_dict().items()}
-            state |= {
-                f"{branch}_projection.{n}": v for n, v in self.heads[branch].state_dict().items()
-            }
-        old = {"parametrizations.weight.original0": "weight_g"}
-        old |= {"parametrizations.weight.original1": "weight_v"}
-        for new, name in old.items():
-            prefix = "audio_branch.base.encoder.pos_conv_embed.conv."
-            state[prefix + name] = state.pop(prefix + new)
-        positions = torch.arange(self.text.config.max_position_embeddings)[None]
-        return state | {"text_branch.base.embeddings.position_ids": positions}
-
-    def embed(self, branch, pooled):
-        head = self.heads[branch]
-        first = head["linear1"](pooled)
-        embedding = head["layer_norm"](first + head["linear2"](torch.nn.functional.gelu(first)))
-        return embedding / embedding.norm(dim=-1, keepdim=True)
-
-    @torch.no_grad()
-    def embed_clip(self, waveform):
-        """(1, D) of one waveform (T,), not padded."""
-        frames = self.audio(torch.from_numpy(waveform)[None]).last_hidden_state
-        return self.embed("audio", frames.mean(dim=1))
-
-    @torch.no_grad()
-    def embed_text(self, tokens):
-        """(1, D) of one list of token numbers."""
-        return self.embed("text", self.text(torch.tensor([tokens])).last_hidden_state[:, 0])
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ occur (chance: one over their number); its 95 % interval resamples speakers, sin
 speaker resemble each other. It is coarse for a handful of speakers. Embeddings of clips are kept in
 a cache, by model and content of the file, so that the next questions cost seconds.
 
---engine chooses how they are computed, with equal results but for rounding: eager, matrix, compile,
+--engine chooses how they are computed, with equal results but for rounding: eager, compile,
 or onnx, for which MODEL is a folder of `models.py export`; --precision bf16 is not equal.
 """
 
@@ -52,7 +52,7 @@ from paraclap.evaluation.prompts import PROMPT_SETS, PUBLISHED
 from paraclap.evaluation.zero_shot import (
     evaluate,
 )
-from paraclap.model.engines import ENGINES, PRECISIONS
+from paraclap.model.sources import ENGINES, PRECISIONS
 
 PROTOCOLS = ("paper",)
 OWN_CHOICES = ("targets", "prompts", "split", "speakers")  # what a protocol decides

@@ -1,65 +1,72 @@
-r"""Build, load, convert and publish ParaCLAP models; the model itself is in modeling_paraclap.py.
+r"""Convert, publish and export ParaCLAP models.
 
     python models.py convert best.pth.tar out/paraclap --tokenizer bert-base-uncased
     python models.py publish runs/small out/small --scores results/scores.yaml --name USER/NAME
     python models.py export runs/small out/small-onnx --int8
 
+`convert` reads weights in the form in which the authors published theirs (a bare state dict, on the
+Hub as KeiKinn/paraclap), without downloading the base encoders; `publish` reads a run folder or a
+model folder. Both write a folder with a model card, ready for `hf upload USER/NAME out/small`, that
+train.py, evaluate.py, transformers (`AutoModel`, `AutoProcessor`, `pipeline`) and
+sentence-transformers load. `export` writes both towers as ONNX. A folder is written completely or
+not at all.
+
+In Python:
+
+    from models import load_model
+
     model, processor = load_model("runs/small")
     inputs = processor(text=["an angry voice"], audio=[waveform], sampling_rate=16_000,
                        padding=True, return_tensors="pt")
     outputs = model(**inputs)                     # outputs.logits_per_audio: (B, K)
-
-`convert` reads weights in the form in which the authors published theirs (a bare state dict, on the
-Hub as KeiKinn/paraclap), without downloading the base encoders; `publish` reads a run folder or a
-model folder. Both write a folder that train.py, evaluate.py, transformers (`AutoModel`,
-`AutoProcessor`, `pipeline`) and sentence-transformers load, with a model card: ready for
-`hf upload USER/NAME out/small`. `export` writes both towers as ONNX, see onnx_towers.py. A folder
-is written as a whole or not at all.
 """
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from paraclap.model.build import (
-    load_model,
-)
-from paraclap.model.modeling_paraclap import (
-    PUBLISHED_CONFIG,
-    ParaCLAPConfig,
-)
-from paraclap.model.onnx import export_onnx
-from paraclap.model.publish import (
-    _free_folder,
-    _read_scores,
-    convert,
-    publish,
-)
+import yaml
+
+from paraclap.model.sources import ModelError, check_source, find_model, free_folder
+
+SOURCES = {
+    "convert": "best.pth.tar, a folder that holds it, or a Hub name (KeiKinn/paraclap)",
+    "publish": "run folder, its best/ or last/, a model folder, or a Hub name",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
+    (check_source if options.command == "convert" else find_model)(options.source)
+    output = free_folder(options.output)
     if options.command == "export":
-        return _export(options)
+        return _export(options, output)
     card = {
         "scores": _read_scores(options.scores),
         "name": options.name,
         "licence": options.license,
     }
-    if options.command == "convert":
-        config = ParaCLAPConfig.from_json_file(options.config) if options.config else None
-        output = convert(
-            options.source, options.output, options.tokenizer, config, options.sha256, **card
-        )
+    # Imported when all arguments have been checked: torch and transformers take seconds.
+    from paraclap.model.publish import convert, publish
+
+    if options.command == "publish":
+        publish(options.source, output, **card)
     else:
-        output = publish(options.source, options.output, **card)
+        towers = {"config": _read_config(options.config), "sha256": options.sha256}
+        if options.tokenizer:
+            towers["tokenizer"] = options.tokenizer
+        convert(options.source, output, **towers, **card)
     print(f"written to {output}; `hf upload USER/NAME {output}` puts it on the Hub")
     return 0
 
 
-def _export(options: argparse.Namespace) -> int:
-    """Export a model, and tell how far it is from torch."""
-    output = _free_folder(options.output)
+def _export(options: argparse.Namespace, output: Path) -> int:
+    """Export a model, and print how far its embeddings are from those of torch."""
+    from paraclap.model.build import load_model
+    from paraclap.model.onnx import export_onnx
+
     about = export_onnx(*load_model(options.source), output, options.int8)
     print(f"written to {output}, opset {about['opset']}; largest differences from torch:")
     for tower, value in about["differences"].items():
@@ -69,30 +76,57 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _read_scores(path: str | None) -> dict[str, Any] | None:
+    """Read the scores.yaml of evaluate.py.
+
+    Raises:
+        ModelError: if the file cannot be read or is something else.
+    """
+    if path is None:
+        return None
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelError(f"--scores {path} cannot be read: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("corpora"), dict):
+        raise ModelError(
+            f"--scores {path} has no `corpora`, expected the scores.yaml of evaluate.py"
+        )
+    print(f"scores in {path} are those of {document.get('model')}")
+    return document
+
+
+def _read_config(path: str | None) -> Any:
+    """Read the configuration of a checkpoint with other towers; None without a path."""
+    if path is None:
+        return None
+    from paraclap.model.modeling_paraclap import ParaCLAPConfig
+    from paraclap.model.towers import as_model_error
+
+    with as_model_error(f"--config {path} cannot be read"):
+        return ParaCLAPConfig.from_json_file(path)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="models.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    reads = {
-        "convert": "best.pth.tar, a folder that holds it, or a Hub name (KeiKinn/paraclap)",
-        "publish": "run folder, its best/ or last/, a model folder, or a Hub name",
+    parsers = {
+        name: commands.add_parser(name, help=f"from {text}") for name, text in SOURCES.items()
     }
-    parsers = {name: commands.add_parser(name, help=f"from {text}") for name, text in reads.items()}
     for name, command in parsers.items():
-        command.add_argument("source", help=reads[name])
+        command.add_argument("source", help=SOURCES[name])
         command.add_argument("output", help="folder to write; must not exist, or be empty")
         command.add_argument("--scores", help="scores.yaml of evaluate.py, for the model card")
         command.add_argument("--name", help="name on the Hub in the model card, USER/NAME")
         command.add_argument("--license", help="of the weights, as the Hub writes it, e.g. mit")
-    export = commands.add_parser("export", help="to ONNX (requirements-onnx.txt)")
-    export.add_argument("source", help=reads["publish"])
+    export = commands.add_parser("export", help='to ONNX (pip install "paraclap[onnx]")')
+    export.add_argument("source", help=SOURCES["publish"])
     export.add_argument("output", help="folder to write; must not exist, or be empty")
     export.add_argument("--int8", action="store_true", help="also with weights in 8 bits")
     add = parsers["convert"].add_argument
-    add(
-        "--tokenizer", default=PUBLISHED_CONFIG["provenance"]["text_encoder"], help="name or folder"
-    )
-    add("--sha256", help="hash that the file has to have")
+    add("--tokenizer", help="Hub name or folder (bert-base-uncased)")
+    add("--sha256", help="expected hash of the file")
     add("--config", help="config.json of a checkpoint with other towers")
     return parser.parse_args(arguments)

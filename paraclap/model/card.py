@@ -1,7 +1,7 @@
-"""The model card of a published folder: README.md, with the metadata that the Hub reads on top.
+"""The model card of a published folder: README.md with the metadata of the Hub.
 
-Everything in it comes from what was recorded with the weights (`ParaCLAPConfig.provenance`) and
-from the scores of evaluate.py; what was not recorded is said to be so.
+Its facts come from the provenance of the weights (`ParaCLAPConfig.provenance`) and from the scores
+of evaluate.py; missing ones are listed as not recorded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,22 @@ from typing import Any
 import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
+from paraclap.model.sources import ModelError
+
 NOT_RECORDED = "Not recorded."
 TASK = "zero-shot-audio-classification"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What is known of a pretrained encoder.
+    """Licence and language of a pretrained encoder.
 
     Attributes:
-        hub: its name on the Hub.
-        licence: of its weights, as the Hub writes it.
-        licence_name: of its weights, as people write it.
-        share_alike: whether what is trained from it has to carry the same licence.
-        language: of the texts it reads; None for speech encoders.
+        hub: name on the Hub.
+        licence: of the weights, identifier of the Hub.
+        licence_name: of the weights, common name.
+        share_alike: whether models trained from it must have the same licence.
+        language: of a text encoder; None for speech encoders.
     """
 
     hub: str
@@ -55,18 +57,18 @@ BODY = Template(
     """
 # $title
 
-ParaCLAP: a speech encoder and a text encoder with one embedding space. It says how well a
-description in words ("an angry voice", "the speaker is female", "pitch is high") fits a voice,
-without a fixed set of labels. $parameters parameters, embeddings of $dimensions dimensions and unit
-length, speech at 16 kHz, mono.
+ParaCLAP is a speech encoder and a text encoder with a shared embedding space. It scores how well a
+description ("an angry voice", "the speaker is female", "pitch is high") matches a voice, without a
+fixed set of labels. $parameters parameters; embeddings have $dimensions dimensions and unit length;
+input is mono speech at 16 kHz.
 
 Model of Jing, Triantafyllopoulos and Schuller, *ParaCLAP - Towards a general language-audio model
 for computational paralinguistic tasks*, Interspeech 2024.
 
-## How to use it
+## Usage
 
-The code of the model is `modeling_paraclap.py` in this folder; `trust_remote_code` says that you
-have looked at it. Made with transformers $version; older versions may not read it.
+The model code is `modeling_paraclap.py` in this folder; read it before you set `trust_remote_code`.
+Saved with transformers $version; older versions may not load it.
 
 ```python
 import soundfile
@@ -87,7 +89,7 @@ with torch.no_grad():
     print(model(**inputs).logits_per_audio.softmax(-1))
 ```
 
-With the pipeline of transformers, which takes waveforms to be at 16 kHz:
+With the pipeline of transformers, which expects waveforms at 16 kHz:
 
 ```python
 import soundfile
@@ -130,39 +132,40 @@ $scores
 
 ## Limits
 
-- A score compares prompts with each other; it is neither a probability that a statement is true nor
-  a measurement of what a person feels. Acted and spontaneous speech differ, and so do languages.
+- A score ranks the given prompts against each other. It is neither the probability that a statement
+  is true nor a measure of what a person feels.
+- Scores differ between acted and spontaneous speech and between languages.
 - Not for decisions about people, and not for diagnoses.
-- Prompts should be worded like the captions of the training: short statements about the voice.
-- The level of the recording is part of the input; recordings much louder or softer than those of
-  the training get other answers.
+- Prompts should be worded like the training captions: short statements about the voice.
+- The model depends on the recording level: recordings much louder or softer than the training data
+  get different scores.
 $batching
 """
 )
 BATCHING = {
-    True: "- A clip has the same embedding alone and in a padded batch (to rounding).",
-    False: "- The speech encoder normalises over time: only clips of one length share a batch.",
+    True: "- A clip has the same embedding alone and in a padded batch, up to rounding.",
+    False: "- The speech encoder normalises over time: a batch needs clips of equal length.",
 }
 
 
 def check_licence(provenance: Mapping[str, Any] | None, licence: str | None) -> str:
-    """Licence of the weights, as the Hub writes it; "unknown" if nothing tells.
+    """Return the licence of the weights as an identifier of the Hub, "unknown" if there is none.
 
     Args:
-        provenance: where the weights come from.
-        licence: what the person who publishes says; None = what the encoders demand.
+        provenance: origin of the weights.
+        licence: chosen by the publisher; None = the licence that encoders require.
 
     Raises:
-        ValueError: if an encoder demands another licence.
+        ModelError: if an encoder requires another licence.
     """
-    demanded = {e.licence: e.hub for e in _known_encoders(provenance) if e.share_alike}
-    if licence and demanded and licence not in demanded:
-        ((demand, encoder),) = demanded.items()
-        raise ValueError(
-            f"the weights cannot be {licence}: {encoder} is {demand}, and what is trained from it "
-            "inherits that"
+    required = {e.licence: e.hub for e in _known_encoders(provenance) if e.share_alike}
+    if licence and required and licence not in required:
+        ((expected, encoder),) = required.items()
+        raise ModelError(
+            f"the weights cannot be {licence}: {encoder} is {expected}, and models trained from it "
+            "inherit that"
         )
-    return licence or next(iter(demanded), "unknown")
+    return licence or next(iter(required), "unknown")
 
 
 def model_card(
@@ -173,21 +176,18 @@ def model_card(
     scores: Mapping[str, Any] | None = None,
     licence: str | None = None,
 ) -> str:
-    """Write the card.
+    """Return the text of README.md including the metadata.
 
     Args:
-        name: of the model, on the Hub or of its folder.
+        name: of the model on the Hub, or of its folder.
         config: a `ParaCLAPConfig`.
-        parameters: their number.
+        parameters: number of parameters.
         batches: whether clips of different length can share a batch.
         scores: content of scores.yaml; None = not recorded.
         licence: see `check_licence`.
 
-    Returns:
-        Text of README.md, metadata included.
-
     Raises:
-        ValueError: see `check_licence`.
+        ModelError: see `check_licence`.
     """
     provenance = config.provenance
     granted = check_licence(provenance, licence)
@@ -267,17 +267,17 @@ def _licences_text(provenance: Mapping[str, Any] | None, granted: str) -> str:
     encoders = _known_encoders(provenance)
     inherited = [encoder for encoder in encoders if encoder.share_alike]
     reason = (
-        f", inherited from {inherited[0].hub}: no commercial use, and what is made from these "
-        "weights carries the same licence"
+        f", inherited from {inherited[0].hub}: no commercial use, and models trained from these "
+        "weights must have the same licence"
         if inherited
         else ""
     )
-    stated = f"{granted}{reason}" if granted != "unknown" else "not stated by who published them"
+    stated = f"{granted}{reason}" if granted != "unknown" else "not stated by the publisher"
     lines = [f"- These weights: {stated}."]
     lines += [f"- `{encoder.hub}`: {encoder.licence_name}." for encoder in encoders]
     lines += [
         "- `modeling_paraclap.py`: MIT.",
-        "- The corpora of the training have licences of their own.",
+        "- The training corpora have their own licences.",
     ]
     return "\n".join(lines)
 
@@ -289,7 +289,7 @@ def _training_text(provenance: Mapping[str, Any] | None) -> str:
     lines = [f"- corpora: {corpora}"]
     lines += [f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items()]
     if before is not None:
-        lines += ["- before, of the model it started from:"]
+        lines += ["- of the model that training started from:"]
         lines += [f"  {line}" for line in _training_text(before).splitlines()]
     return "\n".join(lines)
 
@@ -305,9 +305,9 @@ def _scores_text(scores: Mapping[str, Any] | None) -> str:
     sets = scores.get("prompt_set", "not recorded")
     prompts = sets if isinstance(sets, str) else ", ".join(sets)
     return (
-        "Zero-shot, by the prompt whose embedding is nearest. UAR is the mean recall of the"
-        " classes, chance is the UAR of guessing, the interval is that of the UAR over speakers;"
-        f" prompts: {prompts}.\n\n{table}"
+        "Zero-shot: each clip gets the class of the prompt with the highest cosine. UAR is the mean"
+        " recall of the classes, chance the UAR of random guessing, 95 % the confidence interval of"
+        f" the UAR over speakers; prompts: {prompts}.\n\n{table}"
     )
 
 

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 The ParaCLAP authors
-"""ParaCLAP: a speech encoder and a text encoder that meet in one embedding space.
+"""ParaCLAP: a speech encoder and a text encoder with a shared embedding space.
 
     model = ParaCLAPModel.from_pretrained("runs/demo/best")
     model = ParaCLAPModel.from_published("best.pth.tar")       # the weights of the paper
     outputs = model(**inputs)                                  # outputs.logits_per_audio: (B, K)
 
 Model of Jing, Triantafyllopoulos and Schuller, "ParaCLAP - Towards a general language-audio model
-for computational paralinguistic tasks", Interspeech 2024. Every class follows the conventions of
-Hugging Face transformers. A copy of this file travels with the weights, so that they can be loaded
-without our repository: it imports nothing of ours.
+for computational paralinguistic tasks", Interspeech 2024. All classes follow the conventions of
+Hugging Face transformers. A copy of this file is saved beside the weights, so that they load
+without the repository: it imports nothing else from there.
 
-Shapes: B clips, K texts, T samples at 16 kHz, N frames, L tokens, H hidden size, D embedding size,
-F functionals, M values of a log-mel frame, P what pooling makes of H.
+Shapes: B clips, K texts, T samples at 16 kHz, N frames, L tokens, H hidden size of an encoder, P
+size after pooling, D embedding size, F functionals, M values per log-mel frame.
 """
 
 import copy
@@ -51,16 +51,16 @@ SAMPLING_RATE = 16_000  # Hz
 TEXT_POOLINGS = ("cls", "mean")
 AUDIO_POOLINGS = {"mean": 1, "mean_std": 2, "attention": 1}  # P / H
 AUDIO_LAYERS = ("last", "weighted")
-LOG_MEL = "wav2vec2-bert"  # encoders that read frames of a log-mel spectrogram
+LOG_MEL = "wav2vec2-bert"  # model_type of encoders that read log-mel frames
 ROTARY = (LOG_MEL, "rotary")
 MEL_WINDOW, MEL_HOP, MEL_FFT = 400, 160, 512  # samples
 MEL_FLOOR = 1.192092955078125e-07
 MEL_NORMALISATIONS = ("clip", "fixed")
-MEL_LEVEL = 10.0  # about the mean of speech, as the logarithm of squared 16-bit samples
-LEAST_VARIANCE = 1e-6  # under the root of a deviation, whose slope at zero has no bound
-MAX_LOGIT_SCALE = math.log(100)  # the scale is kept as a logarithm, as in CLIP
+MEL_LEVEL = 10.0  # about the mean of speech, in log power of 16-bit samples
+MIN_VARIANCE = 1e-6  # added before the square root, whose gradient at zero is infinite
+MAX_LOGIT_SCALE = math.log(100)  # the scale is stored as a logarithm, as in CLIP
 
-# Parts of the model that can be frozen, and the module each name stands for.
+# Parts of the model that can be frozen -> module.
 FREEZABLE = {
     "audio": "audio_branch.base",
     "audio_convolutions": "audio_branch.base.feature_extractor",
@@ -69,7 +69,7 @@ FREEZABLE = {
     "text_projection": "text_projection",
 }
 
-# The weights of the paper: a bare state dict on the Hub, named as the modules below are.
+# The weights of the paper: a bare state dict on the Hub with the module names below.
 PUBLISHED_HUB = "KeiKinn/paraclap"
 PUBLISHED_FILE = "best.pth.tar"
 PUBLISHED_CONFIG: dict[str, Any] = {
@@ -110,13 +110,13 @@ PUBLISHED_CONFIG: dict[str, Any] = {
     },
 }
 
-# What older libraries and distributed training call the same tensors: pattern -> our name.
+# Names of the same tensors in older libraries and distributed training: pattern -> our name.
 PUBLISHED_NAMES = {
     r"^module\.": "",
     r"\.pos_conv_embed\.conv\.weight_g$": ".pos_conv_embed.conv.parametrizations.weight.original0",
     r"\.pos_conv_embed\.conv\.weight_v$": ".pos_conv_embed.conv.parametrizations.weight.original1",
 }
-# Counted up by the text encoder itself nowadays; the only entry that may be dropped.
+# No longer part of BERT's state dict; the only entry that may be dropped.
 PUBLISHED_STRAYS = {"text_branch.base.embeddings.position_ids"}
 
 
@@ -126,15 +126,15 @@ class ParaCLAPConfig(PreTrainedConfig):
     Attributes:
         audio_config: configuration of the speech encoder.
         text_config: configuration of the text encoder.
-        text_pooling: what stands for a text, "cls" (its first token) or "mean" (of its tokens).
-        audio_pooling: what stands for a clip, "mean" (of its frames), "mean_std" (beside it their
-            standard deviation) or "attention" (a mean with learned weights).
-        audio_layers: "last" (of the speech encoder) or "weighted" (a learned mean of all).
+        text_pooling: "cls" (first token) or "mean" (over tokens).
+        audio_pooling: "mean" (over frames), "mean_std" (mean and standard deviation) or "attention"
+            (mean with learned weights).
+        audio_layers: "last" (layer of the speech encoder) or "weighted" (learned mean over layers).
         projection_dim: D, size of the shared space.
         projection_dropout: dropout probability inside the projections.
-        logit_scale_init_value: logarithm of the factor on the cosines, ln(1 / 0.07) as in CLIP.
-        provenance: where the weights come from, as far as it was recorded: names of `audio_encoder`
-            and `text_encoder`, a list of `corpora`, further plain facts.
+        logit_scale_init_value: logarithm of the factor on cosines, ln(1 / 0.07) as in CLIP.
+        provenance: origin of the weights as far as recorded: names of `audio_encoder` and
+            `text_encoder`, a list of `corpora`, and further entries.
     """
 
     model_type = "paraclap"
@@ -158,14 +158,14 @@ class FunctionalsConfig(PreTrainedConfig):
     """Configuration of `FunctionalsModel`.
 
     Attributes:
-        names: of the functionals (F), as openSMILE calls those of eGeMAPSv02.
+        names: of the functionals (F), in the spelling of eGeMAPSv02 in openSMILE.
         hidden_size: H.
-        num_hidden_layers: residual layers after the first linear one.
+        num_hidden_layers: residual layers after the first linear layer.
         hidden_dropout: dropout probability after each layer.
-        limit: how far from the mean a functional may be [standard deviations]; what is further off
-            counts as so far, since formants and slopes of short clips have wild outliers.
-        exclude: beginnings of names of functionals that the network is not to hear, such as
-            "loudness", which tells how a corpus was recorded more than how someone spoke.
+        limit: standardised functionals are clamped to +/- this value [standard deviations], because
+            formants and slopes of short clips have extreme outliers.
+        exclude: prefixes of functionals that are not used, such as "loudness", which depends on the
+            recording more than on the speaker.
     """
 
     model_type = "egemaps"
@@ -179,10 +179,10 @@ class FunctionalsConfig(PreTrainedConfig):
 
 
 class FunctionalsModel(PreTrainedModel):
-    """A small network on acoustic functionals of a clip, in the place of a speech encoder.
+    """A small network on the acoustic functionals of a clip, in place of a speech encoder.
 
-    Functionals are standardised with mean and deviation of the training clips. One that is not
-    defined (NaN: the pitch of a clip without voice) counts as average.
+    Functionals are standardised with mean and standard deviation of the training clips. Undefined
+    ones (NaN, e.g. the pitch of an unvoiced clip) are replaced by the mean.
     """
 
     config: FunctionalsConfig
@@ -193,7 +193,7 @@ class FunctionalsModel(PreTrainedModel):
         super().__init__(config)
         count, size = len(config.names or ()), config.hidden_size
         self.register_buffer("mean", torch.zeros(count))
-        self.register_buffer("deviation", torch.ones(count))
+        self.register_buffer("deviation", torch.ones(count))  # std, inf where unused
         self.first = nn.Linear(count, size)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(size), nn.Linear(size, size), nn.GELU())
@@ -213,29 +213,30 @@ class FunctionalsModel(PreTrainedModel):
             nn.init.zeros_(module.mean)
             nn.init.ones_(module.deviation)
 
-    def standardise_by(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        """Take mean and deviation (F,) of the training clips; a constant functional is left out.
+    def standardise_by(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Set mean and std (F,) of the training clips; constant functionals are not used.
 
         Raises:
-            ValueError: if nothing has a name of `exclude`, which then is a slip of the pen.
+            ValueError: if no functional has a prefix of `exclude`.
         """
-        known = torch.isfinite(mean) & torch.isfinite(deviation) & (deviation > 0)
+        used = torch.isfinite(mean) & torch.isfinite(std) & (std > 0)
         names = self.config.names or ()
-        for start in self.config.exclude or ():
-            named = torch.tensor([name.startswith(start) for name in names])
-            if not named.any():
-                raise ValueError(f"exclude: no functional is called {start!r}...")
-            known &= ~named
-        self.mean.copy_(torch.where(known, mean, 0.0))
-        self.deviation.copy_(torch.where(known, deviation, torch.inf))
+        for prefix in self.config.exclude or ():
+            excluded = torch.tensor([name.startswith(prefix) for name in names])
+            if not excluded.any():
+                raise ValueError(f"exclude: no functional starts with {prefix!r}")
+            used &= ~excluded
+        self.mean.copy_(torch.where(used, mean, 0.0))
+        self.deviation.copy_(torch.where(used, std, torch.inf))
 
     def forward(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
-        """Encode functionals (B, F); returns `last_hidden_state` (B, 1, H), one frame a clip."""
-        standard = (input_values - self.mean) / self.deviation
-        standard = torch.nan_to_num(standard, nan=0.0).clamp(-self.config.limit, self.config.limit)
-        states = self.dropout(F.gelu(self.first(standard)))
+        """Encode functionals (B, F): `last_hidden_state` (B, 1, H), one frame per clip."""
+        standardised = (input_values - self.mean) / self.deviation
+        limit = self.config.limit
+        standardised = torch.nan_to_num(standardised, nan=0.0).clamp(-limit, limit)
+        states = self.dropout(F.gelu(self.first(standardised)))
         for layer in self.layers:
             states = states + self.dropout(layer(states))
         return BaseModelOutputWithPooling(last_hidden_state=states[:, None])
@@ -245,43 +246,42 @@ class FunctionalsModel(PreTrainedModel):
 
 
 class AudioBranch(nn.Module):
-    """Speech encoder, pooled over the frames that hold speech.
+    """Speech encoder with pooling over the frames that are not padding.
 
-    Each layer is pooled, then the layers are added up with learned weights, which for the mean is
-    the same as the other way round. So what stands for a clip before that does not depend on these
-    weights, and can be remembered where the encoder is frozen.
+    Layers are pooled before they are summed with learned weights; for the mean, the order makes no
+    difference. The pooled layers then do not depend on these weights, so that they can be cached
+    while the encoder is frozen.
     """
 
     def __init__(
         self, config: PreTrainedConfig, pooling: str = "mean", layers: str = "last"
     ) -> None:
         super().__init__()
-        _refuse_pooling(config, pooling, layers)
+        _check_pooling(config, pooling, layers)
         if (config.model_type, getattr(config, "position_embeddings_type", None)) == ROTARY:
             raise ValueError(
-                "position_embeddings_type 'rotary' keeps tensors of an evaluation that training "
-                "cannot use; expected null, 'relative' or 'relative_key'"
+                "position_embeddings_type 'rotary' caches tensors in inference mode that fail in "
+                "training; expected null, 'relative' or 'relative_key'"
             )
         self.base = AutoModel.from_config(config)
         self.pooling = pooling
         self.layer_weights = self.attention = None
-        if layers == "weighted":  # of the first layer's input, and of what each layer gives
+        if layers == "weighted":  # of the input of the first layer, and the output of each layer
             self.layer_weights = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))
         if pooling == "attention":
             self.attention = nn.Parameter(torch.zeros(config.hidden_size))
         if not hasattr(self.base, "_get_feat_extract_output_lengths"):
             raise ValueError(
-                f"audio encoder {config.model_type!r} does not tell how many frames a waveform "
-                "gives; expected one of the wav2vec2 family (wav2vec2, hubert, wavlm, ...)"
+                f"audio encoder {config.model_type!r} cannot compute its number of frames; "
+                "expected one of the wav2vec2 family (wav2vec2, hubert, wavlm, ...)"
             )
 
     @property
     def supports_padding(self) -> bool:
-        """Whether padding with a mask leaves embeddings as they are.
+        """Whether padding with a mask leaves embeddings unchanged.
 
-        Group normalisation averages over time, padding included, and the convolutions of an
-        adapter reach into it, so encoders that have either (wav2vec2-base) take clips of one length
-        only.
+        Group normalisation averages over time including the padding, and the convolutions of an
+        adapter extend into it. Encoders with either (wav2vec2-base) need clips of equal length.
         """
         config = self.base.config
         by_layer = getattr(config, "feat_extract_norm", "layer") == "layer"
@@ -289,25 +289,25 @@ class AudioBranch(nn.Module):
 
     @property
     def reads_functionals(self) -> bool:
-        """Whether clips come as functionals (B, F) instead of waveforms."""
+        """Whether the input is functionals (B, F) instead of waveforms."""
         return isinstance(self.base, FunctionalsModel)
 
     @property
     def combined_size(self) -> int:
-        """P, what the projection takes."""
+        """P, input size of the projection."""
         return self.base.config.hidden_size * AUDIO_POOLINGS[self.pooling]
 
     @property
     def pooled_size(self) -> int:
-        """Values that stand for a clip before layers are added up: P for each of them."""
+        """Size of the pooled layers of a clip, P for each layer."""
         layers = 1 if self.layer_weights is None else len(self.layer_weights)
         return layers * self.combined_size
 
     def forward(self, input_values: torch.Tensor, padding_mask: torch.Tensor | None) -> tuple:
-        """Encode waveforms (B, T); returns frames (B, N, H) and what stands for a clip, see `pool`.
+        """Encode waveforms (B, T): frames (B, N, H) and pooled layers, see `pool`.
 
         Raises:
-            ValueError: if clips are padded and the encoder cannot leave padding out.
+            ValueError: if clips are padded and the encoder does not support padding.
         """
         padded = padding_mask is not None and not bool(padding_mask.all())
         if padded and not self.supports_padding:
@@ -322,26 +322,27 @@ class AudioBranch(nn.Module):
     def layers(
         self, input_values: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, ...]:
-        """Frames (B, N, H) of every layer that counts, the last one last."""
+        """Return the frames (B, N, H) of every layer that is pooled, the last layer last."""
         if self.layer_weights is None:
             return (self.base(input_values, attention_mask=mask).last_hidden_state,)
         outputs = self.base(input_values, attention_mask=mask, output_hidden_states=True)
-        return (*outputs.hidden_states[:-1], outputs.last_hidden_state)  # which may be normalised
+        # The last hidden state may be normalised, the last of `hidden_states` is not.
+        return (*outputs.hidden_states[:-1], outputs.last_hidden_state)
 
     def pool(
         self, layers: Sequence[torch.Tensor], padding_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """What stands for each clip: the pooled frames of each layer, side by side."""
-        weights = None
+        """Pool the frames of each layer: (B, layers * P)."""
+        valid = None
         if padding_mask is not None:
             lengths = self.base._get_feat_extract_output_lengths(padding_mask.sum(dim=1))
-            places = torch.arange(layers[-1].shape[1], device=lengths.device)
-            weights = (places < lengths[:, None])[..., None]
-        pooled = [self._pooled(frames, weights) for frames in layers]
+            positions = torch.arange(layers[-1].shape[1], device=lengths.device)
+            valid = (positions < lengths[:, None])[..., None]
+        pooled = [self._pooled(frames, valid) for frames in layers]
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
 
     def _pooled(self, frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Pool frames (B, N, H) of which some are valid (B, N, 1), or all: (B, P)."""
+        """Pool the valid (B, N, 1; None = all) frames (B, N, H): (B, P)."""
         if self.pooling == "attention":
             scores = (frames @ self.attention)[..., None]
             if valid is not None:
@@ -352,17 +353,17 @@ class AudioBranch(nn.Module):
             return mean
         frames, mean = _at_least_float32(frames), _at_least_float32(mean)
         variance = _masked_mean((frames - mean[:, None]).square(), valid)
-        return torch.cat([mean, (variance + LEAST_VARIANCE).sqrt()], dim=-1)
+        return torch.cat([mean, (variance + MIN_VARIANCE).sqrt()], dim=-1)
 
     def combine(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Add up layers: what `pool` returns to (B, P)."""
+        """Sum the pooled layers (B, layers * P) with learned weights: (B, P)."""
         if self.layer_weights is None:
             return pooled
         weights = self.layer_weights.softmax(dim=0)
         return (pooled.unflatten(1, (len(weights), -1)) * weights[:, None]).sum(dim=1)
 
 
-def _refuse_pooling(config: PreTrainedConfig, pooling: str, layers: str) -> None:
+def _check_pooling(config: PreTrainedConfig, pooling: str, layers: str) -> None:
     if pooling not in AUDIO_POOLINGS:
         raise ValueError(f"audio_pooling is {pooling!r}, expected one of {tuple(AUDIO_POOLINGS)}")
     if layers not in AUDIO_LAYERS:
@@ -370,24 +371,24 @@ def _refuse_pooling(config: PreTrainedConfig, pooling: str, layers: str) -> None
     if config.model_type == FunctionalsConfig.model_type and (pooling, layers) != ("mean", "last"):
         raise ValueError(
             f"audio_pooling {pooling!r} of audio_layers {layers!r}: functionals are a single frame "
-            "of one layer, expected 'mean' and 'last'"
+            "of one layer, expected 'mean' of 'last'"
         )
     if layers == "weighted" and getattr(config, "layerdrop", 0.0):
         raise ValueError(
-            "audio_layers is 'weighted', but layerdrop leaves layers out in training; expected "
+            "audio_layers is 'weighted', but layerdrop skips layers in training; expected "
             "model.audio.config.layerdrop=0.0"
         )
 
 
 def _masked_mean(frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-    """Mean of frames (B, N, H), of the valid (B, N, 1) ones: (B, H)."""
+    """Average the valid (B, N, 1; None = all) frames (B, N, H): (B, H)."""
     if valid is None:
         return frames.mean(dim=1)
     return (frames * valid).sum(dim=1) / valid.sum(dim=1)
 
 
 class TextBranch(nn.Module):
-    """Text encoder; the last hidden state of its first token, or the mean, stands for the text."""
+    """Text encoder, pooled to the last hidden state of its first token or the mean over tokens."""
 
     def __init__(self, config: PreTrainedConfig, pooling: str = "cls") -> None:
         super().__init__()
@@ -397,7 +398,7 @@ class TextBranch(nn.Module):
         self.pooling = pooling
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple:
-        """Encode tokens (K, L); returns states (K, L, H) and what stands for each text (K, H)."""
+        """Encode tokens (K, L): states (K, L, H) and pooled states (K, H)."""
         states = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.pooling == "cls":
             return states, states[:, 0]
@@ -418,13 +419,13 @@ class Projection(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Map (B, H) to (B, D), not yet normalised."""
+        """Map (B, P) to (B, D), not normalised."""
         first = self.linear1(pooled)
         return self.layer_norm(first + self.dropout(self.linear2(F.gelu(first))))
 
 
 class ParaCLAPModel(PreTrainedModel):
-    """Two encoders, two projections and a learned scale on the cosines of their outputs."""
+    """Two encoders, two projections and a learned scale of the cosine similarities."""
 
     config: ParaCLAPConfig
     config_class = ParaCLAPConfig
@@ -456,23 +457,23 @@ class ParaCLAPModel(PreTrainedModel):
         config: ParaCLAPConfig | None = None,
         sha256: str | None = None,
     ) -> "ParaCLAPModel":
-        """Load weights in the form in which the authors of the paper published theirs.
+        """Load weights in the form published by the authors of the paper, a bare state dict.
 
-        Neither of the base encoders is downloaded: their configurations are `PUBLISHED_CONFIG`.
+        The base encoders are not downloaded: their configurations are in `PUBLISHED_CONFIG`.
 
         Args:
             source: `best.pth.tar`, a folder that holds it, or a name on the Hugging Face Hub.
             config: of a checkpoint with other towers; None = `PUBLISHED_CONFIG`.
-            sha256: hash that the file has to have, checked before anything in it is read.
+            sha256: expected hash of the file, checked before it is read; None = any.
 
         Returns:
             Model in float32 and evaluation mode; `config.provenance` names the file and its hash.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            OSError: if the file is not here and the Hub cannot be reached.
-            ValueError: for another hash, anything but finite tensors, or names or shapes that are
-                not those of the model.
+            OSError: if the file cannot be downloaded from the Hub.
+            ValueError: if the hash, the names or the shapes differ from what is expected, or the
+                file holds anything but finite tensors.
         """
         path = _published_file(source)
         found = _sha256(path)
@@ -482,19 +483,19 @@ class ParaCLAPModel(PreTrainedModel):
         config = copy.deepcopy(config) if config else ParaCLAPConfig(**PUBLISHED_CONFIG)
         config.provenance = {**(config.provenance or {}), "file": path.name, "sha256": found}
         with no_init_weights():
-            model = cls(config)  # reserves memory that is never touched: every tensor is replaced
-        _refuse_differences(path, state, model.state_dict())
+            model = cls(config)  # every tensor is replaced below
+        _check_tensors(path, state, model.state_dict())
         model.load_state_dict(state, assign=True)
         return model.eval()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise what the encoders have not initialised themselves."""
+        """Initialise modules outside of the encoders."""
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, AudioBranch):  # frames, and layers, count alike at first
+        elif isinstance(module, AudioBranch):  # equal weights of frames and layers at first
             for name, parameter in module.named_parameters():
                 if not name.startswith("base."):
                     nn.init.zeros_(parameter)
@@ -502,10 +503,10 @@ class ParaCLAPModel(PreTrainedModel):
             nn.init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
     def freeze(self, parts: Iterable[str]) -> "ParaCLAPModel":
-        """Keep the weights of `parts` (names of `FREEZABLE`) and run them in evaluation mode.
+        """Freeze the weights of `parts` (names of `FREEZABLE`) and keep them in evaluation mode.
 
         Raises:
-            ValueError: for a name that is not in `FREEZABLE`, or for what this model cannot freeze.
+            ValueError: if a name is not in `FREEZABLE`, or this model cannot freeze that part.
         """
         unknown = sorted(set(parts) - set(FREEZABLE))
         if unknown:
@@ -513,8 +514,9 @@ class ParaCLAPModel(PreTrainedModel):
         self._frozen = tuple(parts)
         if "audio" in self._frozen and self.audio_branch.pooling == "attention":
             raise ValueError(
-                "cannot freeze audio with audio_pooling 'attention': it learns to weigh frames, "
-                "and those of a frozen encoder are not kept; expected 'mean' or 'mean_std'"
+                "cannot freeze audio with audio_pooling 'attention': its learned weights need the "
+                "frames, but only pooled frames of a frozen encoder are cached; expected 'mean' or "
+                "'mean_std'"
             )
         has_convolutions = hasattr(self.audio_branch.base, "freeze_feature_encoder")
         if "audio_convolutions" in self._frozen and not has_convolutions:
@@ -522,12 +524,12 @@ class ParaCLAPModel(PreTrainedModel):
         for part in self._frozen:
             self.get_submodule(FREEZABLE[part]).requires_grad_(False)
         if "audio_convolutions" in self._frozen:
-            # In training mode the encoder marks its input as needing a gradient unless told so.
+            # Otherwise the encoder sets requires_grad on its input in training mode.
             self.audio_branch.base.freeze_feature_encoder()
         return self.train(self.training)
 
     def unfreeze(self) -> None:
-        """Let all parts learn again."""
+        """Make all parts trainable again."""
         for part in self._frozen:
             self.get_submodule(FREEZABLE[part]).requires_grad_(True)
         self._frozen = ()
@@ -535,18 +537,18 @@ class ParaCLAPModel(PreTrainedModel):
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Parts that keep their weights, names of `FREEZABLE`."""
+        """Frozen parts, names of `FREEZABLE`."""
         return self._frozen
 
     def train(self, mode: bool = True) -> "ParaCLAPModel":
-        """Switch to training mode, except for frozen parts: no dropout, no masking there."""
+        """Set training mode, except for frozen parts, which have neither dropout nor masking."""
         super().train(mode)
         for part in getattr(self, "_frozen", ()):
             self.get_submodule(FREEZABLE[part]).eval()
         return self
 
     def clamp_logit_scale(self) -> None:
-        """Keep the logarithmic scale in [0, ln 100]; called after every optimiser step."""
+        """Clamp the logarithmic scale to [0, ln 100]; called after every optimiser step."""
         with torch.no_grad():
             self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
@@ -558,10 +560,10 @@ class ParaCLAPModel(PreTrainedModel):
         Args:
             input_values: waveforms (B, T) at 16 kHz, log-mel frames (B, N, M) or functionals
                 (B, F), as the processor returns them.
-            padding_mask: (B, T) or (B, N), 1 where there is signal; None = no clip is padded.
+            padding_mask: (B, T) or (B, N), 1 = signal, 0 = padding; None = no padding.
 
         Returns:
-            `pooler_output` (B, D) of unit length, `last_hidden_state` (B, N, H).
+            `pooler_output` (B, D) of unit length and `last_hidden_state` (B, N, H).
         """
         frames, pooled = self.encode("audio", input_values, padding_mask)
         return BaseModelOutputWithPooling(frames, self.project("audio", pooled))
@@ -569,23 +571,23 @@ class ParaCLAPModel(PreTrainedModel):
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
-        """Embed texts: tokens (K, L) to `pooler_output` (K, D) of unit length."""
+        """Embed tokens (K, L): `pooler_output` (K, D) of unit length."""
         states, pooled = self.encode("text", input_ids, attention_mask)
         return BaseModelOutputWithPooling(states, self.project("text", pooled))
 
     def encode(
         self, branch: str, inputs: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run one encoder alone, without autograd if it is frozen.
+        """Run one encoder and its pooling, without autograd if it is frozen.
 
         Args:
             branch: "audio" or "text".
-            inputs: waveforms (B, T), log-mel frames (B, N, M) or tokens (K, L).
-            mask: of the first two dimensions, 1 where there is something; None = no row is padded.
+            inputs: waveforms (B, T), log-mel frames (B, N, M), functionals (B, F) or tokens (K, L).
+            mask: of the first two dimensions, 0 = padding; None = no padding.
 
         Returns:
-            States (B, N, H) or (K, L, H), and what stands for each row: (K, H), or of clips what
-            `AudioBranch.pool` makes of them, (B, H) for the mean of the last layer.
+            States (B, N, H) or (K, L, H), and pooled states: (K, H), or for clips the pooled layers
+            of `AudioBranch.pool`, (B, H) for the mean of the last layer.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and branch not in self._frozen):
             return self.get_submodule(f"{branch}_branch")(inputs, mask)
@@ -593,13 +595,13 @@ class ParaCLAPModel(PreTrainedModel):
     def pool(
         self, branch: str, inputs: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What stands for each row, see `encode`, in at least float32."""
+        """Return the pooled states of `encode` in at least float32."""
         return _at_least_float32(self.encode(branch, inputs, mask)[1])
 
     def project(self, branch: str, pooled: torch.Tensor) -> torch.Tensor:
-        """Map what `pool` says of each row to unit embeddings (B, D).
+        """Map the output of `pool` to embeddings of unit length, (B, D) or (K, D).
 
-        They are normalised in float32: in half precision the epsilon of `normalize` is zero.
+        Normalised in float32, because in half precision the epsilon of `normalize` is zero.
         """
         if branch == "audio":
             pooled = self.audio_branch.combine(pooled)
@@ -619,19 +621,19 @@ class ParaCLAPModel(PreTrainedModel):
         """Compare clips with texts.
 
         Args:
-            input_values: waveforms (B, T), or what else the processor makes of them.
+            input_values: waveforms (B, T), log-mel frames or functionals, see `get_audio_features`.
             input_ids: tokens (K, L).
-            padding_mask: (B, T), or (B, N) of frames, 1 where there is signal.
-            attention_mask: (K, L), 1 where there is a token.
+            padding_mask: (B, T) or (B, N), 1 = signal, 0 = padding; None = no padding.
+            attention_mask: (K, L), 1 = token, 0 = padding; None = no padding.
             targets: (B, K) weights of matching pairs for the loss; None = the diagonal.
             return_loss: whether to compute `clip_loss`.
-            unused: entries that tokenizers add (`token_type_ids`) and nothing reads.
+            unused: entries of tokenizers (`token_type_ids`) that are ignored.
 
         Returns:
             `logits_per_audio` (B, K) and the fields of transformers' `ClapOutput`.
 
         Raises:
-            TypeError: for an input nobody knows.
+            TypeError: if there are other inputs.
         """
         unknown = set(unused) - {"token_type_ids", "return_dict"}
         if unknown:
@@ -657,9 +659,9 @@ def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
 def scaled_cosines(
     audio: torch.Tensor, text: torch.Tensor, logit_scale: torch.Tensor
 ) -> torch.Tensor:
-    """Logits (B, K) of unit embeddings (B, D) and (K, D), never below float32.
+    """Return logits (B, K) of unit embeddings (B, D) and (K, D), in at least float32.
 
-    bfloat16 logits at scale 100 are off by 0.3, so autocast is left here.
+    Without autocast: bfloat16 logits at scale 100 are off by 0.3.
     """
     with torch.autocast(audio.device.type, enabled=False):
         audio, text = _at_least_float32(audio), _at_least_float32(text)
@@ -667,12 +669,12 @@ def scaled_cosines(
 
 
 def clip_loss(logits: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
-    """Symmetric cross entropy of matching clips and texts (Radford et al. 2021, section 2.3).
+    """Return the symmetric cross entropy of clips and texts (Radford et al. 2021, section 2.3).
 
     Args:
         logits: (B, K), scaled cosines of clips and texts.
-        targets: (B, K) non-negative weights of the pairs that match; each row and each column
-            is normalised to a distribution. None = clip i matches text i alone.
+        targets: (B, K) non-negative weights of matching pairs; rows and columns are normalised to
+            distributions. None = clip i matches text i alone.
 
     Returns:
         Scalar, mean of the clip-to-text and the text-to-clip cross entropy in nats.
@@ -697,14 +699,14 @@ def _soft_cross_entropy(logits: torch.Tensor, weights: torch.Tensor) -> torch.Te
 
 
 class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
-    """Waveforms to a padded batch: as they are, or as frames of their log-mel spectrogram.
+    """Convert waveforms to a padded batch of waveforms or log-mel frames.
 
-    The level of the recording is kept, unless `mel` says otherwise.
+    The recording level is kept, unless `mel` normalises it.
 
     Attributes:
         sampling_rate: Hz.
-        gain: constant factor on every sample, see `ModelSettings.input_gain`.
-        min_samples: shortest input the encoder reads; shorter clips count as silence-extended.
+        gain: constant factor on every sample.
+        min_samples: shortest input of the encoder; shorter clips are extended with silence.
         mel: options of `log_mel_frames`; None = waveforms.
     """
 
@@ -736,20 +738,21 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             audio: one waveform (T,) or several; mono.
-            sampling_rate: Hz; has to be given, so that a wrong rate cannot pass unseen.
-            samples: pad to this number instead of the longest clip. (It is not called `max_length`,
-                because processors hand that of the tokenizer, in tokens, to audio as well.)
+            sampling_rate: of the waveforms [Hz]; required, so that a wrong rate is an error.
+            samples: length to pad to; None = the longest clip. (Not called `max_length`, because
+                processors pass the tokenizer's `max_length`, in tokens, to audio as well.)
             return_tensors: "pt" or "np" (default).
-            unused: padding options of the Hugging Face protocol; padding is always done.
+            unused: padding options of transformers; clips are always padded.
 
         Returns:
-            `input_values` (B, T) float32 and `padding_mask` (B, T), 1 where there is signal; with
+            `input_values` (B, T) float32 and `padding_mask` (B, T), 1 = signal, 0 = padding; with
             `mel` (B, N, M) and (B, N).
 
         Raises:
-            ValueError: for another rate, stereo, empty or non-finite input.
+            ValueError: if a waveform has another rate, is not mono, empty or not finite, or is
+                longer than `samples`.
         """
-        _refuse_other_rate(sampling_rate, self.sampling_rate)
+        _check_rate(sampling_rate, self.sampling_rate)
         waveforms = [
             _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
         ]
@@ -763,14 +766,14 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         shape = (len(inputs), width)
         input_values = np.zeros((*shape, *inputs[0].shape[1:]), dtype=np.float32)
         padding_mask = np.zeros(shape, dtype=np.int64)
-        for row, own in enumerate(inputs):
-            input_values[row, : len(own)] = own
-            padding_mask[row, : len(own)] = 1
+        for row, values in enumerate(inputs):
+            input_values[row, : len(values)] = values
+            padding_mask[row, : len(values)] = 1
         data = {"input_values": input_values, "padding_mask": padding_mask}
         return BatchFeature(data, tensor_type=return_tensors or "np")
 
     def _input(self, waveform: np.ndarray) -> np.ndarray:
-        """What the encoder reads of one clip: (T,), or (N, M) with `mel`."""
+        """Return the encoder input of one clip: (T,), or (N, M) with `mel`."""
         waveform = waveform * np.float32(self.gain)
         if len(waveform) < self.min_samples:
             waveform = np.pad(waveform, (0, self.min_samples - len(waveform)))
@@ -778,26 +781,29 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
 
 
 def mel_frames(samples: int, stride: int) -> int:
-    """Frames (N) of so many samples."""
+    """Return N for a number of samples."""
     return ((samples - MEL_WINDOW) // MEL_HOP + 1) // stride
 
 
 def log_mel_frames(waveform: np.ndarray, bins: int, stride: int, normalisation: str) -> np.ndarray:
-    """Log-mel spectrogram as `SeamlessM4TFeatureExtractor` of transformers has it, made faster.
+    """Return a log-mel spectrogram, equal to `SeamlessM4TFeatureExtractor` of transformers.
 
-    Windows of 25 ms every 10 ms, as Kaldi has them. With "clip" each band has mean 0 and deviation
-    1 in every clip, so that how loud a clip is cannot be heard. With "fixed" a constant is
-    subtracted and a value that is always 0 stands beside the bands: encoders begin with a layer
-    norm, which would take the level away if there were nothing to compare it with.
+    Windows of 25 ms every 10 ms, as in Kaldi. "clip" normalises each band to mean 0 and standard
+    deviation 1 per clip, which removes the recording level. "fixed" subtracts a constant and
+    appends a value that is always 0: without it, the layer norm at the input of encoders would
+    remove the level.
 
     Args:
-        waveform: (T,) at 16 kHz, not shorter than `stride` windows.
-        bins: bands between 20 Hz and 8 kHz.
-        stride: windows that make one frame.
+        waveform: (T,) at 16 kHz, at least `stride` windows long.
+        bins: mel bands between 20 Hz and 8 kHz.
+        stride: windows per frame.
         normalisation: a name of `MEL_NORMALISATIONS`.
 
     Returns:
-        (N, M) float32; M is `bins * stride`, and one more with "fixed".
+        (N, M) float32, M = `bins * stride`, plus 1 with "fixed".
+
+    Raises:
+        ValueError: if there is no such normalisation.
     """
     if normalisation not in MEL_NORMALISATIONS:
         raise ValueError(f"normalisation is {normalisation!r}, expected {MEL_NORMALISATIONS}")
@@ -823,7 +829,7 @@ def log_mel_frames(waveform: np.ndarray, bins: int, stride: int, normalisation: 
 
 @functools.cache
 def _mel_tables(bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Window, and bands (frequencies, bins)."""
+    """Return the window (400,) and the mel filters (257, bins)."""
     bands = mel_filter_bank(
         num_frequency_bins=MEL_FFT // 2 + 1,
         num_mel_filters=bins,
@@ -838,13 +844,13 @@ def _mel_tables(bins: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class FunctionalsFeatureExtractor(SequenceFeatureExtractor):
-    """Waveforms to their functionals of eGeMAPSv02, measured by openSMILE.
+    """Convert waveforms to eGeMAPSv02 functionals, measured by openSMILE.
 
     Attributes:
         sampling_rate: Hz.
         names: functionals (F) that are kept, in this order.
-        undefined: rules (place of a functional, value, places): where the functional has this
-            value, openSMILE had nothing to measure those at `places` from, and they become NaN.
+        undefined: rules (index, value, indices): if the functional at `index` has this value,
+            those at `indices` are undefined and become NaN.
     """
 
     model_input_names = ["input_values", "padding_mask"]
@@ -857,7 +863,7 @@ class FunctionalsFeatureExtractor(SequenceFeatureExtractor):
         **kwargs: Any,
     ) -> None:
         self.names = list(names)
-        self.undefined = [(place, value, list(places)) for place, value, places in undefined]
+        self.undefined = [(index, value, list(indices)) for index, value, indices in undefined]
         defaults = {"feature_size": 1, "padding_value": 0.0}
         super().__init__(sampling_rate=sampling_rate, **(defaults | kwargs))
 
@@ -872,57 +878,57 @@ class FunctionalsFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             audio: one waveform (T,) or several; mono.
-            sampling_rate: Hz; has to be given, so that a wrong rate cannot pass unseen.
+            sampling_rate: of the waveforms [Hz]; required, so that a wrong rate is an error.
             return_tensors: "pt" or "np" (default).
-            unused: padding options; every clip has the same number of functionals.
+            unused: padding options; functionals need no padding.
 
         Returns:
             `input_values` (B, F) float32 and `padding_mask` (B, 1) of ones.
 
         Raises:
             ImportError: if opensmile is not installed.
-            ValueError: for another rate, stereo, empty or non-finite input, or a clip of less than
-                60 ms.
+            ValueError: if a waveform has another rate, is not mono, empty or not finite, or is
+                shorter than 60 ms.
         """
-        _refuse_other_rate(sampling_rate, self.sampling_rate)
+        _check_rate(sampling_rate, self.sampling_rate)
         waveforms = [
             _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
         ]
         return self.batch([self._measure(w) for w in waveforms], return_tensors)
 
     def batch(self, rows: Sequence[np.ndarray], return_tensors: str | None = None) -> BatchFeature:
-        """Functionals (F,) of several clips as `__call__` returns them."""
+        """Collate the functionals (F,) of several clips, in the form that `__call__` returns."""
         values = np.stack(rows).astype(np.float32)
         data = {"input_values": values, "padding_mask": np.ones((len(rows), 1), np.int64)}
         return BatchFeature(data, tensor_type=return_tensors or "np")
 
     def _measure(self, waveform: np.ndarray) -> np.ndarray:
-        limited = np.clip(waveform, -1.0, 32767 / 32768)  # openSMILE wraps what is louder
+        limited = np.clip(waveform, -1.0, 32767 / 32768)  # beyond, int16 of openSMILE overflows
         table = _smile().process_signal(limited, self.sampling_rate)
         values = table[self.names].to_numpy(np.float32)[0]
         if np.isnan(values).any():
             seconds = len(waveform) / self.sampling_rate
-            raise ValueError(f"openSMILE measures nothing in {seconds:.3f} s, expected 60 ms")
+            raise ValueError(f"clip of {seconds:.3f} s is too short for openSMILE, expected 60 ms")
         defined = values.copy()
-        for place, value, places in self.undefined:
-            if values[place] == np.float32(value):
-                defined[places] = np.nan
+        for index, value, indices in self.undefined:
+            if values[index] == np.float32(value):
+                defined[indices] = np.nan
         return defined
 
 
 @functools.cache
 def _smile() -> Any:
-    """The openSMILE interface; imported when needed, since other towers read waveforms."""
+    """Create the openSMILE interface; imported here, because other towers do not need it."""
     opensmile = importlib.import_module("opensmile")
     return opensmile.Smile(
         opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals, num_workers=1
     )
 
 
-def _refuse_other_rate(given: int | None, expected: int) -> None:
+def _check_rate(given: int | None, expected: int) -> None:
     if given != expected:
-        told = "no sampling_rate" if given is None else f"{given} Hz"
-        raise ValueError(f"{told} given, expected {expected} Hz")
+        found = "no sampling_rate" if given is None else f"{given} Hz"
+        raise ValueError(f"{found} given, expected {expected} Hz")
 
 
 def _checked_waveform(waveform: np.ndarray) -> np.ndarray:
@@ -937,7 +943,7 @@ def _checked_waveform(waveform: np.ndarray) -> np.ndarray:
 
 
 class ParaCLAPProcessor(ProcessorMixin):
-    """Feature extractor and tokenizer behind one call: `processor(text=..., audio=...)`."""
+    """Feature extractor and tokenizer in one call: `processor(text=..., audio=...)`."""
 
     def __init__(
         self,
@@ -948,7 +954,7 @@ class ParaCLAPProcessor(ProcessorMixin):
 
 
 def receptive_field(audio_config: PreTrainedConfig) -> int:
-    """Samples that the convolutions of a wav2vec2-like encoder need for one frame."""
+    """Return the number of samples that a wav2vec2-like encoder needs for one frame."""
     samples = 1
     layers = zip(audio_config.conv_kernel, audio_config.conv_stride, strict=True)
     for kernel, stride in reversed(list(layers)):
@@ -959,7 +965,7 @@ def receptive_field(audio_config: PreTrainedConfig) -> int:
 def _published_file(source: str | Path) -> Path:
     path = Path(source)
     if path.is_dir() and not (path / PUBLISHED_FILE).is_file():
-        raise FileNotFoundError(f"{path} holds no {PUBLISHED_FILE}")
+        raise FileNotFoundError(f"{path} contains no {PUBLISHED_FILE}")
     if path.exists():
         return path / PUBLISHED_FILE if path.is_dir() else path
     if str(source).count("/") != 1 or path.suffix in {".tar", ".pth", ".pt", ".bin"}:
@@ -968,9 +974,9 @@ def _published_file(source: str | Path) -> Path:
         return Path(hf_hub_download(str(source), PUBLISHED_FILE))
     except (OSError, ValueError) as error:
         raise OSError(
-            f"{source} is no file or folder here, and the Hugging Face Hub did not give "
-            f"{PUBLISHED_FILE} of that name; download it from "
-            f"https://huggingface.co/{source}/blob/main/{PUBLISHED_FILE} and give its path"
+            f"{source} is neither a file nor a folder, and {PUBLISHED_FILE} could not be loaded "
+            "from the Hugging Face Hub; download it from "
+            f"https://huggingface.co/{source}/blob/main/{PUBLISHED_FILE} and pass its path"
         ) from error
 
 
@@ -980,17 +986,17 @@ def _sha256(path: Path) -> str:
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict whose values are finite tensors, in float32; nothing in the file is executed."""
+    """Load a state dict of finite tensors as float32; code in the file is never executed."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on a damaged file the unpickler fails in every way there is
+    except Exception as error:  # on damaged files the unpickler raises errors of any kind
         raise ValueError(
-            f"{path} is no whole checkpoint of tensors alone; what would run code is not loaded"
+            f"{path} is damaged or contains more than tensors; checkpoints with code are not loaded"
         ) from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in state.items()
     ):
-        raise ValueError(f"{path} holds no bare state dict, expected names and tensors only")
+        raise ValueError(f"{path} is not a bare state dict, expected names and tensors only")
     broken = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise ValueError(f"{path} has {len(broken)} tensors with NaN or Inf, first {broken[0]!r}")
@@ -998,21 +1004,21 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _known_names(path: Path, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors under our names, without the entry that is known to be superfluous."""
+    """Rename tensors to our names and drop `PUBLISHED_STRAYS`."""
     renamed: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         for pattern, replacement in PUBLISHED_NAMES.items():
             name = re.sub(pattern, replacement, name)
         if name in renamed:
-            raise ValueError(f"{path} holds {name!r} twice, under an old and a new name")
+            raise ValueError(f"{path} contains {name!r} twice, under an old and a new name")
         renamed[name] = tensor
     return {name: tensor for name, tensor in renamed.items() if name not in PUBLISHED_STRAYS}
 
 
-def _refuse_differences(
+def _check_tensors(
     path: Path, given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
 ) -> None:
-    """Weights that are not in the file would stay random, and nobody would notice."""
+    """Check names and shapes: weights that the file lacks would keep their random values."""
     missing = [name for name in expected if name not in given]
     unexpected = [name for name in given if name not in expected]
     reshaped = [
@@ -1021,14 +1027,16 @@ def _refuse_differences(
         if name in given and given[name].shape != expected[name].shape
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    told = [f"{len(names)} {fault} (first: {names[0]})" for fault, names in faults.items() if names]
-    if told:
+    found = [
+        f"{len(names)} {fault} (first: {names[0]})" for fault, names in faults.items() if names
+    ]
+    if found:
         raise ValueError(
-            f"{path} has {len(given)} tensors, the model {len(expected)}: {', '.join(told)}"
+            f"{path} has {len(given)} tensors, the model {len(expected)}: {', '.join(found)}"
         )
 
 
-# Known by their `model_type` and name wherever this file was imported, with or without our scripts.
+# Registered wherever this file is imported, with or without the repository.
 AutoConfig.register(FunctionalsConfig.model_type, FunctionalsConfig, exist_ok=True)
 AutoModel.register(FunctionalsConfig, FunctionalsModel, exist_ok=True)
 AutoFeatureExtractor.register(FunctionalsConfig, FunctionalsFeatureExtractor, exist_ok=True)

@@ -1,17 +1,21 @@
-"""ParaCLAP as two ONNX files: export with a proof that they compute the same, and use.
+"""ParaCLAP as two ONNX files: export, verified against torch, and inference with onnxruntime.
 
     python models.py export runs/small out/small-onnx --int8
     python predict.py --onnx out/small-onnx clip.wav --prompts angry calm
 
-The folder holds audio.onnx (`input_values` (B, T) float32, `padding_mask` (B, T) int64) and
-text.onnx (`input_ids`, `attention_mask` (K, L) int64), each with one output `embeddings` of unit
-length (B, D), and weights in .data files beside them; with --int8 audio.int8.onnx and
-text.int8.onnx; the configuration, processor and tokenizer of the model; and onnx.json: opset,
-scale of the cosines, and the differences from torch that were measured. Batch and length are free.
-An export whose embeddings differ from those of torch by more than `TOLERANCE` in any component
-leaves nothing behind.
+The folder holds
 
-Needs requirements-onnx.txt; running needs onnxruntime alone. B clips, T samples, K texts, L tokens.
+- audio.onnx (`input_values` (B, T) float32, `padding_mask` (B, T) int64) and text.onnx
+  (`input_ids`, `attention_mask` (K, L) int64), each with one output `embeddings`, (B, D) or (K, D)
+  of unit length, and their weights in .data files; batch size and length are dynamic;
+- with --int8 also audio.int8.onnx and text.int8.onnx;
+- configuration, processor and tokenizer of the model;
+- onnx.json: opset, logit scale, and the largest differences from torch.
+
+If any component of an embedding differs from torch by more than `TOLERANCE`, nothing is written.
+
+Export needs `pip install "paraclap[onnx]"`, inference onnxruntime alone. Shapes: B clips, K texts,
+T samples, N frames, L tokens, D embedding size.
 """
 
 import copy
@@ -31,6 +35,7 @@ from torch.nn.utils import parametrize
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from paraclap.errors import MissingPackageError
 from paraclap.files import atomic_folder
 from paraclap.model.modeling_paraclap import (
     SAMPLING_RATE,
@@ -38,18 +43,19 @@ from paraclap.model.modeling_paraclap import (
     ParaCLAPModel,
     ParaCLAPProcessor,
 )
+from paraclap.model.sources import ModelError, ModelNotFoundError
 
 OPSET = 20
 TOLERANCE = 1e-4
-"""Largest difference of a component of an embedding from torch's."""
+"""Largest allowed difference from torch in a component of an embedding."""
 INT8_TOLERANCE = 0.02
-"""Largest distance (1 - cosine) of an int8 embedding from torch's."""
+"""Largest allowed distance (1 - cosine) of an int8 embedding from that of torch."""
 ABOUT = "onnx.json"
 QUANTIZED = ["MatMul", "Gemm"]
 TOWERS = {"audio": ("input_values", "padding_mask"), "text": ("input_ids", "attention_mask")}
 OUTPUT = "embeddings"
 CHECKED_SECONDS = ((1.0,), (0.3, 2.5), (5.0, 0.7, 3.1, 3.1), (12.0,))
-"""Durations of the clips of each compared batch [s]; the shortest possible clip is added."""
+"""Durations of the clips in each compared batch [s]; a batch of the shortest clip is added."""
 CHECKED_TEXTS = (
     ("angry",),
     ("a calm deep voice speaking slowly", "the speaker sounds sad", "loud"),
@@ -58,7 +64,7 @@ CHECKED_TEXTS = (
 
 
 class AudioTower(nn.Module):
-    """Waveforms with their mask to embeddings, without the branches that a graph cannot take."""
+    """Embeds waveforms with a mask, without the data-dependent branches of the model."""
 
     def __init__(self, model: ParaCLAPModel) -> None:
         super().__init__()
@@ -72,7 +78,7 @@ class AudioTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Tokens with their mask to embeddings."""
+    """Embeds tokens with a mask."""
 
     def __init__(self, model: ParaCLAPModel) -> None:
         super().__init__()
@@ -89,31 +95,31 @@ class TextTower(nn.Module):
 def export_onnx(
     model: ParaCLAPModel, processor: ParaCLAPProcessor, output: Path, int8: bool = False
 ) -> dict[str, Any]:
-    """Write a model as ONNX, and compare it with torch.
+    """Export a model to ONNX and compare the result with torch.
 
     Args:
         model: in evaluation mode, on the CPU.
         processor: of the model.
-        output: folder to write; it appears only if every comparison holds.
+        output: folder to write; written only if every comparison holds.
         int8: also write both towers with the weights of their linear layers in 8 bits.
 
     Returns:
-        Content of onnx.json: `differences` by tower (largest difference of a component), and
-        `int8_distances` (largest 1 - cosine).
+        Content of onnx.json: `differences` by tower (largest difference of a component), and with
+        `int8` also `int8_distances` (largest 1 - cosine).
 
     Raises:
-        ImportError: naming the packages that are missing.
-        ValueError: if the encoder reads functionals or cannot leave padding out, or a
-            difference is too large.
+        MissingPackageError: if onnx, onnxscript or onnxruntime is not installed.
+        ModelError: if the encoder reads functionals or does not support padding, or a difference
+            is too large.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _package(name)
     if model.audio_branch.reads_functionals:
-        raise ValueError("ONNX is for towers that hear waveforms; this one reads functionals")
+        raise ModelError("ONNX export is for towers on waveforms; this one reads functionals")
     if not model.audio_branch.supports_padding:
-        raise ValueError(
-            "this speech encoder normalises over time (feat_extract_norm='group'), so a graph with"
-            " a padding mask would give other embeddings; expected one with 'layer'"
+        raise ModelError(
+            "this speech encoder normalises over time (feat_extract_norm='group') or has an "
+            "adapter, so padding would change its embeddings; ONNX export needs padding"
         )
     audio, text = _checked_inputs(processor)
     about = {
@@ -146,12 +152,12 @@ def _package(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ImportError(f"{name} is missing: pip install -r requirements-onnx.txt") from error
+        raise MissingPackageError(name.split(".")[0], "onnx") from error
 
 
 def without_weight_norm(model: ParaCLAPModel) -> ParaCLAPModel:
-    """Return a copy whose normalised weights are plain ones, and shares all others."""
-    with no_init_weights():  # a deep copy would share the classes
+    """Return a copy with weight norm folded into plain weights; it shares all other weights."""
+    with no_init_weights():  # a deep copy would share the parametrised classes
         plain = ParaCLAPModel(copy.deepcopy(model.config)).eval()
     plain.load_state_dict(model.state_dict(), assign=True)
     for module in plain.modules():
@@ -161,7 +167,7 @@ def without_weight_norm(model: ParaCLAPModel) -> ParaCLAPModel:
 
 
 def _checked_inputs(processor: ParaCLAPProcessor) -> tuple[list[Mapping], list[Mapping]]:
-    """Batches of clips (noise under a slow swell) and texts, of different sizes and lengths."""
+    """Return batches of clips (modulated noise) and of texts, of various sizes and lengths."""
     rng = np.random.default_rng(0)
     shortest = processor.feature_extractor.min_samples / SAMPLING_RATE
     audio = []
@@ -192,9 +198,9 @@ def _export(tower: nn.Module, example: Mapping[str, torch.Tensor], path: Path) -
 
 
 def _quantize(source: Path, target: Path) -> None:
-    """Write a tower with weights in 8 bits, one scale for each matrix.
+    """Write a tower with 8-bit weights, one scale per matrix.
 
-    A scale for each channel was farther from torch (1.6e-3 and 1.5e-4 on a trained audio tower).
+    Scales per channel were farther from torch (1.6e-3 against 1.5e-4 on a trained audio tower).
     """
     quantization = _package("onnxruntime.quantization")
     quantization.quantize_dynamic(
@@ -206,7 +212,7 @@ def _quantize(source: Path, target: Path) -> None:
 def _embeddings(
     model: "ParaCLAPModel | OnnxModel", audio: Sequence[Mapping], text: Sequence[Mapping]
 ) -> dict[str, list[torch.Tensor]]:
-    """Embeddings of each batch by tower."""
+    """Return the embeddings of each batch, by tower."""
     methods = {"audio": model.get_audio_features, "text": model.get_text_features}
     batches = {"audio": audio, "text": text}
     return {
@@ -229,31 +235,31 @@ def _largest_distance(a: torch.Tensor, b: torch.Tensor) -> float:
 def _differences(
     expected: Mapping[str, list], found: Mapping[str, list], measure: Any, tolerance: float
 ) -> dict[str, float]:
-    """Largest value of a measure by tower, which must not exceed the tolerance."""
+    """Return the largest value of a measure by tower; refuse values above the tolerance."""
     values = {
         tower: max(measure(a, b) for a, b in zip(expected[tower], found[tower], strict=True))
         for tower in expected
     }
     for tower, value in values.items():
         if math.isnan(value) or value > tolerance:
-            raise ValueError(
+            raise ModelError(
                 f"the {tower} tower in ONNX differs from torch by {value:.2g}, allowed are"
                 f" {tolerance:g}; nothing is written"
             )
     return values
 
 
-# --- Use -----------------------------------------------------------------------------------------
+# --- Inference -----------------------------------------------------------------------------------
 
 
 class OnnxModel:
-    """What `embeddings.py` asks of a model, computed by onnxruntime on the CPU.
+    """The embeddings of an exported model, computed by onnxruntime on the CPU.
 
     Attributes:
-        config: of the model that was exported.
-        logit_scale: logarithm of the factor on the cosines.
-        device: of the tensors that go in.
-        paths: tower -> its graph.
+        config: of the exported model.
+        logit_scale: logarithm of the factor on cosines.
+        device: of the inputs.
+        paths: file of each tower.
     """
 
     device = torch.device("cpu")
@@ -263,7 +269,7 @@ class OnnxModel:
         runtime = _package("onnxruntime")
         folder = Path(folder)
         if not (folder / ABOUT).is_file():
-            raise FileNotFoundError(f"{folder} holds no {ABOUT}; `models.py export` writes it")
+            raise ModelNotFoundError(f"{folder} holds no {ABOUT}; `models.py export` writes it")
         self.config = ParaCLAPConfig.from_pretrained(folder)
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         self.logit_scale = torch.tensor(about["logit_scale"])
@@ -272,14 +278,14 @@ class OnnxModel:
         for path in self.paths.values():
             if not path.is_file():
                 hint = "; export with --int8" if int8 else ""
-                raise FileNotFoundError(f"{path} does not exist{hint}")
+                raise ModelNotFoundError(f"{path} does not exist{hint}")
         self._sessions = {
             tower: runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
             for tower, path in self.paths.items()
         }
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Content of the files of each tower, for the name of a cache."""
+        """Return the content of the files of each tower; caches are named after it."""
         return {
             f"{tower}_branch.{path.name}": torch.from_numpy(np.fromfile(path, np.uint8))
             for tower, graph in self.paths.items()
@@ -287,7 +293,7 @@ class OnnxModel:
         }
 
     def eval(self) -> "OnnxModel":
-        """Return itself: it knows nothing but evaluation."""
+        """Return itself: it is always in evaluation mode."""
         return self
 
     def get_audio_features(
@@ -312,7 +318,7 @@ def load_onnx(folder: str | Path, int8: bool = False) -> tuple[OnnxModel, ParaCL
     """Load an exported model and its processor.
 
     Raises:
-        FileNotFoundError: if the folder holds no such export.
-        ImportError: if onnxruntime is missing.
+        ModelNotFoundError: if the folder holds no such export.
+        MissingPackageError: if onnxruntime is not installed.
     """
     return OnnxModel(folder, int8), ParaCLAPProcessor.from_pretrained(folder)

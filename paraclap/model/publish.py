@@ -5,14 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from transformers import (
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedTokenizerBase
 
 from paraclap.files import atomic_folder
-from paraclap.model.build import _processor, _waveform_extractor, load_model
+from paraclap.model.build import load_model
 from paraclap.model.card import check_licence, model_card
 from paraclap.model.modeling_paraclap import (
     PUBLISHED_CONFIG,
@@ -20,11 +16,18 @@ from paraclap.model.modeling_paraclap import (
     ParaCLAPModel,
     ParaCLAPProcessor,
 )
+from paraclap.model.sources import ModelError, check_source, free_folder
+from paraclap.model.towers import (
+    as_model_error,
+    build_processor,
+    load_tokenizer,
+    waveform_extractor,
+)
 from paraclap.settings import ModelSettings
 
 PUBLISHED_TOKENIZER: str = PUBLISHED_CONFIG["provenance"]["text_encoder"]
 
-# Files that tell sentence-transformers (6 or newer) which method embeds texts and which clips.
+# Files by which sentence-transformers (6 or newer) finds the methods that embed texts and clips.
 SENTENCE_TRANSFORMERS: dict[str, Any] = {
     "modules.json": [
         {
@@ -58,41 +61,43 @@ def convert(
     sha256: str | None = None,
     **card: Any,
 ) -> Path:
-    """Turn weights in their published form into a model folder, see `ParaCLAPModel.from_published`.
+    """Convert weights in their published form to a model folder.
 
     Args:
-        source: `best.pth.tar`, a folder that holds it, or a name on the Hub.
+        source: `best.pth.tar`, a folder that holds it, or a Hub name, see
+            `ParaCLAPModel.from_published`.
         output: folder to write; may exist if it is empty.
         tokenizer: Hub name or folder of the text encoder's tokenizer, which is not in the file.
         config: of a checkpoint with other towers; None = the published one.
-        sha256: hash that the file has to have.
+        sha256: expected hash of the file; None = any.
         card: `scores`, `name` and `licence` of the model card.
 
     Raises:
-        FileExistsError: if `output` holds something.
-        OSError: if a file is neither here nor to be had from the Hub.
-        ValueError: if weights or tokenizer are not what was expected.
+        OutputExistsError: if `output` holds something.
+        ModelNotFoundError: if there is no such source.
+        ModelError: if weights or tokenizer cannot be loaded or do not fit.
     """
-    output = _free_folder(output)
-    words = _tokenizer(tokenizer)
-    model = ParaCLAPModel.from_published(source, config, sha256)
+    output = free_folder(output)
+    check_source(source)
+    words = _published_tokenizer(tokenizer)
+    with as_model_error(f"{source} cannot be converted"):
+        model = ParaCLAPModel.from_published(source, config, sha256)
     expected = model.config.text_config.vocab_size
     if len(words) != expected:
-        raise ValueError(
+        raise ModelError(
             f"tokenizer {tokenizer} has {len(words)} entries, the weights expect {expected}"
         )
-    extractor = _waveform_extractor(model.config, ModelSettings())
-    return _write_folder(output, model, _processor(model.config, words, extractor), **card)
+    extractor = waveform_extractor(model.config, ModelSettings())
+    return _write_folder(output, model, build_processor(model.config, words, extractor), **card)
 
 
-def _tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+def _published_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except OSError as error:
-        raise OSError(
-            f"tokenizer {name} is neither a folder here nor to be had from the Hugging Face Hub; "
-            "its words are not part of the weights: download tokenizer.json and "
-            "tokenizer_config.json of that name, and give their folder with --tokenizer"
+        return load_tokenizer(name)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}; it is not part of the weights: download tokenizer.json and "
+            "tokenizer_config.json of that name, and pass their folder with --tokenizer"
         ) from error
 
 
@@ -105,18 +110,12 @@ def publish(source: str | Path, output: str | Path, **card: Any) -> Path:
         card: `scores`, `name` and `licence` of the model card.
 
     Raises:
-        FileExistsError: if `output` holds something.
-        FileNotFoundError: if there is no model.
+        OutputExistsError: if `output` holds something.
+        ModelNotFoundError: if there is no model.
+        ModelError: if it cannot be loaded, or an encoder demands another licence.
     """
-    output = _free_folder(output)
+    output = free_folder(output)
     return _write_folder(output, *load_model(source), **card)
-
-
-def _free_folder(path: str | Path) -> Path:
-    path = Path(path).resolve()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} exists already; take another name, or remove it first")
-    return path
 
 
 def _write_folder(
@@ -127,7 +126,7 @@ def _write_folder(
     name: str | None = None,
     licence: str | None = None,
 ) -> Path:
-    """Write model, code, processor, tokenizer, card and what sentence-transformers reads."""
+    """Write model, code, processor, tokenizer, card and the files of sentence-transformers."""
     check_licence(model.config.provenance, licence)
     card = model_card(
         name or output.name,
@@ -144,21 +143,3 @@ def _write_folder(
             (folder / file).write_text(json.dumps(content, indent=2) + "\n")
         (folder / "README.md").write_text(card)
     return output
-
-
-def _read_scores(path: str | None) -> dict[str, Any] | None:
-    """Document that evaluate.py wrote.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if path is None:
-        return None
-    try:
-        document = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(document, dict) or not isinstance(document.get("corpora"), dict):
-        raise ValueError(f"{path} has no `corpora`, expected the scores.yaml of evaluate.py")
-    print(f"scores in {path} are those of {document.get('model')}")
-    return document

@@ -1,27 +1,26 @@
-"""benchmarks/evaluate.py: both ways answer the same, and the table says what was measured."""
+"""Benchmark of evaluation: all ways give the same cosines, and the table holds the medians."""
 
 import numpy as np
 import torch
-from conftest import TINY_AUDIO, TINY_TEXT
 
 from benchmarks import evaluate as benchmark
-from paraclap.model.engines import fast_model
+from paraclap.model.engines import FastModel
+from tiny_models import TINY_AUDIO, TINY_TEXT
 
 
-def test_plain_way_and_every_engine_answer_the_same():
+def test_plain_way_and_engines_give_the_same_cosines():
     config = {"audio_config": TINY_AUDIO, "text_config": {**TINY_TEXT, "vocab_size": 300}}
     model, processor = benchmark.build({**config, "projection_dim": 24}, seed=0)
     clips = [clip[: 4_000 + 800 * i] for i, clip in enumerate(benchmark.make_clips(3, seed=1))]
     ways = {benchmark.PLAIN: lambda some: benchmark.plain(model, processor, some)}
-    for engine in ("eager", "matrix"):
-        fast = fast_model(model, engine)
-        ways[engine] = lambda some, fast=fast: benchmark.ours(fast, processor, some, 60.0)
+    for name, chosen in (("eager", model), ("folded", FastModel(model))):
+        ways[name] = lambda some, m=chosen: benchmark.ours(m, processor, some, 60.0)
     results = benchmark.measure(ways, clips, 2, torch.device("cpu"))
     plain = results[benchmark.PLAIN]
     assert plain.cosines.shape == (3, 8) and len(plain.wall) == len(plain.cpu) == 2
     assert plain.cosines.std() > 0 and plain.memory > 0
-    for engine in ("eager", "matrix"):
-        assert np.abs(results[engine].cosines - plain.cosines).max() < 1e-6
+    for name in ("eager", "folded"):
+        assert np.abs(results[name].cosines - plain.cosines).max() < 1e-6
 
 
 def test_table_has_ratios_of_medians_and_the_largest_change():

@@ -5,9 +5,9 @@ import re
 import sys
 
 import pytest
-from conftest import TINY_AUDIO, TINY_TEXT
 
 from benchmarks import train_step
+from tiny_models import TINY_AUDIO, TINY_TEXT
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_every_engine_takes_the_tower(tower, corpus, precision):
     clips = FunctionalClips(table.iloc[:3], corpus, table.iloc[:3].to_numpy(np.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a processor without bfloat16
-        fast = fast_model(model, "matrix", precision)
+        fast = fast_model(model, "eager", precision)
     expected = embed_clips(model, processor, clips)
     atol = 1e-6 if precision == "fp32" else 0.05
     torch.testing.assert_close(embed_clips(fast, processor, clips), expected, atol=atol, rtol=0)

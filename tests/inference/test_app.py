@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import TEXTS, TINY_AUDIO, TINY_TEXT
 
 from paraclap.audio.reading import read_audio, read_duration
 from paraclap.cli import app as cli_app
@@ -33,6 +32,7 @@ from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index import update_index
 from paraclap.model.build import build_model
 from paraclap.settings import ModelSettings, TowerSettings
+from tiny_models import TEXTS, TINY_AUDIO, TINY_TEXT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome")

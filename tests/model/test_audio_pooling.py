@@ -1,16 +1,14 @@
-"""Pooling of the audio tower: against references, and the same alone, padded, frozen, exported."""
+"""Pooling of the audio tower, against references: single, padded, frozen and exported clips."""
 
 import copy
 
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, TEXTS, TINY_AUDIO, embed
-from test_mel import TINY_MEL
 
 from paraclap.evaluation.embed import encoder_fingerprint
 from paraclap.model.build import build_model, load_model
-from paraclap.model.engines import fast_model
+from paraclap.model.engines import FastModel
 from paraclap.model.modeling_paraclap import (
     AUDIO_LAYERS,
     AUDIO_POOLINGS,
@@ -25,12 +23,13 @@ from paraclap.training.frozen import FrozenEncoder
 from paraclap.training.losses import ContrastiveLoss
 from paraclap.training.optim import parameter_groups
 from paraclap.training.step import TrainingStep, prepare_encoders
+from tiny_models import RATE, TEXTS, TINY_AUDIO, TINY_MEL, embed
 
 ALL = [(pooling, layers) for pooling in AUDIO_POOLINGS for layers in AUDIO_LAYERS]
 
 
 def tower(settings, pooling="mean", layers="last", **audio):
-    """A tiny model in evaluation mode whose learned weights are not those of the start."""
+    """A tiny model in evaluation mode with random pooling weights."""
     settings.audio_pooling, settings.audio_layers = pooling, layers
     settings.audio.config |= audio
     torch.manual_seed(0)
@@ -44,7 +43,7 @@ def tower(settings, pooling="mean", layers="last", **audio):
 
 
 def reference(model, waveform):
-    """Pooled frames of one waveform (T,) in float64, layer by layer, by numpy."""
+    """Pooled frames of one waveform (T,) in float64, layer by layer, with numpy."""
     branch = copy.deepcopy(model.audio_branch).double()
     inputs = torch.from_numpy(waveform).double()[None]
     with torch.no_grad():
@@ -68,7 +67,7 @@ def reference(model, waveform):
 
 
 @pytest.mark.parametrize("pooling, layers", ALL)
-def test_padded_batch_pools_as_the_reference_does_one_clip(settings, waveforms, pooling, layers):
+def test_padded_batch_is_pooled_like_the_reference(settings, waveforms, pooling, layers):
     model, processor = tower(settings, pooling, layers)
     batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
     model.double()
@@ -91,7 +90,7 @@ def test_embedding_is_the_same_alone_batched_and_padded(settings, waveforms, poo
 
 
 @pytest.mark.parametrize("pooling, layers", [("attention", "last"), ("mean", "weighted")])
-def test_learned_weights_are_even_at_the_start(settings, waveforms, pooling, layers):
+def test_pooling_weights_are_uniform_at_initialisation(settings, waveforms, pooling, layers):
     settings.audio_pooling, settings.audio_layers = pooling, layers
     model, processor = build_model(settings, TEXTS)
     batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
@@ -105,7 +104,7 @@ def test_learned_weights_are_even_at_the_start(settings, waveforms, pooling, lay
 
 
 @pytest.mark.parametrize("pooling, layers", ALL)
-def test_saved_model_embeds_the_same_and_fast_engines_too(
+def test_saved_model_and_folded_weight_norm_give_the_same_embeddings(
     settings, waveforms, tmp_path, pooling, layers
 ):
     model, processor = tower(settings, pooling, layers)
@@ -113,8 +112,8 @@ def test_saved_model_embeds_the_same_and_fast_engines_too(
         part.save_pretrained(tmp_path)
     expected = embed(model, processor, waveforms)
     assert torch.equal(embed(*load_model(tmp_path), waveforms), expected)
-    fast = fast_model(model, "matrix")
-    torch.testing.assert_close(embed(fast, processor, waveforms), expected, atol=1e-5, rtol=0)
+    folded = FastModel(model)
+    torch.testing.assert_close(embed(folded, processor, waveforms), expected, atol=1e-5, rtol=0)
 
 
 def test_mean_of_the_last_layer_has_the_names_of_the_published_weights(tiny):
@@ -149,14 +148,12 @@ def gradients_of(step, batch):
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
-STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
-STILL |= {"feat_proj_dropout": 0.0, "mask_time_prob": 0.0}
+NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+NO_DROPOUT |= {"feat_proj_dropout": 0.0, "mask_time_prob": 0.0}
+NO_DROPOUT_MEL = NO_DROPOUT | {"conformer_conv_dropout": 0.0}
 
 
-STILL_MEL = STILL | {"conformer_conv_dropout": 0.0}
-
-
-def learning(settings, pooling, layers, freeze=(), audio=STILL):
+def trainable(settings, pooling, layers, freeze=(), audio=NO_DROPOUT):
     settings.text.config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     settings.projection_dropout = 0.0
     model, processor = tower(settings, pooling, layers, **audio)
@@ -167,7 +164,7 @@ def learning(settings, pooling, layers, freeze=(), audio=STILL):
 def test_micro_batches_and_checkpointing_give_the_gradients_of_the_whole(
     settings, waveforms, pooling, layers
 ):
-    model, processor = learning(settings, pooling, layers)
+    model, processor = trainable(settings, pooling, layers)
     batch = batch_of(processor, waveforms)
     expected = gradients_of(TrainingStep(model, ContrastiveLoss(), "own"), batch)
     prepare_encoders(model, checkpoint_activations=True)
@@ -177,10 +174,8 @@ def test_micro_batches_and_checkpointing_give_the_gradients_of_the_whole(
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean_std"])
-def test_layer_weights_learn_above_a_frozen_encoder_from_what_is_remembered(
-    settings, waveforms, pooling
-):
-    model, processor = learning(settings, pooling, "weighted", ["audio"])
+def test_cached_layers_of_a_frozen_encoder_give_the_same_gradients(settings, waveforms, pooling):
+    model, processor = trainable(settings, pooling, "weighted", ["audio"])
     batch = batch_of(processor, waveforms)
     step = TrainingStep(model, ContrastiveLoss(), "own")
     expected = gradients_of(step, batch)
@@ -192,7 +187,7 @@ def test_layer_weights_learn_above_a_frozen_encoder_from_what_is_remembered(
         torch.testing.assert_close(gradient, expected[name], atol=1e-12, rtol=1e-9, msg=name)
 
 
-def test_weights_above_the_encoder_have_the_rate_of_the_projections(settings):
+def test_pooling_weights_have_the_learning_rate_of_the_projections(settings):
     model, _ = tower(settings, "attention", "weighted")
     groups = parameter_groups(model, OptimSettings(lr=3.0, audio_lr=2.0))
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -201,8 +196,8 @@ def test_weights_above_the_encoder_have_the_rate_of_the_projections(settings):
     assert {rates[id(p)] for p in branch.base.parameters()} == {2.0}
 
 
-@pytest.mark.slow  # test_mel.py has the same with its tower
-def test_a_resumed_run_ends_as_one_that_was_not_stopped(config, tmp_path):
+@pytest.mark.slow  # not slow for the tower of test_mel.py
+def test_resumed_run_equals_an_uninterrupted_one(config, tmp_path):
     how = [config, "model.audio_pooling=attention", "model.audio_layers=weighted"]
     how += ["train.save_every=4"]
     whole = loop.train(read_settings([*how, f"output={tmp_path / 'whole'}"]))
@@ -223,7 +218,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(config, tmp_path):
 @pytest.mark.parametrize("tower_of", [TINY_AUDIO, TINY_MEL])
 def test_compiled_encoder_gives_the_same_gradients(settings, waveforms, tower_of):
     settings.audio.config, settings.mel = dict(tower_of), MelSettings(bins=24, stride=4)
-    model, processor = learning(settings, "mean_std", "weighted", audio=STILL_MEL)
+    model, processor = trainable(settings, "mean_std", "weighted", audio=NO_DROPOUT_MEL)
     batch = batch_of(processor, waveforms)
     step = TrainingStep(model, ContrastiveLoss(), "own")
     expected = gradients_of(step, batch)
@@ -257,7 +252,7 @@ def test_unknown_names_are_refused(tiny, given):
         ParaCLAPModel(config)
 
 
-def test_one_frame_of_functionals_has_no_deviation():
+def test_std_of_functionals_is_refused():
     audio = {"model_type": "egemaps", "names": ["a"]}
     text = {"model_type": "bert", "num_hidden_layers": 1}
     config = ParaCLAPConfig(audio_config=audio, text_config=text, audio_pooling="mean_std")
@@ -265,7 +260,7 @@ def test_one_frame_of_functionals_has_no_deviation():
         ParaCLAPModel(config)
 
 
-def test_what_was_remembered_of_another_pooling_is_not_taken(settings):
+def test_poolings_do_not_share_a_cache(settings):
     names = set()
     for pooling in ("mean", "mean_std"):
         model, processor = tower(settings, pooling)

@@ -1,40 +1,26 @@
-"""The log-mel tower: its front end equals transformers', hears level, and works like any other."""
+"""The log-mel tower: a front end equal to that of transformers, recording level, training."""
 
 import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import RATE, TEXTS, embed
 from test_several import PLAIN, trained
 from transformers import AutoModel, AutoProcessor, SeamlessM4TFeatureExtractor
 
 from paraclap.cli import evaluate
 from paraclap.model.build import build_model, load_model
-from paraclap.model.engines import fast_model
+from paraclap.model.engines import FastModel
 from paraclap.model.modeling_paraclap import MEL_LEVEL, log_mel_frames
 from paraclap.model.onnx import export_onnx
 from paraclap.settings import MelSettings, TowerSettings
 from paraclap.training import loop
 from paraclap.training.config import read_settings
 from paraclap.training.frozen import FrozenEncoder
+from tiny_models import RATE, TEXTS, TINY_MEL, embed
 
-TINY_MEL = {
-    "model_type": "wav2vec2-bert",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "position_embeddings_type": None,
-    "conv_depthwise_kernel_size": 5,
-    "layerdrop": 0.0,
-    "mask_time_prob": 0.0,
-}
 NORMALISATIONS = ["fixed", "clip"]
 
 
@@ -78,7 +64,7 @@ def test_frames_equal_those_of_transformers(samples, bins, stride):
         np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
 
 
-def test_constant_level_is_kept_in_frames_and_lost_when_clips_are_normalised(waveforms):
+def test_fixed_keeps_the_level_and_clip_removes_it(waveforms):
     clip = waveforms[0]
     fixed, louder = (log_mel_frames(gain * clip, 24, 4, "fixed") for gain in (1, 4))
     np.testing.assert_allclose(louder[:, :-1] - fixed[:, :-1], 2 * np.log(4), atol=1e-4)
@@ -86,15 +72,15 @@ def test_constant_level_is_kept_in_frames_and_lost_when_clips_are_normalised(wav
     np.testing.assert_allclose(alike, other, atol=1e-4)
 
 
-@pytest.mark.parametrize("normalisation, hears", [("fixed", True), ("clip", False)])
-def test_encoder_hears_level_as_the_setting_says(mel, waveforms, normalisation, hears):
+@pytest.mark.parametrize("normalisation, depends", [("fixed", True), ("clip", False)])
+def test_embedding_depends_on_level_only_with_fixed(mel, waveforms, normalisation, depends):
     mel.mel.normalisation = normalisation
     model, processor = built(mel)
     quiet, loud = embed(model, processor, waveforms[0]), embed(model, processor, 4 * waveforms[0])
-    assert ((quiet - loud).abs().max() > 0.02) == hears
+    assert ((quiet - loud).abs().max() > 0.02) == depends
 
 
-def test_without_a_value_beside_the_bands_the_layer_norm_would_take_level_away(mel, waveforms):
+def test_layer_norm_of_the_bands_alone_removes_the_level(mel, waveforms):
     model, _ = built(mel)
     norm = torch.nn.LayerNorm(24 * 4)
     bands = [
@@ -103,7 +89,7 @@ def test_without_a_value_beside_the_bands_the_layer_norm_would_take_level_away(m
     assert (norm(bands[0]) - norm(bands[1])).abs().max() < 1e-3
 
 
-def test_other_normalisations_are_refused(waveforms):
+def test_unknown_normalisation_is_refused(waveforms):
     with pytest.raises(ValueError, match="normalisation is 'none'"):
         log_mel_frames(waveforms[0], 24, 4, "none")
 
@@ -138,7 +124,7 @@ def test_shortest_clip_is_one_frame(mel):
     assert batch["padding_mask"].tolist() == [[1, 0], [1, 1]]
 
 
-def test_saved_tower_loads_here_and_through_auto_classes(mel, waveforms, tmp_path):
+def test_saved_tower_loads_with_load_model_and_auto_classes(mel, waveforms, tmp_path):
     model, processor = built(mel)
     for part in (model, processor):
         part.save_pretrained(tmp_path)
@@ -148,33 +134,8 @@ def test_saved_tower_loads_here_and_through_auto_classes(mel, waveforms, tmp_pat
     assert torch.equal(embed(*auto, waveforms), expected)
 
 
-OUTSIDE = """
-import numpy as np, sys
-from transformers import AutoModel, AutoProcessor
-model, processor = (c.from_pretrained(sys.argv[1], **{"trust_remote" + "_code": True})
-                    for c in (AutoModel, AutoProcessor))
-batch = processor.feature_extractor(np.load(sys.argv[2]), sampling_rate=16_000, return_tensors="pt")
-np.save(sys.argv[3], model.eval().get_audio_features(**batch).pooler_output.detach().numpy())
-"""
-
-
-@pytest.mark.slow
-def test_folder_is_all_that_another_program_needs(mel, waveforms, tmp_path):
-    model, processor = built(mel)
-    for part in (model, processor):
-        part.save_pretrained(tmp_path / "model")
-    np.save(tmp_path / "in.npy", waveforms[0])
-    names = [str(tmp_path / name) for name in ("model", "in.npy", "out.npy")]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "cache")}
-    subprocess.run(
-        [sys.executable, "-c", OUTSIDE, *names], check=True, cwd=tmp_path, env=environment
-    )
-    expected = embed(model, processor, waveforms[0]).numpy()
-    np.testing.assert_allclose(np.load(names[-1]), expected, atol=1e-6)
-
-
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_frozen_tower_is_remembered_row_by_row(mel, waveforms, at_once):
+def test_frozen_tower_is_embedded_row_by_row(mel, waveforms, at_once):
     model, processor = built(mel)
     model.freeze(["audio"]).train()
     batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
@@ -185,11 +146,10 @@ def test_frozen_tower_is_remembered_row_by_row(mel, waveforms, at_once):
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
 
 
-def test_engine_takes_the_tower(mel, waveforms):
+def test_engines_take_the_tower(mel, waveforms):
     model, processor = built(mel)
-    fast = fast_model(model, "matrix")
-    expected = embed(model, processor, waveforms)
-    torch.testing.assert_close(embed(fast, processor, waveforms), expected, atol=1e-6, rtol=0)
+    found, expected = (embed(m, processor, waveforms) for m in (FastModel(model), model))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("positions", [None, pytest.param("relative_key", marks=pytest.mark.slow)])
@@ -215,7 +175,7 @@ def test_pretrained_tower_is_loaded_and_its_front_end_checked(mel, tmp_path, wav
         built(mel)
 
 
-def test_adapter_takes_clips_of_one_length_alone(mel, waveforms):
+def test_encoder_with_adapter_refuses_padding(mel, waveforms):
     mel.audio.config["add_adapter"] = True
     model, processor = built(mel)
     assert not model.audio_branch.supports_padding
@@ -223,14 +183,14 @@ def test_adapter_takes_clips_of_one_length_alone(mel, waveforms):
         embed(model, processor, waveforms)
 
 
-def test_positions_that_training_cannot_use_after_a_validation_are_refused(mel):
+def test_rotary_positions_are_refused(mel):
     mel.audio.config["position_embeddings_type"] = "rotary"
     with pytest.raises(ValueError, match="rotary"):
         build_model(mel, TEXTS)
 
 
 @pytest.mark.parametrize("positions", [None, "relative_key", "relative"])
-def test_training_goes_on_after_an_evaluation(mel, waveforms, positions):
+def test_training_continues_after_an_evaluation(mel, waveforms, positions):
     mel.audio.config["position_embeddings_type"] = positions
     model, processor = built(mel)
     batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
@@ -239,7 +199,7 @@ def test_training_goes_on_after_an_evaluation(mel, waveforms, positions):
     model.train().get_audio_features(**batch).pooler_output[:, 0].sum().backward()
 
 
-def test_convolutions_that_are_not_there_cannot_be_frozen(mel):
+def test_missing_convolutions_cannot_be_frozen(mel):
     mel.freeze = ["audio_convolutions"]
     with pytest.raises(ValueError, match="has none"):
         build_model(mel, TEXTS)
@@ -259,7 +219,7 @@ def arguments(config, tmp_path):
     return [str(path)]
 
 
-def test_a_run_resumes_as_if_not_stopped_and_is_evaluated(config, corpus, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one_and_is_evaluated(config, corpus, tmp_path):
     given = arguments(config, tmp_path)
     whole = loop.train(read_settings(given))
     run = loop.Trainer(read_settings([*given, f"output={tmp_path / 'again'}"]))
@@ -276,7 +236,7 @@ def test_a_run_resumes_as_if_not_stopped_and_is_evaluated(config, corpus, tmp_pa
     assert (tmp_path / "results" / "scores.yaml").is_file()
 
 
-def test_processes_together_learn_what_one_learns(together, config, tmp_path):
+def test_two_processes_learn_the_weights_of_one(together, config, tmp_path):
     still = [*PLAIN, "model.audio.config.conformer_conv_dropout=0.0"]
     given = [*arguments(config, tmp_path), *still, "train.epochs=1"]
     alone = trained([*given, f"output={tmp_path / 'one'}"])

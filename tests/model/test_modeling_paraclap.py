@@ -1,4 +1,4 @@
-"""modeling_paraclap.py: towers, masks, losses, freezing, published weights; against references."""
+"""The model against references: towers, masks, loss, freezing, published weights."""
 
 import copy
 import hashlib
@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, embed
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 
@@ -23,6 +22,7 @@ from paraclap.model.modeling_paraclap import (
     receptive_field,
     scaled_cosines,
 )
+from tiny_models import RATE, embed
 
 # --- Objectives ----------------------------------------------------------------------------------
 
@@ -52,12 +52,12 @@ def test_clip_loss_with_targets_equals_float64_reference(rows, columns):
     assert loss.item() == pytest.approx(reference_loss(logits, targets), abs=1e-12)
 
 
-def test_indistinguishable_clips_cost_ln_of_their_number():
+def test_loss_of_constant_logits_is_ln_of_the_batch_size():
     assert clip_loss(torch.zeros(6, 6)).item() == pytest.approx(math.log(6), abs=1e-6)
 
 
-def test_duplicate_captions_are_no_counter_examples_with_matching_targets():
-    # Clips 0 and 1 share a caption and are told apart from clip 2 perfectly.
+def test_duplicate_captions_are_not_negatives_with_matching_targets():
+    # Clips 0 and 1 share a caption and are separated from clip 2 perfectly.
     logits = torch.tensor([[30.0, 30.0, -30.0], [30.0, 30.0, -30.0], [-30.0, -30.0, 30.0]])
     logits.requires_grad_()
     clip_loss(logits, torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])).backward()
@@ -102,7 +102,7 @@ def test_logit_scale_stays_within_its_limits(tiny):
 # --- Towers --------------------------------------------------------------------------------------
 
 
-def test_full_size_model_has_the_tensors_of_the_published_one():
+def test_full_size_model_has_the_tensors_of_the_published_weights():
     audio, text = ({**PUBLISHED_CONFIG[part]} for part in ("audio_config", "text_config"))
     with torch.device("meta"):
         model = ParaCLAPModel(ParaCLAPConfig(**copy.deepcopy(PUBLISHED_CONFIG)))
@@ -120,7 +120,7 @@ def test_full_size_model_has_the_tensors_of_the_published_one():
     assert {name: tuple(v.shape) for name, v in model.state_dict().items()} == expected
     assert len(expected) == 438
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(276.3e6, abs=0.05e6)
-    # shapes as the published encoders have them, whatever transformers takes for granted
+    # shapes of the published encoders, independent of the defaults of transformers
     audio, text = "audio_branch.base", "text_branch.base"
     assert expected[f"{audio}.feature_extractor.conv_layers.0.conv.weight"] == (512, 1, 10)
     direction = f"{audio}.encoder.pos_conv_embed.conv.parametrizations.weight.original1"
@@ -138,12 +138,12 @@ def test_padding_does_not_change_embedding(tiny, waveforms):
     assert (wide - alone).abs().max() < 1e-5
 
 
-def test_padding_without_mask_would_change_embedding(tiny, waveforms):
+def test_padding_without_mask_changes_embedding(tiny, waveforms):
     model, processor = tiny
     batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
     with torch.inference_mode():
-        blind = model.get_audio_features(batch["input_values"]).pooler_output
-    assert (blind - embed(model, processor, waveforms)).abs().max() > 1e-3
+        unmasked = model.get_audio_features(batch["input_values"]).pooler_output
+    assert (unmasked - embed(model, processor, waveforms)).abs().max() > 1e-3
 
 
 def test_batch_order_does_not_change_embedding(tiny, waveforms):
@@ -184,7 +184,7 @@ def test_clip_shorter_than_the_receptive_field_is_embedded(tiny):
     assert (alone - together[:1]).abs().max() < 1e-5
 
 
-def test_group_norm_encoder_refuses_padding_and_takes_single_clips(settings, waveforms):
+def test_group_norm_encoder_refuses_padding_and_embeds_single_clips(settings, waveforms):
     settings.audio.config |= {"feat_extract_norm": "group", "do_stable_layer_norm": False}
     model, processor = build_model(settings, ["a"])
     model.eval()
@@ -193,7 +193,7 @@ def test_group_norm_encoder_refuses_padding_and_takes_single_clips(settings, wav
         embed(model, processor, waveforms)
 
 
-def test_forward_agrees_with_the_single_embeddings(tiny, waveforms):
+def test_forward_agrees_with_separate_embeddings(tiny, waveforms):
     model, processor = tiny
     batch = processor(
         text=["sad", "loud"], audio=waveforms, sampling_rate=RATE, padding=True, return_tensors="pt"
@@ -241,7 +241,7 @@ def one_step(model, processor, waveforms):
 
 
 @pytest.mark.parametrize("part", ["audio", "text", "audio_convolutions", "text_projection"])
-def test_frozen_part_keeps_its_weights_and_the_others_learn(settings, waveforms, part):
+def test_frozen_part_keeps_its_weights_and_the_others_are_trained(settings, waveforms, part):
     settings.freeze = [part]
     torch.manual_seed(0)
     model, processor = build_model(settings, ["a b c d"])
@@ -273,15 +273,15 @@ def test_frozen_branch_has_no_dropout_in_training_mode(settings, waveforms):
 
 
 def test_unknown_part_cannot_be_frozen(tiny):
-    with pytest.raises(ValueError, match="ears"):
-        tiny[0].freeze(["ears"])
+    with pytest.raises(ValueError, match="decoder"):
+        tiny[0].freeze(["decoder"])
 
 
 # --- Published weights ---------------------------------------------------------------------------
 
 
-def as_today(state):
-    """Names that today's libraries give, without the superfluous entry."""
+def current_names(state):
+    """Names of current libraries, without position_ids."""
     renamed = {"weight_g": "original0", "weight_v": "original1"}
     for old, new in renamed.items():
         prefix = "audio_branch.base.encoder.pos_conv_embed.conv."
@@ -290,13 +290,13 @@ def as_today(state):
     return state
 
 
-def of_parallel_training(state):
+def distributed_names(state):
     return {f"module.{name}": tensor for name, tensor in state.items()}
 
 
 @pytest.mark.torture(47, "old names of tensors: position_ids, weight_g, module.")
-@pytest.mark.parametrize("form", [dict, as_today, of_parallel_training])
-def test_published_weights_embed_like_a_model_made_without_our_code(published, waveforms, form):
+@pytest.mark.parametrize("form", [dict, current_names, distributed_names])
+def test_published_weights_give_the_embeddings_of_the_reference(published, waveforms, form):
     reference, config, path = published
     torch.save(form(torch.load(path, weights_only=True)), path)
     model = ParaCLAPModel.from_published(path, config)
@@ -315,10 +315,10 @@ def test_published_weights_embed_like_a_model_made_without_our_code(published, w
     assert largest < 1e-5
     assert model.logit_scale.item() == 2.5
     clips = [reference.embed_clip(waveform) for waveform in waveforms]
-    assert (clips[0] - clips[1]).abs().max() > 1e-3  # or the comparison would say nothing
+    assert (clips[0] - clips[1]).abs().max() > 1e-3  # clips differ
 
 
-def test_published_weights_tell_where_they_are_from(published):
+def test_published_weights_record_their_file_and_hash(published):
     _, config, path = published
     config.provenance = {"corpora": ["one"]}
     found = ParaCLAPModel.from_published(path, config).config.provenance
@@ -327,7 +327,7 @@ def test_published_weights_tell_where_they_are_from(published):
     assert config.provenance == {"corpora": ["one"]}
 
 
-def test_folder_that_holds_the_published_file_is_read(published):
+def test_folder_with_the_published_file_is_read(published):
     _, config, path = published
     by_folder = ParaCLAPModel.from_published(path.parent, config).state_dict()
     by_file = ParaCLAPModel.from_published(str(path), config).state_dict()
@@ -364,8 +364,8 @@ def test_weights_in_half_precision_become_float32(published):
             "'logit_scale' twice",
         ),
         (lambda s: s["logit_scale"].fill_(math.nan), "NaN or Inf, first 'logit_scale'"),
-        (lambda s: s.update(epoch=3), "no bare state dict"),
-        (lambda s: s.update({1: torch.ones(1)}), "no bare state dict"),
+        (lambda s: s.update(epoch=3), "not a bare state dict"),
+        (lambda s: s.update({1: torch.ones(1)}), "not a bare state dict"),
     ],
 )
 def test_published_weights_that_do_not_fit_are_refused_in_one_sentence(published, change, message):
@@ -395,7 +395,7 @@ def test_code_in_published_weights_is_not_executed(published, tmp_path):
     torch.load(path, weights_only=False)  # the payload works
     assert marker.exists()
     marker.unlink()
-    with pytest.raises(ValueError, match="would run code is not loaded"):
+    with pytest.raises(ValueError, match="checkpoints with code are not loaded"):
         ParaCLAPModel.from_published(path, config)
     assert not marker.exists()
 
@@ -405,14 +405,14 @@ def test_code_in_published_weights_is_not_executed(published, tmp_path):
     [b"", b"<!doctype html>", b"version https://git-lfs", lambda whole: whole[:-1000]],
     ids=["empty", "page", "pointer", "cut"],
 )
-def test_file_that_is_no_whole_checkpoint_is_refused(published, content):
+def test_damaged_checkpoint_is_refused(published, content):
     _, config, path = published
     path.write_bytes(content(path.read_bytes()) if callable(content) else content)
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="is damaged or contains more than tensors"):
         ParaCLAPModel.from_published(path, config)
 
 
-def test_hash_is_checked_before_anything_is_read(published):
+def test_hash_is_checked_before_loading(published):
     _, config, path = published
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert ParaCLAPModel.from_published(path, config, sha256=digest.upper())
@@ -426,7 +426,7 @@ def test_missing_published_weights_are_named(tmp_path, monkeypatch):
         ParaCLAPModel.from_published(tmp_path / "best.pth.tar")
     with pytest.raises(FileNotFoundError, match="there is no file runs/best.pth.tar"):
         ParaCLAPModel.from_published("runs/best.pth.tar")
-    with pytest.raises(FileNotFoundError, match="holds no best.pth.tar"):
+    with pytest.raises(FileNotFoundError, match="contains no best.pth.tar"):
         ParaCLAPModel.from_published(tmp_path)
 
     def offline(*arguments):
@@ -437,7 +437,7 @@ def test_missing_published_weights_are_named(tmp_path, monkeypatch):
         ParaCLAPModel.from_published()
 
 
-# --- Waveforms in --------------------------------------------------------------------------------
+# --- Feature extractor ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_feature_extractor_keeps_the_level():
     assert np.array_equal(doubled["input_values"][0], 2 * waveform)
 
 
-def test_mean_of_the_tokens_stands_for_a_text_and_padding_is_no_token(settings):
+def test_mean_text_pooling_ignores_padding(settings):
     settings.text_pooling = "mean"
     model, processor = build_model(settings, ["the voice is loud", "pitch is high"])
     model.eval()

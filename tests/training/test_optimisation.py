@@ -1,7 +1,6 @@
 """optimisation.py: rates by layer, and parts that begin to learn later."""
 
 import pytest
-from conftest import TINY_AUDIO
 from transformers import (
     BertConfig,
     BertModel,
@@ -26,6 +25,7 @@ from paraclap.training.optim import (
     parameter_groups,
     unfreeze_steps,
 )
+from tiny_models import TINY_AUDIO
 
 SPEECH = {name: value for name, value in TINY_AUDIO.items() if name != "model_type"}
 SPEECH["num_hidden_layers"] = 3

@@ -7,47 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_AUDIO
 
-from paraclap.model.build import build_model
 from paraclap.training import step as steps
 from paraclap.training.losses import OBJECTIVES, ContrastiveLoss
 from paraclap.training.optim import drawing_from, random_state, seed_step
 from paraclap.training.step import TrainingStep, distinct_captions, prepare_encoders
+from tiny_models import CAPTIONS, TINY_AUDIO, batch_of, model_of
 
-CAPTIONS = ["emotion is anger", "sad", "emotion is anger", "the voice is loud and pitch is high"]
 DROPOUT = {"hidden_dropout": 0.3, "mask_time_prob": 0.3, "layerdrop": 0.3}
 DROPOUT |= {"mask_feature_prob": 0.3, "mask_feature_length": 4}
 WIDTH = TINY_AUDIO["hidden_size"]
-
-
-def batch_of(processor, lengths=(9000, 6000, 9000, 8000), captions=CAPTIONS, seed=0):
-    """A batch as datasets.Collate gives it; equal captions match each other's clips."""
-    rng = np.random.default_rng(seed)
-    waveforms = [0.1 * rng.standard_normal(n) for n in lengths]
-    batch = dict(
-        processor.feature_extractor(
-            waveforms, sampling_rate=16_000, samples=9000, return_tensors="pt"
-        )
-    )
-    batch |= dict(processor.tokenizer(list(captions), padding=True, return_tensors="pt"))
-    batch["row"] = list(range(len(captions)))
-    batch["own"] = batch["row"]
-    matches = torch.tensor([[float(a == b) for b in captions] for a in captions])
-    batch["matches"] = matches, matches.T
-    return batch
-
-
-def model_of(settings, audio=None, text=0.0, dropout=0.0, precise=True):
-    """A tiny model in training mode that draws random numbers only where told to."""
-    quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
-    quiet |= {"feat_proj_dropout": 0.0, "mask_time_prob": 0.0}
-    settings.audio.config |= quiet | (audio or {})
-    settings.text.config |= {"hidden_dropout_prob": text, "attention_probs_dropout_prob": text}
-    settings.projection_dropout = dropout
-    torch.manual_seed(0)
-    model, processor = build_model(settings, CAPTIONS)
-    return (model.double() if precise else model).train(), processor
 
 
 def precise(batch):

@@ -1,4 +1,4 @@
-"""model_card.py: what is recorded is told, what is not is said to be so, licences are inherited."""
+"""Model cards: recorded facts and scores, missing ones, and inherited licences."""
 
 import copy
 import re
@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from paraclap.model.card import check_licence, model_card
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG
+from paraclap.model.sources import ModelError
 
 PUBLISHED = PUBLISHED_CONFIG["provenance"]
 SCORES = {
@@ -25,7 +26,7 @@ SCORES = {
             "speakers": 4,
             "interval": [0.3, 0.5004],
             "target": "emotion",
-            "a figure of later": {"that": "nobody knows"},
+            "unknown": {"entry": "ignored"},
         },
         "mine": {"UAR": 0.5, "chance": 0.5, "clips": 3, "classes": 2, "interval": None},
     },
@@ -45,11 +46,11 @@ def test_published_weights_inherit_licence_and_base_models():
     assert card.data.language == ["en"]
     assert card.data.pipeline_tag == "zero-shot-audio-classification"
     assert card.data.library_name == "transformers"
-    for told in ("no commercial use", "Apache 2.0", "MSP-Podcast 1.9", "276.3 million"):
-        assert told in text
+    for fact in ("no commercial use", "Apache 2.0", "MSP-Podcast 1.9", "276.3 million"):
+        assert fact in text
 
 
-def test_nothing_recorded_is_said_to_be_so():
+def test_missing_facts_are_listed_as_not_recorded():
     card, text = card_of(None)
     assert card.data.license == "unknown"
     assert card.data.base_model is None and card.data.language is None
@@ -70,13 +71,13 @@ def test_towers_from_random_weights_have_no_base_model():
 
 
 def test_licence_that_an_encoder_forbids_is_refused():
-    with pytest.raises(ValueError, match="cannot be mit: audeering.* is cc-by-nc-sa-4.0"):
+    with pytest.raises(ModelError, match="cannot be mit: audeering.* is cc-by-nc-sa-4.0"):
         card_of(PUBLISHED, licence="mit")
     assert check_licence(PUBLISHED, "cc-by-nc-sa-4.0") == "cc-by-nc-sa-4.0"
     assert check_licence({"text_encoder": "bert-base-uncased"}, "mit") == "mit"
 
 
-def test_scores_stand_in_metadata_and_table_with_chance_and_interval():
+def test_scores_are_in_metadata_and_table_with_chance_and_interval():
     card, text = card_of(PUBLISHED, scores=SCORES)
     results = [(r.dataset_name, r.metric_type, r.metric_value) for r in card.data.eval_results]
     assert sorted(results) == [
@@ -91,14 +92,14 @@ def test_scores_stand_in_metadata_and_table_with_chance_and_interval():
     assert "prompts: sentence" in text
 
 
-def test_encoder_that_takes_one_length_only_is_a_limit():
-    assert "only clips of one length share a batch" in card_of(PUBLISHED, batches=False)[1]
-    assert "only clips of one length" not in card_of(PUBLISHED)[1]
+def test_encoder_without_padding_is_a_limit():
+    assert "needs clips of equal length" in card_of(PUBLISHED, batches=False)[1]
+    assert "needs clips of equal length" not in card_of(PUBLISHED)[1]
 
 
-@pytest.mark.parametrize("sets, told", [("word", "prompts: word."), (["a", "b"], "prompts: a, b.")])
-def test_queries_of_the_scores_are_told(sets, told):
+@pytest.mark.parametrize("sets, expected", [("word", "word."), (["a", "b"], "a, b.")])
+def test_card_names_the_prompt_sets(sets, expected):
     scores = {**SCORES, "prompt_set": sets}
     config = SimpleNamespace(provenance=None, projection_dim=24)
     card = model_card("m", config, parameters=1, batches=True, scores=scores)
-    assert told in card
+    assert f"prompts: {expected}" in card

@@ -1,11 +1,8 @@
-"""SpecAugment of the speech encoder in training: where it masks, when, and from which numbers."""
+"""SpecAugment of the speech encoder: masked frames, modes, and random numbers."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, TEXTS
-from test_mel import TINY_MEL
-from test_steps import batch_of, model_of
 
 from paraclap import distributed
 from paraclap.model.build import build_model
@@ -16,6 +13,7 @@ from paraclap.training.losses import ContrastiveLoss
 from paraclap.training.optim import seed_step
 from paraclap.training.step import TrainingStep
 from paraclap.training.trainer import shortest_masked
+from tiny_models import RATE, TEXTS, TINY_MEL, batch_of, model_of
 
 TIME = {"mask_time_prob": 0.5, "mask_time_length": 4}
 FEATURES = {"mask_feature_prob": 0.5, "mask_feature_length": 8}
@@ -23,8 +21,8 @@ LENGTHS = (9000, 6000, 1600, 400)  # samples: 13, 9, 1 and 1 frames of 14
 MASKED = 100.0
 
 
-def heard(model):
-    """What the transformer of the speech encoder is given: a list that grows with each pass."""
+def record_inputs(model):
+    """Inputs of the transformer of the speech encoder: a list, extended by each forward pass."""
     seen = []
 
     def note(module, inputs, keywords):
@@ -35,13 +33,13 @@ def heard(model):
 
 
 def masks_of(settings, options, train=True, frozen=()):
-    """Places (B, N, H) that differ from what is heard without masks; valid frames (B, N)."""
+    """Masked values (B, N, H), those that differ without masks; valid frames (B, N)."""
     model, processor = model_of(settings, options, precise=False)
-    model.freeze(frozen).train(loop)
+    model.freeze(frozen).train(train)
     if "masked_spec_embed" in dict(model.audio_branch.base.named_parameters()):
         torch.nn.init.constant_(model.audio_branch.base.masked_spec_embed, MASKED)
     batch = batch_of(processor, LENGTHS)
-    seen = heard(model)
+    seen = record_inputs(model)
     seed_step(3, 1)
     TrainingStep(model, ContrastiveLoss())(batch)
     passes = len(seen)
@@ -60,14 +58,14 @@ def masks_of(settings, options, train=True, frozen=()):
 def test_frames_are_masked_within_the_valid_ones_of_each_clip(settings):
     masked, valid = masks_of(settings, TIME)
     frames = masked.any(dim=2)
-    assert torch.equal(frames, masked.all(dim=2))  # a frame is masked whole
+    assert torch.equal(frames, masked.all(dim=2))  # all values of a frame
     for row in (0, 1):
         assert 4 <= (frames & valid)[row].sum() < valid[row].sum()
         assert not (frames & ~valid)[row].any()
-    assert not (frames & valid)[2:].any()  # shorter than a mask: heard as they are
+    assert not (frames & valid)[2:].any()  # shorter than a mask: not masked
 
 
-def test_features_are_masked_alike_in_all_frames_of_a_clip(settings):
+def test_the_same_features_are_masked_in_all_frames_of_a_clip(settings):
     masked, valid = masks_of(settings, FEATURES)
     columns = (masked & valid[..., None])[0, :13]
     assert torch.equal(columns.any(dim=0), columns.all(dim=0))
@@ -93,15 +91,15 @@ def test_apply_spec_augment_switches_both_off(settings):
 
 
 @pytest.mark.parametrize("micro_batch", [0, 2])
-def test_masks_follow_from_the_step_alone(settings, micro_batch):
-    """And what is replayed for a micro-batch hears the same masks again."""
+def test_masks_depend_on_seed_and_step_only(settings, micro_batch):
+    """The second pass of a micro-batch has the same masks."""
     model, processor = model_of(settings, {**TIME, **FEATURES}, precise=False)
     batch = batch_of(processor, LENGTHS)
     step = TrainingStep(model, ContrastiveLoss(), micro_batch=micro_batch)
     runs = []
     for number in (1, 1, 2):
-        seen = heard(model)
-        np.random.rand(number)  # whatever was drawn before
+        seen = record_inputs(model)
+        np.random.rand(number)  # state of other generators
         seed_step(3, number)
         step(batch)
         runs.append(torch.cat(seen[: len(LENGTHS) // (micro_batch or 4)]))
@@ -110,7 +108,7 @@ def test_masks_follow_from_the_step_alone(settings, micro_batch):
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
 
-def test_mask_must_fit_into_the_shortest_batch(settings):
+def test_shortest_batch_holds_a_mask(settings):
     model, _ = model_of(settings, TIME)
     encoder = model.audio_branch.base
     samples = shortest_masked(encoder)
@@ -122,7 +120,7 @@ def test_mask_must_fit_into_the_shortest_batch(settings):
     assert shortest_masked(encoder) == 0
 
 
-def test_mask_must_fit_into_the_log_mel_frames_of_the_shortest_batch(settings):
+def test_shortest_batch_of_log_mel_frames_holds_a_mask(settings):
     log_mel = TINY_MEL | {"mask_time_prob": 0.5, "mask_time_length": 6}
     settings.audio, settings.mel = TowerSettings(config=log_mel), MelSettings(bins=24, stride=4)
     model, processor = build_model(settings, TEXTS)
@@ -146,18 +144,18 @@ def test_crops_shorter_than_the_mask_are_trained_on(config, bucket):
 
 
 def masks_in_steps(arguments, steps):
-    """Masked frames (b, N) of own clips in these steps."""
+    """Masked frames (B, N) of the clips of this process in these steps."""
     with distributed.processes(torch.device("cpu"), 60):
         run = loop.Trainer(read_settings(arguments))
         run.model.train()
-        seen, batch = heard(run.model), next(iter(run.loader()))
+        seen, batch = record_inputs(run.model), next(iter(run.loader()))
         for run.step in steps:
             torch.nn.init.constant_(run.model.audio_branch.base.masked_spec_embed, MASKED)
             run.training_step(batch)
         return [(part == MASKED).all(dim=2) for part in seen]
 
 
-def test_each_process_draws_masks_of_its_own_and_the_same_again(together, config):
+def test_processes_draw_different_and_reproducible_masks(together, config):
     options = ["model.audio.config.mask_time_prob=0.5", "train.batch_size=4"]
     run = together(2, masks_in_steps, [config, *options], [5, 6, 5])
     assert run.codes == [0, 0], run.errors

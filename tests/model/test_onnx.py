@@ -1,4 +1,4 @@
-"""onnx_towers.py: exported towers answer as torch does, for any batch, or nothing is written."""
+"""Exported towers give the embeddings of torch for any batch, or nothing is written."""
 
 import json
 
@@ -8,10 +8,12 @@ import soundfile
 import torch
 
 from paraclap.cli import models, predict
+from paraclap.errors import MissingPackageError
 from paraclap.inference.api import ParaCLAP
 from paraclap.model import onnx
 from paraclap.model.build import build_model
 from paraclap.model.onnx import OnnxModel, export_onnx
+from paraclap.model.sources import ModelError, ModelNotFoundError
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -61,19 +63,16 @@ def test_embeddings_equal_those_of_torch_for_any_batch(exported, waveforms, caps
     assert 1e-7 < (1 - cosines).max() < INT8_OF_TINY
 
     clip = folder.parent / "a.wav"
-
     soundfile.write(clip, waveforms[0], 16_000)
-    assert (
-        predict.main(["--onnx", str(folder), str(clip), "--prompts", "sad", "--format", "json"])
-        == 0
-    )
+    options = ["--prompts", "sad", "--format", "json"]
+    assert predict.main(["--onnx", str(folder), str(clip), *options]) == 0
     assert '"cosine"' in capsys.readouterr().out
 
 
-def test_difference_that_is_too_large_leaves_nothing(needed, tiny, tmp_path, monkeypatch):
+def test_export_with_a_large_difference_writes_nothing(needed, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "TOLERANCE", 0.0)
     before = {name: tensor.clone() for name, tensor in tiny[0].state_dict().items()}
-    with pytest.raises(ValueError, match="differs from torch"):
+    with pytest.raises(ModelError, match="differs from torch"):
         export_onnx(*tiny, tmp_path / "o")
     assert not list(tmp_path.iterdir())
     after = tiny[0].state_dict()
@@ -81,10 +80,10 @@ def test_difference_that_is_too_large_leaves_nothing(needed, tiny, tmp_path, mon
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_encoder_that_cannot_leave_padding_out_is_refused(needed, settings, tmp_path):
+def test_encoder_without_padding_is_refused(needed, settings, tmp_path):
     settings.audio.config |= {"feat_extract_norm": "group", "do_stable_layer_norm": False}
     model, processor = build_model(settings, ["a"])
-    with pytest.raises(ValueError, match="normalises over time"):
+    with pytest.raises(ModelError, match="normalises over time"):
         export_onnx(model.eval(), processor, tmp_path / "o")
 
 
@@ -93,18 +92,18 @@ def test_missing_packages_are_named(tiny, tmp_path, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(onnx, "import_module", absent)
-    with pytest.raises(ImportError, match="requirements-onnx.txt"):
+    with pytest.raises(MissingPackageError, match=r'pip install "paraclap\[onnx\]"'):
         export_onnx(*tiny, tmp_path / "o")
 
 
 def test_nan_counts_as_a_difference():
     values = {"audio": [torch.tensor([[1.0]])]}, {"audio": [torch.tensor([[float("nan")]])]}
-    with pytest.raises(ValueError, match="audio tower"):
+    with pytest.raises(ModelError, match="audio tower"):
         onnx._differences(*values, onnx._largest_difference, 1.0)
 
 
 def test_folder_without_an_export_is_refused(needed, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"onnx\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"onnx\.json"):
         OnnxModel(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""models.py: building, saving, loading, converting and publishing, in our process and in others."""
+"""Converting and publishing: folders that load with transformers alone, in other processes too."""
 
 import importlib.util
 import json
@@ -15,25 +15,20 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import RATE, TEXTS, Reference, embed
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save_file
-from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
+from transformers import pipeline
 
 from paraclap.audio.reading import read_audio
 from paraclap.cli import models
 from paraclap.evaluation.zero_shot import answer
 from paraclap.model import publish
-from paraclap.model.build import build_model, load_model, train_tokenizer
-from paraclap.model.modeling_paraclap import (
-    PUBLISHED_CONFIG,
-    ParaCLAPFeatureExtractor,
-    ParaCLAPModel,
-    ParaCLAPProcessor,
-)
-from paraclap.settings import TowerSettings
+from paraclap.model.build import load_model
+from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG
+from paraclap.model.sources import ModelError, OutputExistsError
+from paraclap.model.towers import train_tokenizer
+from tiny_models import RATE, TEXTS, Reference, embed
 
-# --- Saving, loading, building -------------------------------------------------------------------
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -42,94 +37,6 @@ def saved(tiny, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     return tmp_path
-
-
-def test_saved_model_gives_the_same_embeddings(tiny, saved, waveforms):
-    loaded, processor = load_model(saved)
-    assert torch.equal(embed(loaded, processor, waveforms), embed(*tiny, waveforms))
-    assert processor.feature_extractor.gain == 10.0
-    ours = tiny[1].tokenizer("an angry voice!").input_ids
-    assert processor.tokenizer("an angry voice!").input_ids == ours
-
-
-def test_processor_saved_after_truncation_takes_long_clips(tiny, tmp_path, waveforms):
-    model, processor = tiny
-    processor.tokenizer(["some words"], padding=True, truncation=True)  # kept in its file
-    processor.save_pretrained(tmp_path)
-    loaded = ParaCLAPProcessor.from_pretrained(tmp_path)
-    assert "max_length" in loaded.tokenizer.init_kwargs
-    options = {"sampling_rate": RATE, "padding": True, "return_tensors": "pt"}
-    batch = loaded(text=["sad", "an angry voice"], audio=waveforms, **options)
-    assert batch["input_values"].shape == (4, 40_001)
-    with torch.no_grad():
-        assert model(**batch).logits_per_audio.shape == (4, 2)
-
-
-def test_auto_classes_load_the_saved_folder(saved):
-    assert isinstance(AutoModel.from_pretrained(saved), ParaCLAPModel)
-    assert isinstance(AutoProcessor.from_pretrained(saved), ParaCLAPProcessor)
-    assert isinstance(AutoFeatureExtractor.from_pretrained(saved), ParaCLAPFeatureExtractor)
-
-
-@pytest.mark.torture(48, "model folder whose weights lack a tensor")
-def test_missing_weights_are_refused(saved):
-    weights = load_file(saved / "model.safetensors")
-    del weights["audio_projection.linear1.weight"]
-    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks 1 weights.*audio_projection.linear1.weight"):
-        load_model(saved)
-
-
-@pytest.mark.torture(48, "model folder that is empty or missing")
-def test_folder_without_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no model"):
-        load_model(tmp_path)
-
-
-def test_run_folder_stands_for_its_best_model(saved, tmp_path_factory, tiny, waveforms):
-    run = tmp_path_factory.mktemp("run")
-    (run / "best").symlink_to(saved)
-    assert torch.equal(embed(*load_model(run), waveforms), embed(*tiny, waveforms))
-
-
-def test_pretrained_towers_are_loaded_from_folders(settings, tmp_path, waveforms):
-    source, processor = build_model(settings, ["some words"])
-    source.audio_branch.base.save_pretrained(tmp_path / "audio")
-    source.text_branch.base.save_pretrained(tmp_path / "text")
-    processor.tokenizer.save_pretrained(tmp_path / "text")
-    settings.audio = TowerSettings(str(tmp_path / "audio"), {"mask_time_prob": 0.2})
-    settings.text = TowerSettings(str(tmp_path / "text"))
-    model, _ = build_model(settings, ["other words"])
-    for branch in ("audio_branch", "text_branch"):
-        ours, theirs = (getattr(m, branch).state_dict() for m in (model, source))
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert model.config.audio_config.mask_time_prob == 0.2
-
-
-def test_pretrained_tower_with_missing_weights_is_refused(settings, tmp_path):
-    source, _ = build_model(settings, ["a"])
-    source.audio_branch.base.save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    del weights["feature_projection.projection.weight"]
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    settings.audio = TowerSettings(str(tmp_path))
-    with pytest.raises(ValueError, match=r"feature_projection.projection.weight"):
-        build_model(settings, ["a"])
-
-
-def test_tower_without_name_and_type_is_refused(settings):
-    settings.audio = TowerSettings()
-    with pytest.raises(ValueError, match=r"model\.audio"):
-        build_model(settings, ["a"])
-
-
-def test_tokenizer_is_the_same_for_any_order_and_reads_unseen_words():
-    texts = ["pitch is high", "emotion is anger", "the speaker sounds sad"]
-    ours, other = train_tokenizer(texts, 200), train_tokenizer(texts[::-1] * 2, 200)
-    assert ours.get_vocab() == other.get_vocab()
-    tokens = ours("Furious boredom").input_ids
-    assert ours.unk_token_id not in tokens
-    assert tokens[0] == ours.cls_token_id and tokens[-1] == ours.sep_token_id
 
 
 # --- Published weights to a folder ---------------------------------------------------------------
@@ -179,18 +86,18 @@ def test_converted_folder_embeds_like_the_reference(checkpoint, tmp_path, wavefo
 
 
 @pytest.mark.parametrize(
-    "change, error, message",
+    "change, message",
     [
-        ({"--tokenizer": "no/tokenizer-of-this-name"}, OSError, "download tokenizer.json"),
-        ({"--sha256": "0" * 64}, ValueError, "has SHA-256"),
-        ({"--scores": "README.md"}, ValueError, "no `corpora`"),
-        ({"--scores": "broken.yaml"}, ValueError, "cannot be read"),
-        ({"--license": "mit"}, ValueError, "cannot be mit"),
+        ({"--tokenizer": "no/tokenizer-of-this-name"}, "download tokenizer.json"),
+        ({"--sha256": "0" * 64}, "has SHA-256"),
+        ({"--scores": "README.md"}, "no `corpora`"),
+        ({"--scores": "broken.yaml"}, "cannot be read"),
+        ({"--scores": "none.yaml"}, "cannot be read"),
+        ({"--config": "none.json"}, "cannot be read"),
+        ({"--license": "mit"}, "cannot be mit"),
     ],
 )
-def test_conversion_that_fails_leaves_nothing(
-    checkpoint, tmp_path, monkeypatch, change, error, message
-):
+def test_conversion_that_fails_leaves_nothing(checkpoint, tmp_path, monkeypatch, change, message):
     path, options, _ = checkpoint
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     towers = json.loads(Path(options[1]).read_text())
@@ -201,7 +108,7 @@ def test_conversion_that_fails_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "results" / "out"
     options += [part for pair in change.items() for part in pair]
-    with pytest.raises(error, match=message):
+    with pytest.raises(ModelError, match=message):
         models.main(["convert", str(path), str(output), *options])
     assert not output.parent.exists()
 
@@ -209,14 +116,14 @@ def test_conversion_that_fails_leaves_nothing(
 def test_tokenizer_of_another_size_is_refused(checkpoint, tmp_path):
     path, options, _ = checkpoint
     train_tokenizer(["other words"], 140).save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(ValueError, match="has 141 entries, the weights expect 150"):
+    with pytest.raises(ModelError, match="has 141 entries, the weights expect 150"):
         models.main(["convert", str(path), str(tmp_path / "out"), *options])
 
 
-def test_folder_with_something_in_it_is_not_written_over(saved, tmp_path_factory):
+def test_only_empty_folders_are_written_to(saved, tmp_path_factory):
     output = tmp_path_factory.mktemp("out")
     (output / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(OutputExistsError, match="exists already"):
         publish.publish(saved, output)
     assert (output / "thesis.txt").read_text() == "years of work"
     (output / "thesis.txt").unlink()
@@ -228,7 +135,7 @@ import re, sys, time
 from pathlib import Path
 import models
 
-def peak():  # kB; getrusage would count the memory of the process that started this one
+def peak():  # kB; getrusage would include the memory of the parent process
     return re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]
 
 before, start = peak(), time.perf_counter()
@@ -238,14 +145,14 @@ print("MEASURED", time.perf_counter() - start, before, peak())
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the peak on Linux only")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory needs Linux")
 def test_full_size_checkpoint_converts_with_little_more_memory_than_its_weights():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         towers = (PUBLISHED_CONFIG["audio_config"], PUBLISHED_CONFIG["text_config"])
         reference = Reference(*towers, dimensions=768)
         state = reference.state_dict()
-        assert len(state) - 1 == 438  # and the superfluous one
+        assert len(state) - 1 == 438  # and position_ids
         torch.save(state, folder / "best.pth.tar")
         weights = (folder / "best.pth.tar").stat().st_size
         words = [f"word {number:05d}" for number in range(40_000)]
@@ -280,7 +187,7 @@ def test_full_size_checkpoint_converts_with_little_more_memory_than_its_weights(
 def script(*arguments, cwd=None, **environment):
     result = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        cwd=cwd or Path(__file__).resolve().parents[2],
+        cwd=cwd or REPOSITORY,
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
@@ -295,7 +202,7 @@ PROMPTS = {"sadness": "the speaker sounds sad", "anger": "pitch is high and emot
 
 @pytest.fixture
 def clips(waveforms, tmp_path):
-    """Ten clips of different length as files, a corpus table of them, and how we read them."""
+    """Ten clips of different length: corpus table, root and waveforms."""
     root = tmp_path / "clips"
     root.mkdir()
     sounds = waveforms + [0.2 * waveforms[1][: 7000 * n] for n in range(1, 7)]
@@ -330,14 +237,14 @@ def test_pipeline_forward_and_evaluation_agree(folder, clips, batch_size, given)
         },
     }
     classifier = pipeline("zero-shot-audio-classification", **sources[given])
-    answered = classifier(
+    outputs = classifier(
         waveforms,
         candidate_labels=list(PROMPTS.values()),
         hypothesis_template="{}",
         batch_size=batch_size,
     )
     piped = torch.tensor(
-        [[{a["label"]: a["score"] for a in one}[q] for q in PROMPTS.values()] for one in answered]
+        [[{a["label"]: a["score"] for a in one}[q] for q in PROMPTS.values()] for one in outputs]
     )
     with torch.no_grad():
         forward = model(
@@ -356,10 +263,10 @@ def test_pipeline_forward_and_evaluation_agree(folder, clips, batch_size, given)
     assert (piped - forward.softmax(-1)).abs().max() < 1e-5
     assert (piped - (scale * cosines).softmax(-1)).abs().max() < 1e-5
     assert (forward / scale - cosines).abs().max() < 1e-5
-    assert (cosines[0] - cosines[1]).abs().max() > 1e-4  # clips are not all answered alike
+    assert (cosines[0] - cosines[1]).abs().max() > 1e-4  # clips differ
 
 
-def test_published_folder_is_whole_and_tells_no_local_path(saved, folder, tmp_path):
+def test_published_folder_is_complete_and_contains_no_local_path(saved, folder, tmp_path):
     assert {file.name for file in folder.iterdir()} == FOLDER
     for file in folder.iterdir():
         assert str(tmp_path).encode() not in file.read_bytes(), file
@@ -380,7 +287,8 @@ def test_scores_of_evaluation_are_in_the_card(saved, tmp_path, tmp_path_factory)
     assert [result.metric_value for result in card.data.eval_results] == [0.5, 0.25, 0.125]
 
 
-# The folder alone, without our repository; and with our classes registered already.
+# A process with the folder alone: any import of the package fails, installed or not.
+ALONE = "import sys; sys.modules['paraclap'] = None\n"
 FRESH = """
 import sys
 import torch
@@ -415,8 +323,8 @@ torch.save((logits, torch.tensor(scores)), output)
 """
 
 
-@pytest.mark.parametrize("ours", [False, True], ids=["alone", "with our models imported"])
-def test_remote_code_gives_our_answers(folder, waveforms, tmp_path, ours):
+@pytest.mark.parametrize("ours", [False, True], ids=["alone", "beside our package"])
+def test_remote_code_gives_our_logits(folder, waveforms, tmp_path, ours):
     model, processor = load_model(folder)
     texts = list(PROMPTS.values())
     inputs = processor(
@@ -427,19 +335,19 @@ def test_remote_code_gives_our_answers(folder, waveforms, tmp_path, ours):
     torch.save(([torch.from_numpy(waveform) for waveform in waveforms], texts), tmp_path / "in.pt")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    repository = str(Path(__file__).resolve().parents[2])
-    head = f"import sys; sys.path.insert(0, {repository!r}); import models\n" if ours else ""
+    beside = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import models\n"
     arguments = (folder, tmp_path / "in.pt", tmp_path / "out.pt")
-    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
-    result = script("-c", head + FRESH, *arguments, cwd=elsewhere, **cache)
-    home = "modeling_paraclap" if ours else "transformers_modules"
+    code = (beside if ours else ALONE) + FRESH
+    cache = {"HF_HOME": str(tmp_path / "cache")}
+    result = script("-P", "-I", "-c", code, *arguments, cwd=elsewhere, **cache)
+    home = "paraclap" if ours else "transformers_modules"
     assert result.stdout.split() == [home]
     logits, scores = torch.load(tmp_path / "out.pt", weights_only=True)
     assert (logits - expected).abs().max() < 1e-5
     assert (scores - expected.softmax(-1)).abs().max() < 1e-5
 
 
-UNASKED = """
+UNTRUSTED = """
 import sys
 from pathlib import Path
 from transformers import AutoModel
@@ -454,15 +362,15 @@ print(marker.exists())
 """
 
 
-def test_code_of_a_folder_does_not_run_unasked(folder, tmp_path):
+def test_code_of_a_folder_runs_only_if_trusted(folder, tmp_path):
     marker = tmp_path / "executed"
     with (folder / "modeling_paraclap.py").open("a") as stream:
         stream.write(f"\nopen({str(marker)!r}, 'w')\n")
     load_model(folder)
     assert not marker.exists()
     cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
-    printed = script("-c", UNASKED, folder, marker, cwd=tmp_path, **cache).stdout
-    assert printed.split() == ["True", "False", "True"]  # at last the line works
+    printed = script("-c", UNTRUSTED, folder, marker, cwd=tmp_path, **cache).stdout
+    assert printed.split() == ["True", "False", "True"]
 
 
 def test_code_of_the_model_card_runs(folder, waveforms, tmp_path):
@@ -501,7 +409,7 @@ for wrong in (clips[0]["array"], clips[0] | {"sampling_rate": 8000}):
 
 
 @pytest.mark.parametrize("place", ["repository", "elsewhere"])
-def test_sentence_transformers_embeds_texts_and_clips_as_we_do(folder, waveforms, tmp_path, place):
+def test_sentence_transformers_gives_our_embeddings(folder, waveforms, tmp_path, place):
     pytest.importorskip("sentence_transformers")
     model, processor = load_model(folder)
     texts = ["an angry voice", *PROMPTS.values()]

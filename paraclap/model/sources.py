@@ -1,0 +1,71 @@
+"""Where models lie and which engines compute them; imports no torch, so that scripts check first.
+
+A source of a model is a run folder (its `best/` is meant), a model folder or the name of a
+repository on the Hugging Face Hub, USER/NAME.
+"""
+
+import re
+from pathlib import Path
+
+from paraclap.errors import ParaCLAPError
+
+ENGINES = ("eager", "compile", "onnx")
+PRECISIONS = ("fp32", "bf16")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class ModelError(ParaCLAPError, ValueError):
+    """A model, tokenizer or model setting that cannot be used."""
+
+
+class ModelNotFoundError(ParaCLAPError, FileNotFoundError):
+    """There is no model at the given place."""
+
+
+class OutputExistsError(ParaCLAPError, FileExistsError):
+    """A folder that would be written holds something already."""
+
+
+def check_source(source: str | Path) -> None:
+    """Check that a source exists, or is the name of a repository on the Hub.
+
+    `runs/mine` is taken for a path if there is a folder `runs`.
+
+    Raises:
+        ModelNotFoundError: if it can be neither.
+    """
+    path = Path(source)
+    is_hub_name = HUB_NAME.fullmatch(str(source)) and not path.parent.is_dir()
+    if not (path.exists() or is_hub_name):
+        raise ModelNotFoundError(f"{source} does not exist; a Hub name would be USER/NAME")
+
+
+def find_model(source: str | Path) -> str | Path:
+    """Return the model folder that is meant by a source, or its Hub name as given.
+
+    Raises:
+        ModelNotFoundError: if there is no model.
+    """
+    check_source(source)
+    folder = Path(source)
+    if not folder.exists():
+        return str(source)
+    if (folder / "best" / "config.json").is_file():
+        return folder / "best"
+    if not (folder / "config.json").is_file():
+        raise ModelNotFoundError(
+            f"{folder} holds no model: neither config.json nor best/config.json"
+        )
+    return folder
+
+
+def free_folder(path: str | Path) -> Path:
+    """Return the absolute path of a folder that does not exist or is empty.
+
+    Raises:
+        OutputExistsError: if there is something else.
+    """
+    path = Path(path).resolve()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputExistsError(f"{path} exists already; choose another name or remove it first")
+    return path

@@ -1,0 +1,199 @@
+"""Parts of a model before they are put together: encoders, tokenizer and feature extractor."""
+
+import dataclasses
+import string
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from paraclap.model.modeling_paraclap import (
+    LOG_MEL,
+    MEL_HOP,
+    MEL_WINDOW,
+    FunctionalsFeatureExtractor,
+    ParaCLAPConfig,
+    ParaCLAPFeatureExtractor,
+    ParaCLAPProcessor,
+    receptive_field,
+)
+from paraclap.model.sources import ModelError
+from paraclap.settings import ModelSettings, TowerSettings
+
+# Weights that a pretrained encoder may lack: none of them takes part in an embedding.
+UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed")
+RENAMED_KEYS = {"left_out": "exclude"}  # of encoder configurations: old name -> new name
+
+SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+ALPHABET = string.ascii_lowercase + string.digits + string.punctuation
+
+
+@contextmanager
+def as_model_error(about: str) -> Iterator[None]:
+    """Raise what transformers finds wrong with a name, a file or a configuration as `ModelError`.
+
+    Also what modeling_paraclap.py raises, which cannot import `ModelError`.
+
+    Args:
+        about: the setting or file at fault, first words of the message.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, StrictDataclassError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"{about}: {lines[0]}") from error
+
+
+# --- Encoders ------------------------------------------------------------------------------------
+
+
+def build_encoder(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrainedModel:
+    """Load a pretrained encoder, or build one from a configuration with random weights.
+
+    Args:
+        branch: "audio" or "text", for messages.
+        tower: name and configuration.
+        defaults: entries of the configuration of a new encoder, unless `tower` has them.
+
+    Raises:
+        ModelError: if there is no such encoder, it lacks weights, its configuration has unknown or
+            invalid entries, or `tower` has neither name nor `model_type`.
+    """
+    if tower.name:
+        return _pretrained_encoder(branch, tower)
+    if "model_type" not in tower.config:
+        raise ModelError(
+            f"model.{branch} needs the name of a pretrained encoder or a config with a model_type, "
+            "unless model.start names a whole model"
+        )
+    with as_model_error(f"model.{branch}.config"):
+        known = AutoConfig.for_model(tower.config["model_type"])
+        _check_keys(branch, known, tower.config)
+        return AutoModel.from_config(AutoConfig.for_model(**(defaults | tower.config)))
+
+
+def _pretrained_encoder(branch: str, tower: TowerSettings) -> PreTrainedModel:
+    with as_model_error(f"model.{branch}.name {tower.name} cannot be loaded"):
+        config = AutoConfig.from_pretrained(tower.name)
+        _check_keys(branch, config, tower.config)
+        encoder, report = AutoModel.from_pretrained(
+            tower.name, output_loading_info=True, **tower.config
+        )
+    check_complete(tower.name, report["missing_keys"])
+    return encoder
+
+
+def _check_keys(branch: str, known: PreTrainedConfig, given: Iterable[str]) -> None:
+    """Check keys of a configuration: transformers keeps unknown ones without a word."""
+    for key in given:
+        if key in RENAMED_KEYS:
+            raise ModelError(f"model.{branch}.config.{key} is called {RENAMED_KEYS[key]} now")
+        if not hasattr(known, key):
+            raise ModelError(
+                f"model.{branch}.config.{key} is unknown to encoders of type {known.model_type!r}"
+            )
+
+
+def check_complete(source: str | Path, missing_keys: Iterable[str]) -> None:
+    """Refuse a source that lacks weights: they would keep their random values.
+
+    Raises:
+        ModelError: if one of the missing weights takes part in embeddings.
+    """
+    missing = sorted(key for key in missing_keys if not any(name in key for name in UNUSED_WEIGHTS))
+    if missing:
+        raise ModelError(f"{source} lacks {len(missing)} weights, the first is {missing[0]!r}")
+
+
+# --- Tokenizer, feature extractor, processor -----------------------------------------------------
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a pretrained text encoder from a folder or the Hub.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    with as_model_error(f"tokenizer {name} is neither in a folder nor available from the Hub"):
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """Fit an uncased WordPiece tokenizer to `texts`, for text encoders without pretrained weights.
+
+    The vocabulary includes single letters, digits and punctuation, so that any ASCII prompt can be
+    encoded. The same texts give the same vocabulary in any order.
+    """
+    tokenizer = _wordpiece(None)
+    special = list(SPECIAL_TOKENS.values())
+    # The trainer numbers characters in the order of a randomly seeded hash table, and breaks ties
+    # by these numbers. It numbers "special" tokens in the order given.
+    pieces = [f"{prefix}{letter}" for prefix in ("", "##") for letter in ALPHABET]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary_size, special_tokens=special + pieces, show_progress=False
+    )
+    tokenizer.train_from_iterator(sorted(set(texts)), trainer)
+    tokenizer = _wordpiece(tokenizer.get_vocab())
+    cls, sep = (
+        (SPECIAL_TOKENS[name], tokenizer.token_to_id(SPECIAL_TOKENS[name]))
+        for name in ("cls", "sep")
+    )
+    tokenizer.post_processor = processors.BertProcessing(sep, cls)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "attention_mask"],
+        **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
+    )
+
+
+def _wordpiece(vocabulary: dict[str, int] | None) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL_TOKENS["unk"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def waveform_extractor(config: ParaCLAPConfig, settings: ModelSettings) -> ParaCLAPFeatureExtractor:
+    """Build the feature extractor of an encoder that reads waveforms or log-mel frames.
+
+    Clips shorter than one frame of the encoder are padded to it.
+
+    Raises:
+        ModelError: if the encoder reads log-mel frames of another size.
+    """
+    audio, mel, gain = config.audio_config, settings.mel, settings.input_gain
+    if audio.model_type != LOG_MEL:
+        return ParaCLAPFeatureExtractor(gain=gain, min_samples=receptive_field(audio))
+    if audio.feature_projection_input_dim != mel.size:
+        raise ModelError(
+            f"the audio encoder reads frames of {audio.feature_projection_input_dim} values, "
+            f"{mel} gives {mel.size}; pretrained ones read bins=80, stride=2, normalisation=clip"
+        )
+    windows = max(mel.stride, 2)  # the std of a single window is undefined
+    shortest = MEL_WINDOW + (windows - 1) * MEL_HOP
+    return ParaCLAPFeatureExtractor(gain=gain, min_samples=shortest, mel=dataclasses.asdict(mel))
+
+
+def build_processor(
+    config: ParaCLAPConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    extractor: ParaCLAPFeatureExtractor | FunctionalsFeatureExtractor,
+) -> ParaCLAPProcessor:
+    """Combine both; texts are truncated to what the text encoder can read."""
+    longest = getattr(config.text_config, "max_position_embeddings", tokenizer.model_max_length)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    return ParaCLAPProcessor(extractor, tokenizer)
