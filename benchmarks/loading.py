@@ -30,7 +30,9 @@ import soxr
 import torch.utils.data
 from tqdm import tqdm
 
-from paraclap.audio.reading import SAMPLING_RATE, Files, Recordings, crop_limits
+from paraclap.audio import SAMPLING_RATE
+from paraclap.audio.recordings import Files, Recordings
+from paraclap.audio.segments import crop_limits
 from paraclap.audio.waveform_cache import cache_waveforms
 
 KINDS = tuple((form, rate) for rate in (16_000, 44_100) for form in ("wav", "flac"))

@@ -28,7 +28,7 @@ from types import ModuleType
 
 import numpy as np
 
-from paraclap.audio.reading import SAMPLING_RATE
+from paraclap.audio import SAMPLING_RATE
 
 FULL_SCALE = 32_768
 """What 1.0 is as 16-bit sample; opensmile multiplies by it and drops the fraction."""

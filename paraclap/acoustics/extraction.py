@@ -25,7 +25,11 @@ import numpy as np
 import soundfile
 
 from paraclap.acoustics import egemaps
-from paraclap.audio import reading
+from paraclap.audio import SAMPLING_RATE, AudioError, reading
+from paraclap.audio.conditioning import CONDITIONING
+from paraclap.audio.containers import read_duration
+from paraclap.audio.paths import resolve_inside
+from paraclap.audio.segments import MAX_SECONDS
 
 MIN_SECONDS = 0.06
 """Shorter clips have no complete frame of 60 ms, and openSMILE gives 88 NaN [s]."""
@@ -79,7 +83,7 @@ def versions() -> dict[str, str]:
         "opensmile": version("opensmile"),
         "libsndfile": soundfile.__libsndfile_version__,
         "soxr": version("soxr"),
-        "conditioning": reading.CONDITIONING,
+        "conditioning": CONDITIONING,
     }
 
 
@@ -100,9 +104,9 @@ def windows(clip: Clip) -> list[tuple[int, int | None]]:
         return whole
     end = clip.end
     if end is None:
-        end = round(reading.read_duration(reading.resolve_inside(clip.root, clip.file)) * SECOND)
+        end = round(read_duration(resolve_inside(clip.root, clip.file)) * SECOND)
     length = end - clip.start
-    if length <= reading.MAX_SECONDS * SECOND:
+    if length <= MAX_SECONDS * SECOND:
         return whole
     count = -int(-length // (clip.longest * SECOND))
     edges = [clip.start + length * place // count for place in range(count + 1)]
@@ -113,7 +117,7 @@ def _attempt(clip: Clip, stage: str, start: int, end: int | None, work: Callable
     """Return what a stage of a clip gives; whatever goes wrong becomes the record of that."""
     try:
         return work()
-    except reading.AudioError as error:
+    except AudioError as error:
         name, message = error.reason, str(error)
     except Exception as error:  # one clip must never stop the others; its record names the error
         name, message = type(error).__name__, str(error) or repr(error)
@@ -135,13 +139,13 @@ def read_clip(clip: Clip) -> Iterator[tuple[int, int | None, _Sound | Record]]:
 
 def _read(clip: Clip, start: int, end: int | None) -> _Sound:
     """Return the samples of a stretch of a file inside of the root."""
-    path = reading.resolve_inside(clip.root, clip.file)
+    path = resolve_inside(clip.root, clip.file)
     waveform, report = reading.read_audio_with_report(
         path, start / SECOND, None if end is None else end / SECOND
     )
     flags = report.flags()
     if "antiphase" in flags and not egemaps.as_integers(waveform).any():
-        raise reading.AudioError("antiphase", f"{path}: the mean of its channels is silence")
+        raise AudioError("antiphase", f"{path}: the mean of its channels is silence")
     return _Sound(waveform, flags)
 
 
@@ -153,16 +157,16 @@ def measure(
     Raises:
         AudioError: if the waveform is shorter than 60 ms or silent as 16-bit samples
     """
-    seconds = len(waveform) / reading.SAMPLING_RATE
+    seconds = len(waveform) / SAMPLING_RATE
     if seconds < MIN_SECONDS:
-        raise reading.AudioError("too_short", f"{seconds:.4f} s, expected at least {MIN_SECONDS} s")
+        raise AudioError("too_short", f"{seconds:.4f} s, expected at least {MIN_SECONDS} s")
     samples = egemaps.as_integers(waveform)
     if (samples == samples[0]).all():
-        raise reading.AudioError("silent", f"all {len(samples)} samples are {samples[0]}")
+        raise AudioError("silent", f"all {len(samples)} samples are {samples[0]}")
     raw = extractor.measure(samples)
     if np.isnan(raw).any():
         count = int(np.isnan(raw).sum())
-        raise reading.AudioError("undefined", f"openSMILE left {count} features undefined")
+        raise AudioError("undefined", f"openSMILE left {count} features undefined")
     values = extractor.defined(raw)
     unvoiced = np.isnan(values[extractor.names.index(VOICING)])
     return Record(

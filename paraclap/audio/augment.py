@@ -20,9 +20,9 @@ import numpy as np
 import scipy.signal
 import soxr
 
+from paraclap.audio import SAMPLING_RATE
 from paraclap.settings import AugmentSettings
 
-SAMPLING_RATE = 16_000  # Hz
 DRAWN_APART = 0xA06  # so that captions and crops are those of a run without changes
 
 

@@ -40,7 +40,8 @@ from paraclap.acoustics.merge import (
     merge,
     write_listing,
 )
-from paraclap.audio import reading
+from paraclap.audio import SAMPLING_RATE
+from paraclap.audio.segments import MAX_SECONDS
 from paraclap.corpora import table as corpora
 
 CLIP_SECONDS = 600.0
@@ -119,7 +120,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--split-long",
-        type=_number(1, reading.MAX_SECONDS),
+        type=_number(1, MAX_SECONDS),
         metavar="SECONDS",
         help="cut what is longer than 600 s into rows of equal length, at most so long; without "
         "it, such clips are refused as too_long",
@@ -181,7 +182,7 @@ def _about(table: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
         **{key: table.attrs.get(key) for key in ("name", "root", "corpus")},
         "feature_set": options.feature_set,
         "derived_from": "eGeMAPSv02 functionals",
-        "sampling_rate": reading.SAMPLING_RATE,
+        "sampling_rate": SAMPLING_RATE,
         "split_long": options.split_long,
         **extraction.versions(),
     }

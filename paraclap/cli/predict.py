@@ -48,13 +48,10 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from paraclap.audio.reading import (
-    RATE_LIMITS,
-    SAMPLING_RATE,
-    AudioError,
-    read_audio,
-    resolve_inside,
-)
+from paraclap.audio import SAMPLING_RATE, AudioError
+from paraclap.audio.conditioning import RATE_LIMITS
+from paraclap.audio.paths import resolve_inside
+from paraclap.audio.reading import read_audio
 from paraclap.cli.options import RenamedOption
 from paraclap.corpora.readers import CorpusError
 from paraclap.corpora.table import SOURCE_FORMS, read_clips

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paraclap.audio.reading import AudioError
+from paraclap.audio import AudioError
 from paraclap.corpora.table import SOURCE_FORMS, read_clips
 from paraclap.evaluation.embed import BATCH_SECONDS
 from paraclap.files import write_text

@@ -9,7 +9,10 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from paraclap.audio.reading import END_TOLERANCE, AudioError, hash_file, read_header, resolve_inside
+from paraclap.audio import AudioError
+from paraclap.audio.containers import read_header
+from paraclap.audio.paths import hash_audio, resolve_inside
+from paraclap.audio.segments import END_TOLERANCE
 from paraclap.corpora.catalogue import CORPORA, Corpus
 
 # --- What is in a corpus -------------------------------------------------------------------------
@@ -51,7 +54,7 @@ def read_headers(table: pd.DataFrame, workers: int = 4, progress: bool = False) 
 
 def equal_files(root: str | Path, files: Iterable[str]) -> list[list[str]]:
     """Return groups of files with equal content; few files are read beyond their first bytes."""
-    for key in (os.path.getsize, _digest_of_start, hash_file):
+    for key in (os.path.getsize, _digest_of_start, hash_audio):
         groups: dict[object, list[str]] = {}
         for file in files:
             groups.setdefault(key(Path(root, file)), []).append(file)

@@ -31,7 +31,7 @@ import scipy.signal
 import soundfile
 from tqdm import tqdm
 
-from paraclap.audio.reading import SAMPLING_RATE
+from paraclap.audio import SAMPLING_RATE
 from paraclap.files import atomic_folder
 
 BLOCK = 128  # samples (8 ms) between two settings of the vocal tract

@@ -15,8 +15,10 @@ import pandas as pd
 import torch.utils.data
 from transformers import ProcessorMixin
 
+from paraclap.audio import SAMPLING_RATE
 from paraclap.audio.augment import Augmenter, Drawn, labels_of
-from paraclap.audio.reading import SAMPLING_RATE, Files, Recordings, segment_limits
+from paraclap.audio.recordings import Files, Recordings
+from paraclap.audio.segments import segment_limits
 from paraclap.data.captions import (
     PHRASE_COLUMNS,
     Caption,

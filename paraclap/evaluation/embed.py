@@ -23,14 +23,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from tqdm import tqdm
 
-from paraclap.audio.reading import (
-    CONDITIONING,
-    SAMPLING_RATE,
-    AudioError,
-    Position,
-    read_audio,
-    resolve_inside,
-)
+from paraclap.audio import SAMPLING_RATE, AudioError
+from paraclap.audio.conditioning import CONDITIONING
+from paraclap.audio.paths import resolve_inside
+from paraclap.audio.reading import read_audio
+from paraclap.audio.segments import Position
 from paraclap.data.dataset import ClipDataset, Collate
 from paraclap.data.sampler import length_sorted_batches
 from paraclap.distributed import broadcast, rank, share, sum_in_place, world_size

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 import yaml
 
-from paraclap.audio.reading import Files, Recordings
+from paraclap.audio.recordings import Files, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.readers import CorpusError

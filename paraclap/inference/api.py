@@ -31,7 +31,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from paraclap.audio.reading import AudioError, Position, condition, read_audio, read_duration
+from paraclap.audio import AudioError
+from paraclap.audio.conditioning import condition
+from paraclap.audio.containers import read_duration
+from paraclap.audio.reading import read_audio
+from paraclap.audio.segments import Position, windows
 from paraclap.evaluation.embed import (
     BATCH_SECONDS,
     embed_classes,
@@ -49,7 +53,6 @@ from paraclap.model.onnx import OnnxModel, load_onnx
 REFERENCES = ("a person is speaking", "speech", "someone is talking", "a recording of a voice")
 """Sentences that are true of any speech; together they are the class `none of these`."""
 TEXT_BATCH = 256
-ROUNDING = 1e-6  # less than a sample, if lengths are in seconds
 LABELS = {
     "emotion": tuple(dict.fromkeys(["neutral", *(forms[0] for forms in EMOTION_FORMS)])),
     "gender": tuple(WORDS["gender"]),
@@ -323,25 +326,3 @@ class ParaCLAP:
 
 def _waveform(audio: str | Path | Signal) -> np.ndarray:
     return condition(*audio) if isinstance(audio, tuple) else read_audio(audio)
-
-
-def windows(length: float, window: float, hop: float) -> Iterator[tuple[float, float]]:
-    """Yield (start, end) of the windows of a recording, all in one unit.
-
-    Windows start every `hop`, as long as they end inside. If something is left behind the last of
-    them, one more window ends with the recording, so that every window is full and nothing is left
-    out. A recording shorter than a window is one window.
-
-    Raises:
-        ValueError: if window or hop is not positive, or the hop is longer than the window, which
-            would leave parts unheard.
-    """
-    if not 0 < hop <= window:
-        raise ValueError(f"window {window:g}, hop {hop:g}: expected 0 < hop <= window")
-    number = 0
-    while number * hop + window <= length + ROUNDING:
-        yield number * hop, number * hop + window
-        number += 1
-    last_end = (number - 1) * hop + window if number else 0
-    if last_end < length - ROUNDING:
-        yield max(length - window, 0), length

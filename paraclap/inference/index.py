@@ -33,7 +33,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from paraclap.audio.reading import AudioError, hash_file, resolve_inside
+from paraclap.audio import AudioError
+from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.embed import DIGEST_BYTES, audio_fingerprint, clip_key, text_fingerprint
 from paraclap.files import atomic_write, write_text
@@ -163,7 +164,7 @@ def _keyed(clips: pd.DataFrame, old: pd.DataFrame | None, update: Update) -> pd.
             path = resolve_inside(*place)
             status = os.stat(path) if path.exists() else None
             mark = (status.st_size, status.st_mtime_ns) if status else (-1, -1)
-            return (*mark, known.get((*place, *mark)) or hash_file(path))
+            return (*mark, known.get((*place, *mark)) or hash_audio(path))
         except AudioError as error:
             return error
 

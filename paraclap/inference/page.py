@@ -22,15 +22,12 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from paraclap.audio.reading import (
-    SAMPLING_RATE,
-    AudioError,
-    read_audio,
-    read_audio_with_report,
-    resolve_inside,
-)
+from paraclap.audio import SAMPLING_RATE, AudioError
+from paraclap.audio.paths import resolve_inside
+from paraclap.audio.reading import read_audio, read_audio_with_report
+from paraclap.audio.segments import windows
 from paraclap.errors import ParaCLAPError
-from paraclap.inference.api import ParaCLAP, Question, windows
+from paraclap.inference.api import ParaCLAP, Question
 from paraclap.inference.describe import groups_of_edges, measured_levels, reference_values
 from paraclap.inference.index import ClipIndex
 from paraclap.inference.search import find

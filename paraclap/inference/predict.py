@@ -10,10 +10,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from paraclap.audio.reading import AudioError, read_duration, resolve_inside
+from paraclap.audio import AudioError
+from paraclap.audio.containers import read_duration
+from paraclap.audio.paths import resolve_inside
+from paraclap.audio.segments import windows
 from paraclap.evaluation.report import plot_timeline
 from paraclap.files import atomic_write
-from paraclap.inference.api import ParaCLAP, Question, windows
+from paraclap.inference.api import ParaCLAP, Question
 
 FORMATS = ("table", "csv", "json", "jsonl")
 JSON_MARKS = {"json": ("[\n", ",\n", "\n]\n"), "jsonl": ("", "\n", "\n")}  # start, between, end

@@ -24,7 +24,9 @@ from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
-from paraclap.audio.reading import CONDITIONING, Files, JoinedRecordings, Recordings, resolve_inside
+from paraclap.audio.conditioning import CONDITIONING
+from paraclap.audio.paths import resolve_inside
+from paraclap.audio.recordings import Files, JoinedRecordings, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora.table import scored_classes
 from paraclap.data.captions import ClipPhrases, equal_captions

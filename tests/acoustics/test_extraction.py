@@ -11,7 +11,7 @@ import soxr
 
 from paraclap.acoustics import egemaps, extraction
 from paraclap.acoustics.extraction import SECOND, Clip
-from paraclap.audio import reading
+from paraclap.audio import AudioError, reading
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PITCH, LOUDNESS = extraction.VOICING, "loudness_sma3_amean"
@@ -77,7 +77,7 @@ def test_segment_has_the_values_of_its_part(tmp_path, extractor, voice):
 
 @pytest.mark.parametrize("length", [0.0, 0.01, 0.059])
 def test_below_60_ms_is_too_short(extractor, voice, length):
-    with pytest.raises(reading.AudioError) as caught:
+    with pytest.raises(AudioError) as caught:
         extraction.measure(extractor, voice(length).astype(np.float32))
     assert caught.value.reason == "too_short"
 
@@ -85,7 +85,7 @@ def test_below_60_ms_is_too_short(extractor, voice, length):
 @pytest.mark.parametrize("level", [0.0, 0.5, 2e-5])
 def test_what_is_heard_as_a_constant_is_silent(extractor, voice, level):
     quiet = np.full(16_000, level) if level != 2e-5 else voice() * level
-    with pytest.raises(reading.AudioError) as caught:
+    with pytest.raises(AudioError) as caught:
         extraction.measure(extractor, quiet.astype(np.float32))
     assert caught.value.reason == "silent"
 
@@ -121,7 +121,7 @@ def test_error_that_nobody_foresaw_is_a_record(tmp_path, monkeypatch, extractor,
 
 
 def test_long_clip_is_refused_or_cut_into_equal_windows(tmp_path, monkeypatch, extractor, voice):
-    monkeypatch.setattr(reading, "MAX_SECONDS", 2.0)
+    monkeypatch.setattr(extraction, "MAX_SECONDS", 2.0)
     monkeypatch.setitem(reading.read_audio_with_report.__kwdefaults__, "max_seconds", 2.0)
     soundfile.write(tmp_path / "a.wav", voice(3.5), 16_000)
     whole = Clip(str(tmp_path), "a.wav")

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import torch.utils.data
 
-from paraclap.audio.reading import Files, JoinedRecordings
+from paraclap.audio.recordings import Files, JoinedRecordings
 from paraclap.data.dataset import CaptionDataset, ClipDataset, Collate
 from paraclap.data.sampler import TrainingBatches
 from paraclap.settings import CaptionSettings, DataSettings

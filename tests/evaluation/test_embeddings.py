@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from paraclap.audio.reading import AudioError
+from paraclap.audio import AudioError
 from paraclap.corpora import table as corpora
 from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation import embed

@@ -24,7 +24,8 @@ import pytest
 import soundfile
 import torch
 
-from paraclap.audio.reading import read_audio, read_duration
+from paraclap.audio.containers import read_duration
+from paraclap.audio.reading import read_audio
 from paraclap.cli import app as cli_app
 from paraclap.corpora.table import read_clips
 from paraclap.inference import app, page

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from paraclap.acoustics import merge, worker_pool
-from paraclap.audio import reading
+from paraclap.audio.paths import SYSTEM_REASONS
 from paraclap.cli import features
 from paraclap.corpora import table
 
@@ -319,5 +319,5 @@ def test_table_of_what_happened(tortured, happened):
 
 def audio_errors():
     """Return the codes that damage to a header leads to."""
-    systems = {reason for reason, _ in reading.SYSTEM_REASONS.values()}
+    systems = {reason for reason, _ in SYSTEM_REASONS.values()}
     return {"not_audio", "sample_rate", "channels", "truncated", "empty", *systems}

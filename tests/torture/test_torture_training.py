@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import torture_table
 
-from paraclap.audio.reading import AudioError
+from paraclap.audio import AudioError
 from paraclap.cli import evaluate
 from paraclap.corpora.readers import CorpusError
 from paraclap.training import loop

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from paraclap.audio.reading import Files
+from paraclap.audio.recordings import Files
 from paraclap.data.dataset import CaptionDataset
 from paraclap.settings import CaptionSettings, DataSettings
 from paraclap.training import frozen

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from paraclap.audio.reading import JoinedRecordings
+from paraclap.audio.recordings import JoinedRecordings
 from paraclap.captions.phrases import phrases_of
 from paraclap.captions.templates import default_descriptors
 from paraclap.cli import template_creation

@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from paraclap.audio.reading import Files
+from paraclap.audio.recordings import Files
 from paraclap.cli import evaluate
 from paraclap.evaluation import zero_shot
 from paraclap.model.build import build_model, load_model

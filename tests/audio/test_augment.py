@@ -15,7 +15,7 @@ from paraclap.audio.augment import (
     change_speed,
     labels_of,
 )
-from paraclap.audio.reading import Files
+from paraclap.audio.recordings import Files
 from paraclap.data.captions import match_matrix
 from paraclap.data.dataset import CaptionDataset
 from paraclap.settings import AugmentSettings, CaptionSettings, DataSettings

@@ -1,4 +1,4 @@
-"""packed.py: the same samples as audio.py gives, made once, and never from what is damaged."""
+"""The waveform cache: samples of `read_audio`, decoded once, never read from damaged files."""
 
 import hashlib
 import os
@@ -17,9 +17,11 @@ import pytest
 import soundfile
 import torch.utils.data
 
-from paraclap.audio import reading, waveform_cache
-from paraclap.audio.reading import AudioError, Files
-from paraclap.audio.waveform_cache import WaveformCacheError, cache_waveforms
+from paraclap.audio import AudioError, cache_chunks, reading, waveform_cache
+from paraclap.audio.cache_chunks import WaveformCacheError
+from paraclap.audio.recordings import Files
+from paraclap.audio.segments import check_length
+from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.cli import evaluate
 from paraclap.corpora.table import read_corpus
 from paraclap.data.dataset import ClipDataset
@@ -67,7 +69,7 @@ def voices(tmp_path, voice):
     return folder
 
 
-def pack(folder, root, **options):
+def cache(folder, root, **options):
     files = sorted(path.name for path in root.iterdir())
     return cache_waveforms(folder, root, files, progress=False, **options)
 
@@ -76,20 +78,20 @@ def tolerance(name):
     return 0 if name in EXACT else ROUNDING + 1e-9
 
 
-# --- What is read --------------------------------------------------------------------------------
+# --- Reading -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_whole_files_are_those_of_read_audio(root, tmp_path, name):
-    waveform = pack(tmp_path / "pack", root).read(name)
+def test_whole_files_equal_read_audio(root, tmp_path, name):
+    waveform = cache(tmp_path / "cache", root).read(name)
     expected = reading.read_audio(root / name)
     assert waveform.dtype == np.float32 and waveform.shape == expected.shape
     np.testing.assert_allclose(waveform, expected, rtol=0, atol=tolerance(name))
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_crops_are_those_of_the_files(root, tmp_path, name):
-    recordings, files = pack(tmp_path / "pack", root), Files(root)
+def test_crops_equal_those_of_the_files(root, tmp_path, name):
+    recordings, files = cache(tmp_path / "cache", root), Files(root)
     assert recordings.seconds(name) == files.seconds(name)
     begin, end = pd.Timedelta("0.4s"), pd.Timedelta("1.71s")
     for place in np.random.default_rng(3).random(8):
@@ -101,7 +103,7 @@ def test_crops_are_those_of_the_files(root, tmp_path, name):
 
 
 def test_short_segments_stay_whole(root, tmp_path):
-    recordings = pack(tmp_path / "pack", root)
+    recordings = cache(tmp_path / "cache", root)
     for name in FORMS:
         crop = recordings.crop(name, 0.5, 0.75, 1.0, 0.3)
         np.testing.assert_array_equal(crop, recordings.read(name, 0.5, 0.75))
@@ -110,21 +112,21 @@ def test_short_segments_stay_whole(root, tmp_path):
 
 @pytest.mark.parametrize("start, end", [(-1, 1), (2, 1), (5, 6), (1, 9), (1, 1)])
 def test_segments_outside_of_the_file_are_refused_as_in_files(root, tmp_path, start, end):
-    for recordings in (pack(tmp_path / "pack", root), Files(root)):
+    for recordings in (cache(tmp_path / "cache", root), Files(root)):
         with pytest.raises(AudioError) as caught:
             recordings.read("music.wav", start, end)
         assert caught.value.reason == "segment"
 
 
-def test_flags_of_the_conditioning_are_kept(root, tmp_path):
-    recordings = pack(tmp_path / "pack", root)
+def test_flags_of_the_conditioning_are_stored(root, tmp_path):
+    recordings = cache(tmp_path / "cache", root)
     for name in FORMS:
         assert recordings.flags(name) == reading.read_audio_with_report(root / name)[1].flags()
     assert recordings.flags("film.flac") == ["resampled:48000", "mixed:2"]
 
 
-def test_file_that_was_not_asked_for_is_refused(root, tmp_path):
-    recordings = cache_waveforms(tmp_path / "pack", root, ["plain.wav"], progress=False)
+def test_file_that_was_not_cached_is_refused(root, tmp_path):
+    recordings = cache_waveforms(tmp_path / "cache", root, ["plain.wav"], progress=False)
     with pytest.raises(WaveformCacheError, match="music"):
         recordings.read("music.wav")
 
@@ -132,96 +134,97 @@ def test_file_that_was_not_asked_for_is_refused(root, tmp_path):
 def test_files_outside_the_root_are_refused(root, tmp_path):
     (tmp_path / "inner").mkdir()
     with pytest.raises(AudioError, match="outside"):
-        cache_waveforms(tmp_path / "pack", tmp_path / "inner", ["../a.wav"], progress=False)
+        cache_waveforms(tmp_path / "cache", tmp_path / "inner", ["../a.wav"], progress=False)
 
 
 def test_whole_files_are_limited_and_crops_of_them_are_not(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.zeros(40_000), 16_000)
-    recordings = cache_waveforms(tmp_path / "pack", tmp_path, ["a.wav"], progress=False)
-    monkeypatch.setattr(reading.check_length, "__defaults__", (1.0,))
+    recordings = cache_waveforms(tmp_path / "cache", tmp_path, ["a.wav"], progress=False)
+    monkeypatch.setattr(check_length, "__defaults__", (1.0,))
     with pytest.raises(AudioError) as caught:
         recordings.read("a.wav")
     assert caught.value.reason == "too_long"
     assert len(recordings.crop("a.wav", None, None, 1.0, 0.5)) == 16_000
 
 
-# --- Making it -----------------------------------------------------------------------------------
+# --- Building ------------------------------------------------------------------------------------
 
 
-def packed_paths(monkeypatch):
+def decoded_paths(monkeypatch):
     """Record the names of the files that are decoded."""
     decoded = []
-    original = waveform_cache.read_in_blocks
+    original = cache_chunks.read_in_blocks
 
     def read_in_blocks(path, receive):
         decoded.append(path.name)
         return original(path, receive)
 
-    monkeypatch.setattr(waveform_cache, "read_in_blocks", read_in_blocks)
+    monkeypatch.setattr(cache_chunks, "read_in_blocks", read_in_blocks)
     return decoded
 
 
-def hashed_paths(monkeypatch):
-    """Record the names of the files that are hashed."""
+def hashed_paths(monkeypatch, module, name):
+    """Record the names of the files that a function hashes."""
     hashed = []
-    original = waveform_cache.hash_file
+    original = getattr(module, name)
 
-    def hash_file(path):
+    def recorded(path):
         hashed.append(path.name)
         return original(path)
 
-    monkeypatch.setattr(waveform_cache, "hash_file", hash_file)
+    monkeypatch.setattr(module, name, recorded)
     return hashed
 
 
 def test_files_are_decoded_once_and_hashed_again_only_where_changed(voices, tmp_path, monkeypatch):
-    decoded, hashed = packed_paths(monkeypatch), hashed_paths(monkeypatch)
-    pack(tmp_path / "pack", voices)
+    decoded = decoded_paths(monkeypatch)
+    hashed = hashed_paths(monkeypatch, waveform_cache, "hash_audio")
+    cache(tmp_path / "cache", voices)
     assert len(decoded) == len(hashed) == 6
-    pack(tmp_path / "pack", voices)
+    cache(tmp_path / "cache", voices)
     assert len(decoded) == len(hashed) == 6
     shutil.copy(voices / "2.wav", voices / "copy.wav")
     (voices / "3.wav").rename(voices / "moved.wav")
-    recordings = pack(tmp_path / "pack", voices)
+    recordings = cache(tmp_path / "cache", voices)
     assert len(decoded) == 6 and hashed[6:] == ["copy.wav", "moved.wav"]
     np.testing.assert_array_equal(recordings.read("copy.wav"), recordings.read("2.wav"))
 
 
-def test_changed_file_is_packed_anew(voices, tmp_path, monkeypatch, voice):
-    before = pack(tmp_path / "pack", voices).read("1.wav")
+def test_changed_file_is_cached_again(voices, tmp_path, monkeypatch, voice):
+    before = cache(tmp_path / "cache", voices).read("1.wav")
     soundfile.write(voices / "1.wav", voice(0.3, f0=200.0), 16_000)
-    decoded = packed_paths(monkeypatch)
-    recordings = pack(tmp_path / "pack", voices)
+    decoded = decoded_paths(monkeypatch)
+    recordings = cache(tmp_path / "cache", voices)
     assert decoded == ["1.wav"]
     assert not np.array_equal(recordings.read("1.wav"), before)
     np.testing.assert_array_equal(recordings.read("1.wav"), reading.read_audio(voices / "1.wav"))
     assert recordings.hash("1.wav") == hashlib.sha256((voices / "1.wav").read_bytes()).hexdigest()
 
 
-def test_corpora_share_a_pack(voices, root, tmp_path):
-    pack(tmp_path / "pack", voices)
-    both = [pack(tmp_path / "pack", root), pack(tmp_path / "pack", voices)]
+def test_corpora_share_a_cache(voices, root, tmp_path):
+    cache(tmp_path / "cache", voices)
+    both = [cache(tmp_path / "cache", root), cache(tmp_path / "cache", voices)]
     np.testing.assert_array_equal(both[0].read("plain.wav"), reading.read_audio(root / "plain.wav"))
     np.testing.assert_array_equal(both[1].read("0.wav"), reading.read_audio(voices / "0.wav"))
 
 
-def test_unreadable_files_stop_when_all_others_are_packed(voices, tmp_path, monkeypatch):
+def test_unreadable_files_are_reported_after_all_others_are_cached(voices, tmp_path, monkeypatch):
     samples = np.zeros(20_000)
-    samples[19_999] = np.nan  # known only when the file has been read to its end
+    samples[19_999] = np.nan  # found only at the end of the file
     soundfile.write(voices / "0.wav", samples, 16_000, subtype="FLOAT")
     (voices / "1.wav").write_text("<html>")
     with pytest.raises(AudioError, match=r"2 of 6 files.*0\.wav holds 1 samples"):
-        pack(tmp_path / "pack", voices)
-    decoded = packed_paths(monkeypatch)
+        cache(tmp_path / "cache", voices)
+    decoded = decoded_paths(monkeypatch)
     for name in ("0.wav", "1.wav"):
         (voices / name).unlink()
-    recordings = pack(tmp_path / "pack", voices)
+    recordings = cache(tmp_path / "cache", voices)
     assert decoded == []
     for name in ("2.wav", "5.wav"):
         np.testing.assert_array_equal(recordings.read(name), reading.read_audio(voices / name))
 
 
-def test_long_files_are_packed_in_little_memory_and_equal_the_file(tmp_path, monkeypatch):
+def test_long_files_are_cached_in_blocks_and_equal_the_file(tmp_path, monkeypatch):
     """Blocks of a second here, so that a minute at 44.1 kHz is many of them."""
     rate = 44_100
     noise = np.random.default_rng(0).normal(0, 0.1, 60 * rate).astype(np.float32)
@@ -229,36 +232,36 @@ def test_long_files_are_packed_in_little_memory_and_equal_the_file(tmp_path, mon
     expected = reading.read_audio(tmp_path / "long.wav")
     monkeypatch.setattr(reading, "BLOCK_SECONDS", 1.0)
     sizes = []
-    original = waveform_cache._PartWriter._write
+    original = cache_chunks.ChunkWriter._write
     monkeypatch.setattr(
-        waveform_cache._PartWriter,
+        cache_chunks.ChunkWriter,
         "_write",
         lambda self, w: (sizes.append(len(w)), original(self, w)),
     )
-    recordings = cache_waveforms(tmp_path / "pack", tmp_path, ["long.wav"], progress=False)
+    recordings = cache_waveforms(tmp_path / "cache", tmp_path, ["long.wav"], progress=False)
     assert len(sizes) >= 60 and max(sizes) < 17_000
     np.testing.assert_allclose(recordings.read("long.wav"), expected, rtol=0, atol=ROUNDING)
 
 
-def test_parts_are_closed_when_they_are_large(voices, tmp_path, monkeypatch):
-    monkeypatch.setattr(waveform_cache, "PART_BYTES", 10_000)
-    recordings = pack(tmp_path / "pack", voices)
-    assert len(list((tmp_path / "pack").glob("*.i16"))) > 2
+def test_large_chunks_are_completed(voices, tmp_path, monkeypatch):
+    monkeypatch.setattr(waveform_cache, "CHUNK_BYTES", 10_000)
+    recordings = cache(tmp_path / "cache", voices)
+    assert len(list((tmp_path / "cache").glob("*.i16"))) > 2
     for path in voices.iterdir():
         np.testing.assert_array_equal(recordings.read(path.name), reading.read_audio(path))
 
 
 BUILD = """
 import sys, time
-import packed
-packed.PART_BYTES = 10_000
-original = packed.read_in_blocks
+from paraclap.audio import cache_chunks, waveform_cache
+waveform_cache.CHUNK_BYTES = 10_000
+original = cache_chunks.read_in_blocks
 def slow(*arguments):
     time.sleep(0.05)
     return original(*arguments)
-packed.read_in_blocks = slow
+cache_chunks.read_in_blocks = slow
 files = sys.argv[3:]
-packed.cache_waveforms(sys.argv[1], sys.argv[2], files, progress=False)
+waveform_cache.cache_waveforms(sys.argv[1], sys.argv[2], files, progress=False)
 """
 
 
@@ -268,8 +271,8 @@ def build_process(folder, root):
     return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
 
 
-def test_killed_while_packing_keeps_whole_parts_and_goes_on(voices, tmp_path, monkeypatch):
-    folder = tmp_path / "pack"
+def test_killed_process_keeps_complete_chunks(voices, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
     process = build_process(folder, voices)
     deadline = time.monotonic() + 60
     while not list(folder.glob("*.index")):
@@ -277,37 +280,37 @@ def test_killed_while_packing_keeps_whole_parts_and_goes_on(voices, tmp_path, mo
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    decoded = packed_paths(monkeypatch)
-    recordings = pack(folder, voices)
+    decoded = decoded_paths(monkeypatch)
+    recordings = cache(folder, voices)
     assert 0 < len(decoded) < 6
     for path in voices.iterdir():
         np.testing.assert_array_equal(recordings.read(path.name), reading.read_audio(path))
     assert not list(folder.glob(".*.tmp"))
 
 
-def test_two_processes_that_pack_at_once_make_one_pack(voices, tmp_path, monkeypatch):
-    processes = [build_process(tmp_path / "pack", voices) for _ in range(2)]
+def test_two_processes_at_once_make_one_cache(voices, tmp_path, monkeypatch):
+    processes = [build_process(tmp_path / "cache", voices) for _ in range(2)]
     for process in processes:
         assert process.wait(timeout=60) == 0, process.stderr.read()
-    decoded = packed_paths(monkeypatch)
-    recordings = pack(tmp_path / "pack", voices)
+    decoded = decoded_paths(monkeypatch)
+    recordings = cache(tmp_path / "cache", voices)
     assert decoded == []
     np.testing.assert_array_equal(recordings.read("4.wav"), reading.read_audio(voices / "4.wav"))
-    samples = sum(path.stat().st_size for path in (tmp_path / "pack").glob("*.i16"))
+    samples = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.i16"))
     assert samples == 2 * sum(len(reading.read_audio(path)) for path in voices.iterdir())
 
 
-def test_file_that_is_written_to_meanwhile_is_told(voices, tmp_path, monkeypatch):
-    original = waveform_cache.read_in_blocks
+def test_file_modified_while_it_is_cached_is_refused(voices, tmp_path, monkeypatch):
+    original = cache_chunks.read_in_blocks
 
     def read_in_blocks(path, receive):
         report = original(path, receive)
         path.write_bytes(path.read_bytes() + b"\0\0")
         return report
 
-    monkeypatch.setattr(waveform_cache, "read_in_blocks", read_in_blocks)
-    with pytest.raises(WaveformCacheError, match="written to"):
-        pack(tmp_path / "pack", voices)
+    monkeypatch.setattr(cache_chunks, "read_in_blocks", read_in_blocks)
+    with pytest.raises(WaveformCacheError, match="modified while"):
+        cache(tmp_path / "cache", voices)
 
 
 def limit_file_size():
@@ -315,11 +318,11 @@ def limit_file_size():
     resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
 
 
-def test_full_disk_is_told_and_leaves_no_half_part(voices, tmp_path):
+def test_full_disk_leaves_no_partial_chunk(voices, tmp_path):
     files = sorted(path.name for path in voices.iterdir())
     code = BUILD.replace("10_000", "1_000_000")
     result = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "pack"), str(voices), *files],
+        [sys.executable, "-c", code, str(tmp_path / "cache"), str(voices), *files],
         cwd=REPOSITORY,
         preexec_fn=limit_file_size,
         capture_output=True,
@@ -327,7 +330,7 @@ def test_full_disk_is_told_and_leaves_no_half_part(voices, tmp_path):
         timeout=60,
     )
     assert result.returncode == 1 and "File too large" in result.stderr, result.stderr
-    assert {path.name for path in (tmp_path / "pack").iterdir()} <= {"lock"}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"lock"}
 
 
 # --- Damage --------------------------------------------------------------------------------------
@@ -356,41 +359,42 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("pattern, damage, message", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_pack_is_told_and_made_again(voices, tmp_path, pattern, damage, message):
-    folder = tmp_path / "pack"
-    pack(folder, voices)
+def test_damaged_cache_warns_and_is_rebuilt(voices, tmp_path, pattern, damage, message):
+    folder = tmp_path / "cache"
+    cache(folder, voices)
     (path,) = folder.glob(pattern)
     damage(path)
     with pytest.warns(UserWarning, match=message):
-        recordings = pack(folder, voices)
+        recordings = cache(folder, voices)
     for path in voices.iterdir():
         np.testing.assert_array_equal(recordings.read(path.name), reading.read_audio(path))
-    pack(folder, voices)  # no warning is left
+    cache(folder, voices)  # no warning is left
 
 
-def test_copied_pack_is_hashed_once_and_not_made_again(voices, tmp_path, monkeypatch):
-    pack(tmp_path / "pack", voices)
-    shutil.copytree(tmp_path / "pack", tmp_path / "copy", copy_function=shutil.copyfile)
-    decoded, hashed = packed_paths(monkeypatch), hashed_paths(monkeypatch)
+def test_copied_cache_is_hashed_once_and_not_rebuilt(voices, tmp_path, monkeypatch):
+    cache(tmp_path / "cache", voices)
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy", copy_function=shutil.copyfile)
+    decoded = decoded_paths(monkeypatch)
+    hashed = hashed_paths(monkeypatch, cache_chunks, "file_sha256")
     for _ in range(2):
-        pack(tmp_path / "copy", voices)
+        cache(tmp_path / "copy", voices)
     assert len(hashed) == 1 and decoded == []
 
 
-def test_pack_of_another_conditioning_is_not_read(voices, tmp_path, monkeypatch):
-    pack(tmp_path / "pack", voices)
-    decoded = packed_paths(monkeypatch)
-    monkeypatch.setattr(waveform_cache, "FORMAT", b"another")
+def test_cache_of_another_conditioning_is_not_read(voices, tmp_path, monkeypatch):
+    cache(tmp_path / "cache", voices)
+    decoded = decoded_paths(monkeypatch)
+    monkeypatch.setattr(cache_chunks, "FORMAT", b"another")
     with pytest.warns(UserWarning, match="expected b'another'"):
-        pack(tmp_path / "pack", voices)
+        cache(tmp_path / "cache", voices)
     assert len(decoded) == 6
 
 
 # --- Use -----------------------------------------------------------------------------------------
 
 
-def test_pack_travels_to_other_processes_without_its_samples(voices, tmp_path):
-    recordings = pack(tmp_path / "pack", voices)
+def test_pickled_recordings_hold_no_samples(voices, tmp_path):
+    recordings = cache(tmp_path / "cache", voices)
     expected = recordings.read("3.wav")
     sent = pickle.dumps(recordings)
     assert len(sent) < 3_000
@@ -402,14 +406,14 @@ def weights(run):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_training_from_a_pack_changes_no_bit(config, tmp_path, workers):
+def test_training_from_a_cache_gives_identical_weights(config, tmp_path, workers):
     """The synthetic corpus has 16 bits and 16 kHz."""
     arguments = [config, "train.epochs=1", f"data.workers={workers}"]
     plain = loop.train(read_settings([*arguments, f"output={tmp_path / 'plain'}"]))
-    options = [f"output={tmp_path / 'packed'}", f"data.waveform_cache={tmp_path / 'pack'}"]
+    options = [f"output={tmp_path / 'packed'}", f"data.waveform_cache={tmp_path / 'cache'}"]
     fast = loop.train(read_settings([*arguments, *options]))
     assert isinstance(fast.recordings, waveform_cache.CachedWaveforms) and list(
-        (tmp_path / "pack").iterdir()
+        (tmp_path / "cache").iterdir()
     )
     before, after = weights(plain), weights(fast)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -418,21 +422,21 @@ def test_training_from_a_pack_changes_no_bit(config, tmp_path, workers):
         loop.train(read_settings([*arguments, f"output={tmp_path / 'packed'}"]))
 
 
-def test_evaluation_from_a_pack_gives_the_same_scores_and_its_own_cache_keys(
+def test_evaluation_from_a_cache_gives_the_same_scores_and_its_own_embedding_keys(
     tiny, corpus, tmp_path
 ):
     model, processor = tiny
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     scores = []
-    for options in ([], ["--waveform-cache", str(tmp_path / "pack")]):
+    for options in ([], ["--waveform-cache", str(tmp_path / "cache")]):
         output = tmp_path / f"results{len(scores)}"
         arguments = [str(tmp_path / "model"), str(corpus), "--split", "dev", "-o", str(output)]
         arguments += ["--no-cache"]  # embeddings of other batches differ in the last bits
         assert evaluate.main([*arguments, *options]) == 0
         scores.append((output / "scores.yaml").read_text())
-    assert scores[0] == scores[1] and list((tmp_path / "pack").glob("*.index"))
+    assert scores[0] == scores[1] and list((tmp_path / "cache").glob("*.index"))
     table = read_corpus(corpus).iloc[:3]
-    recordings = cache_waveforms(tmp_path / "pack", corpus, table.index.get_level_values("file"))
+    recordings = cache_waveforms(tmp_path / "cache", corpus, table.index.get_level_values("file"))
     first, second = (clip_keys(ClipDataset(table, where)) for where in (corpus, recordings))
     assert not set(first) & set(second)

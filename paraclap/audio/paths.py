@@ -1,0 +1,79 @@
+"""Paths of audio files: inside their corpus root, regular files, and the reason if they are not."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from paraclap.audio import AudioError
+from paraclap.files import file_sha256
+
+SYSTEM_REASONS = {
+    errno.ENOENT: ("missing", "does not exist"),
+    errno.ENOTDIR: ("missing", "does not exist"),
+    errno.EACCES: ("unreadable", "may not be read by this user"),
+    errno.EPERM: ("unreadable", "may not be read by this user"),
+    errno.ELOOP: ("looping_link", "is a symbolic link in a loop"),
+    errno.ENAMETOOLONG: ("name", "is longer than a file name can be"),
+}
+"""Error number -> reason of an `AudioError`, and the end of its message."""
+
+
+def resolve_inside(root: str | Path, file: str) -> Path:
+    """Return the absolute path of a table's relative `file`, which must lie inside `root`.
+
+    Raises:
+        AudioError: if the name is empty or contains a NUL, or if it leaves `root` by `..`, as an
+            absolute path or through a symbolic link (`outside_root`).
+    """
+    if not file or "\0" in file:
+        raise AudioError("name", f"{file!r} is not a file name")
+    root, name = os.path.realpath(root), os.path.join(root, file)
+    try:
+        path = Path(os.path.realpath(name, strict=True))
+    except FileNotFoundError as error:
+        if os.path.islink(name):
+            raise system_error(name, error) from error
+        path = Path(os.path.realpath(name))  # opening it will raise `missing`
+    except OSError as error:
+        raise system_error(name, error) from error
+    if not path.is_relative_to(root):
+        raise AudioError("outside_root", f"{file!r} leads to {path}, outside of {root}")
+    return path
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise `AudioError` unless a path is a regular file; opening a FIFO would block forever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise system_error(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise AudioError("directory", f"{path} is a folder, expected an audio file")
+    if not stat.S_ISREG(mode):
+        raise AudioError("not_regular", f"{path} is a pipe, socket or device, expected a file")
+
+
+def system_error(path: str | Path, error: OSError | ValueError) -> AudioError:
+    """Return the `AudioError` of a failure of the operating system."""
+    if isinstance(error, ValueError):
+        return AudioError("name", f"{str(path)!r} is not a file name: {error}")
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
+        target = os.readlink(path)
+        return AudioError("dangling_link", f"{path} is a link to {target}, which does not exist")
+    default = ("system", f"cannot be opened: {error.strerror}")
+    reason, text = SYSTEM_REASONS.get(error.errno, default)
+    return AudioError(reason, f"{path} {text}")
+
+
+def hash_audio(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal text.
+
+    Raises:
+        AudioError: if it is not a regular file, or cannot be opened.
+    """
+    check_regular(path)
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise system_error(path, error) from error
