@@ -1,42 +1,31 @@
-"""The gradio page: layout, examples, and the guards around serving it."""
+"""The web page in gradio: examples, layout and server."""
 
-import ipaddress
-import os
+import html
 import signal
-import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gradio as gr
 import numpy as np
+import pandas as pd
 import soundfile
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from paraclap.audio.reading import AudioError
 from paraclap.corpora import synthetic
+from paraclap.errors import ParaCLAPError
+from paraclap.inference.limits import KEPT_SECONDS, NEIGHBOURS, QUEUE, SWEEP_SECONDS
 from paraclap.inference.page import (
-    STYLE,
-    Answer,
-    Listener,
-    RefusalError,
-    acoustics_html,
-    neighbours_html,
-    refusal_html,
-    scores_html,
-    timeline_html,
+    Analysis,
+    Analyzer,
+    InputError,
+    acoustics_table,
+    excerpt,
+    timeline_table,
 )
 
-if TYPE_CHECKING:
-    import gradio
-
-HOST, PORT = "127.0.0.1", 7860
-MEGABYTES = 50.0
-"""Largest upload [MB]."""
-WAITING = 16
-"""Most people in line; others are told to come back."""
-KEPT_SECONDS = 1800
-"""How long an upload is kept [s]."""
-SWEEP_SECONDS = 60
-"""How often old uploads are looked for [s]."""
 PROMPTS = ("angry", "bored", "happy", "sad", "calm")
 TEMPLATE = "the speaker sounds {}"
 EXAMPLES = (
@@ -47,21 +36,17 @@ EXAMPLES = (
     ("Man, bored", 3, ("boredom",)),
     ("Man, calm, then angry", 5, ("neutral",) * 5 + ("anger",) * 5),
 )
-"""Clips of the synthetic corpus to try; several emotions make a long one."""
+"""Example clips of the synthetic corpus; several emotions make a long one."""
 GAP_SECONDS = 0.3
 """Silence between the parts of a long example [s]."""
-EMPTY = "<p class='pc-empty'>Answers appear here.</p>"
-HIDDEN: dict[str, Any] = {"visible": False}
-SHOW = """() => document.querySelector(".pc, .pc-refusal")?.scrollIntoView(
-    {block: "nearest", behavior: "smooth"})"""
-"""Brings the answer into view, which on a phone is below the button."""
 
 
-# --- Examples ------------------------------------------------------------------------------------
+class ServerError(ParaCLAPError, OSError):
+    """The page cannot be served at this address."""
 
 
 def write_examples(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Synthesise the clips of `EXAMPLES`: title and file of each."""
+    """Synthesise the clips of `EXAMPLES`; yields title and file of each."""
     folder.mkdir(parents=True)
     speakers = synthetic.make_speakers()
     rate = synthetic.SAMPLING_RATE
@@ -77,209 +62,200 @@ def write_examples(folder: Path) -> Iterator[tuple[str, Path]]:
         yield title, path
 
 
-# --- The page ------------------------------------------------------------------------------------
+# --- Layout --------------------------------------------------------------------------------------
 
 
 def build_page(
-    listener: Listener, examples: Sequence[tuple[str, Path]], about: str, megabytes: float
-) -> "gradio.Blocks":
+    analyzer: Analyzer, examples: Sequence[tuple[str, Path]], model: str, megabytes: float
+) -> gr.Blocks:
     """Lay out the page.
 
     Args:
-        listener: that answers.
-        examples: title and file of each clip to try.
-        about: name of the model.
-        megabytes: largest upload [MB], for the words beside it.
+        analyzer: computes the results.
+        examples: title and file of each example clip.
+        model: name of the model.
+        megabytes: largest upload [MB], as displayed.
     """
-    import gradio as gr
-
-    limit = f"up to {listener.limits.seconds:g} s and {megabytes:g} MB"
+    limit = f"up to {analyzer.limits.seconds:g} s and {megabytes:g} MB"
     with gr.Blocks(
         title="ParaCLAP", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)
     ) as page:
-        gr.Markdown(f"# ParaCLAP\nAsk about a voice in words. Model: `{about}`")
+        gr.Markdown(f"# ParaCLAP\nZero-shot classification of a voice by prompts. Model: `{model}`")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                recording = gr.Audio(
-                    sources=["upload", "microphone"],
-                    type="filepath",
-                    label=f"Recording ({limit})",
-                    buttons=[],
-                    elem_id="recording",
-                )
-                gr.Examples(
-                    [[str(path)] for _, path in examples],
-                    [recording],
-                    label="Or try a synthetic voice",
-                    example_labels=[title for title, _ in examples],
-                    api_visibility="private",
-                )
-                prompts = gr.Textbox(
-                    "\n".join(PROMPTS), label="Prompts, one a line", lines=5, max_lines=20
-                )
-                template = gr.Textbox(
-                    TEMPLATE, label="Sentence around each prompt ({} is where it goes)"
-                )
-                groups = [
-                    gr.Dropdown(
-                        [("not told", ""), *((name, name) for name in names)],
-                        value="",
-                        label=f"{column.capitalize()}: what is low and high depends on it",
-                    )
-                    for column, names in listener.groups.items()
-                ]
-                ask = gr.Button("Ask", variant="primary")
+                inputs = _inputs(analyzer, examples, limit)
+                button = gr.Button("Analyse", variant="primary")
             with gr.Column(scale=3, min_width=320):
-                refusal = gr.HTML(visible=False)
-                scores = gr.HTML(EMPTY)
-                timeline = gr.HTML(visible=False)
-                acoustics = gr.HTML(visible=False)
-                neighbours = gr.HTML(visible=False)
-        shown = [refusal, scores, timeline, acoustics, neighbours]
+                outputs = _outputs(analyzer)
 
-        def empty() -> list[dict]:
-            return [gr.update(**change) for change in emptied()]
+        def respond(path: str | None, prompts: str, template: str, *groups: str) -> list[Any]:
+            labels = dict(zip(analyzer.groups, groups, strict=True))
+            try:
+                analysis = analyzer.analyze(path, prompts, template, labels)
+            except InputError as error:
+                gr.Warning(html.escape(str(error)))
+                return cleared(len(outputs))
+            return shown(analysis)
 
-        def answer(path: str | None, prompts: str, template: str, *labels: str) -> list[dict]:
-            told = dict(zip(listener.groups, labels, strict=True))
-            return [
-                gr.update(**change) for change in respond(listener, path, prompts, template, told)
-            ]
-
-        asked = [recording, prompts, template, *groups]
-        options: dict[str, Any] = {"concurrency_limit": 1, "api_visibility": "private"}
-        answered = gr.on([ask.click, prompts.submit], answer, asked, shown, **options)
-        answered.then(None, js=SHOW, api_visibility="private")
-        recording.change(empty, None, shown, queue=False, api_visibility="private")
+        recording, prompts, *_ = inputs
+        options = {"concurrency_limit": 1, "api_visibility": "private"}
+        gr.on([button.click, prompts.submit], respond, inputs, outputs, **options)
+        recording.change(
+            lambda: cleared(len(outputs)), None, outputs, queue=False, api_visibility="private"
+        )
     return page
 
 
-def emptied() -> list[dict[str, Any]]:
-    """Return the changes that take answers away, when they are not about the recording any more."""
-    return [HIDDEN, {"value": EMPTY, "visible": True}, *[HIDDEN] * 3]
+def _inputs(
+    analyzer: Analyzer, examples: Sequence[tuple[str, Path]], limit: str
+) -> list[gr.components.Component]:
+    """Create recording, prompts, template, and a dropdown for each group of the edges."""
+    recording = gr.Audio(
+        sources=["upload", "microphone"],
+        type="filepath",
+        label=f"Recording ({limit})",
+        buttons=[],
+        elem_id="recording",
+    )
+    gr.Examples(
+        [[str(path)] for _, path in examples],
+        [recording],
+        label="Synthetic examples",
+        example_labels=[title for title, _ in examples],
+        api_visibility="private",
+    )
+    prompts = gr.Textbox("\n".join(PROMPTS), label="Prompts, one per line", lines=5, max_lines=20)
+    template = gr.Textbox(TEMPLATE, label="Template ({} is replaced by the prompt)")
+    groups = [
+        gr.Dropdown(
+            [("not specified", ""), *((name, name) for name in names)],
+            value="",
+            label=f"{column.capitalize()} of the speaker, for the levels",
+        )
+        for column, names in analyzer.groups.items()
+    ]
+    return [recording, prompts, template, *groups]
 
 
-def respond(
-    listener: Listener, path: str | None, prompts: str, template: str, labels: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """Answer, or say why not: changes of refusal, scores, timeline, acoustics and neighbours."""
-    try:
-        answer = listener.answer(path, prompts, template, labels)
-        return [HIDDEN, *_parts(listener, answer)]
-    except RefusalError as error:
-        return [{"value": refusal_html(str(error)), "visible": True}, *[HIDDEN] * 4]
-    except Exception:  # a person gets a sentence, and whoever started the program the rest
-        traceback.print_exc()
-        told = "The program failed on this recording; its terminal says how."
-        return [{"value": refusal_html(told), "visible": True}, *[HIDDEN] * 4]
+def _outputs(analyzer: Analyzer) -> list[gr.components.Component]:
+    """Create the components that `shown` fills."""
+    scores = gr.Label(label="Probability of each prompt", show_heading=False, buttons=[])
+    notes = gr.Markdown(visible=False)
+    timeline = gr.LinePlot(
+        x="time",
+        y="probability",
+        color="prompt",
+        x_title="time [s]",
+        y_lim=[0, 1],
+        label="Probability over time",
+        visible=False,
+        buttons=[],
+    )
+    acoustics = gr.Dataframe(
+        label="Measured acoustics", visible=False, interactive=False, wrap=True, buttons=[]
+    )
+    players = [
+        gr.Audio(visible=False, interactive=False, buttons=[])
+        for _ in range(0 if analyzer.index is None else NEIGHBOURS)
+    ]
+    return [scores, notes, timeline, acoustics, *players]
 
 
-def _parts(listener: Listener, answer: Answer) -> Iterator[dict[str, Any]]:
-    """Yield the changes of scores, timeline, acoustics and neighbours; what is absent is hidden."""
-    yield {"value": scores_html(answer), "visible": True}
-    yield HIDDEN if answer.timeline is None else {"value": timeline_html(answer), "visible": True}
-    yield {"value": acoustics_html(answer), "visible": True}
-    if answer.neighbours is None:
-        yield HIDDEN
-    else:
-        page = neighbours_html(answer.neighbours, len(listener.index))
-        yield {"value": page, "visible": True}
+def cleared(count: int) -> list[Any]:
+    """Return the updates that remove all results."""
+    return [gr.update(value=None), *[gr.update(visible=False)] * (count - 1)]
 
 
-# --- Serving -------------------------------------------------------------------------------------
+def shown(analysis: Analysis) -> list[Any]:
+    """Return the updates of scores, notes, timeline, acoustics and players."""
+    scores = {
+        f"{name} (cosine {analysis.scores[f'cosine.{name}']:.2f})": probability
+        for name, probability in analysis.probabilities().items()
+    }
+    timeline = gr.update(visible=False)
+    if analysis.timeline is not None:
+        timeline = gr.update(value=timeline_table(analysis), visible=True)
+    return [
+        scores,
+        gr.update(value=notes_of(analysis), visible=True),
+        timeline,
+        gr.update(value=acoustics_table(analysis), visible=True),
+        *_players(analysis.neighbours),
+    ]
 
 
-def prepare_environment(uploads: Path) -> None:
-    """Set what gradio reads from the environment: no analytics, uploads in a folder of their own.
-
-    What the shell says (GRADIO_SHARE, GRADIO_ALLOWED_PATHS, ...) does not count.
-    """
-    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
-        del os.environ[name]
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-
-
-def bar_connections(host: str) -> None:
-    """Bar this process, from now on, from connecting to other machines.
-
-    Not only for telemetry: gradio fetches URLs that a visitor sends in place of an upload. An audit
-    hook cannot be taken back.
-    """
-    sys.addaudithook(lambda event, arguments: check_connection(event, arguments, host))
+def notes_of(analysis: Analysis) -> str:
+    """Return the remarks on an analysis as Markdown."""
+    lines = [f"Duration {analysis.seconds:.1f} s"]
+    if analysis.timeline is not None:
+        lines[0] += f", mean of {len(analysis.timeline)} windows"
+    lines.append(
+        f"Catch-all class (mean of neutral prompts such as “a person is speaking”), scored beside"
+        f" the prompts: **{analysis.scores['none_of_these']:.0%}**"
+    )
+    lines += [f"Check the recording: {note}" for note in analysis.notes]
+    lines.append(
+        "Probabilities are a softmax over these prompts and add up to 100 % even if none fits;"
+        " the cosine of a prompt does not depend on the others"
+    )
+    return "\n".join(f"- {line}" for line in lines)
 
 
-def check_connection(event: str, arguments: tuple, host: str) -> None:
-    """Refuse an audit event of Python in which this process turns to another machine.
+def _players(neighbours: pd.DataFrame | None) -> Iterator[Any]:
+    """Yield one update for each player of a similar clip."""
+    if neighbours is None:
+        return
+    for _, hit in neighbours.iterrows():
+        limits = "" if np.isnan(hit["end"]) else f", {hit['start']:.1f} to {hit['end']:.1f} s"
+        label = f"Similar clip, cosine {hit['cosine']:.2f}: {hit['file']}{limits}"
+        try:
+            yield gr.update(value=excerpt(hit), label=label, visible=True)
+        except AudioError as error:
+            reason = error.reason.replace("_", " ")
+            yield gr.update(value=None, label=f"{label} (cannot be read: {reason})", visible=True)
+    for _ in range(NEIGHBOURS - len(neighbours)):
+        yield gr.update(visible=False)
+
+
+# --- Server --------------------------------------------------------------------------------------
+
+
+def serve(page: gr.Blocks, host: str, port: int, megabytes: float) -> None:
+    """Serve the page until Ctrl-C or SIGTERM.
 
     Raises:
-        PermissionError: naming the other machine
+        ServerError: if the address cannot be bound, for example because the port is in use.
     """
-    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
-        address = arguments[1]
-        other = address[0] if isinstance(address, tuple) else None  # else a local socket
-    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
-        other = arguments[0]
-    else:
-        return
-    if other and not is_here(other, host):
-        raise PermissionError(f"connecting to {other!r} is barred, this page is for itself")
-
-
-def is_here(name: str | bytes, host: str) -> bool:
-    """Whether a name or an address is this machine's: loopback, or what the page is bound to."""
-    name = name.decode("ascii", "replace") if isinstance(name, bytes) else name
-    if name in (host, "localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
-
-
-def _theme() -> "gradio.themes.Default":
-    """Fonts of the visitor's own machine, and white on blue that can be read."""
-    import gradio as gr
-
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
-    return gr.themes.Default(primary_hue="blue", **fonts).set(
-        button_primary_background_fill="*primary_600",
-        button_primary_background_fill_hover="*primary_700",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_700",
-    )
-
-
-def serve(page: "gradio.Blocks", host: str, port: int, megabytes: float) -> None:
-    """Serve the page until Ctrl-C or SIGTERM."""
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploads are deleted then, too
-    page.queue(api_open=False, max_size=WAITING)
-    # A site elsewhere that lets its name point to 127.0.0.1 must not get at the page.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted
+    page.queue(api_open=False, max_size=QUEUE)
+    # DNS rebinding: a foreign site whose name resolves to 127.0.0.1 must not reach the page.
     local = ["127.0.0.1", "localhost"]
     names = local if host in local else ["*"]
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        allowed_paths=[],
-        max_file_size=round(megabytes * 2**20),
-        show_error=False,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        pwa=False,
-        ssr_mode=False,
-        inbrowser=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        theme=_theme(),
-        css=STYLE,
-        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names)]},
-    )
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            allowed_paths=[],
+            max_file_size=round(megabytes * 2**20),
+            show_error=False,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            ssr_mode=False,
+            inbrowser=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            theme=gr.themes.Default(
+                primary_hue="blue",
+                font=["system-ui", "sans-serif"],  # of the visitor's machine, not from the web
+                font_mono=["monospace"],
+            ),
+            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names)]},
+        )
+    except OSError as error:
+        raise ServerError(f"{host}:{port} cannot be used: {error}") from error
     print(f"ParaCLAP is at {page.local_url} (Ctrl-C ends it)", flush=True)
     page.block_thread()
