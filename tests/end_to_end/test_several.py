@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_stopping import ENVIRONMENT, REPOSITORY, same_runs, wait_for_step
+from training_runs import ENVIRONMENT, REPOSITORY, same_runs, wait_for_step
 
 from paraclap import distributed
 from paraclap.audio.augment import TRANSFORMS
@@ -77,7 +77,7 @@ def gradients(arguments):
     [
         ["loss.name=sigmoid", "data.class_sampling_exponent=0.5"],
         ["loss.positives=own", "train.micro_batch=2"],
-        ["loss.graded=0.3", "loss.hard_negatives=2"],
+        ["loss.class_prompts=0.5"],
     ],
     ids=str,
 )
@@ -100,13 +100,13 @@ def test_loss_and_gradients_of_the_model_are_those_of_one_process(together, conf
                     assert (found - expected).norm() <= 1e-6 * expected.norm() + 1e-12, name
 
 
-THAWED = ["model.freeze=[audio,text]", "train.unfreeze={audio: 4, text: 5}", "data.crop=centre"]
+UNFROZEN = ["model.freeze=[audio,text]", "train.unfreeze={audio: 4, text: 5}", "data.crop=centre"]
 
 
 AUGMENTED = [f"data.augment.{name}=0.5" for name in TRANSFORMS]
 
 
-@pytest.mark.parametrize("choices", [[], THAWED, AUGMENTED], ids=["all", "thawed", "augmented"])
+@pytest.mark.parametrize("choices", [[], UNFROZEN, AUGMENTED], ids=["all", "unfrozen", "augmented"])
 def test_order_and_validation_are_those_of_one_process(together, config, tmp_path, choices):
     seen = {}
     for world in (1, 3):
@@ -142,8 +142,8 @@ def stopped_at(step, number, arguments):
 
 @pytest.mark.parametrize(
     "number, choices",
-    [(signal.SIGTERM, []), (signal.SIGUSR1, []), (signal.SIGTERM, THAWED)],
-    ids=["SIGTERM", "SIGUSR1", "before a unfreeze"],
+    [(signal.SIGTERM, []), (signal.SIGUSR1, []), (signal.SIGTERM, UNFROZEN)],
+    ids=["SIGTERM", "SIGUSR1", "before unfreezing"],
 )
 def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(
     together, config, tmp_path, number, choices
