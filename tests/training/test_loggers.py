@@ -120,6 +120,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
 
 
+@pytest.mark.slow
 def test_wandb_resumes_an_unfinished_run_and_starts_anew_at_step_zero(tmp_path, offline):
     pytest.importorskip("wandb")
     names = []
