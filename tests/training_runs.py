@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from paraclap import distributed
 from paraclap.training import loop
 from paraclap.training.checkpoint import list_checkpoints
+from paraclap.training.config import read_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -19,6 +21,20 @@ PATIENCE = 300  # s; longer than any step takes on a busy machine
 
 FROZEN = ("model.freeze=[audio,text]", "data.crop=centre")
 """Options of a run whose audio embeddings are precomputed."""
+
+
+CPU = torch.device("cpu")
+PLAIN = [  # nothing is drawn but clips and captions
+    "model.projection_dropout=0.0",
+    *(
+        f"model.audio.config.{name}=0.0"
+        for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "mask_time_prob")
+    ),
+    *(
+        f"model.text.config.{name}=0.0"
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    ),
+]
 
 
 class StoppedError(Exception):
@@ -84,3 +100,11 @@ def wait_for_step(process, run, step=1):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def trained(arguments):
+    """Train in this process and those beside it; returns the sum of each weight."""
+    settings = read_settings(arguments)
+    with distributed.processes(CPU, settings.train.timeout):
+        run = loop.train(settings)
+    return {name: value.double().sum() for name, value in run.model.state_dict().items()}

@@ -17,7 +17,12 @@ from training_runs import ENVIRONMENT, REPOSITORY, same_runs, start, wait_for_st
 from paraclap.files import atomic_folder
 from paraclap.signals import REQUEUE, StopRequests, leave_signals_to_the_parent
 from paraclap.training import loop, trainer
-from paraclap.training.checkpoint import list_checkpoints, load_newest, save_checkpoint
+from paraclap.training.checkpoint import (
+    CheckpointError,
+    list_checkpoints,
+    load_newest,
+    save_checkpoint,
+)
 from paraclap.training.config import SettingsError, read_settings
 
 
@@ -188,7 +193,7 @@ def test_with_nothing_but_damaged_checkpoints_a_run_does_not_start_anew(config, 
     _, parts = whole_and_stopped
     for checkpoint in list_checkpoints(parts / "checkpoints"):
         damage(checkpoint / "state.pt", "flipped")
-    with pytest.warns(UserWarning), pytest.raises(loop.CheckpointError, match="step_00000003"):
+    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="step_00000003"):
         loop.train(read_settings([config, f"output={parts}", "train.keep=9"]))
 
 
