@@ -3,6 +3,7 @@
     python docs/pictures.py
 
 Requires `make demo` and the commands of corpora.md (captions) and inference.md (timeline).
+page.png is a screenshot of `make page` at a width of 1280 pixels.
 """
 
 import argparse
@@ -29,7 +30,8 @@ def shrink(source: Path, target: Path, colours: int = COLOURS) -> int:
     if small.width > WIDTH:
         small = small.resize((WIDTH, round(small.height * WIDTH / small.width)), Image.LANCZOS)
     target.parent.mkdir(parents=True, exist_ok=True)
-    small.quantize(colours, dither=Image.Dither.NONE).save(target, optimize=True)
+    few = small.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(target, optimize=True)
     return target.stat().st_size
 
 
