@@ -1,13 +1,13 @@
-"""Parts of a corpus: which clips go together, and the file that says what became of them.
+"""Chunks of a corpus: how its clips are divided, and the file with the results of each chunk.
 
-A part is a parquet file with a row for each clip (or window of a long one): ``row`` (place in the
-part's clips), ``file``, ``start``, ``end``, ``Duration`` [s], ``quality``, ``digest``, ``stage``,
-``error`` and ``message`` of a failure, and the functionals, NaN where undefined. A folder of parts
+A chunk is a parquet file with one row per clip (or per window of a long clip): ``row`` (position in
+the chunk), ``file``, ``start``, ``end``, ``Duration`` [s], ``quality``, ``digest``, then ``stage``,
+``error`` and ``message`` of a failure, and the functionals, NaN where undefined. A folder of chunks
 is a parquet dataset.
 
-A part's name is a hash of all that its content depends on: its clips, size and time of change of
-their files, the feature set, and the versions of what reads and measures. So a part that is there
-is right, whoever made it and when, and a run that was interrupted goes on where it stopped.
+The file name is a hash of everything that the content depends on: the clips, size and modification
+time of their files, the feature set, and the versions of the libraries. An existing file is
+therefore up to date, and an interrupted run continues where it stopped.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ from paraclap.errors import ParaCLAPError
 from paraclap.files import atomic_write
 
 FORMAT = 2
-"""Changes when parts of older versions of this file must not be taken."""
+"""Part of the hash; raise it when files of earlier versions must not be reused."""
 DURATION = "Duration"
 METADATA_KEY = b"paraclap.part"
-LEFTOVER_SECONDS = 3600.0
-"""Age from which an unfinished file is nobody's: no part takes that long to write [s]."""
 NAME = "part-*.parquet"
+LEFTOVER_SECONDS = 3600.0
+"""Age above which a temporary file was left by a killed process: no chunk takes that long [s]."""
 CHUNKS = 64
-"""Parts that a small corpus is cut into, so that many workers end at about the same time."""
+"""Number of chunks of a small corpus, so that many workers finish at about the same time."""
 CHUNK_CLIPS = (16, 128)
-"""Fewest and most clips of a part: seconds of work to lose, few files for a big corpus."""
+"""Fewest and most clips per chunk: little work is lost, and large corpora make few files."""
 COLUMNS = {
     "row": pa.int32(),
     "file": pa.string(),
@@ -53,24 +53,27 @@ COLUMNS = {
     "error": pa.string(),
     "message": pa.string(),
 }
-"""Columns of a part, before the functionals."""
+"""Columns of a chunk, before the functionals."""
+
+ClipRow = tuple[str, int, int | None]
+"""File, start and end [ns] of a clip; the end is None at the end of the file."""
 
 
-class PartError(ParaCLAPError, RuntimeError):
-    """A part that cannot be made here."""
+class ChunkError(ParaCLAPError, RuntimeError):
+    """A chunk that cannot be measured here, or whose file is damaged."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all parts of a run have in common.
+    """What all chunks of a run have in common.
 
     Attributes:
         root: folder that the files are relative to
-        folder: where the parts are written
-        feature_set: a key of `smile.FEATURE_SETS`
-        longest: window that too long clips are cut into [s]; None refuses them
+        folder: folder of the chunk files
+        feature_set: key of `egemaps.FEATURE_SETS`
+        longest: length of the windows that overlong clips are cut into [s]; None rejects such clips
         timeout: longest time that a clip may take [s]
-        versions: of the process that merges; a worker must have the same
+        versions: of the libraries in the process that merges; workers must have the same
     """
 
     root: str
@@ -82,34 +85,75 @@ class Job:
 
 
 class Outcome(NamedTuple):
-    """What a worker tells of a part: its file, its clips, those without values, if it is new."""
+    """File of a chunk, its number of clips, and whether they were measured or the file reused."""
 
     path: str
     clips: int
-    failed: int
     measured: bool
 
 
-def chunks(files: Sequence[str], size: int | None = None) -> list[range]:
-    """Return the rows of each part, in order: about ``size`` clips, at most twice as many.
+def divide(files: Sequence[str], size: int | None = None) -> list[range]:
+    """Return the rows of each chunk, in order: about ``size`` clips, at most twice as many.
 
-    A part ends where the name of a file says so. So the rows of all other parts stay the same when
-    files are added to a corpus, and nothing depends on the number of workers. Without ``size``, it
-    is a power of two within `CHUNK_CLIPS`, such that there are about `CHUNKS` parts if it may.
+    A hash of the file names decides where a chunk ends. Added files therefore change only the chunk
+    that contains them, and the number of workers has no influence. Without ``size``, it is the
+    power of two within `CHUNK_CLIPS` that gives about `CHUNKS` chunks.
     """
     if size is None:
         smallest, largest = CHUNK_CLIPS
         size = min(max(1 << (max(len(files) // CHUNKS, 1).bit_length() - 1), smallest), largest)
-    parts, first = [], 0
+    chunks, first = [], 0
     for row, file in enumerate(files, start=1):
         if row == len(files) or row - first == 2 * size or zlib.crc32(file.encode()) % size == 0:
-            parts.append(range(first, row))
+            chunks.append(range(first, row))
             first = row
-    return parts
+    return chunks
+
+
+def clip_rows(table: pd.DataFrame, chunk: range) -> list[ClipRow]:
+    """Return the clips of a chunk of a corpus table."""
+    index = table.index[chunk.start : chunk.stop]
+    starts, ends = (
+        index.get_level_values(name).to_numpy("timedelta64[ns]") for name in ("start", "end")
+    )
+    return [
+        (file, start, None if open_end else end)
+        for file, start, end, open_end in zip(
+            index.get_level_values("file").tolist(),
+            starts.astype(np.int64).tolist(),
+            ends.astype(np.int64).tolist(),
+            np.isnat(ends).tolist(),
+            strict=True,
+        )
+    ]
+
+
+# --- Measuring -----------------------------------------------------------------------------------
+
+
+def run_chunk(job: Job, rows: Sequence[ClipRow]) -> Outcome:
+    """Measure the clips of a chunk and write its file, unless the file exists.
+
+    A chunk with a clip whose process crashed or timed out is measured again, because the machine
+    may have been short of memory.
+
+    Raises:
+        ChunkError: if the libraries have other versions than in the process that merges
+    """
+    if extraction.versions() != job.versions:
+        raise ChunkError(f"a worker has {extraction.versions()}, expected {job.versions}")
+    clips = [Clip(job.root, *row, job.longest) for row in rows]
+    key = identity(job, clips)
+    path = Path(job.folder) / NAME.replace("*", key)
+    about = _read_about(path)
+    measured = about is None or about["key"] != key or about["retry"] > 0
+    if measured:
+        about = _measure_chunk(job, clips, key, path)
+    return Outcome(str(path), about["clips"], measured)
 
 
 def identity(job: Job, clips: Sequence[Clip]) -> str:
-    """Return the hash of all that the content of a part depends on."""
+    """Return the hash of everything that the content of a chunk depends on."""
     digest = hashlib.sha256()
     about = [FORMAT, job.feature_set, job.longest, extraction.versions()]
     for line in [about, *([clip.file, clip.start, clip.end, *_state(clip)] for clip in clips)]:
@@ -118,55 +162,33 @@ def identity(job: Job, clips: Sequence[Clip]) -> str:
 
 
 def _state(clip: Clip) -> tuple[int | str | None, int | None]:
-    """Return size [bytes] and time of change [ns] of a clip's file, or why there are none."""
+    """Return size [bytes] and modification time [ns] of a clip's file, or the name of the error."""
     try:
         status = os.stat(os.path.join(clip.root, clip.file))
-    except (OSError, ValueError) as error:  # the clip's record will tell what is wrong
+    except (OSError, ValueError) as error:  # reported when the clip is measured
         return type(error).__name__, None
     return status.st_size, status.st_mtime_ns
 
 
-def run_chunk(job: Job, rows: Sequence[tuple[str, int, int | None]]) -> Outcome:
-    """Measure the clips (file, start, end) of a part, unless it is there, and write it.
-
-    A part in which a clip failed because its process died or did not answer is measured again: that
-    may have been for want of memory.
-
-    Raises:
-        PartError: if this worker has other versions than the process that merges
-    """
-    if extraction.versions() != job.versions:
-        raise PartError(f"a worker has {extraction.versions()}, expected {job.versions}")
-    clips = [Clip(job.root, *row, job.longest) for row in rows]
-    key = identity(job, clips)
-    path = Path(job.folder) / NAME.replace("*", key)
-    about = _read_about(path)
-    measured = about is None or about["key"] != key or about["retry"] > 0
-    if measured:
-        about = _measure_part(job, clips, key, path)
-    return Outcome(str(path), about["clips"], about["failed"], measured)
-
-
-def _measure_part(job: Job, clips: Sequence[Clip], key: str, path: Path) -> dict:
-    """Measure clips, write them as part, and return what its metadata says."""
+def _measure_chunk(job: Job, clips: Sequence[Clip], key: str, path: Path) -> dict:
+    """Measure clips, write the chunk, and return its metadata."""
     results: list[list[Record]] = [[] for _ in clips]
     for position, records in worker_pool.measure_clips(clips, job.feature_set, job.timeout):
         results[position] = records
-    failed = [all(record.error for record in records) for records in results]
     retry = [any(record.stage == worker_pool.STAGE for record in records) for records in results]
-    about = {"key": key, "clips": len(clips), "failed": sum(failed), "retry": sum(retry)}
+    about = {"key": key, "clips": len(clips), "retry": sum(retry)}
     names = worker_pool.feature_names(job.feature_set)
     table = as_table(clips, results, names).replace_schema_metadata(
         {METADATA_KEY: json.dumps(about, sort_keys=True)}
     )
-    write_table(table, path)
+    write_chunk(table, path)
     return about
 
 
 def as_table(
     clips: Sequence[Clip], results: Sequence[Sequence[Record]], names: Sequence[str]
 ) -> pa.Table:
-    """Return the records of clips as the columns of a part."""
+    """Return the records of clips as the columns of a chunk."""
     rows = [
         (row, clip.file, record)
         for row, (clip, records) in enumerate(zip(clips, results, strict=True))
@@ -188,56 +210,41 @@ def as_table(
     return pa.table(columns + functionals, names=[*COLUMNS, *names])
 
 
-def read_part(path: str | Path) -> pa.Table:
-    """Return a part.
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def read_chunk(path: str | Path) -> pa.Table:
+    """Return a chunk.
 
     Raises:
-        PartError: if its checksums tell of damage; it is removed, so that a rerun measures it anew
+        ChunkError: if a checksum is wrong; the file is removed, and a rerun measures it again
     """
     try:
         return pq.ParquetFile(path, page_checksum_verification=True).read()
     except (OSError, pa.ArrowInvalid) as error:
         Path(path).unlink(missing_ok=True)
-        raise PartError(f"{path} was damaged and is removed, repeat the command") from error
+        raise ChunkError(f"{path} was damaged and has been removed, repeat the command") from error
 
 
 def _read_about(path: Path) -> dict | None:
-    """Return the metadata of a part, or None if there is no whole part of that name."""
+    """Return the metadata of a chunk, or None if the file is missing or incomplete."""
     try:
         metadata = pq.read_schema(path).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):  # not there, or torn by a power failure
+    except (FileNotFoundError, pa.ArrowInvalid):  # incomplete after a power failure
         return None
     return json.loads(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a part atomically."""
+def write_chunk(table: pa.Table, path: Path) -> None:
+    """Write a chunk atomically, with checksums."""
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def remove_others(folder: Path, kept: set[str]) -> None:
-    """Remove parts that are no longer of the corpus, and what killed writers left half done."""
+    """Remove chunks that the corpus no longer has, and temporary files of killed processes."""
     oldest = time.time() - LEFTOVER_SECONDS
     leftovers = [p for p in folder.glob(f".{NAME}.*.tmp") if p.stat().st_mtime < oldest]
     stale = [path for path in folder.glob(NAME) if str(path) not in kept]
     for path in [*leftovers, *stale]:
         path.unlink(missing_ok=True)
-
-
-def clip_rows(table: pd.DataFrame, chunk: range) -> list[tuple[str, int, int | None]]:
-    """Return rows of a corpus table as (file, start, end): ns, None for the end of the file."""
-    index = table.index[chunk.start : chunk.stop]
-    starts, ends = (
-        index.get_level_values(name).to_numpy("timedelta64[ns]") for name in ("start", "end")
-    )
-    return [
-        (file, start, None if open_end else end)
-        for file, start, end, open_end in zip(
-            index.get_level_values("file").tolist(),
-            starts.astype(np.int64).tolist(),
-            ends.astype(np.int64).tolist(),
-            np.isnat(ends).tolist(),
-            strict=True,
-        )
-    ]

@@ -1,17 +1,17 @@
-"""openSMILE, one instance for all clips: 16 kHz samples -> named functionals, bit for bit its own.
+"""eGeMAPSv02 functionals of 16 kHz samples, from one openSMILE instance for all clips.
 
     extractor = Extractor("captions")
     values = extractor(waveform)  # (N,) float32, in the order of extractor.names
 
 A feature set is the component graph of eGeMAPSv02 (Eyben et al., IEEE Trans. Affective Computing
-7(2), 2016) without the components that do not lead to its functionals. The graph is read from the
-configuration files of the installed opensmile package, so every parameter is openSMILE's and none
-is copied here; `FEATURE_SETS` says which functionals stay. What goes, measured as work saved, are
-the low-level descriptors as an output (egemaps), and for captions also harmonics, formants, LPC,
-cepstra, spectral shape and segments (captions-extended: cepstra, spectral flux).
+7(2), 2016), reduced to the components that its functionals depend on. The graph is read from the
+configuration files of the installed opensmile package, so all parameters are openSMILE's and the
+values are equal to its own, bit for bit. `FEATURE_SETS` selects the functionals. This saves the
+output of low-level descriptors (egemaps), and for captions also harmonics, formants, LPC, cepstra,
+spectral shape and segments (captions-extended: cepstra and spectral flux).
 
-openSMILE writes 0.0 where a functional has nothing to be computed from (the mean pitch of a clip
-without voice). `Extractor.defined` finds these: 0.0 would pose as a measurement.
+openSMILE writes 0.0 for undefined functionals, such as the mean pitch of an unvoiced clip.
+`Extractor.defined` replaces these by NaN, since 0.0 would look like a measurement.
 
 Letters: T samples at 16 kHz, N functionals.
 """
@@ -31,7 +31,7 @@ import numpy as np
 from paraclap.audio import SAMPLING_RATE
 
 FULL_SCALE = 32_768
-"""What 1.0 is as 16-bit sample; opensmile multiplies by it and drops the fraction."""
+"""Scale of 16-bit samples; opensmile multiplies by it and truncates."""
 
 CORE = Path(importlib.util.find_spec("opensmile").origin).parent / "core"
 CONFIGURATION = CORE / "config"
@@ -42,27 +42,27 @@ COMPONENT_FILES = (
     "egemaps/v02/eGeMAPSv02_core.func.conf.inc",
     "egemaps/v02/eGeMAPSv02.conf",
 )
-"""Files of the package that describe eGeMAPSv02, in the order in which it includes them."""
+"""Files that define eGeMAPSv02, in the order of their inclusion."""
 INCLUDES = {
     "bufferModeRbConf": "BufferModeRb.conf.inc",
     "bufferModeRbLagConf": "BufferModeRbLag.conf.inc",
     "bufferModeConf": "BufferMode.conf.inc",
     "frameModeFunctionalsConf": "FrameModeFunctionals.conf.inc",
 }
-"""Options that name an included file, and the file in ``shared`` that eGeMAPSv02 gives them."""
+"""Options that name an included file, and their values in eGeMAPSv02 (files in ``shared``)."""
 SOURCE = CONFIGURATION / "shared" / "standard_external_wave_input.conf.inc"
 SINK = CONFIGURATION / "shared" / "standard_external_data_output_single.conf.inc"
 SOURCE_NAME, SOURCE_LEVEL = "extsource", "wave"
 SINK_NAME, SINK_LEVEL = "extsink", "func"
 
 FRAMES, FRAME_SAMPLES, FRAME_STEP = "gemapsv01b_frame25", 320, 160
-"""Component that cuts 20 ms frames, their length, and the distance between two, in samples.
+"""Component of the 20 ms frames, their length and hop size [samples].
 
-They are cut here: openSMILE's framer spends its time on a record of the time of each sample of each
-frame, which is read only in the 60 ms frames of the pitch.
+Frames are cut here, because openSMILE's framer spends most of its time on storing the time of each
+sample, which only the 60 ms frames of the pitch need.
 """
 FRAMES_WRITTEN = 64
-"""Frames handed over at a time; 80 kB, so that the copy stays in the cache."""
+"""Frames passed to openSMILE at a time: 80 kB, which stay in the CPU cache."""
 FRAME_SOURCE = f"""
 writer.dmLevel={FRAMES}
 writer.levelconf.growDyn=1
@@ -74,9 +74,9 @@ period={1 / SAMPLING_RATE:.7f}
 fieldNames=pcm
 fieldSizes={FRAME_SAMPLES}
 """
-"""Source of the frames: a level that grows until all of a clip are in it, and their spacing."""
+"""Source of the frames: a level that grows to hold all frames of a clip, and their timing."""
 FRAMES_READER = "gemapsv01b_win25"
-"""What comes next; as the level before it grows, its own size of 5 frames must be said."""
+"""Next component; as the level before it grows, its own size of 5 frames must be set."""
 
 SECTION = re.compile(r"\[(\w+):(c\w+)\]")
 OPTION_INCLUDE = re.compile(r"\\\{\\cm\[(\w+)")
@@ -85,11 +85,11 @@ ASSIGNMENT = re.compile(r"([\w.]+)\s*=\s*(.*)")
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Which part of the graph of eGeMAPSv02 is computed.
+    """Part of the component graph of eGeMAPSv02.
 
     Attributes:
-        about: one line for the help
-        changes: component -> key -> value that replaces the package's
+        about: one line for `--help`
+        changes: component -> key -> value that replaces the one of eGeMAPSv02
     """
 
     about: str
@@ -101,7 +101,7 @@ MEANS_ONLY = {"functionalsEnabled": "Moments", "Moments.stddevNorm": "0"}
 FEATURE_SETS = {
     "egemaps": FeatureSet("all 88 functionals of eGeMAPSv02"),
     "captions": FeatureSet(
-        "the 6 that captions read, 2.5 times as fast",
+        "the 6 functionals of the default templates, 2.5 times as fast",
         {
             "egemapsv02_lldSetSelectorNoF0LoudnNz": {
                 "reader.dmLevel": "gemapsv01b_jitterShimmer",
@@ -121,7 +121,7 @@ FEATURE_SETS = {
         },
     ),
     "captions-extended": FeatureSet(
-        "the 14 that captions with the extended templates read",
+        "the 14 functionals of the extended templates",
         {
             "gemapsv01b_harmonics": {
                 "harmonicDifferences": "H1-H2",
@@ -156,7 +156,7 @@ FEATURE_SETS = {
         },
     ),
 }
-"""What can be measured; the columns of both caption sets are those of the templates, no other."""
+"""Feature sets by name; both caption sets contain exactly the columns of their templates."""
 
 
 # --- The component graph -------------------------------------------------------------------------
@@ -164,31 +164,31 @@ FEATURE_SETS = {
 
 @dataclass
 class _Component:
-    """One component: its type and the lines of its section."""
+    """Type of a component and the lines of its section."""
 
     kind: str
     lines: list[str]
 
     def levels(self, pattern: str) -> list[str]:
-        """Return the levels named by the keys that match, e.g. all that it reads."""
+        """Return the levels named by all keys that match, e.g. by its readers."""
         found = (ASSIGNMENT.match(line) for line in self.lines)
         values = [match[2] for match in found if match and re.fullmatch(pattern, match[1])]
         return [level.strip() for value in values for level in value.split(";") if level.strip()]
 
     def change(self, key: str, value: str) -> None:
-        """Replace the value of a key that stands in the section."""
+        """Replace the value of a key of the section."""
         places = [
             place
             for place, line in enumerate(self.lines)
             if (match := ASSIGNMENT.match(line)) and match[1] == key
         ]
         if len(places) != 1:
-            raise ValueError(f"{key} stands {len(places)} times in {self.kind}, expected once")
+            raise ValueError(f"{self.kind} has {len(places)} keys {key}, expected one")
         self.lines[places[0]] = f"{key} = {value}"
 
 
 def _read_components() -> dict[str, _Component]:
-    """Return the components of eGeMAPSv02 by name, in the order in which openSMILE runs them."""
+    """Return the components of eGeMAPSv02 by name, in the order of execution."""
     components: dict[str, _Component] = {}
     for file in COMPONENT_FILES:
         text = re.sub(r"/\*.*?\*/", "", (CONFIGURATION / file).read_text(), flags=re.DOTALL)
@@ -207,7 +207,7 @@ def _read_components() -> dict[str, _Component]:
 
 
 def _needed(components: Mapping[str, _Component]) -> set[str]:
-    """Return the names of the components on the way from the samples to the functionals."""
+    """Return the names of the components that the functionals depend on."""
     writers = {
         level: name
         for name, component in components.items()
@@ -254,9 +254,9 @@ def component_graph(name: str) -> str:
 
 @functools.cache
 def _library() -> ModuleType:
-    """Return opensmile's interface to its C library alone.
+    """Return opensmile's interface to its C library.
 
-    ``import opensmile`` would bring in pandas and audformat, a second for each process started.
+    ``import opensmile`` would also import pandas and audformat, a second per process.
     """
     spec = importlib.util.spec_from_file_location("opensmile_library", CORE / "lib.py")
     library = importlib.util.module_from_spec(spec)
@@ -268,14 +268,14 @@ def _library() -> ModuleType:
 
 
 class Extractor:
-    """An openSMILE instance of one feature set; it is built once and reset between clips.
+    """An openSMILE instance of one feature set, reset between clips.
 
     Attributes:
-        names: openSMILE's own names of the functionals (N)
+        names: openSMILE's names of the functionals (N)
     """
 
     def __init__(self, feature_set: str) -> None:
-        """Build the instance, 6 ms.
+        """Create the instance, which takes 6 ms.
 
         Raises:
             ValueError: if there is no such feature set
@@ -297,35 +297,34 @@ class Extractor:
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """Return the functionals (N,) float32 of a waveform (T,) in [-1, 32767/32768] at 16 kHz.
 
-        They are openSMILE's values to the bit, NaN where openSMILE has none: for clips below 60 ms
-        all of them.
+        They equal openSMILE's own values; for clips below 60 ms, all are NaN.
         """
         return self.measure(as_integers(waveform))
 
     def measure(self, samples: np.ndarray) -> np.ndarray:
-        """Return the functionals (N,) float32 of 16-bit samples (T,) at 16 kHz, as a call does."""
+        """Return the functionals (N,) float32 of 16-bit samples (T,) at 16 kHz, see `__call__`."""
         rows: list[np.ndarray] = []
         if self._used:
             self._smile.reset()
-            self._smile._callbacks.clear()  # registered again below; kept ones would pile up
+            self._smile._callbacks.clear()  # registered again below, and would accumulate
         self._used = True
         self._smile.external_sink_set_callback(SINK_NAME, lambda row: rows.append(row.copy()))
         if not self._smile.external_audio_source_write_data(SOURCE_NAME, samples.tobytes()):
-            raise RuntimeError(f"openSMILE did not take {len(samples)} samples")
+            raise RuntimeError(f"openSMILE rejected {len(samples)} samples")
         for frames in cut_frames(samples):
-            # the method of OpenSMILE for it knows sources of one value at a time only
+            # OpenSMILE's own method supports sources of single values only
             status = _library().smileapi.smile_extsource_write_data(
                 self._smile._smileobj, FRAMES.encode(), _pointer(frames), len(frames)
             )
             if status:
-                raise RuntimeError(f"openSMILE did not take {len(frames)} frames: status {status}")
+                raise RuntimeError(f"openSMILE rejected {len(frames)} frames: status {status}")
         self._smile.external_source_set_eoi(FRAMES)
         self._smile.external_audio_source_set_eoi(SOURCE_NAME)
         self._smile.run()
         return rows[0] if rows else np.full(len(self.names), np.nan, dtype=np.float32)
 
     def defined(self, values: np.ndarray) -> np.ndarray:
-        """Return functionals (N,) with NaN where openSMILE had nothing to measure."""
+        """Return functionals (N,) with NaN where they are undefined."""
         defined = values.copy()
         for place, undefined, decided in self._rules:
             if values[place] == undefined:
@@ -334,53 +333,53 @@ class Extractor:
 
 
 def as_integers(waveform: np.ndarray) -> np.ndarray:
-    """Return the 16-bit samples that openSMILE hears, (T,) int16; rounded towards zero as it does.
+    """Return the 16-bit samples (T,) of a waveform, truncated towards zero like opensmile does.
 
-    A sample of 1.0 or above would wrap to a negative one, see `audio.SAMPLE_LIMITS`.
+    A sample of 1.0 or above would wrap around to a negative one, see `reading.SAMPLE_LIMITS`.
     """
     return (waveform * np.float32(FULL_SCALE)).astype(np.int16)
 
 
 def cut_frames(samples: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the 20 ms frames of 16-bit samples (T,), float32, as openSMILE's framer has them."""
+    """Yield the 20 ms frames of 16-bit samples (T,) as float32, equal to openSMILE's framer."""
     if len(samples) < FRAME_SAMPLES:
         return
-    waveform = samples / np.float32(FULL_SCALE - 1)  # openSMILE's own division, by 32767
+    waveform = samples / np.float32(FULL_SCALE - 1)  # openSMILE divides by 32767
     frames = np.lib.stride_tricks.sliding_window_view(waveform, FRAME_SAMPLES)[::FRAME_STEP]
     for first in range(0, len(frames), FRAMES_WRITTEN):
         yield np.ascontiguousarray(frames[first : first + FRAMES_WRITTEN])
 
 
 def _pointer(values: np.ndarray) -> ctypes.Array:
-    """Return the address of contiguous float32 values, as the C library takes it."""
+    """Return contiguous float32 values as a C pointer."""
     return values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
 
 
 UNDEFINED = (
-    # column, its value if and only if there was nothing to measure; the columns it decides on
+    # deciding column, its value if and only if it is undefined, columns that are then undefined
     (r"((?!F[123]amplitude).+_sma3nz)_amean", 0.0, r"{}_.+"),
     (r"(F[123]amplitudeLogRelF0_sma3nz)_amean", -201.0, r"{}_.+"),
     (r"(.+)_mean(Rising|Falling)Slope", 0.0, r"{}_(mean|stddev){}Slope"),
     (r"MeanVoicedSegmentLengthSec", 0.0, r"(Mean|Stddev)VoicedSegmentLengthSec"),
     (r"MeanUnvoicedSegmentLength", 0.0, r"(Mean|Stddev)UnvoicedSegmentLength"),
 )
-"""When a value of openSMILE is no measurement.
+"""Values by which openSMILE marks undefined functionals.
 
-- ``sma3nz`` descriptors are averaged over the frames in which they are not 0: voiced ones for F0,
-  jitter, shimmer, HNR, formants, harmonics and ``...V``, unvoiced ones for ``...UV``. A mean of
-  exactly 0.0 says that there was no such frame.
-- A formant's amplitude relative to F0 is the floor of openSMILE's logarithm, -201 dB, in frames
-  without F0; 0 dB is a measurement, F0 itself at the formant. A mean of -201 says that there was no
-  other frame. (In clips that are voiced in part these frames count, by openSMILE's definition.)
-- A mean slope of 0.0 says that the contour nowhere rose (fell) between two peaks: slopes have a
-  sign, and their mean cannot vanish.
-- A mean length of 0.0 s says that there was no segment. Rates (``VoicedSegmentsPerSec``,
-  ``loudnessPeaksPerSec``) are measurements also when they are 0.
+- ``sma3nz`` descriptors are averaged over the frames in which they are not 0: voiced frames for F0,
+  jitter, shimmer, HNR, formants, harmonics and ``...V``, unvoiced frames for ``...UV``. A mean of
+  exactly 0.0 means that there was no such frame.
+- In frames without F0, the amplitude of a formant relative to F0 is -201 dB, the floor of
+  openSMILE's logarithm. A mean of -201 means that there was no other frame; 0 dB is a measurement
+  (F0 lies at the formant). In partly voiced clips, openSMILE includes unvoiced frames in the mean.
+- A mean slope of 0.0 means that the contour did not rise (fall) between two peaks anywhere, because
+  the slopes of a kind have the same sign.
+- A mean length of 0.0 s means that there was no segment. Rates (``VoicedSegmentsPerSec``,
+  ``loudnessPeaksPerSec``) of 0 are measurements.
 """
 
 
 def undefined_rules(names: Sequence[str]) -> list[tuple[int, float, list[int]]]:
-    """Return (place of the deciding column, its value, places of the columns it decides on)."""
+    """Return (index of the deciding column, its undefined value, indices of dependent columns)."""
     rules = []
     for deciding, value, pattern in UNDEFINED:
         for place, name in enumerate(names):

@@ -1,10 +1,9 @@
-"""One clip -> one record: values and quality, or why there are none. Also the process that does it.
+"""From a clip to its record: functionals and quality flags, or the reason why there are none.
 
-    record = measure_clip(smile.Extractor("captions"), Clip(root, "a.wav"))[0]
+    record = measure_clip(egemaps.Extractor("captions"), Clip(root, "a.wav"))[0]
 
-Run in a process of its own, by `isolation`, `main` serves clips over a socket for as long as its
-parent lives: a thread reads the next clip while openSMILE computes the current one, and a crash of
-a C library ends that process and nothing else.
+`main` is the program of a process of the worker pool: it measures the clips that arrive over a
+socket. A thread reads the next clip while openSMILE processes the current one.
 """
 
 import functools
@@ -34,11 +33,11 @@ from paraclap.audio.segments import MAX_SECONDS
 MIN_SECONDS = 0.06
 """Shorter clips have no complete frame of 60 ms, and openSMILE gives 88 NaN [s]."""
 VOICING = "F0semitoneFrom27.5Hz_sma3nz_amean"
-"""Functional without value when no frame of the clip is voiced."""
+"""Functional that is undefined if no frame of the clip is voiced."""
 IDLE_SECONDS = 60.0
-"""A serving process without work ends after this time [s]; it is started again when needed."""
+"""Time without work after which a process ends [s]."""
 SECOND = 1_000_000_000
-"""Nanoseconds; places in a file are whole numbers of them, as in the tables."""
+"""One second in nanoseconds, the unit of positions in a file."""
 
 
 class Clip(NamedTuple):
@@ -48,14 +47,14 @@ class Clip(NamedTuple):
     file: str
     start: int = 0
     end: int | None = None
-    longest: float | None = None  # window [s] that longer clips than `audio` reads are cut into
+    longest: float | None = None  # window [s] that clips above segments.MAX_SECONDS are cut into
 
 
 class Record(NamedTuple):
-    """What became of a clip, or of one window of it: values, or an error and where it arose.
+    """Result of a clip, or of one window of a long clip: values, or an error and its stage.
 
-    ``values`` are the functionals (N,) float32, ``seconds`` the duration that was measured,
-    ``quality`` flags joined by ``;``, ``digest`` a hash of the samples that openSMILE heard.
+    ``values`` are the functionals (N,) float32, ``seconds`` the measured duration, ``quality``
+    flags joined by ``;``, ``digest`` a hash of the 16-bit samples.
     """
 
     start: int
@@ -70,7 +69,7 @@ class Record(NamedTuple):
 
 
 class _Sound(NamedTuple):
-    """Samples of a clip on the way from the reader to openSMILE."""
+    """Samples of a clip and their quality flags."""
 
     waveform: np.ndarray
     flags: list[str]
@@ -78,7 +77,7 @@ class _Sound(NamedTuple):
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return what, beside the samples, the values depend on."""
+    """Return the versions that the values depend on."""
     return {
         "opensmile": version("opensmile"),
         "libsndfile": soundfile.__libsndfile_version__,
@@ -91,13 +90,13 @@ def versions() -> dict[str, str]:
 
 
 def windows(clip: Clip) -> list[tuple[int, int | None]]:
-    """Return the stretches (start, end) [ns] that a clip is measured in; one, if it is not long.
+    """Return the windows (start, end) [ns] of a clip: one, unless it is too long to be read whole.
 
-    With ``longest``, a clip that `audio` does not read in one go is cut into windows of equal
-    length, at most so many seconds, so that memory is bounded for a file of any length.
+    With ``clip.longest``, a clip above `segments.MAX_SECONDS` is cut into equal windows of at most
+    ``longest`` seconds, which bounds the memory for files of any length.
 
     Raises:
-        AudioError: if the header has to be read and cannot
+        AudioError: if the header is needed and cannot be read
     """
     whole = [(clip.start, clip.end)]
     if clip.longest is None:
@@ -114,12 +113,12 @@ def windows(clip: Clip) -> list[tuple[int, int | None]]:
 
 
 def _attempt(clip: Clip, stage: str, start: int, end: int | None, work: Callable) -> object:
-    """Return what a stage of a clip gives; whatever goes wrong becomes the record of that."""
+    """Return the result of a stage of a clip; any error becomes a record."""
     try:
         return work()
     except AudioError as error:
         name, message = error.reason, str(error)
-    except Exception as error:  # one clip must never stop the others; its record names the error
+    except Exception as error:  # one clip must not stop the others; its record names the error
         name, message = type(error).__name__, str(error) or repr(error)
     for root in {os.path.join(os.path.realpath(clip.root), ""), os.path.join(clip.root, "")}:
         message = message.replace(root, "")
@@ -138,7 +137,7 @@ def read_clip(clip: Clip) -> Iterator[tuple[int, int | None, _Sound | Record]]:
 
 
 def _read(clip: Clip, start: int, end: int | None) -> _Sound:
-    """Return the samples of a stretch of a file inside of the root."""
+    """Return the samples of a window of a file inside the root."""
     path = resolve_inside(clip.root, clip.file)
     waveform, report = reading.read_audio_with_report(
         path, start / SECOND, None if end is None else end / SECOND
@@ -152,7 +151,7 @@ def _read(clip: Clip, start: int, end: int | None) -> _Sound:
 def measure(
     extractor: egemaps.Extractor, waveform: np.ndarray, flags: list[str] | None = None
 ) -> Record:
-    """Return the record of a waveform (T,) at 16 kHz; `Record.start` and `end` are left open.
+    """Return the record of a waveform (T,) at 16 kHz, without its place in the file.
 
     Raises:
         AudioError: if the waveform is shorter than 60 ms or silent as 16-bit samples
@@ -182,7 +181,7 @@ def measure(
 def _compute(
     extractor: egemaps.Extractor, clip: Clip, start: int, end: int | None, sound: _Sound | Record
 ) -> Record:
-    """Return the record of a window that was read, or the failure to read it."""
+    """Return the record of a window; a failure to read it is passed on."""
     if isinstance(sound, Record):
         return sound
     record = _attempt(clip, "features", start, end, lambda: measure(extractor, *sound))
@@ -194,18 +193,18 @@ def measure_clip(extractor: egemaps.Extractor, clip: Clip) -> list[Record]:
     return [_compute(extractor, clip, *piece) for piece in read_clip(clip)]
 
 
-# --- A process that does nothing else ------------------------------------------------------------
+# --- Program of a worker process -----------------------------------------------------------------
 
 
 def _follow(parent: int) -> None:
-    """End this process when its parent is gone, also in the middle of a clip."""
+    """End this process when its parent has ended, also in the middle of a clip."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 def _receive(connection: Connection, pieces: queue.Queue) -> None:
-    """Read clips as they are asked for and put their samples in the queue, with one place."""
+    """Read requested clips and put their samples in the queue, which holds one window."""
     while connection.poll(IDLE_SECONDS):
         try:
             ticket, clip = connection.recv()
@@ -220,8 +219,8 @@ def _receive(connection: Connection, pieces: queue.Queue) -> None:
 def serve(connection: Connection, feature_set: str) -> None:
     """Measure the clips that arrive as (ticket, clip).
 
-    The first message out is the names of the functionals; then (ticket, record) for each record of
-    a clip, and (ticket, None) after its last.
+    The first message sent is the list of names of the functionals, then (ticket, record) for each
+    record of a clip, and (ticket, None) after its last record.
     """
     extractor = egemaps.Extractor(feature_set)
     connection.send(extractor.names)
@@ -234,12 +233,12 @@ def serve(connection: Connection, feature_set: str) -> None:
 
 
 def main() -> None:
-    """Serve over the socket whose number is the first argument."""
+    """Measure clips from the socket whose file descriptor is the first argument."""
     descriptor, feature_set, parent = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     try:
         serve(Connection(descriptor), feature_set)
     except (BrokenPipeError, ConnectionResetError):
-        os._exit(1)  # the parent is gone, and nobody is left to be told
-    os._exit(0)  # a reader may still wait for a socket that nobody writes to
+        os._exit(1)  # the parent has ended
+    os._exit(0)  # at once: the reading thread may still wait for the socket

@@ -1,11 +1,11 @@
-"""Clips measured in a process of their own: a crash or a hang costs one clip and nothing else.
+"""A pool of processes that measure clips, so that a crash or a hang costs one clip only.
 
     for position, records in measure_clips(clips, "captions", timeout=600.0): ...
 
-Decoders and openSMILE are C libraries: a damaged file can end their process or never come back. So
-whoever schedules the work (a thread here, a worker of Dask or Ray) keeps a child process and hands
-it clips. When the child dies or is silent for too long, the clips that it had are given to a fresh
-one, each alone; the one that fails again is recorded as ``crash`` or ``timeout``.
+Decoders and openSMILE are C libraries: a damaged file can crash or block their process. Every
+thread (and every Dask or Ray worker) therefore sends its clips to a worker process. If that process
+dies or does not answer in time, its pending clips are measured again by a new process, one at a
+time; a clip that fails again is recorded as ``crash`` or ``timeout``.
 """
 
 import os
@@ -28,35 +28,35 @@ PROGRAM = (
     "sys.path.remove(sys.argv.pop(1)); "
     "from paraclap.acoustics import extraction; extraction.main()"
 )
-"""What a child runs; as an imported module, so that both sides mean the same classes."""
-IN_FLIGHT = 3
-"""Clips that a child holds: one computed, one read ahead, one waiting in the socket."""
+"""Code of a worker; it imports the module by name, so that both sides unpickle the same classes."""
+PENDING = 3
+"""Clips sent to a worker at once: one is measured, one is being read, one waits in the socket."""
 START_SECONDS = 300.0
-"""Longest time that a child may take to import its libraries; shared disks are slow [s]."""
+"""Longest time that a worker may take to import its libraries, as from a slow shared disk [s]."""
 STAGE = "process"
-"""Stage of failures that are no verdict on the file alone: the next run tries again."""
+"""Stage of failures that may not be the file's fault: the next run tries again."""
 
 
-class ChildError(ParaCLAPError, RuntimeError):
-    """A child that died or did not answer; ``error`` is the short code."""
+class WorkerError(ParaCLAPError, RuntimeError):
+    """A worker that died or did not answer; ``error`` is a short code."""
 
     def __init__(self, error: str, message: str) -> None:
         super().__init__(error, message)
         self.error, self.message = error, message
 
     def __str__(self) -> str:
-        """The sentence alone."""
+        """Return the message without the code."""
         return self.message
 
 
-class Child:
+class Worker:
     """A process that measures clips of one feature set, and the socket to it."""
 
     def __init__(self, feature_set: str) -> None:
-        """Start it and wait until it is ready.
+        """Start the process and wait until it is ready.
 
         Raises:
-            ChildError: if it cannot be started
+            WorkerError: if it cannot be started
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -69,15 +69,15 @@ class Child:
         self.connection = Connection(ours.detach())
         try:
             self.names: list[str] = self.receive(START_SECONDS)
-        except ChildError:
+        except WorkerError:
             self.stop()
             raise
 
     def send(self, ticket: int, clip: Clip) -> None:
-        """Ask for a clip.
+        """Send a clip to be measured.
 
         Raises:
-            ChildError: if the child has died
+            WorkerError: if the process has died
         """
         try:
             self.connection.send((ticket, clip))
@@ -88,29 +88,29 @@ class Child:
         """Return the next message.
 
         Raises:
-            ChildError: if the child died or was silent for ``timeout`` seconds
+            WorkerError: if the process died or did not answer within ``timeout`` seconds
         """
         try:
             if self.connection.poll(timeout):
                 return self.connection.recv()
         except (EOFError, OSError) as error:
             raise self._death() from error
-        raise ChildError("timeout", f"no answer within {timeout:g} s")
+        raise WorkerError("timeout", f"no answer within {timeout:g} s")
 
-    def _death(self) -> ChildError:
-        """Return how the child ended."""
+    def _death(self) -> WorkerError:
+        """Return the error that describes how the process ended."""
         self.stop()
         code = self.process.returncode
         if code < 0:
-            return ChildError("crash", f"the process died of {signal.Signals(-code).name}")
-        return ChildError("crash", f"the process ended with exit code {code}")
+            return WorkerError("crash", f"the process died of {signal.Signals(-code).name}")
+        return WorkerError("crash", f"the process ended with exit code {code}")
 
     def alive(self) -> bool:
-        """Tell whether it can be given work."""
+        """Return whether the process is running."""
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """End it at once, unless it has ended."""
+        """End the process at once."""
         try:
             self.process.wait(0.2 if self.connection.closed else 0)
         except subprocess.TimeoutExpired:
@@ -119,99 +119,99 @@ class Child:
         self.connection.close()
 
 
-class _Children:
-    """The idle children of this process."""
+class _Pool:
+    """Idle workers by feature set."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.idle: dict[str, list[Child]] = {}
+        self.idle: dict[str, list[Worker]] = {}
 
-    def take(self, feature_set: str) -> Child:
-        """Return a living child, started if there is none."""
+    def take(self, feature_set: str) -> Worker:
+        """Return a running worker; a new one if none is idle."""
         with self.lock:
             idle = self.idle.setdefault(feature_set, [])
             while idle:
-                child = idle.pop()
-                if child.alive():
-                    return child
-                child.stop()
-        return Child(feature_set)
+                worker = idle.pop()
+                if worker.alive():
+                    return worker
+                worker.stop()
+        return Worker(feature_set)
 
-    def give_back(self, feature_set: str, child: Child) -> None:
-        """Keep a child for the next chunk."""
+    def give_back(self, feature_set: str, worker: Worker) -> None:
+        """Keep a worker for the next chunk."""
         with self.lock:
-            self.idle.setdefault(feature_set, []).append(child)
+            self.idle.setdefault(feature_set, []).append(worker)
 
     def stop(self) -> None:
-        """End all idle children."""
+        """End all idle workers."""
         with self.lock:
-            for child in sum(self.idle.values(), []):
-                child.stop()
+            for worker in sum(self.idle.values(), []):
+                worker.stop()
             self.idle.clear()
 
 
-_CHILDREN = _Children()
+_POOL = _Pool()
 
 
-def stop_children() -> None:
-    """End the idle children of this process; it starts new ones when it has work again."""
-    _CHILDREN.stop()
+def stop_workers() -> None:
+    """End the idle workers of this process; new ones are started on demand."""
+    _POOL.stop()
 
 
 def feature_names(feature_set: str) -> list[str]:
-    """Return openSMILE's names of the functionals of a set, without loading it here."""
-    child = _CHILDREN.take(feature_set)
-    _CHILDREN.give_back(feature_set, child)
-    return child.names
+    """Return openSMILE's names of the functionals of a set, without loading it in this process."""
+    worker = _POOL.take(feature_set)
+    _POOL.give_back(feature_set, worker)
+    return worker.names
 
 
 def measure_clips(
     clips: Sequence[Clip], feature_set: str, timeout: float
 ) -> Iterator[tuple[int, list[Record]]]:
-    """Yield (position, records) of every clip once, as they are done.
+    """Yield (position, records) of every clip once, as they are completed.
 
     Args:
-        clips: what to measure
-        feature_set: a key of `smile.FEATURE_SETS`
-        timeout: longest time without an answer [s] before a child counts as hanging
+        clips: clips to measure
+        feature_set: key of `egemaps.FEATURE_SETS`
+        timeout: longest time without an answer [s] before a worker counts as hanging
 
     Raises:
-        ChildError: if no child can be started
+        WorkerError: if no worker can be started
     """
     waiting, suspects = deque(range(len(clips))), set[int]()
-    flight: dict[int, list[Record]] = {}
-    child = _CHILDREN.take(feature_set)
+    pending: dict[int, list[Record]] = {}
+    worker = _POOL.take(feature_set)
     try:
-        while waiting or flight:
+        while waiting or pending:
             try:
-                while waiting and len(flight) < (1 if suspects else IN_FLIGHT):
+                while waiting and len(pending) < (1 if suspects else PENDING):
                     position = waiting.popleft()
-                    flight[position] = []
-                    child.send(position, clips[position])
-                position, record = child.receive(timeout)
-            except ChildError as failure:
-                child.stop()
-                held, flight = list(flight), {}
-                if suspects.issuperset(held):  # it was alone, in a fresh process
+                    pending[position] = []
+                    worker.send(position, clips[position])
+                position, record = worker.receive(timeout)
+            except WorkerError as failure:
+                worker.stop()
+                held, pending = list(pending), {}
+                if suspects.issuperset(held):  # measured alone, by a new process
                     suspects.difference_update(held)
                     for position in held:
                         yield position, [_failed(clips[position], failure)]
                 else:
                     suspects.update(held)
                     waiting.extendleft(reversed(held))
-                child = Child(feature_set)
+                worker = Worker(feature_set)
                 continue
             if record is not None:
-                flight[position].append(record)
+                pending[position].append(record)
             else:
                 suspects.discard(position)
-                yield position, flight.pop(position)
+                yield position, pending.pop(position)
     except BaseException:
-        child.stop()
+        worker.stop()
         raise
-    _CHILDREN.give_back(feature_set, child)
+    _POOL.give_back(feature_set, worker)
 
 
-def _failed(clip: Clip, failure: ChildError) -> Record:
-    """Return the record of a clip that its process did not survive."""
+def _failed(clip: Clip, failure: WorkerError) -> Record:
+    """Return the record of a clip that crashed or blocked its process."""
     return Record(clip.start, clip.end, stage=STAGE, error=failure.error, message=failure.message)

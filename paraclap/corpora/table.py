@@ -32,6 +32,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from paraclap.corpora import SOURCE_FORMS
 from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.readers import (
     TABLE_READERS,
@@ -44,9 +45,6 @@ from paraclap.corpora.readers import (
 
 LOW, MIDDLE, HIGH = "low", "middle", "high"
 """Classes of a label that is a number: its tertiles."""
-SOURCE_FORMS = (
-    "NAME=ROOT, a folder with db.yaml, a .csv, .tsv or .parquet table, or a folder of audio"
-)
 
 CLIP_COLUMNS = ("name", "root", "file", "start", "end")
 
@@ -78,10 +76,18 @@ def read_corpus(source: str | Path, root: str | Path | None = None) -> pd.DataFr
         root: folder of the audio of a table file; None: that of the table
 
     Raises:
-        CorpusError: if the source is none of the known forms or not where it should be, or if its
-            table has duplicates, impossible segments, or files that leave the root
+        CorpusError: if the source has none of the known forms, is missing or unreadable, or if its
+            table has duplicates, impossible segments, or files outside of the root
     """
-    corpus, path = split_source(str(source))
+    try:
+        return _read_source(str(source), root)
+    except OSError as error:
+        file = error.filename or source
+        raise CorpusError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _read_source(source: str, root: str | Path | None) -> pd.DataFrame:
+    corpus, path = split_source(source)
     path = path.absolute()
     if corpus:
         return _read_known(CORPORA[corpus], path)

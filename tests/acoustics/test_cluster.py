@@ -1,6 +1,6 @@
 """features.py on real Dask and Ray clusters of this machine; skipped where they are not installed.
 
-The workers are started as on a cluster: in another folder, without this repository in their path.
+Workers are started as on a cluster: in another folder, without this package on their path.
 """
 
 import json
@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from paraclap.acoustics import merge
+from paraclap.acoustics.backends import BackendError
 from paraclap.cli import features
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,7 +25,7 @@ OPTIONS = ["--feature-set", "captions", "--chunk", "4"]
 
 @pytest.fixture
 def expected(toy, tmp_path):
-    """Bytes of the table of `toy` and a bad file, as one local worker writes it."""
+    """Bytes of the feature table of `toy` and a bad file, written by one local worker."""
     (toy / "page.wav").write_text("<html></html>")
     output = tmp_path / "local.parquet"
     arguments = [toy, "-o", output, *OPTIONS, "--workers", 1, "--max-reject", 0.1]
@@ -43,7 +44,12 @@ def start(toy, output, *options):
     )
 
 
-def parts_of(output):
+def stop(process):
+    process.kill()
+    return process.communicate()[0]
+
+
+def chunks_of(output):
     return sorted(merge.beside(output, "parts").glob("part-*.parquet"))
 
 
@@ -77,32 +83,30 @@ def dask_cluster(tmp_path, faulty_decoder):
             process.wait()
 
 
-def test_killed_dask_worker_loses_nothing_and_doubles_nothing(
-    toy, expected, tmp_path, dask_cluster
-):
+def test_killed_dask_worker_loses_and_repeats_no_chunk(toy, expected, tmp_path, dask_cluster):
     address, workers = dask_cluster
     output = tmp_path / "dask.parquet"
     process = start(toy, output, "--backend", "dask", "--scheduler", address)
     deadline = time.monotonic() + 120
-    while len(parts_of(output)) < 3:
-        assert time.monotonic() < deadline and process.poll() is None, process.stdout.read()
+    while len(chunks_of(output)) < 3:
+        assert time.monotonic() < deadline and process.poll() is None, stop(process)
         time.sleep(0.01)
-    finished = {path: path.stat().st_mtime_ns for path in parts_of(output)}
+    finished = {path: path.stat().st_mtime_ns for path in chunks_of(output)}
     workers[0].kill()
-    assert workers[0].wait() == -signal.SIGKILL, "the kill must have hit a running worker"
-    assert process.poll() is None, "it must have hit in the middle"
+    assert workers[0].wait() == -signal.SIGKILL
+    assert process.poll() is None, "the worker must be killed in the middle of the run"
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0, printed
     assert output.read_bytes() == expected
-    assert finished.items() <= {path: path.stat().st_mtime_ns for path in parts_of(output)}.items()
+    assert finished.items() <= {path: path.stat().st_mtime_ns for path in chunks_of(output)}.items()
     clips = pd.read_parquet(output).index.get_level_values("file")
     assert clips.is_unique and len(clips) == 40
-    (counts,) = re.findall(r"(\d+) parts measured, (\d+) were there", printed)
-    assert sum(map(int, counts)) == len(parts_of(output)) == 14
+    (counts,) = re.findall(r"(\d+) chunks measured, (\d+) reused", printed)
+    assert sum(map(int, counts)) == len(chunks_of(output)) == 14
 
 
 @pytest.mark.parametrize("backend, module", [("dask", "distributed"), ("ray", "ray")])
-def test_cluster_made_on_the_spot_writes_the_same_bytes(toy, expected, tmp_path, backend, module):
+def test_new_cluster_writes_the_same_bytes(toy, expected, tmp_path, backend, module):
     pytest.importorskip(module)
     output = tmp_path / f"{backend}.parquet"
     process = start(toy, output, "--backend", backend, "--workers", "2")
@@ -111,14 +115,14 @@ def test_cluster_made_on_the_spot_writes_the_same_bytes(toy, expected, tmp_path,
     assert output.read_bytes() == expected
 
 
-def test_missing_requirement_names_the_file_to_install(toy, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    arguments = [str(toy), "-o", str(tmp_path / "f.parquet"), "--backend", "dask"]
-    assert features.main(arguments) == 1
-    assert "requirements-cluster.txt" in capsys.readouterr().err
+@pytest.mark.parametrize("backend, module", [("dask", "distributed"), ("ray", "ray")])
+def test_missing_package_names_the_extra_to_install(toy, tmp_path, monkeypatch, backend, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendError, match=r'pip install "paraclap\[cluster\]"'):
+        features.main([str(toy), "-o", str(tmp_path / "f.parquet"), "--backend", backend])
 
 
-def test_scheduler_without_backend_is_refused(toy, tmp_path, capsys):
-    arguments = [str(toy), "-o", str(tmp_path / "f.parquet"), "--scheduler", "tcp://x:1"]
-    assert features.main(arguments) == 1
+def test_scheduler_without_cluster_backend_is_rejected(capsys):
+    with pytest.raises(SystemExit):
+        features.main(["corpus", "-o", "f.parquet", "--scheduler", "tcp://x:1"])
     assert "--scheduler needs --backend" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def named(extractor, record):
     return dict(zip(extractor.names, record.values.tolist(), strict=True))
 
 
-def test_record_of_a_clip_has_values_seconds_and_digest_of_its_samples(tmp_path, extractor, voice):
+def test_record_contains_values_duration_and_digest_of_the_samples(tmp_path, extractor, voice):
     signal = np.round(voice(0.6) * 32768).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", signal, 16_000)
     record = only(extraction.measure_clip(extractor, Clip(str(tmp_path), "a.wav")))
@@ -65,7 +65,7 @@ def test_rate_of_the_file_does_not_change_loudness_and_pitch(tmp_path, extractor
     assert record.seconds == pytest.approx(2.0, abs=1e-3)
 
 
-def test_segment_has_the_values_of_its_part(tmp_path, extractor, voice):
+def test_values_of_a_segment_equal_those_of_the_cut_signal(tmp_path, extractor, voice):
     signal = voice(1.0, f0=150)
     soundfile.write(tmp_path / "a.wav", signal, 16_000, subtype="FLOAT")
     clip = Clip(str(tmp_path), "a.wav", SECOND // 4, 3 * SECOND // 4)
@@ -83,7 +83,7 @@ def test_below_60_ms_is_too_short(extractor, voice, length):
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 2e-5])
-def test_what_is_heard_as_a_constant_is_silent(extractor, voice, level):
+def test_clip_with_constant_16_bit_samples_is_silent(extractor, voice, level):
     quiet = np.full(16_000, level) if level != 2e-5 else voice() * level
     with pytest.raises(AudioError) as caught:
         extraction.measure(extractor, quiet.astype(np.float32))
@@ -106,7 +106,7 @@ def test_messages_name_files_relative_to_the_root(tmp_path, extractor):
     )
 
 
-def test_error_that_nobody_foresaw_is_a_record(tmp_path, monkeypatch, extractor, voice):
+def test_unexpected_error_becomes_a_record(tmp_path, monkeypatch, extractor, voice):
     soundfile.write(tmp_path / "a.wav", voice(0.2), 16_000)
 
     def fail(*arguments, **keywords):
@@ -120,13 +120,13 @@ def test_error_that_nobody_foresaw_is_a_record(tmp_path, monkeypatch, extractor,
 # --- Long files ----------------------------------------------------------------------------------
 
 
-def test_long_clip_is_refused_or_cut_into_equal_windows(tmp_path, monkeypatch, extractor, voice):
+def test_long_clip_is_rejected_or_cut_into_equal_windows(tmp_path, monkeypatch, extractor, voice):
     monkeypatch.setattr(extraction, "MAX_SECONDS", 2.0)
     monkeypatch.setitem(reading.read_audio_with_report.__kwdefaults__, "max_seconds", 2.0)
     soundfile.write(tmp_path / "a.wav", voice(3.5), 16_000)
     whole = Clip(str(tmp_path), "a.wav")
-    refused = only(extraction.measure_clip(extractor, whole))
-    assert (refused.stage, refused.error) == ("read", "too_long")
+    rejected = only(extraction.measure_clip(extractor, whole))
+    assert (rejected.stage, rejected.error) == ("read", "too_long")
 
     records = extraction.measure_clip(extractor, whole._replace(longest=1.0))
     edges = [0, 875_000_000, 1_750_000_000, 2_625_000_000, 3_500_000_000]
@@ -138,7 +138,7 @@ def test_long_clip_is_refused_or_cut_into_equal_windows(tmp_path, monkeypatch, e
         np.testing.assert_array_equal(record.values, alone.values)
 
 
-def test_clip_that_is_not_long_is_never_cut(tmp_path, voice):
+def test_short_clip_is_never_cut(tmp_path, voice):
     soundfile.write(tmp_path / "a.wav", voice(0.5), 16_000)
     assert extraction.windows(Clip(str(tmp_path), "a.wav", longest=0.1)) == [(0, None)]
     segment = Clip("/nowhere", "a.wav", SECOND, 2 * SECOND, longest=0.1)
@@ -154,7 +154,8 @@ def test_two_hours_take_little_memory(tmp_path, voice, longest, error):
             samples[:16_000] = voice() if minute == 70 else 0
             file.write(samples)
     code = (
-        "import resource, sys, extraction, smile; extractor = smile.Extractor('egemaps');"
+        "import resource, sys; from paraclap.acoustics import egemaps, extraction;"
+        "extractor = egemaps.Extractor('egemaps');"
         f"clip = extraction.Clip(sys.argv[1], 'a.flac', longest={longest});"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "records = extraction.measure_clip(extractor, clip);"

@@ -17,6 +17,8 @@ import soundfile
 from paraclap.acoustics import merge, worker_pool
 from paraclap.cli import features
 from paraclap.corpora import table
+from paraclap.corpora.readers import CorpusError
+from paraclap.files import OutputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("PARACLAP_DATA", "../shared/data"))
@@ -59,7 +61,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
 def measured(source: object, output: Path, *options: object) -> pd.DataFrame:
     arguments = [source, "-o", output, "--workers", 1, "--max-reject", 0.99, *options]
     assert features.main([str(argument) for argument in arguments]) == 0
-    return merge.read_features(output)
+    return pd.read_parquet(output)
 
 
 def listed(output: Path, listing: str = "errors") -> pd.DataFrame:
@@ -85,7 +87,7 @@ def test_values_are_those_of_opensmile_itself(folder, tmp_path, feature_set, cou
         np.testing.assert_array_equal(values[~undefined], expected[~undefined])
 
 
-def test_bad_clips_have_their_reason_and_change_no_other(folder, tmp_path):
+def test_bad_clips_are_listed_with_reasons_and_change_no_other_clip(folder, tmp_path):
     alone = measured(folder, tmp_path / "alone.parquet")
     reasons = spoil(folder)
     for workers in (1, 3):
@@ -98,19 +100,19 @@ def test_bad_clips_have_their_reason_and_change_no_other(folder, tmp_path):
         assert errors["message"].str.len().gt(0).all() and not found[merge.QUALITY].any()
 
 
-def test_path_through_a_link_out_of_the_root_is_refused(folder, tmp_path, voice):
+def test_link_to_a_file_outside_of_the_root_is_rejected(folder, tmp_path, voice):
     soundfile.write(tmp_path / "secret.wav", voice(0.3), 16_000)
     (folder / "link.wav").symlink_to(tmp_path / "secret.wav")
     measured(folder, tmp_path / "f.parquet")
     assert listed(tmp_path / "f.parquet")["error"].tolist() == ["outside_root"]
 
 
-def test_column_called_like_a_feature_is_refused(folder, tmp_path, capsys):
+def test_column_named_like_a_feature_is_rejected_before_measuring(folder, tmp_path):
     rows = pd.DataFrame({"file": ["good0.wav"], "Duration": [1.0]})
     rows.to_csv(folder / "table.csv", index=False)
-    assert features.main([str(folder / "table.csv"), "-o", str(tmp_path / "f.parquet")]) == 1
-    assert "['Duration'], which are features" in capsys.readouterr().err
-    assert not list(tmp_path.glob("f.*")), "it must be told before anything is measured"
+    with pytest.raises(CorpusError, match=r"\['Duration'\], which are names of features"):
+        features.main([str(folder / "table.csv"), "-o", str(tmp_path / "f.parquet")])
+    assert not list(tmp_path.glob("f.*"))
 
 
 def test_labels_and_segments_keep_their_types_and_order(folder, tmp_path):
@@ -132,13 +134,13 @@ def test_labels_and_segments_keep_their_types_and_order(folder, tmp_path):
     assert found["Duration"].tolist() == pytest.approx([0.6, 0.2, 0.2])
 
 
-def test_changed_labels_need_no_measuring(folder, tmp_path, capsys):
+def test_changed_labels_need_no_new_measurement(folder, tmp_path, capsys):
     for emotion in ("anger", "joy"):
         rows = pd.DataFrame({"file": ["good0.wav", "good1.wav"], "emotion": emotion})
         rows.to_csv(folder / "table.csv", index=False)
         found = measured(folder / "table.csv", tmp_path / "f.parquet")
         assert found["emotion"].tolist() == [emotion] * 2
-    assert capsys.readouterr().out.count("0 parts measured, 1 were there") == 1
+    assert capsys.readouterr().out.count("0 chunks measured, 1 reused") == 1
 
 
 def test_long_files_become_rows_of_equal_length(tmp_path, voice):
@@ -162,7 +164,7 @@ def test_long_files_become_rows_of_equal_length(tmp_path, voice):
     assert len(listed(output)) == 43 and set(listed(output)["error"]) == {"silent"}
 
 
-def test_same_samples_under_two_names_are_reported_across_splits(folder, tmp_path, capsys):
+def test_clips_with_equal_samples_are_reported_across_splits(folder, tmp_path, capsys):
     samples, rate = soundfile.read(folder / "good0.wav", dtype="int16")
     soundfile.write(folder / "copy.flac", samples, rate)
     rows = "file,split\ngood0.wav,train\ngood1.wav,train\ncopy.flac,test\n"
@@ -173,8 +175,9 @@ def test_same_samples_under_two_names_are_reported_across_splits(folder, tmp_pat
         "good0.wav": "train",
         "copy.flac": "test",
     }
-    assert "2 clips have the same samples as another, 2 of them one in another split" in (
-        capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert (
+        "2 clips have the same samples as another clip, 2 of them as a clip of another" in printed
     )
 
 
@@ -197,11 +200,11 @@ def test_script_writes_features_errors_and_exit_codes(folder, tmp_path):
     assert listing.exists()
     page.unlink()
     assert features.main([str(folder), "-o", str(output), "--workers", "1"]) == 0
-    assert not listing.exists(), "a list of failures that are none any more must go"
+    assert not listing.exists(), "an outdated list of failures must be removed"
     assert sorted(path.name for path in output.parent.iterdir()) == ["f.parquet", "f.parts"]
 
 
-def test_metadata_tells_what_was_done_and_nothing_of_the_run(folder, tmp_path):
+def test_metadata_describes_the_features_and_not_the_run(folder, tmp_path):
     measured(folder, tmp_path / "f.parquet", "--feature-set", "captions", "--workers", 2)
     about = json.loads(pq.read_schema(tmp_path / "f.parquet").metadata[b"paraclap"])
     assert about["feature_set"] == "captions" and about["sampling_rate"] == 16_000
@@ -209,14 +212,14 @@ def test_metadata_tells_what_was_done_and_nothing_of_the_run(folder, tmp_path):
     assert not {"workers", "backend", "date", "host"} & set(about)
 
 
-def test_nothing_measured_is_a_failure_even_when_all_may_fail(tmp_path):
+def test_run_without_any_measured_clip_fails(tmp_path):
     (tmp_path / "a.wav").write_text("<html></html>")
     arguments = [str(tmp_path), "-o", str(tmp_path / "f.parquet"), "--workers", "1"]
     assert features.main([*arguments, "--max-reject", "1"]) == 1
-    assert len(merge.read_features(tmp_path / "f.parquet")) == 0
+    assert len(pd.read_parquet(tmp_path / "f.parquet")) == 0
 
 
-def test_wrong_root_ends_with_one_line(tmp_path):
+def test_wrong_root_ends_in_one_sentence(tmp_path):
     failed = run("ravdess=" + str(tmp_path), "-o", tmp_path / "f.parquet")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert str(tmp_path) in failed.stderr and "Actor_01" in failed.stderr
@@ -225,15 +228,39 @@ def test_wrong_root_ends_with_one_line(tmp_path):
 @pytest.mark.parametrize(
     "options", ["--shard 0/3", "--shard 4/3", "--shard x", "--workers 0", "--max-reject 2"]
 )
-def test_impossible_options_are_refused(options, capsys):
+def test_impossible_options_are_rejected(options, capsys):
     with pytest.raises(SystemExit):
         features.parse_arguments(["x", "-o", "f.parquet", *options.split()])
     assert "must be" in capsys.readouterr().err
 
 
-def test_torch_is_never_imported():
-    code = "import sys, features; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+@pytest.mark.parametrize("arguments", [["--help"], ["x", "-o", "f.parquet", "--worker"]])
+def test_help_and_wrong_options_import_no_slow_library(arguments):
+    code = (
+        "import sys; from paraclap.cli import features\n"
+        "try: features.main(sys.argv[1:])\n"
+        "except SystemExit: print(*{'pandas', 'opensmile', 'torch'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == ""
+
+
+def test_output_folder_that_cannot_be_created_is_an_error(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be created: Not a directory"):
+        features.main([str(folder), "-o", str(tmp_path / "file" / "f.parquet")])
+
+
+def test_unreadable_table_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "table.csv").write_text("file\na.wav\n")
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(CorpusError, match=r"table.csv cannot be read: Permission denied"):
+        features.main([str(tmp_path / "table.csv"), "-o", str(tmp_path / "f.parquet")])
 
 
 # --- Shards, interruption, merging ---------------------------------------------------------------
@@ -249,13 +276,13 @@ def test_shards_and_small_groups_give_the_same_bytes(toy, tmp_path, capsys, monk
         assert not shards.exists(), "shards do not merge"
     capsys.readouterr()
     measured(toy, shards, *options)
-    assert ": 0 parts measured" in capsys.readouterr().out
+    assert ": 0 chunks measured" in capsys.readouterr().out
     assert shards.read_bytes() == whole.read_bytes()
     monkeypatch.setattr(merge, "GROUP_ROWS", 7)
-    pd.testing.assert_frame_equal(measured(toy, shards, *options), merge.read_features(whole))
+    pd.testing.assert_frame_equal(measured(toy, shards, *options), pd.read_parquet(whole))
 
 
-def part_times(output: Path) -> dict[str, int]:
+def chunk_times(output: Path) -> dict[str, int]:
     folder = merge.beside(output, "parts")
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*.parquet")}
 
@@ -267,18 +294,20 @@ def kill_at(
     enough: int | None = None,
     seconds: float = 120.0,
 ) -> None:
-    """Start a run and kill -9 it with so many parts, or at a time; children end by themselves."""
+    """Start a run and kill -9 it after so many chunks, or after a time."""
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
-        if enough is not None and len(part_times(output)) >= enough:
+        if enough is not None and len(chunk_times(output)) >= enough:
             break
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "the kill must have hit a running process"
 
 
-def test_killed_runs_end_in_the_same_bytes_and_measure_no_part_twice(toy, tmp_path, faulty_decoder):
+def test_killed_runs_end_in_the_same_bytes_and_measure_no_chunk_twice(
+    toy, tmp_path, faulty_decoder
+):
     environment = {**os.environ, "PYTHONPATH": faulty_decoder, "SECONDS_A_CLIP": "0.15"}
     whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
     options = ["--feature-set", "captions", "--chunk", "4", "--workers", "2"]
@@ -287,14 +316,14 @@ def test_killed_runs_end_in_the_same_bytes_and_measure_no_part_twice(toy, tmp_pa
     before: dict[str, int] = {}
     for more in (1, 2):
         kill_at([*command, *options], environment, killed, enough=len(before) + more)
-        now = part_times(killed)
+        now = chunk_times(killed)
         assert before.items() <= now.items() and len(now) > len(before)
         before = now
-    assert len(before) < len(part_times(whole)), "it must have been killed in the middle"
+    assert len(before) < len(chunk_times(whole)), "it must have been killed in the middle"
     measured(toy, killed, *options)
     assert killed.read_bytes() == whole.read_bytes()
-    assert before.items() <= part_times(killed).items(), "finished parts are not touched"
-    assert part_times(killed).keys() == part_times(whole).keys()
+    assert before.items() <= chunk_times(killed).items(), "finished chunks must not be touched"
+    assert chunk_times(killed).keys() == chunk_times(whole).keys()
 
 
 @pytest.mark.slow
@@ -310,15 +339,15 @@ def test_ten_kills_on_real_corpora_change_no_byte(tmp_path):
     before: dict[str, int] = {}
     for _ in range(10):
         kill_at([*command, *options], dict(os.environ), killed, seconds=moments.uniform(2, 7))
-        now = part_times(killed)
+        now = chunk_times(killed)
         assert before.items() <= now.items()
         before = now
-    assert 0 < len(before) < len(part_times(whole))
+    assert 0 < len(before) < len(chunk_times(whole))
     measured(root, killed, *options)
     assert killed.read_bytes() == whole.read_bytes()
-    assert before.items() <= part_times(killed).items()
+    assert before.items() <= chunk_times(killed).items()
 
 
-def test_children_end_with_the_run(folder, tmp_path):
+def test_workers_end_with_the_run(folder, tmp_path):
     measured(folder, tmp_path / "f.parquet", "--workers", 2, "--chunk", 1)
-    assert not any(worker_pool._CHILDREN.idle.values())
+    assert not any(worker_pool._POOL.idle.values())

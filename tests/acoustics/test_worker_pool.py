@@ -20,11 +20,11 @@ EXPECTED = {
 
 @pytest.fixture
 def faults(faulty_decoder, monkeypatch):
-    """Let a file's number of frames decide what its decoder does in processes started from now."""
+    """Make decoders of new processes fail, depending on the number of frames of a file."""
     monkeypatch.setenv("PYTHONPATH", faulty_decoder)
-    worker_pool.stop_children()
+    worker_pool.stop_workers()
     yield
-    worker_pool.stop_children()
+    worker_pool.stop_workers()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def clips(tmp_path, voice):
 
 
 def runs(process: Path) -> bool:
-    """Tell whether a process of /proc is neither gone nor a zombie."""
+    """Return whether a process of /proc is running."""
     try:
         return "State:\tZ" not in (process / "status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -54,13 +54,12 @@ def measured(clips, timeout=60.0):
     return {clips[position].file: records for position, records in results.items()}
 
 
-def test_crash_hang_and_memory_cost_only_their_clip(faults, clips):
+def test_crash_hang_and_memory_error_affect_only_their_own_clip(faults, clips):
     good = [clip for clip in clips if clip.file.startswith("good")]
     alone = measured(good)
     started = time.monotonic()
     found = measured(clips, timeout=1.5)
-    # Beside others it may be a suspect already, when one of these ends their process.
-    assert time.monotonic() - started > 1.5, "the hanging clip must have hung, alone"
+    assert time.monotonic() - started > 1.5, "the clip must hang until the timeout"
     for clip in good:
         ((before,), (after,)) = alone[clip.file], found[clip.file]
         assert not after.error
@@ -71,45 +70,45 @@ def test_crash_hang_and_memory_cost_only_their_clip(faults, clips):
         assert message in record.message
 
 
-def test_child_is_used_again(clips):
-    worker_pool.stop_children()
+def test_worker_is_reused_while_alive(clips):
+    worker_pool.stop_workers()
     measured(clips[:2])
-    first = worker_pool._CHILDREN.idle["captions"][0].process.pid
+    first = worker_pool._POOL.idle["captions"][0].process.pid
     measured(clips[:2])
-    (child,) = worker_pool._CHILDREN.idle["captions"]
-    assert child.process.pid == first
-    child.process.kill()
-    child.process.wait()
-    assert not measured(clips[:1])["good0.wav"][0].error, "a dead one is replaced"
-    worker_pool.stop_children()
-    assert not worker_pool._CHILDREN.idle
+    (worker,) = worker_pool._POOL.idle["captions"]
+    assert worker.process.pid == first
+    worker.process.kill()
+    worker.process.wait()
+    assert not measured(clips[:1])["good0.wav"][0].error, "a dead worker is replaced"
+    worker_pool.stop_workers()
+    assert not worker_pool._POOL.idle
 
 
-def test_child_that_cannot_start_is_an_error(monkeypatch):
-    worker_pool.stop_children()
+def test_worker_that_cannot_start_is_an_error(monkeypatch):
+    worker_pool.stop_workers()
     monkeypatch.setattr(worker_pool, "PROGRAM", "import sys; sys.exit(7)")
-    with pytest.raises(worker_pool.ChildError, match="ended with exit code 7"):
-        worker_pool.Child("captions")
+    with pytest.raises(worker_pool.WorkerError, match="ended with exit code 7"):
+        worker_pool.Worker("captions")
 
 
-def test_hanging_child_does_not_outlive_a_killed_parent(faults, clips, tmp_path):
+def test_hanging_worker_does_not_outlive_a_killed_parent(faults, clips, tmp_path):
     hang = next(clip for clip in clips if clip.file == "hang.wav")
     parent = os.fork()
     if not parent:
-        child = worker_pool.Child("captions")
-        child.send(0, hang)
-        (tmp_path / "pid.tmp").write_text(str(child.process.pid))
+        worker = worker_pool.Worker("captions")
+        worker.send(0, hang)
+        (tmp_path / "pid.tmp").write_text(str(worker.process.pid))
         os.rename(tmp_path / "pid.tmp", tmp_path / "pid")
         time.sleep(1_000)
     while not (tmp_path / "pid").exists():
         time.sleep(0.05)
-    child = Path("/proc") / (tmp_path / "pid").read_text()
-    if not child.parent.is_dir():
+    worker = Path("/proc") / (tmp_path / "pid").read_text()
+    if not worker.parent.is_dir():
         pytest.skip("no /proc here")
-    assert runs(child), "it must be there to be gone"
+    assert runs(worker)
     os.kill(parent, 9)
     os.waitpid(parent, 0)
     deadline = time.monotonic() + 10
-    while runs(child):
+    while runs(worker):
         assert time.monotonic() < deadline, "still there after 10 s"
         time.sleep(0.1)
