@@ -335,7 +335,7 @@ class Extractor:
 def as_integers(waveform: np.ndarray) -> np.ndarray:
     """Return the 16-bit samples (T,) of a waveform, truncated towards zero like opensmile does.
 
-    A sample of 1.0 or above would wrap around to a negative one, see `reading.SAMPLE_LIMITS`.
+    A sample of 1.0 or above would wrap around to a negative one, see `conditioning.SAMPLE_LIMITS`.
     """
     return (waveform * np.float32(FULL_SCALE)).astype(np.int16)
 
