@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from paraclap.evaluation.embed import embed_texts, embed_waveforms
-from paraclap.evaluation.prompts import PROMPTS, WORDS
+from paraclap.evaluation.prompt_sets import class_prompts
 from paraclap.model.engines import fast_model
 from paraclap.model.modeling_paraclap import (
     PUBLISHED_CONFIG,
@@ -38,10 +38,10 @@ from paraclap.model.modeling_paraclap import (
 )
 from paraclap.model.onnx import export_onnx, load_onnx
 from paraclap.model.towers import train_tokenizer
-from paraclap.training.resources import peak_memory
+from paraclap.training.loggers import peak_memory
 
 EMOTIONS = ("angry", "happy", "sad", "neutral", "fearful", "disgusted", "surprised", "calm")
-TEXTS = [PROMPTS["emotion"]["sentence"].format(**WORDS["emotion"][emotion]) for emotion in EMOTIONS]
+TEXTS = [class_prompts(emotion, "emotion", "sentence")[0] for emotion in EMOTIONS]
 SHORTEST, LONGEST = 1.0, 10.0  # s
 PLAIN = "plain"
 GIB = 2**30

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from paraclap.inference import approximate
-from paraclap.inference import index as clip_index
+from paraclap.inference import approximate, index_files, index_update
 from paraclap.inference.approximate import ApproximateIndex, recall
 from paraclap.inference.index import ClipIndex
 
@@ -51,21 +50,21 @@ def generate(rows: int, dimensions: int, spread: str, seed: Sequence[int]) -> np
 
 
 def write_index(folder: Path, clips: int, dimensions: int, spread: str) -> None:
-    """Write an index of generated clips, in the files of clip_index.py."""
-    (folder / clip_index.CHUNKS).mkdir(parents=True)
+    """Write an index of generated clips, in the files of index_files.py."""
+    (folder / index_files.CHUNKS).mkdir(parents=True)
     tables = []
-    for first in range(0, clips, clip_index.CHUNK_ROWS):
-        numbers = range(first, min(first + clip_index.CHUNK_ROWS, clips))
+    for first in range(0, clips, index_update.CHUNK_ROWS):
+        numbers = range(first, min(first + index_update.CHUNK_ROWS, clips))
         rows = generate(len(numbers), dimensions, spread, [1, first])
         keys = [f"{number:064x}" for number in numbers]
-        places = clip_index._write_chunk(folder, keys, rows).values()
+        places = index_update._write_chunk(folder, keys, rows).values()
         names = [f"{number:08d}.wav" for number in numbers]
         columns = {"name": names, "root": str(folder), "file": names, "start": 0.0, "end": np.nan}
         chunks, places = zip(*places, strict=True)
         tables.append(pd.DataFrame({**columns, "chunk": chunks, "row": places}))
-    clip_index._write_table(folder / clip_index.TABLE, pd.concat(tables, ignore_index=True))
-    about = {"format": clip_index.FORMAT, "model": "generated", "fingerprints": {}}
-    (folder / clip_index.ABOUT).write_text(json.dumps(about))
+    index_update._write_table(folder / index_files.TABLE, pd.concat(tables, ignore_index=True))
+    about = {"format": index_files.FORMAT, "model": "generated", "fingerprints": {}}
+    (folder / index_files.ABOUT).write_text(json.dumps(about))
 
 
 def memory() -> dict[str, float]:
@@ -126,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary, "index")
-        if not (folder / clip_index.ABOUT).is_file():
+        if not (folder / index_files.ABOUT).is_file():
             write_index(folder, options.clips, options.dimensions, options.spread)
         print(f"{options.clips} clips of {options.dimensions} dimensions, {options.spread}")
         for line in report(folder, options):

@@ -51,7 +51,7 @@ from experiments.recipes import EGEMAPS, PUBLISHED, PUBLISHED_SENTENCES, REFEREN
 from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import FunctionalClips
 from paraclap.evaluation.prompts import Prompts, prompts_for
-from paraclap.evaluation.zero_shot import answer
+from paraclap.evaluation.zero_shot import classify_clips
 from paraclap.model.build import load_model
 from paraclap.settings import Settings
 from paraclap.training import loop
@@ -138,7 +138,7 @@ def predict(settings: Settings, tested: EvaluationSet) -> pd.DataFrame:
     if model.audio_branch.reads_functionals:
         measured = prepared.functionals.loc[clips.index, model.config.audio_config.names]
         functionals = FunctionalClips(clips, prepared.root, measured.to_numpy(np.float32))
-    answers = answer(model, reader, clips, prepared.root, prompts, functionals)
+    answers = classify_clips(model, reader, clips, prepared.root, prompts, functionals)
     return answers.assign(truth=scored_classes(clips, "emotion"))
 
 

@@ -10,7 +10,8 @@ import yaml
 from paraclap.cli import features as cli_features
 from paraclap.cli import template_creation
 from paraclap.data.functionals import read_functionals
-from paraclap.evaluation.prompts import WORDS, Prompts
+from paraclap.evaluation.prompt_sets import class_words
+from paraclap.evaluation.prompts import Prompts
 
 # --- Corpora -------------------------------------------------------------------------------------
 
@@ -76,7 +77,7 @@ def folds_of(corpus: Corpus, everyone: Sequence[str]) -> list[Corpus]:
 
 def same_class(label: str) -> str:
     """Return the adjective of an emotion, the same for both word forms ("anger", "angry")."""
-    return WORDS["emotion"][label]["adjective"]
+    return class_words("emotion")[label]["adjective"]
 
 
 # --- Prompts and parts ---------------------------------------------------------------------------

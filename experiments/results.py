@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from paraclap.evaluation.metrics import CONFIDENCE, RESAMPLES
+from paraclap.evaluation.bootstrap import CONFIDENCE, RESAMPLES
 
 COLUMNS = ["tower", "direction", "part", "fold", "recipe", "seed", "settings", "counts"]
 Counts = Mapping[str, Mapping[str, Sequence[int]]]

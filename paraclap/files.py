@@ -102,6 +102,19 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def make_folder(path: str | Path) -> Path:
+    """Create a folder and its parents, if needed, and return it.
+
+    Raises:
+        OutputError: if it cannot be created.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be created: {error.strerror}") from error
+    return Path(path)
+
+
 @contextmanager
 def _output_errors(path: Path, temporary: Path) -> Iterator[None]:
     """Raise system errors that concern the output as `OutputError`, others unchanged."""

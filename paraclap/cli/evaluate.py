@@ -1,4 +1,4 @@
-"""Ask a trained model about speech in words, and score its answers.
+"""Evaluate a trained model zero-shot on labelled corpora.
 
     python evaluate.py runs/small ravdess=/data/RAVDESS --speakers 21,22,23,24 -o results
     python evaluate.py runs/small emodb=/data/emodb --prompts word sentence ensemble mine.yaml
@@ -8,76 +8,117 @@
         --protocol paper --reference
     torchrun --nproc-per-node=4 evaluate.py runs/paraclap iemocap=/data/IEMOCAP
 
-Each class is asked for by a text prompt, or by the mean embedding of several; a clip gets the class
-whose prompt is nearest to it by cosine. Nothing is fitted to the corpus that is scored. A SOURCE is
-NAME=ROOT of a known corpus, an audformat database, a table beside its audio or a folder. With a
-YAML file of `class: prompt` lines, classes without a line are left out, and their number is told.
+Each class has a text prompt or several, whose embeddings are averaged; a clip is assigned to the
+class with the highest cosine similarity. Nothing is fitted to the evaluated corpus. SOURCE is
+NAME=ROOT of a known corpus, an audformat database, a table beside its audio, or a folder. With a
+YAML file of `class: prompt` lines, classes without a prompt are excluded and counted.
 
---targets names the columns of labels that are asked about. A label that is a number (arousal,
-valence, dominance, age) is asked for by opposed prompts ("the speaker is calm", "... aroused"):
-UAR and AUC tell the lowest third of the labels from the highest, Spearman's correlation follows
-them all. --protocol paper scores every corpus as the paper did: its part, its prompts, its mean
-over sessions; --reference shows the figures in print beside ours.
+--targets names the columns of labels. A numeric label (arousal, valence, dominance, age) has two
+opposed prompts ("the speaker is calm", "the speaker is aroused"): UAR and AUC compare the lowest
+with the highest third of the values, Spearman's correlation uses all of them. --protocol paper
+evaluates the part of each corpus, the prompts and the mean over sessions as in the paper;
+--reference adds the published scores.
 
---retrieval finds clips by their captions and captions by their clips: a captions table of
-preprocessing/template_creation.py (or any with a column `caption`) for each SOURCE, in the same
-order. --probe fits logistic regression to the audio embeddings, cross-validated over speakers: what
-the audio side knows, whatever the words are.
+--retrieval retrieves clips by caption and captions by clip, and requires a captions table of
+preprocessing/template_creation.py (or any table with a column `caption`) for each SOURCE, in the
+same order. --probe fits logistic regression to the audio embeddings, cross-validated over speakers:
+a high probe with a low zero-shot UAR points to the prompts, not to the audio encoder.
 
-Written to the output folder, NAME being the corpus (and the target, unless that is the emotion, and
-the prompt set, if there are several): scores.yaml (all figures, the prompts and what was selected),
-scores.md (tables to paste), NAME.csv (truth, prediction, confidence, and one cosine per class and
-clip) and NAME.png (confusion matrix and calibration). UAR is the mean recall of the classes that
-occur (chance: one over their number); its 95 % interval resamples speakers, since clips of one
-speaker resemble each other. It is coarse for a handful of speakers. Embeddings of clips are kept in
-a cache, by model and content of the file, so that the next questions cost seconds.
+Output, with NAME = the corpus, the target unless it is the emotion, and the prompt set if there are
+several: scores.yaml (all scores, prompts and the selection), scores.md (tables), NAME.csv (truth,
+prediction, confidence, and the cosine of each class for every clip) and NAME.png (confusion matrix
+and calibration). UAR is the mean recall of the classes that occur (chance: one over their number).
+Its 95 % interval is bootstrapped over speakers, and is coarse for a handful of speakers. Clip
+embeddings are cached by model and file content, so further evaluations take seconds.
 
---engine chooses how they are computed, with equal results but for rounding: eager, compile,
-or onnx, for which MODEL is a folder of `models.py export`; --precision bf16 is not equal.
+--engine selects how embeddings are computed; all engines agree up to rounding: eager, compile, or
+onnx, for which MODEL is a folder written by `models.py export`. --precision bf16 is less precise.
 """
 
 import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from paraclap.cli.options import RenamedOption
-from paraclap.distributed import TIMEOUT, device_named, processes
-from paraclap.evaluation.embed import (
-    BATCH_SECONDS,
-)
-from paraclap.evaluation.prompts import PROMPT_SETS, PUBLISHED
-from paraclap.evaluation.zero_shot import (
-    evaluate,
-)
-from paraclap.model.sources import ENGINES, PRECISIONS
+from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED
+from paraclap.files import make_folder
+from paraclap.model.sources import ENGINES, PRECISIONS, check_source, find_model
+from paraclap.settings import BATCH_SECONDS, TrainSettings
+
+if TYPE_CHECKING:
+    from paraclap.evaluation.tasks import Source
 
 PROTOCOLS = ("paper",)
-OWN_CHOICES = ("targets", "prompts", "split", "speakers")  # what a protocol decides
-
-
-# --- Command line --------------------------------------------------------------------------------
+FIXED_BY_PROTOCOL = ("targets", "prompts", "split", "speakers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    device = _device(options)
-    with processes(device, options.timeout):
-        evaluate(options, device)
+    check = check_source if options.engine == "onnx" else find_model
+    check(options.model)
+    _evaluate(options, _read_sources(options))
     return 0
 
 
-def _device(options: argparse.Namespace) -> torch.device:
-    """Where to embed; onnxruntime is asked on the CPU."""
-    on_cpu = options.device == "auto" and options.engine == "onnx"
-    return device_named("cpu" if on_cpu else options.device)
+def _read_sources(options: argparse.Namespace) -> "list[Source]":
+    from paraclap.evaluation.tasks import read_published_sources, read_sources
+
+    if options.protocol:
+        return read_published_sources(options.sources, options.retrieval)
+    selection = {"split": options.split, "speakers": options.speakers}
+    return read_sources(
+        options.sources, options.targets, options.prompts, options.retrieval, **selection
+    )
+
+
+def _evaluate(options: argparse.Namespace, sources: "list[Source]") -> None:
+    """Load the model, evaluate it, and write the report."""
+    # torch and transformers take seconds to import: after arguments and corpora are checked.
+    from paraclap.distributed import device_named, processes, rank
+    from paraclap.evaluation.embedding_cache import EmbeddingCache, audio_fingerprint
+    from paraclap.evaluation.report import write_report
+    from paraclap.evaluation.run import evaluate
+    from paraclap.model.engines import load_engine
+
+    runs_on_cpu = options.device == "auto" and options.engine == "onnx"
+    device = device_named("cpu" if runs_on_cpu else options.device)
+    with processes(device, options.timeout):
+        parts = load_engine(options.model, options.engine, options.precision, str(device))
+        results = evaluate(
+            *parts,
+            sources,
+            make_folder(options.output),
+            with_probe=options.probe,
+            waveform_cache=options.waveform_cache,
+            batch_seconds=options.batch_seconds,
+            workers=options.workers,
+            cache=options.cache and EmbeddingCache(options.cache, audio_fingerprint(*parts)),
+        )
+        if rank() == 0:
+            if options.reference and not options.protocol:
+                results.remarks.append(
+                    "the published scores follow the protocol of the paper (--protocol paper)"
+                )
+            write_report(results, _about(options), options.output, options.reference)
+            print(f"prompts: {', '.join(options.prompts)}; written to {options.output}")
+
+
+def _about(options: argparse.Namespace) -> dict[str, object]:
+    """Return what is evaluated, for the head of the report."""
+    return {
+        "model": str(options.model),
+        "protocol": options.protocol,
+        "prompt_set": options.prompts[0] if len(options.prompts) == 1 else options.prompts,
+        "split": options.split,
+        "speakers": options.speakers,
+    }
 
 
 def default_cache() -> Path:
-    """Folder of the embedding cache: `PARACLAP_CACHE`, or one in the user's cache folder."""
+    """Return the folder of the embedding cache: `PARACLAP_CACHE`, or in the user's cache folder."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("PARACLAP_CACHE") or user / "paraclap" / "embeddings")
 
@@ -87,33 +128,33 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", help="run folder, its best/ or last/, or a Hub name")
+    add("model", metavar="MODEL", help="run folder, model folder, or Hub name")
     add("sources", nargs="+", metavar="SOURCE", help="corpora, e.g. ravdess=/data/RAVDESS")
-    add("-o", "--output", default="results", help="folder for scores and plots")
+    add("-o", "--output", type=Path, default=Path("results"), help="output folder (%(default)s)")
     add("--prompts", nargs="+", metavar="SET", help=f"{', '.join(PROMPT_SETS)}, or YAML files")
-    add("--targets", nargs="+", metavar="COLUMN", help="labels asked for (emotion)")
+    add("--targets", nargs="+", metavar="COLUMN", help="columns of labels (emotion)")
     add("--split", type=_comma_list, help="only these splits, e.g. test")
     add("--speakers", type=_comma_list, help="only these speakers, e.g. 21,22,23,24")
-    add("--protocol", choices=PROTOCOLS, help="part, target and prompts as published")
-    add("--reference", action="store_true", help="show the figures in print beside ours")
-    add("--retrieval", nargs="+", metavar="CAPTIONS", help="captions of each SOURCE, to retrieve")
+    add("--protocol", choices=PROTOCOLS, help="rows, target and prompts as published")
+    add("--reference", action="store_true", help="add the published scores")
+    add("--retrieval", nargs="+", metavar="CAPTIONS", help="captions table of each SOURCE")
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
-    add("--cache", type=Path, default=default_cache(), help="of embeddings (%(default)s)")
-    add("--no-cache", dest="cache", action="store_const", const=None, help="embed everything")
+    add("--cache", type=Path, default=default_cache(), help="embedding cache (%(default)s)")
+    add("--no-cache", dest="cache", action="store_const", const=None, help="embed all clips anew")
     add("--waveform-cache", type=Path, help="folder of a waveform cache to read, or to write")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--workers", type=int, default=0, help="processes that read audio")
-    add("--engine", choices=ENGINES, default="eager", help="how clips are embedded, see engines.py")
+    add("--engine", choices=ENGINES, default="eager", help="how embeddings are computed")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the encoders (%(default)s)")
-    add("--device", default="auto", help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    add("--timeout", type=float, default=TIMEOUT, help="longest wait for another process [s]")
+    add("--device", default="auto", help="cpu, cuda, cuda:1; default: a GPU if available")
+    timeout = "maximum wait for another process [s]"
+    add("--timeout", type=float, default=TrainSettings().timeout, help=timeout)
     add("--queries", action=RenamedOption, const="--prompts")
     add("--packed", action=RenamedOption, const="--waveform-cache")
     options = parser.parse_args(arguments)
-    if options.protocol:
-        given = [f"--{name}" for name in OWN_CHOICES if getattr(options, name) is not None]
-        if given:
-            parser.error(f"--protocol {options.protocol} decides what {', '.join(given)} would")
+    fixed = [f"--{name}" for name in FIXED_BY_PROTOCOL if getattr(options, name) is not None]
+    if options.protocol and fixed:
+        parser.error(f"--protocol {options.protocol} cannot be combined with {', '.join(fixed)}")
     options.prompts = options.prompts or [PUBLISHED]
     options.targets = options.targets or ["emotion"]
     if options.retrieval and len(options.retrieval) != len(options.sources):

@@ -1,8 +1,8 @@
-r"""Ask a trained model about recordings in words.
+r"""Score recordings against text prompts with a trained model.
 
     python predict.py runs/small clip.wav --prompts angry calm bored \
         --template "the speaker sounds {}"
-    python predict.py runs/small recordings/ "more/**/*.flac" --prompts angry calm -o answers.csv
+    python predict.py runs/small recordings/ "more/**/*.flac" --prompts angry calm -o scores.csv
     find . -name "*.mp3" | python predict.py runs/small - --prompts angry calm --format json
     python predict.py runs/small meeting.flac --windows 3 --hop 1 --prompts angry calm \
         --plot timelines
@@ -11,105 +11,113 @@ r"""Ask a trained model about recordings in words.
     python predict.py runs/small clip.wav --describe --edges captions.edges.json
     python predict.py --onnx out/small-onnx clip.wav --prompts angry calm
 
-What is asked about: audio files, folders, patterns in quotes (** for any folders), tables of
-segments (.csv, .tsv, .parquet with file, start, end [s]), sources as evaluate.py takes them, and -
-for a list of these on stdin, one a line. --prompts takes texts, or one YAML file of lines
-`name: prompt` or `name: [wording, wording]`.
+AUDIO is any number of audio files, folders, quoted patterns (** for any folders), tables of
+segments (.csv, .tsv, .parquet with file, start, end [s]), sources as for evaluate.py, or - to read
+these from stdin, one per line. --prompts takes texts, or one YAML file of lines `name: prompt` or
+`name: [prompt, prompt]`, whose embeddings are averaged.
 
-Columns: `best` is the prompt whose cosine with the clip is largest. `probability.QUERY` is the
-softmax over the given prompts of the cosines times the model's learned scale: it tells which of
-them fits best, given that one does; it adds up to 1 even if all are wrong, and a single prompt
-always gets 1. `none_of_these` is what a class more would get, that of sentences which are true of
-any speech ("a person is speaking", "speech", ...): near 1, no prompt fits better than saying
-nothing. It does not tell whether there is speech. `cosine.QUERY` does not depend on the other
-prompts, and can be compared between clips. CSV and JSON hold all of them, and `error` for clips
-that could not be read; the table on screen holds the probabilities.
+Columns: `best` is the prompt with the highest cosine. `probability.PROMPT` is the softmax over the
+given prompts of the cosines times the learned logit scale: it compares these prompts and sums to 1
+even if none of them fits; a single prompt always gets 1. `none_of_these` is the probability of a
+catch-all class beside them, the mean of neutral prompts ("a person is speaking", "speech", ...):
+near 1, no prompt fits better than a neutral one. It does not detect speech. `cosine.PROMPT` does
+not depend on the other prompts, and can be compared between clips. CSV and JSON hold all columns,
+and `error` for clips that cannot be read; the table on screen holds the probabilities.
 
---windows SECONDS asks about every window of a recording of any length, in bounded memory. Windows
-start every --hop seconds (default: the window); where a rest is left, one more window ends with the
-recording, so each is full; a recording shorter than a window is one. --plot FOLDER draws
-probabilities over time, one picture for each recording.
+--windows SECONDS scores the windows of recordings of any length, in bounded memory. Windows start
+every --hop seconds (default: the window length). If they do not reach the end, a last window ends
+with the recording, so all windows are full; a recording shorter than a window is one window.
+--plot FOLDER plots probabilities over time, one figure per recording.
 
---stdin-pcm RATE reads raw 16-bit little-endian mono samples from a pipe, such as a microphone
-(`arecord`, above) or anything else (`ffmpeg -i URL -f s16le -ac 1 -ar 16000 -`), and prints a
-line as soon as a window is complete, until the pipe ends.
+--stdin-pcm RATE reads raw 16-bit little-endian mono samples from stdin, for example of a microphone
+(`arecord`, above) or of `ffmpeg -i URL -f s16le -ac 1 -ar 16000 -`, and prints a line for each
+window as soon as it is complete.
 
---describe measures each clip (eGeMAPS), words it with the edges of a training corpus, and sets
-beside it what the model finds nearest among the same phrases. Edges that were fitted by group need
---group gender=female, or whatever the groups are. The exit code is 1 if any clip
-could not be read; the others are answered all the same.
+--describe measures each clip (eGeMAPS), expresses the values in words by the edges of a training
+corpus, and compares them with the predictions of the model for the same phrases. Edges that were
+fitted by group require --group, e.g. gender=female. The exit code is 1 if any clip cannot be read;
+the others are scored.
 """
 
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.conditioning import RATE_LIMITS
-from paraclap.audio.paths import resolve_inside
-from paraclap.audio.reading import read_audio
 from paraclap.cli.options import RenamedOption
-from paraclap.corpora.readers import CorpusError
-from paraclap.corpora.table import SOURCE_FORMS, read_clips
-from paraclap.evaluation.embed import BATCH_SECONDS
-from paraclap.evaluation.prompts import PROMPT_FILES, load_prompts
 from paraclap.files import write_text
-from paraclap.inference.api import ParaCLAP, Prompts
-from paraclap.inference.predict import (
-    FORMATS,
-    answer_clips,
-    answer_stream,
-    texts_of,
-    write_timelines,
-)
+from paraclap.model.sources import find_model
+from paraclap.settings import BATCH_SECONDS
 
-# --- Command line --------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from paraclap.inference.api import ParaCLAP
+
+FORMATS = ("table", "csv", "json", "jsonl")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    # A wrong path, a missing table: found before the model is loaded.
-    clips = pd.DataFrame() if options.stdin_pcm else _read_arguments(options.audio)
+    if options.model:
+        find_model(options.model)
+    clips = None if options.stdin_pcm else _read_clips(options.audio)
+    prompts = _read_prompts(options.prompts or [])
+    # torch and transformers take seconds to import: after arguments, prompts and clips are checked.
+    from paraclap.inference.api import ParaCLAP
+
     if options.onnx:
         paraclap = ParaCLAP.from_onnx(options.onnx, options.int8, options.batch_seconds)
     else:
         paraclap = ParaCLAP.from_pretrained(options.model, options.device, options.batch_seconds)
     if options.describe:
         return _describe(paraclap, clips, options.edges, dict(options.group))
-    question = paraclap.ask(_prompts(options.prompts), options.template)
-    if options.stdin_pcm:
-        place = (sys.stdin.buffer, options.stdin_pcm)
-        answers = answer_stream(paraclap, *place, question, options.windows, options.hop)
+    return _score(paraclap, clips, prompts, options)
+
+
+def _score(
+    paraclap: "ParaCLAP",
+    clips: "pd.DataFrame | None",
+    prompts: Sequence[str] | Mapping[str, Sequence[str]],
+    options: argparse.Namespace,
+) -> int:
+    """Write the scores of clips, or of a stream; returns the exit code."""
+    from paraclap.inference.predict import formatted, score_clips, score_stream, write_timelines
+
+    classifier = paraclap.classifier(prompts, options.template)
+    size = options.windows, options.hop
+    if clips is None:
+        stream, rate = sys.stdin.buffer, options.stdin_pcm
+        scores = score_stream(paraclap, stream, rate, classifier, *size)
     else:
-        answers = answer_clips(paraclap, clips, question, options.windows, options.hop)
-        answers = tqdm(answers, "clips", len(clips), unit="clip", disable=None, leave=False)
+        scores = score_clips(paraclap, clips, classifier, *size)
     if options.plot:
-        answers = write_timelines(options.plot, answers)
-    failures: list[str] = []
-    answers = _noting_failures(answers, failures)
-    _write(texts_of(answers, question.names, options.format), options.output)
-    if failures:
-        told = f"{len(failures)} clips without an answer, the first: {failures[0]}"
-        print(f"predict.py: {told}", file=sys.stderr)
-    return int(bool(failures))
+        scores = write_timelines(options.plot, scores)
+    errors: list[str] = []
+    scores = _collecting_errors(scores, errors)
+    _write(formatted(scores, classifier.names, options.format), options.output)
+    if errors:
+        print(
+            f"predict.py: {len(errors)} unreadable clips, the first: {errors[0]}", file=sys.stderr
+        )
+    return int(bool(errors))
 
 
-def _noting_failures(
-    answers: Iterable[pd.DataFrame], failures: list[str]
-) -> Iterator[pd.DataFrame]:
-    """Hand answers on, and add an error of each clip that has any to the list."""
-    for table in answers:
-        failures += table.loc[table["error"] != "", "error"].head(1).tolist()
+def _collecting_errors(
+    scores: "Iterable[pd.DataFrame]", errors: list[str]
+) -> "Iterator[pd.DataFrame]":
+    """Yield the scores unchanged, and append one error of each unreadable clip to the list."""
+    for table in scores:
+        errors += table.loc[table["error"] != "", "error"].head(1).tolist()
         yield table
 
 
 def _write(texts: Iterable[str], output: Path | None) -> None:
-    """Write to the screen at once, or to a file as a whole."""
+    """Print texts at once, or write them to a file atomically."""
     if output is not None:
         write_text(output, "".join(texts))
         print(f"written to {output}")
@@ -120,10 +128,13 @@ def _write(texts: Iterable[str], output: Path | None) -> None:
 
 
 def _describe(
-    paraclap: ParaCLAP, clips: pd.DataFrame, edges: Path, labels: Mapping[str, str]
+    paraclap: "ParaCLAP", clips: "pd.DataFrame", edges: Path, labels: Mapping[str, str]
 ) -> int:
     """Print the description of each clip; returns the exit code."""
-    failed = 0
+    from paraclap.audio.paths import resolve_inside
+    from paraclap.audio.reading import read_audio
+
+    code = 0
     for clip in clips.itertuples(index=False):
         print(clip.name)
         try:
@@ -131,24 +142,29 @@ def _describe(
             print(paraclap.describe((waveform, SAMPLING_RATE), edges, labels), flush=True)
         except AudioError as error:
             print(f"  {error}", flush=True)
-            failed = 1
-    return failed
+            code = 1
+    return code
 
 
-def _read_arguments(arguments: Sequence[str]) -> pd.DataFrame:
-    """Return the table of clips; - stands for the lines of stdin."""
+def _read_clips(arguments: Sequence[str]) -> "pd.DataFrame":
+    """Return the table of clips; the argument - is replaced by the lines of stdin."""
+    from paraclap.corpora.readers import CorpusError
+    from paraclap.corpora.table import read_clips
+
     listed: list[str] = []
     for argument in arguments:
         lines = (line.rstrip("\r\n") for line in sys.stdin) if argument == "-" else [argument]
         listed += [line for line in lines if line]
     clips = read_clips(listed)
     if clips.empty:
-        raise CorpusError("there is no clip to ask about")
+        raise CorpusError("no clips given")
     return clips
 
 
-def _prompts(given: Sequence[str]) -> Prompts:
-    """Return texts, or the content of a YAML file."""
+def _read_prompts(given: Sequence[str]) -> Sequence[str] | Mapping[str, Sequence[str]]:
+    """Return texts unchanged, or the prompts of a YAML file."""
+    from paraclap.evaluation.prompts import PROMPT_FILES, load_prompts
+
     is_file = len(given) == 1 and Path(given[0]).suffix in PROMPT_FILES
     return load_prompts(given[0]) if is_file else given
 
@@ -158,27 +174,29 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", nargs="?", metavar="MODEL", help="run folder, model folder or Hub name")
-    add("audio", nargs="*", metavar="AUDIO", help=f"files, patterns, -, {SOURCE_FORMS}")
-    add("--prompts", nargs="+", metavar="TEXT", help="what is asked for, or one YAML file")
-    add("--template", default="{}", help='put around each prompt, e.g. "the speaker sounds {}"')
-    add("-o", "--output", type=Path, help="file; .csv, .json and .jsonl tell the format")
+    add("model", nargs="?", metavar="MODEL", help="run folder, model folder, or Hub name")
+    add(
+        "audio", nargs="*", metavar="AUDIO", help="files, folders, patterns, tables, NAME=ROOT or -"
+    )
+    add("--prompts", nargs="+", metavar="TEXT", help="prompts, or one YAML file")
+    add("--template", default="{}", help='text for {} = prompt, e.g. "the speaker sounds {}"')
+    add("-o", "--output", type=Path, help="file; .csv, .json and .jsonl select the format")
     add("--format", choices=FORMATS, help="of the output (table; json is one list)")
-    add("--windows", type=float, metavar="SECONDS", help="ask about windows of this length")
-    add("--hop", type=float, metavar="SECONDS", help="from window to window (as long as one)")
-    add("--plot", type=Path, metavar="FOLDER", help="pictures of windows over time")
-    add("--stdin-pcm", type=_rate, metavar="RATE", help="16-bit mono samples from a pipe [Hz]")
-    add("--describe", action="store_true", help="measure clips, and show what the model hears")
+    add("--windows", type=float, metavar="SECONDS", help="score windows of this length")
+    add("--hop", type=float, metavar="SECONDS", help="from window to window (window length)")
+    add("--plot", type=Path, metavar="FOLDER", help="figures of windows over time")
+    add("--stdin-pcm", type=_rate, metavar="RATE", help="16-bit mono samples on stdin, rate [Hz]")
+    add("--describe", action="store_true", help="compare measured with predicted levels")
     add("--edges", type=Path, help="captions.edges.json, for --describe")
-    known = "what all clips are, for edges by group, e.g. gender=female"
-    add("--group", nargs="+", type=_label, default=[], metavar="COLUMN=LABEL", help=known)
-    add("--onnx", type=Path, metavar="FOLDER", help="in place of MODEL: what was exported")
-    add("--int8", action="store_true", help="the 8-bit towers of the export")
+    group = "labels of all clips, for edges by group, e.g. gender=female"
+    add("--group", nargs="+", type=_label, default=[], metavar="COLUMN=LABEL", help=group)
+    add("--onnx", type=Path, metavar="FOLDER", help="exported model, instead of MODEL")
+    add("--int8", action="store_true", help="use the 8-bit encoders of the export")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
-    add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
     add("--queries", action=RenamedOption, const="--prompts")
     options = parser.parse_args(arguments)
-    if options.onnx and options.model is not None:  # with --onnx, everything named is audio
+    if options.onnx and options.model is not None:  # with --onnx, the first positional is audio
         options.model, options.audio = None, [options.model, *options.audio]
     problem = next(filter(None, _problems(options)), None)
     if problem:
@@ -190,21 +208,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _problems(options: argparse.Namespace) -> Iterator[str | bool]:
-    """Yield what is wrong with a combination of options, and False for what is right."""
-    yield not (options.model or options.onnx) and "give a MODEL, or --onnx a folder"
-    yield options.int8 and not options.onnx and "--int8 needs --onnx"
+    """Yield a message for each invalid combination of options, and False for valid ones."""
+    yield not (options.model or options.onnx) and "give a MODEL, or --onnx FOLDER"
+    yield options.int8 and not options.onnx and "--int8 requires --onnx"
     yield bool(options.onnx and options.device) and "--onnx runs on the CPU, without --device"
     size, hop = options.windows, options.hop
     given = bool(options.audio), options.stdin_pcm is not None
     yield sum(given) != 1 and "give either AUDIO or --stdin-pcm"
     yield options.describe == bool(options.prompts) and "give either --prompts or --describe"
-    yield options.describe and not options.edges and "--describe needs --edges captions.edges.json"
-    yield options.describe and given[1] and "--describe reads files"
-    yield bool(options.group) and not options.describe and "--group needs --describe"
-    yield size is None and bool(hop) and "--hop needs --windows"
-    yield size is None and bool(options.plot) and "--plot needs --windows"
-    yield size is None and given[1] and "--stdin-pcm needs --windows"
-    yield given[1] and bool(options.plot) and "--plot draws files, not a stream"
+    yield options.describe and not options.edges and "--describe requires --edges"
+    yield options.describe and given[1] and "--describe cannot be combined with --stdin-pcm"
+    yield bool(options.group) and not options.describe and "--group requires --describe"
+    yield size is None and bool(hop) and "--hop requires --windows"
+    yield size is None and bool(options.plot) and "--plot requires --windows"
+    yield size is None and given[1] and "--stdin-pcm requires --windows"
+    yield given[1] and bool(options.plot) and "--plot cannot be combined with --stdin-pcm"
     yield size is not None and not 0 < (hop or size) <= size and "expected 0 < --hop <= --windows"
 
 

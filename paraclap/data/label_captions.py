@@ -18,7 +18,9 @@ from paraclap.captions.templates import read_templates
 from paraclap.cli import template_creation
 from paraclap.corpora.readers import CorpusError
 from paraclap.corpora.table import read_corpus
-from paraclap.settings import LABEL_TABLES
+
+LABEL_TABLES = (".csv", ".tsv")
+"""Files of labels; a .parquet file is taken to be a captions table."""
 
 
 def is_label_table(path: str | Path) -> bool:

@@ -1,17 +1,9 @@
-"""Embeddings of clips and texts, in batches, what they say, and a cache of those of clips.
+"""Embeddings of clips and texts in batches, and the class probabilities of their cosines.
 
-A cached embedding is found again by what it was made from: the content of the audio file, the
-limits of the segment, the way audio is conditioned, and the weights and settings of the audio side
-of the model. A file that was renamed is found; one that was changed is embedded anew.
-
-Letters: B clips, K classes, D embedding size.
+Letters: B clips, K classes, D embedding size, T samples.
 """
 
-import hashlib
-import json
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,31 +11,27 @@ import scipy.special
 import torch
 import torch.nn.functional as F
 import torch.utils.data
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 from tqdm import tqdm
 
 from paraclap.audio import SAMPLING_RATE, AudioError
-from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.paths import resolve_inside
 from paraclap.audio.reading import read_audio
 from paraclap.audio.segments import Position
 from paraclap.data.dataset import ClipDataset, Collate
 from paraclap.data.sampler import length_sorted_batches
 from paraclap.distributed import broadcast, rank, share, sum_in_place, world_size
-from paraclap.files import write_bytes
+from paraclap.evaluation.embedding_cache import EmbeddingCache, clip_keys
+from paraclap.evaluation.prompts import PromptError
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
+from paraclap.settings import BATCH_SECONDS
 
-BATCH_SECONDS = 60.0  # padded audio in one batch
-BATCHES_READ = 4  # batches of audio that `embed_each` holds, to sort them by length
+BATCHES_READ = 4  # batches of audio that `embed_each` reads before it sorts them by length
 CHUNK = 4096  # clips that are embedded, and written to the cache, at a time
-DIGEST_BYTES = 32
-AUDIO_SIDE = ("audio_branch.", "audio_projection.")
-TEXT_SIDE = ("text_branch.", "text_projection.")
+TEXT_BATCH = 256
 
 
-def probabilities_of(model: ParaCLAPModel, cosines: np.ndarray) -> np.ndarray:
-    """Probabilities (B, K) that the model gives to classes of these cosines (B, K)."""
+def class_probabilities(model: ParaCLAPModel, cosines: np.ndarray) -> np.ndarray:
+    """Return the softmax (B, K) of cosines (B, K) times the logit scale of the model."""
     scale = model.logit_scale.exp().item()
     return scipy.special.softmax(scale * cosines.astype(np.float64), axis=1)
 
@@ -58,24 +46,32 @@ def embed_texts(
     return model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output.cpu()
 
 
+def embed_text_batches(
+    model: ParaCLAPModel, processor: ParaCLAPProcessor, texts: Sequence[str]
+) -> torch.Tensor:
+    """Embed any number of texts as `embed_texts`, `TEXT_BATCH` at a time."""
+    batches = (texts[first : first + TEXT_BATCH] for first in range(0, len(texts), TEXT_BATCH))
+    return torch.cat([embed_texts(model, processor, batch) for batch in batches])
+
+
 def embed_classes(
     model: ParaCLAPModel,
     processor: ParaCLAPProcessor,
     prompts: Mapping[str, Sequence[str]],
 ) -> torch.Tensor:
-    """Embed classes as the mean of the embeddings of their wordings: (K, D), unit length.
+    """Embed classes as the mean embedding of their prompts: (K, D), unit length.
 
     Raises:
-        TypeError: if the wordings of a class are one text, expected a sequence of texts.
-        ValueError: if two classes share a wording.
+        TypeError: if the prompts of a class are a single string instead of a sequence.
+        PromptError: if two classes share a prompt.
     """
-    if any(isinstance(wordings, str) for wordings in prompts.values()):
-        raise TypeError(f"expected several wordings of each class, or one in a tuple: {prompts}")
-    texts = [text for wordings in prompts.values() for text in wordings]
-    if len(set(texts)) < len(texts):
-        raise ValueError(f"two classes share a prompt: {dict(prompts)}")
-    sizes = [len(wordings) for wordings in prompts.values()]
-    parts = embed_texts(model, processor, texts).split(sizes)
+    if any(isinstance(texts, str) for texts in prompts.values()):
+        raise TypeError(f"expected a tuple or list of prompts for each class, given {prompts}")
+    prompts_flat = [prompt for texts in prompts.values() for prompt in texts]
+    if len(set(prompts_flat)) < len(prompts_flat):
+        raise PromptError(f"two classes share a prompt: {dict(prompts)}")
+    sizes = [len(texts) for texts in prompts.values()]
+    parts = embed_texts(model, processor, prompts_flat).split(sizes)
     return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
 
 
@@ -86,21 +82,22 @@ def embed_clips(
     batch_seconds: float = BATCH_SECONDS,
     workers: int = 0,
     progress: str | None = None,
-    cache: "EmbeddingCache | None" = None,
+    cache: EmbeddingCache | None = None,
 ) -> torch.Tensor:
     """Embed whole clips: (B, D) on the CPU in the order of `clips`, unit length.
+
+    Distributed processes share the batches, which are the same as for a single process; each
+    returns all embeddings.
 
     Args:
         model: in evaluation mode.
         processor: of the model.
-        clips: what to embed.
-        batch_seconds: padded audio per batch [s]; encoders that cannot leave padding out get
-            one clip at a time.
+        clips: dataset of the clips.
+        batch_seconds: padded audio per batch [s]; encoders that do not support padding get one clip
+            at a time.
         workers: processes that read audio.
-        progress: text of the progress bar; None = no bar.
-        cache: of this model; None = every clip is embedded.
-
-    Several processes embed batches in turn, the same batches as one would, and all get all.
+        progress: label of the progress bar; None = no bar.
+        cache: of this model; None embeds every clip.
 
     Raises:
         AudioError: naming the first clip that cannot be read.
@@ -138,7 +135,7 @@ def _features(
     batch_seconds: float,
     workers: int,
 ) -> Iterable[tuple[list[int], torch.Tensor]]:
-    """Yield (rows of `clips`, their embeddings) of a batch at a time, of this process's batches."""
+    """Yield rows of `clips` and their embeddings for each batch of this process."""
     durations = _durations(clips, rows)
     batches = [[rows[i] for i in b] for b in length_sorted_batches(durations, batch_seconds)]
     loader = torch.utils.data.DataLoader(
@@ -152,7 +149,7 @@ def _features(
 
 
 def _durations(clips: ClipDataset, rows: list[int]) -> np.ndarray:
-    """Durations of clips [s]; several processes open their share of the files each."""
+    """Return the durations of clips [s]; each process opens its share of the files."""
     durations = torch.zeros(len(rows), dtype=torch.float64)
     own = share(len(rows))
     durations[own] = torch.from_numpy(clips.durations(rows[own]))
@@ -172,7 +169,7 @@ def embed_waveforms(
     waveforms: Sequence[np.ndarray],
     batch_seconds: float = BATCH_SECONDS,
 ) -> torch.Tensor:
-    """Embed waveforms (T,) at 16 kHz that are in memory: (B, D) on the CPU, unit length."""
+    """Embed waveforms (T,) at 16 kHz: (B, D) on the CPU, unit length."""
     limit = batch_seconds if model.audio_branch.supports_padding else 0.0
     embeddings = torch.empty(len(waveforms), model.config.projection_dim)
     durations = np.array([len(waveform) / SAMPLING_RATE for waveform in waveforms])
@@ -190,28 +187,25 @@ def embed_each(
     clips: Iterable[tuple[str | Path, str, Position, Position]],
     batch_seconds: float = BATCH_SECONDS,
 ) -> Iterator[np.ndarray | AudioError]:
-    """Embed clips one after the other, however many: each (D,), or why it has no embedding.
+    """Yield the embedding (D,) of each clip in order, or the error if it cannot be read.
 
-    Few batches of audio are in memory at a time, and a clip that cannot be read costs no other.
+    Only a few batches of audio are in memory at a time.
 
     Args:
         model: in evaluation mode.
         processor: of the model.
         clips: root, file inside of it, start and end of each.
         batch_seconds: padded audio per batch [s], see `embed_clips`.
-
-    Yields:
-        In the order of the clips.
     """
-    heard: list[np.ndarray | AudioError] = []
+    pending: list[np.ndarray | AudioError] = []
     samples = 0
     for clip in clips:
-        heard.append(_waveform_or_error(*clip))
-        samples += len(heard[-1]) if isinstance(heard[-1], np.ndarray) else 0
-        if samples >= BATCHES_READ * batch_seconds * SAMPLING_RATE or len(heard) >= CHUNK:
-            yield from _embed_heard(model, processor, heard, batch_seconds)
-            heard, samples = [], 0
-    yield from _embed_heard(model, processor, heard, batch_seconds)
+        pending.append(_waveform_or_error(*clip))
+        samples += len(pending[-1]) if isinstance(pending[-1], np.ndarray) else 0
+        if samples >= BATCHES_READ * batch_seconds * SAMPLING_RATE or len(pending) >= CHUNK:
+            yield from _embed_pending(model, processor, pending, batch_seconds)
+            pending, samples = [], 0
+    yield from _embed_pending(model, processor, pending, batch_seconds)
 
 
 def _waveform_or_error(
@@ -223,126 +217,14 @@ def _waveform_or_error(
         return error
 
 
-def _embed_heard(
+def _embed_pending(
     model: ParaCLAPModel,
     processor: ParaCLAPProcessor,
-    heard: Sequence[np.ndarray | AudioError],
+    pending: Sequence[np.ndarray | AudioError],
     batch_seconds: float,
 ) -> Iterator[np.ndarray | AudioError]:
-    """Yield the embedding of each waveform; errors stay where they are."""
-    waveforms = [item for item in heard if isinstance(item, np.ndarray)]
+    """Yield the embedding of each waveform, and errors unchanged."""
+    waveforms = [item for item in pending if isinstance(item, np.ndarray)]
     embeddings = iter(embed_waveforms(model, processor, waveforms, batch_seconds).numpy())
-    for item in heard:
+    for item in pending:
         yield next(embeddings) if isinstance(item, np.ndarray) else item
-
-
-# --- Cache ---------------------------------------------------------------------------------------
-
-
-def clip_keys(clips: ClipDataset) -> list[bytes]:
-    """Name each clip by the content of its file, its limits and how audio is conditioned."""
-    files = list(dict.fromkeys(file for file, _, _ in clips.clips))
-    with ThreadPoolExecutor() as pool:
-        contents = dict(zip(files, pool.map(clips.recordings.hash, files), strict=True))
-    conditioning = clips.recordings.conditioning
-    return [clip_key(contents[f], start, end, conditioning) for f, start, end in clips.clips]
-
-
-def clip_key(
-    content: str, start: Position, end: Position, conditioning: str = CONDITIONING
-) -> bytes:
-    """Name a clip by the SHA-256 of its file, its limits and how audio is conditioned."""
-    return hashlib.sha256(f"{content} {start} {end} {conditioning}".encode()).digest()
-
-
-def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
-    """Name the audio side of a model by its weights, its configuration and how it is fed."""
-    settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict()]
-    return _fingerprint(model, AUDIO_SIDE, settings)
-
-
-def encoder_fingerprint(
-    model: ParaCLAPModel, processor: ParaCLAPProcessor, how: Sequence[object]
-) -> str:
-    """Name the speech encoder alone by the same, and by how it is used."""
-    pooled = model.config.audio_pooling, model.config.audio_layers
-    settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict(), *how]
-    return _fingerprint(model, AUDIO_SIDE[:1], [*settings, *pooled])
-
-
-def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
-    """Name the text side of a model by its weights, its configuration and its tokenizer."""
-    how = model.config.text_pooling
-    settings = [model.config.text_config.to_dict(), processor.tokenizer.get_vocab(), how]
-    return _fingerprint(model, TEXT_SIDE, settings)
-
-
-def _fingerprint(model: ParaCLAPModel, side: tuple[str, ...], settings: Sequence[object]) -> str:
-    digest = hashlib.sha256()
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(side):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-class EmbeddingCache:
-    """Embeddings of one model on disk: files that are only ever added, named by their own hash.
-
-    Several processes may share a folder. A damaged file is passed over with a warning.
-
-    Attributes:
-        folder: of this model.
-    """
-
-    def __init__(self, folder: str | Path, fingerprint: str) -> None:
-        self.folder = Path(folder) / fingerprint[:32]
-        self._places: dict[bytes, tuple[np.ndarray, int]] = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
-            self._read(path)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def _read(self, path: Path) -> None:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != path.stem:
-            warnings.warn(f"{path} does not have the hash of its name: passed over", stacklevel=3)
-            return
-        try:
-            stored = load(content)
-        except SafetensorError as error:
-            warnings.warn(f"{path} is no table of embeddings ({error})", stacklevel=3)
-            return
-        self._remember([key.tobytes() for key in stored["keys"]], stored["embeddings"])
-
-    def _remember(self, keys: Sequence[bytes], embeddings: np.ndarray) -> None:
-        self._places |= {key: (embeddings, row) for row, key in enumerate(keys)}
-
-    def fill(
-        self, embeddings: torch.Tensor, keys: Sequence[bytes], rows: Sequence[int] | None = None
-    ) -> list[int]:
-        """Write what is known into `rows` of `embeddings` (B, D); returns the rows that are not."""
-        missing = []
-        for row in range(len(keys)) if rows is None else rows:
-            key = keys[row]
-            if key in self._places:
-                block, place = self._places[key]
-                embeddings[row] = torch.from_numpy(block[place])
-            else:
-                missing.append(row)
-        return missing
-
-    def add(self, keys: Sequence[bytes], embeddings: torch.Tensor) -> None:
-        """Store embeddings (B, D) under their keys; whole or not at all."""
-        block = embeddings.numpy()
-        tensors = {
-            "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST_BYTES),
-            "embeddings": block,
-        }
-        content = save(tensors)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        write_bytes(path, content)
-        self._remember(keys, block)

@@ -1,7 +1,7 @@
-"""What the audio tower knows: a linear classifier of its embeddings, tested on other speakers.
+"""Linear probe: logistic regression on audio embeddings, cross-validated over speakers.
 
-A zero-shot score depends on the prompt as much as on the audio side. If a linear probe, which sees
-labels, does well where the prompt does badly, the voice is understood and the words are not.
+A zero-shot score depends on the prompts as much as on the audio encoder. A high probe with a low
+zero-shot UAR points to the prompts, not to the audio encoder.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,24 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from paraclap.errors import ParaCLAPError
+from paraclap.evaluation.bootstrap import label_codes
 from paraclap.evaluation.metrics import score
 
 FOLDS = 5
 ITERATIONS = 2000
 
 
-def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str]) -> dict[str, Any]:
-    """Score logistic regression on embeddings (B, D), cross-validated over speakers.
+class ProbeError(ParaCLAPError, ValueError):
+    """The clips have too few speakers or classes for a probe."""
 
-    Every clip is classified by a model that heard none of its speaker; standardisation is fitted
-    within the fold. Classes weigh the same, and the strength of the regularisation is fixed (C = 1
-    on standardised embeddings), so nothing is chosen on the clips that are scored.
+
+def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str]) -> dict[str, Any]:
+    """Score logistic regression on embeddings, cross-validated over speakers.
+
+    Training and test speakers of a fold are disjoint, and standardisation is fitted within the
+    fold. Classes are weighted equally, and the regularisation is fixed (C = 1 on standardised
+    embeddings), so nothing is tuned on the test clips.
 
     Args:
         embeddings: of the clips (B, D).
@@ -32,17 +38,19 @@ def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str])
         speakers: of the clips (B,).
 
     Returns:
-        Figures of `scoring.score`, and the number of `folds`.
+        Scores of `metrics.score`, and the number of `folds`.
 
     Raises:
-        ValueError: if there are not two speakers and two classes, also without the speakers of any
-            one fold.
+        ProbeError: if there are fewer than two speakers or two classes, also in the training part
+            of a fold, or no class with a clip for each fold.
     """
     truth, speakers = np.asarray(truth, dtype=object), np.asarray(speakers, dtype=object)
-    groups = np.unique(speakers.astype(str), return_inverse=True)[1]
+    groups = label_codes(speakers)
     counts = len(set(groups)), len(set(truth))
     if min(counts) < 2:
-        raise ValueError(f"a probe needs two speakers and two classes, got {counts}")
+        raise ProbeError(
+            f"a probe needs two speakers and two classes, given {counts[0]} and {counts[1]}"
+        )
     folds = min(FOLDS, counts[0])
     classifier = make_pipeline(
         StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=ITERATIONS)
@@ -53,18 +61,19 @@ def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str])
 
 
 def _splits(truth: np.ndarray, groups: np.ndarray, folds: int) -> list[tuple[np.ndarray, ...]]:
-    """Clips to fit to and clips to classify, of each fold; no speaker is in both."""
+    """Return the training and test rows of each fold; no speaker is in both."""
     largest = np.unique(truth, return_counts=True)[1].max()
     if largest < folds:
-        raise ValueError(
+        raise ProbeError(
             f"a probe of {folds} folds needs a class of {folds} clips, the largest has {largest}"
         )
     folding = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     splits = list(folding.split(truth, truth, groups))
     for fitted, _ in splits:
         if len(set(truth[fitted])) < 2:
-            raise ValueError(
-                f"a probe needs two classes in what it is fitted to: without the speakers of one "
-                f"fold, all clips are {str(truth[fitted][0])!r}. Do speakers have one class each?"
+            raise ProbeError(
+                "a probe needs two classes in the training part of each fold: without the speakers "
+                f"of one fold, all clips are {str(truth[fitted][0])!r}. Do speakers have one class "
+                "each?"
             )
     return splits

@@ -1,17 +1,17 @@
-"""Approximate search of an index of clips, for millions of them; needs faiss.
+"""Approximate search in an index of millions of clips; requires faiss.
 
     build(ClipIndex("index"))                           # search.py index ... --approximate
     rows, cosines = ApproximateIndex(ClipIndex("index")).search(queries, count=10)
 
-Clips are sorted into lists by the nearest of sqrt(n) centres (k-means), and kept there as codes of
-one bit for each dimension (Gao and Long, "RaBitQ: quantizing high-dimensional vectors with a
-theoretical error bound for approximate nearest neighbor search", SIGMOD 2024). A query looks into
-one list in `PROBED` and compares codes; the best of these are compared again, exactly, with the
-embeddings of the index. So a cosine that is returned is that of the exact search, but a clip may be
-missed: `recall` says how many of the exact answers are found.
+Clips are assigned to lists by the nearest of sqrt(n) centroids (k-means), and stored there as codes
+of one bit per dimension (Gao and Long, "RaBitQ: quantizing high-dimensional vectors with a
+theoretical error bound for approximate nearest neighbor search", SIGMOD 2024). A query compares the
+codes in one of `PROBED` lists, and re-ranks the best candidates with the embeddings of the index.
+So the returned cosines are those of the exact search, but clips may be missed; `recall` measures
+how many are found.
 
-The file `approximate-*.faiss` in the folder of the index is named by the clips that it was made
-for; another one is never searched.
+The file `approximate-*.faiss` in the folder of the index is named by the hash of its clips, so an
+outdated one is never searched.
 
 Letters: n clips, K queries, D embedding size.
 """
@@ -24,32 +24,34 @@ from types import ModuleType
 
 import numpy as np
 
+from paraclap.errors import MissingPackageError
 from paraclap.files import atomic_write
-from paraclap.inference.index import ClipIndex, ClipIndexError
+from paraclap.inference.index import ClipIndex
+from paraclap.inference.index_files import ClipIndexError
 
 FEWEST = 20_000
-"""Clips that an approximate index is made for; fewer are compared exactly in milliseconds."""
+"""Smallest number of clips for an approximate index; exact search of fewer takes milliseconds."""
 PROBED = 4
-"""One list in so many is looked into."""
+"""One of this many lists is searched."""
 CANDIDATES = 20
-"""Clips that are compared exactly, for each one that is asked for ..."""
+"""Candidates that are re-ranked for each clip to return ..."""
 FEWEST_CANDIDATES = 1_000
-"""... but so many at least."""
+"""... and at least."""
 FITTED = 40
-"""Clips for each list that its centre is fitted to."""
+"""Clips per list that centroids are fitted to."""
 ADDED = 16_384
-"""Clips that are added at a time."""
+"""Clips added at a time."""
 
 
 def _faiss() -> ModuleType:
     try:
         return import_module("faiss")
     except ImportError as error:
-        raise ImportError("faiss is missing: pip install -r requirements-search.txt") from error
+        raise MissingPackageError("faiss", "search") from error
 
 
 def approximate_path(index: ClipIndex) -> Path:
-    """Where the approximate index of exactly these clips is, or would be."""
+    """Return the path of the approximate index of exactly these clips."""
     mark = hashlib.sha256()
     for name in index.chunk_names:
         mark.update(name.encode())
@@ -58,13 +60,13 @@ def approximate_path(index: ClipIndex) -> Path:
 
 
 def build(index: ClipIndex) -> str:
-    """Write the approximate index of an index of clips; those of other clips are removed.
+    """Write the approximate index of an index of clips, and remove outdated ones.
 
     Returns:
-        What was done: where there are few clips, nothing.
+        A message; with fewer than `FEWEST` clips nothing is written.
 
     Raises:
-        ImportError: if faiss is missing.
+        MissingPackageError: if faiss is not installed.
     """
     faiss = _faiss()
     path = approximate_path(index)
@@ -72,8 +74,8 @@ def build(index: ClipIndex) -> str:
         other.unlink()
     if len(index) < FEWEST:
         return (
-            f"{len(index)} clips are searched exactly, and as fast: an approximate index is made of"
-            f" {FEWEST} or more"
+            f"{len(index)} clips are searched exactly, which is as fast: an approximate index"
+            f" requires {FEWEST}"
         )
     if not path.is_file():
         found = _fit(faiss, index)
@@ -85,7 +87,7 @@ def build(index: ClipIndex) -> str:
 
 
 def _fit(faiss: ModuleType, index: ClipIndex) -> object:
-    """Fit centres and codes to some of the clips."""
+    """Fit centroids and codes to a sample of the clips."""
     lists = round(math.sqrt(len(index)))
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(index), min(len(index), max(FITTED * lists, FEWEST)), replace=False)
@@ -97,7 +99,7 @@ def _fit(faiss: ModuleType, index: ClipIndex) -> object:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether an index has been given an approximate one, of these clips or earlier ones."""
+    """Return whether a folder has an approximate index, possibly an outdated one."""
     return any(folder.glob("approximate-*.faiss"))
 
 
@@ -113,11 +115,11 @@ class ApproximateIndex:
         path = approximate_path(index)
         if not path.is_file():
             raise ClipIndexError(
-                f"{index.folder} has no approximate index of its clips, make it with --approximate"
+                f"{index.folder} has no approximate index of its clips, build it with --approximate"
             )
         self.index, self.clips = index, index.clips
         faiss = _faiss()
-        # lists are read where they are looked into, not as a whole
+        # memory-mapped: only the searched lists are read
         self._found = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         self._found.nprobe = -(-self._found.nlist // PROBED)
 
@@ -125,13 +127,13 @@ class ApproximateIndex:
         return len(self.index)
 
     def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find clips near each query, as `ClipIndex.search`, which misses none."""
+        """Return clips near each query, as `ClipIndex.search`, but possibly not the nearest."""
         queries = np.ascontiguousarray(queries, np.float32)
         count = min(count, len(self))
         wanted = min(max(CANDIDATES * count, FEWEST_CANDIDATES), len(self))
         _, candidates = self._found.search(queries, wanted)
         if (candidates[:, :count] < 0).any():
-            return self.index.search(queries, count)  # more was asked for than lists hold
+            return self.index.search(queries, count)  # the searched lists hold fewer clips
         found = np.empty((len(queries), count), np.int64)
         cosines = np.empty((len(queries), count), np.float32)
         for place, (query, near) in enumerate(zip(queries, candidates, strict=True)):
@@ -143,6 +145,6 @@ class ApproximateIndex:
 
 
 def recall(found: np.ndarray, exact: np.ndarray) -> float:
-    """Share of the exact answers (K, count) that are among those found (K, count)."""
+    """Return the share of exact results (K, count) among the found ones (K, count)."""
     hits = [len(set(f) & set(e)) for f, e in zip(found.tolist(), exact.tolist(), strict=True)]
     return sum(hits) / exact.size

@@ -22,7 +22,8 @@ from paraclap.audio.paths import resolve_inside
 from paraclap.audio.reading import read_audio, read_audio_with_report
 from paraclap.audio.segments import windows
 from paraclap.errors import ParaCLAPError
-from paraclap.inference.api import ParaCLAP, Question
+from paraclap.inference.api import ParaCLAP
+from paraclap.inference.classifier import ZeroShotClassifier
 from paraclap.inference.describe import groups_of_edges, measured_levels, reference_values
 from paraclap.inference.index import ClipIndex
 from paraclap.inference.limits import (
@@ -149,7 +150,7 @@ class Analyzer:
         Raises:
             InputError: for an invalid recording or invalid prompts.
         """
-        asked = self._embed_prompts(prompts, template)
+        classifier = self._embed_prompts(prompts, template)
         if path is None:
             raise InputError("Upload or record an audio clip first, or choose an example.")
         path = Path(path)
@@ -171,11 +172,11 @@ class Analyzer:
         timeline = None
         if len(places) > 1:
             table = pd.DataFrame(places, columns=["start", "end"])
-            timeline = pd.concat([table, asked.answer(embedded)], axis=1)
+            timeline = pd.concat([table, classifier(embedded)], axis=1)
         return Analysis(
             seconds=seconds,
-            names=asked.names,
-            scores=asked.answer(embedding[None]).iloc[0],
+            names=classifier.names,
+            scores=classifier(embedding[None]).iloc[0],
             timeline=timeline,
             acoustics=acoustics,
             reference=self._reference(labels) if edges is not None else {},
@@ -183,7 +184,7 @@ class Analyzer:
             notes=tuple(FLAGS[flag] for flag in flags if flag in FLAGS),
         )
 
-    def _embed_prompts(self, prompts: str, template: str) -> Question:
+    def _embed_prompts(self, prompts: str, template: str) -> ZeroShotClassifier:
         lines = [line.strip() for line in prompts.splitlines() if line.strip()]
         if not lines:
             raise InputError("Enter at least one prompt, one per line, such as “angry”.")
@@ -195,7 +196,7 @@ class Analyzer:
             found = f"“{longest[:40]}…” has {len(longest)} characters"
             raise InputError(f"{found}, expected at most {PROMPT_CHARACTERS}.")
         try:
-            return self.paraclap.ask(lines, template)
+            return self.paraclap.classifier(lines, template)
         except ValueError as error:
             raise InputError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
 

@@ -1,4 +1,4 @@
-"""Hits of a search, and the HTML page that plays them."""
+"""Search results as a table, and as an HTML page with players."""
 
 import html
 import os
@@ -36,9 +36,9 @@ def find(
     """Return the nearest clips of each query: `query`, `rank` (from 1), `cosine`, and the clip.
 
     Args:
-        index: where to look.
-        queries: what it is called -> embedding (D,).
-        count: of clips for each query.
+        index: of the clips.
+        queries: name -> embedding (D,).
+        count: clips per query.
     """
     rows, cosines = index.search(np.array(list(queries.values())), count)
     tables = []
@@ -51,19 +51,19 @@ def find(
 
 
 def result_page(hits: pd.DataFrame, page: Path, clips: int) -> str:
-    """Return a page in HTML that shows hits with players.
+    """Return an HTML page of search results with players.
 
     Args:
         hits: table of `find`.
-        page: where it will be; recordings are referred to from there.
-        clips: how many were searched.
+        page: its path; links to recordings are relative to it.
+        clips: number of clips in the index.
     """
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8"><title>Search by description</title>',
         f"<style>{STYLE}</style></head><body><h1>Search by description</h1>",
         f'<p class="note">{clips:,} clips searched. The number is the cosine of the embeddings of'
-        " query and clip; it ranks, and is no probability. Bars go from 0 to 1.</p>",
+        " query and clip; it ranks clips, and is not a probability. Bars range from 0 to 1.</p>",
     ]
     for query, rows in hits.groupby("query", sort=False):
         parts.append(f"<h2>{html.escape(query)}</h2><table>")
@@ -73,7 +73,7 @@ def result_page(hits: pd.DataFrame, page: Path, clips: int) -> str:
 
 
 def _hit_row(hit: tuple, page: Path) -> str:
-    """Return one hit as a row of a table."""
+    """Return a result as a table row."""
     path = os.path.relpath(Path(hit.root, hit.file), page.resolve().parent)
     link = quote(path.replace(os.sep, "/"))
     limits = ""

@@ -20,7 +20,7 @@ import torch.utils.data
 from tqdm import tqdm
 
 from paraclap.data.dataset import CaptionDataset, Collate
-from paraclap.evaluation.embed import EmbeddingCache, clip_keys, encoder_fingerprint
+from paraclap.evaluation.embedding_cache import EmbeddingCache, clip_keys, encoder_fingerprint
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
 ROWS_AT_ONCE = 32  # of a batch of equal shape

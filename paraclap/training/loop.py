@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from paraclap.distributed import broadcast_in_place, largest, rank
-from paraclap.evaluation.report import plot_confusion, plot_similarities, to_markdown, to_pixels
+from paraclap.evaluation.figures import plot_confusion, plot_similarities, to_pixels
+from paraclap.evaluation.report import to_markdown
 from paraclap.files import write_text
 from paraclap.settings import Settings
 from paraclap.signals import EXIT_CODES, Stopped, StopRequests
@@ -40,13 +41,10 @@ def train(settings: Settings) -> Trainer:
         write_text(run.output / "config.yaml", text)
     print(in_short(run))
     with _log(run) as log:
-        if log is not None and run.step < run.steps:
+        if log is not None and log.loggers and run.step < run.steps:
             log.text(run.step, "captions", to_markdown(run.sample_captions()))
         with StopRequests() as requests:
             _train_to_the_end(run, log, requests)
-    every = run.settings.train.validate_every
-    validations = 0 if run.classes.empty else -(-run.whole_steps // every)
-    print(run.stopwatch.summary(run.device, run.whole_steps, validations))
     return run
 
 
@@ -54,8 +52,8 @@ def _log(run: Trainer) -> AbstractContextManager[Log | None]:
     """The log of process 0; the others have none."""
     if rank():
         return nullcontext()
-    settings = flatten(dataclasses.asdict(run.settings))
-    return Log(run.output, run.step, run.settings.train.loggers, settings)
+    told = flatten(dataclasses.asdict(run.settings))
+    return Log(run.output, run.step, run.settings.train.loggers, told)
 
 
 def _train_to_the_end(run: Trainer, log: Log | None, requests: StopRequests) -> None:
@@ -124,16 +122,16 @@ def _steps(run: Trainer, requests: StopRequests) -> Iterator[dict[str, float | N
         disable=rank() > 0,
     )
     with bar:
-        run.stopwatch.start()
+        before = time.perf_counter()
         for batch in _batches(run, requests):
-            waited = run.stopwatch.elapsed()
+            waited = time.perf_counter() - before
             values = run.training_step(batch)
-            elapsed = run.stopwatch.end_step()
+            elapsed = time.perf_counter() - before
             bar.update(size)
             shown = math.nan if values["loss"] is None else values["loss"]
             bar.set_postfix(loss=f"{shown:.3f}", waiting=f"{waited / elapsed:.0%}", refresh=False)
             yield values | {"clips_per_second": size / elapsed, "waiting": waited / elapsed}
-            run.stopwatch.start()
+            before = time.perf_counter()
 
 
 def _batches(run: Trainer, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
@@ -165,9 +163,7 @@ def _validate_and_keep(run: Trainer, log: Log | None) -> None:
     if run.classes.empty:
         run.save_model("best")
         return
-    run.stopwatch.start()
     scores, answers = run.validate()
-    run.stopwatch.end_validation()
     if log is not None:
         log.write(run.step, scores, "validation")
         for name, part in answers.items():

@@ -25,7 +25,7 @@ from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.cli import evaluate
 from paraclap.corpora.table import read_corpus
 from paraclap.data.dataset import ClipDataset
-from paraclap.evaluation.embed import clip_keys
+from paraclap.evaluation.embedding_cache import clip_keys
 from paraclap.training import loop
 from paraclap.training.config import SettingsError, read_settings
 

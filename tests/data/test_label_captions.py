@@ -17,7 +17,7 @@ from paraclap.corpora.table import read_corpus, scored_classes
 from paraclap.data.label_captions import caption_labels
 from paraclap.evaluation.metrics import score
 from paraclap.evaluation.prompts import prompts_for
-from paraclap.evaluation.zero_shot import answer
+from paraclap.evaluation.zero_shot import classify_clips
 from paraclap.model.build import build_model, load_model
 from paraclap.model.card import model_card
 from paraclap.settings import TowerSettings
@@ -128,6 +128,9 @@ def test_one_command_from_labels_to_a_model_with_its_history(command, labels, tm
     assert "- start: start\n" in card and "  - corpora: msp-podcast\n" in card
     assert "license: cc-by-nc-sa-4.0" in card, "licences of the start are inherited"
     capsys.readouterr()
+    files = sorted(tmp_path.rglob("*"))
+    assert train.main([*command, "train.dry_run=true", "train.resume=never"]) == 0
+    assert "nothing is kept" in capsys.readouterr().out and sorted(tmp_path.rglob("*")) == files
     assert train.main(command) == 0
     assert "resumed" in capsys.readouterr().out
     assert Path(tmp_path / "mine" / "captions.parquet").is_file()
@@ -146,7 +149,7 @@ def test_fine_tuning_learns_the_labels(command, labels):
     def recall(source):
         table = read_corpus(labels)
         prompts = prompts_for(table, "emotion", "sentence")
-        answers = answer(*load_model(source), table, labels.parent, prompts)
+        answers = classify_clips(*load_model(source), table, labels.parent, prompts)
         return score(scored_classes(table), answers["prediction"])["UAR"]
 
     assert recall(settings.model.start) == 0.5

@@ -1,4 +1,4 @@
-"""evaluate.py: answers, questions, protocol, retrieval, probe, cache, files, selections."""
+"""Zero-shot evaluation: predictions, protocol, retrieval, probe, cache, files, selection."""
 
 import shutil
 
@@ -14,7 +14,8 @@ from paraclap.cli import evaluate
 from paraclap.corpora import table as corpora
 from paraclap.data.captions import caption_texts
 from paraclap.data.dataset import ClipDataset
-from paraclap.evaluation import zero_shot
+from paraclap.evaluation import run, tasks, zero_shot
+from paraclap.evaluation.embed import embed_clips, embed_texts
 from paraclap.evaluation.probe import probe
 from paraclap.model.build import load_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel
@@ -30,15 +31,15 @@ def saved_model(tiny, tmp_path):
     return folder
 
 
-# --- Answers -------------------------------------------------------------------------------------
+# --- Predictions ---------------------------------------------------------------------------------
 
 
-def test_answers_are_the_nearest_queries_one_clip_at_a_time(tiny, corpus):
+def test_predictions_equal_those_of_single_clips(tiny, corpus):
     model, processor = tiny
     table = corpora.read_corpus(corpus).iloc[::7]
     prompts = {name: (f"the speaker sounds {name}",) for name in EMOTIONS}
-    answers = zero_shot.answer(model, processor, table, corpus, prompts, batch_seconds=9.0)
-    texts = zero_shot.embed_texts(model, processor, [q for (q,) in prompts.values()])
+    answers = zero_shot.classify_clips(model, processor, table, corpus, prompts, batch_seconds=9.0)
+    texts = embed_texts(model, processor, [q for (q,) in prompts.values()])
     clips = ClipDataset(table, corpus)
     for row in range(len(table)):
         batch = processor.feature_extractor(
@@ -55,17 +56,17 @@ def test_answers_are_the_nearest_queries_one_clip_at_a_time(tiny, corpus):
         assert given["confidence"] == pytest.approx(probabilities.max().item(), abs=1e-5)
 
 
-def test_model_is_left_in_the_mode_it_was_in(tiny, corpus):
+def test_training_mode_is_restored(tiny, corpus):
     model, processor = tiny
     table = corpora.read_corpus(corpus).iloc[:2]
-    zero_shot.answer(model.train(), processor, table, corpus, {"a": ("x",), "b": ("y",)})
+    zero_shot.classify_clips(model.train(), processor, table, corpus, {"a": ("x",), "b": ("y",)})
     assert model.training
 
 
 # --- Command line --------------------------------------------------------------------------------
 
 
-def test_command_writes_scores_answers_and_pictures(saved_model, corpus, tmp_path, capsys):
+def test_command_writes_scores_predictions_and_figures(saved_model, corpus, tmp_path, capsys):
     output = tmp_path / "results"
     arguments = [str(saved_model), str(corpus), "-o", str(output), "--split", "test"]
     assert evaluate.main([*arguments, "--targets", "emotion", "gender"]) == 0
@@ -86,7 +87,9 @@ def test_command_writes_scores_answers_and_pictures(saved_model, corpus, tmp_pat
         assert (best == answers["prediction"]).all()
 
 
-def test_query_file_leaves_other_classes_out_and_says_so(saved_model, corpus, tmp_path, capsys):
+def test_classes_without_a_prompt_in_the_file_are_excluded_and_counted(
+    saved_model, corpus, tmp_path, capsys
+):
     prompts = tmp_path / "prompts.yaml"
     prompts.write_text("anger: an enraged voice\nsadness: a gloomy voice\njoy: a merry voice\n")
     output = tmp_path / "results"
@@ -110,29 +113,29 @@ def test_renamed_options_stop_with_the_new_name(capsys, old, new):
     "selection, message",
     [({"speakers": ["99"]}, "99"), ({"split": ["holdout"]}, "holdout"), ({"split": ["x"]}, "dev")],
 )
-def test_selecting_what_is_not_there_names_what_is(corpus, selection, message):
+def test_unknown_selection_names_the_known_values(corpus, selection, message):
     with pytest.raises(corpora.CorpusError, match=message):
-        zero_shot.select(corpora.read_corpus(corpus), **selection)
+        tasks.select(corpora.read_corpus(corpus), **selection)
 
 
 def test_selection_keeps_the_named_speakers(corpus):
     table = corpora.read_corpus(corpus)
     speaker = sorted(table["speaker"].unique())[0]
-    chosen = zero_shot.select(table, speakers=[speaker])
+    chosen = tasks.select(table, speakers=[speaker])
     assert set(chosen["speaker"]) == {speaker} and chosen.attrs["root"] == str(corpus)
 
 
-def test_each_query_set_has_figures_of_its_own_and_clips_are_embedded_once(
+def test_each_prompt_set_is_scored_and_clips_are_embedded_once(
     saved_model, corpus, tmp_path, monkeypatch
 ):
     embedded = []
-    plain = zero_shot.embed_clips
+    plain = run.embed_clips
 
     def counting(model, processor, clips, **options):
         embedded.append(len(clips))
         return plain(model, processor, clips, **options)
 
-    monkeypatch.setattr(zero_shot, "embed_clips", counting)
+    monkeypatch.setattr(run, "embed_clips", counting)
     (tmp_path / "mine.yaml").write_text("anger: [rage, fury]\nsadness: gloom\n")
     sets = ["word", "ensemble", str(tmp_path / "mine.yaml")]
     output = tmp_path / "results"
@@ -147,15 +150,15 @@ def test_each_query_set_has_figures_of_its_own_and_clips_are_embedded_once(
     assert scores["prompt_set"] == sets
 
 
-def test_numbers_are_asked_for_by_opposed_queries(tiny, corpus):
+def test_numbers_are_scored_by_opposed_prompts(tiny, corpus):
     model, processor = tiny
     table = corpora.read_corpus(corpus).iloc[::2]
     table["arousal"] = np.random.default_rng(0).normal(size=len(table))
     table.iloc[3, table.columns.get_loc("arousal")] = np.nan
-    audio = zero_shot.embed_clips(model, processor, ClipDataset(table, corpus)).numpy()
-    question = zero_shot.Question("a", "arousal", "sentence")
-    figures, answers = zero_shot.evaluate_target(model, processor, table, audio, question)
-    calm, aroused = zero_shot.embed_texts(
+    audio = embed_clips(model, processor, ClipDataset(table, corpus)).numpy()
+    question = tasks.ZeroShotTask("a", "arousal", "sentence")
+    figures, answers = zero_shot.evaluate_task(model, processor, table, audio, question)
+    calm, aroused = embed_texts(
         model, processor, ["the speaker is calm", "the speaker is aroused"]
     ).numpy()
     value = audio @ (aroused - calm)
@@ -201,9 +204,7 @@ def toy(monkeypatch, corpus):
     return f"toy={corpus}"
 
 
-def test_protocol_of_the_paper_scores_its_part_its_queries_and_its_mean(
-    toy, saved_model, tmp_path, capsys
-):
+def test_protocol_of_the_paper_uses_its_rows_prompts_and_mean(toy, saved_model, tmp_path, capsys):
     output = tmp_path / "results"
     options = ["--protocol", "paper", "--reference", "-o", str(output)]
     assert evaluate.main([str(saved_model), toy, *options]) == 0
@@ -223,30 +224,32 @@ def test_protocol_of_the_paper_scores_its_part_its_queries_and_its_mean(
     assert figures["excluded"] == 12, "boredom, of the part that is scored"
     printed, page = capsys.readouterr().out, (output / "scores.md").read_text()
     for shown in (printed, page):
-        assert "CLAP (print)" in shown and "0.123" in shown and "0.456" in shown
-    assert "were scored by the protocol" not in printed
+        assert "CLAP (published)" in shown and "0.123" in shown and "0.456" in shown
+    assert "follow the protocol" not in printed
 
 
-def test_figures_in_print_beside_another_selection_come_with_a_remark(
+def test_published_scores_beside_another_selection_have_a_remark(
     toy, saved_model, tmp_path, capsys
 ):
     arguments = [str(saved_model), toy, "--reference", "-o", str(tmp_path / "r")]
     evaluate.main(arguments)
-    assert "were scored by the protocol of the paper" in capsys.readouterr().out
+    assert "follow the protocol of the paper" in capsys.readouterr().out
 
 
-def test_protocol_needs_a_known_corpus_and_decides_alone(saved_model, corpus, toy, tmp_path):
+def test_protocol_requires_a_known_corpus_and_excludes_other_options(
+    saved_model, corpus, toy, tmp_path
+):
     arguments = [str(saved_model), "--protocol", "paper", "-o", str(tmp_path / "r")]
-    with pytest.raises(corpora.CorpusError, match="no known corpus"):
+    with pytest.raises(corpora.CorpusError, match="not a known corpus"):
         evaluate.main([*arguments, str(corpus)])
     with pytest.raises(SystemExit):
         evaluate.main([*arguments, toy, "--prompts", "word"])
     table = corpora.read_corpus(toy).drop(columns="part")
     with pytest.raises(corpora.CorpusError, match="no part 'scored'"):
-        zero_shot.select_published(table)
+        tasks.select_published(table)
 
 
-def test_captions_find_their_clips(saved_model, corpus, captions, tmp_path, capsys):
+def test_retrieval_counts_the_nearest_captions(saved_model, corpus, captions, tmp_path, capsys):
     output = tmp_path / "results"
     arguments = [str(saved_model), str(corpus), "--retrieval", str(captions), "-o", str(output)]
     evaluate.main([*arguments, "--split", "test"])
@@ -257,8 +260,8 @@ def test_captions_find_their_clips(saved_model, corpus, captions, tmp_path, caps
     table = table[table["split"] == "test"]
     texts = caption_texts(pd.read_parquet(captions)).loc[table.index]
     distinct = sorted(set(texts))
-    clips = zero_shot.embed_clips(model, processor, ClipDataset(table, corpus))
-    best = (clips @ zero_shot.embed_texts(model, processor, distinct).T).argmax(dim=1)
+    clips = embed_clips(model, processor, ClipDataset(table, corpus))
+    best = (clips @ embed_texts(model, processor, distinct).T).argmax(dim=1)
     expected = np.mean([distinct[i] == text for i, text in zip(best, texts, strict=True)])
     assert figures["R@1"] == pytest.approx(expected)
     assert figures["queries"] == 24 and figures["items"] == len(distinct)
@@ -266,17 +269,17 @@ def test_captions_find_their_clips(saved_model, corpus, captions, tmp_path, caps
     assert "caption to speech" in capsys.readouterr().out
 
 
-def test_clips_without_captions_are_not_retrieved_and_one_caption_is_too_few(tiny, corpus):
+def test_retrieval_ignores_clips_without_captions_and_requires_two_captions(tiny, corpus):
     table = corpora.read_corpus(corpus).iloc[:6]
-    audio = zero_shot.embed_clips(*tiny, ClipDataset(table, corpus)).numpy()
+    audio = embed_clips(*tiny, ClipDataset(table, corpus)).numpy()
     texts = pd.Series(["one", "two", "two"], table.index[[1, 3, 4]])
-    figures = zero_shot.evaluate_retrieval(*tiny, table, audio, texts)
+    figures = run.evaluate_retrieval(*tiny, table, audio, texts)
     assert figures["audio_to_text"]["queries"] == 3 and figures["text_to_audio"]["queries"] == 2
     with pytest.raises(corpora.CorpusError, match="3 of 6 clips .* 1 of them distinct"):
-        zero_shot.evaluate_retrieval(*tiny, table, audio, texts.map(lambda _: "same"))
+        run.evaluate_retrieval(*tiny, table, audio, texts.map(lambda _: "same"))
 
 
-def test_probe_is_fitted_to_the_clips_that_are_asked_about(saved_model, corpus, tmp_path):
+def test_probe_uses_the_clips_with_predictions(saved_model, corpus, tmp_path):
     output = tmp_path / "results"
     prompts = ["--prompts", "word", "sentence", "--targets", "emotion", "gender"]
     evaluate.main([str(saved_model), str(corpus), "--probe", *prompts, "-o", str(output)])
@@ -287,7 +290,7 @@ def test_probe_is_fitted_to_the_clips_that_are_asked_about(saved_model, corpus, 
     assert probes["paraclap-synthetic.gender.word"]["classes"] == 2
     model, processor = load_model(saved_model)
     table = corpora.read_corpus(corpus)
-    audio = zero_shot.embed_clips(model, processor, ClipDataset(table, corpus)).numpy()
+    audio = embed_clips(model, processor, ClipDataset(table, corpus)).numpy()
     expected = probe(audio, table["emotion"], table["speaker"])
     assert probes["paraclap-synthetic.word"]["UAR"] == pytest.approx(expected["UAR"], abs=0.05)
 
@@ -352,7 +355,7 @@ def test_several_processes_write_the_same_bytes_as_one(together, saved_model, co
     assert (again / "scores.yaml").read_bytes() == (one / "scores.yaml").read_bytes()
 
 
-def test_a_clip_that_one_process_cannot_read_stops_all_with_its_name(
+def test_unreadable_clip_of_one_process_stops_all_and_is_named(
     together, saved_model, corpus, tmp_path
 ):
     copy = tmp_path / "corpus"

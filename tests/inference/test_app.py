@@ -30,7 +30,7 @@ from paraclap.cli import app as cli_app
 from paraclap.corpora.table import read_clips
 from paraclap.inference import guards
 from paraclap.inference.api import ParaCLAP
-from paraclap.inference.index import update_index
+from paraclap.inference.index_update import update_index
 from paraclap.inference.limits import HOST, Limits
 from paraclap.inference.page import Analyzer
 from paraclap.model.build import build_model

@@ -1,17 +1,18 @@
-"""approximate.py: what it finds of the exact answer, and that it never answers for other clips."""
+"""Approximate search: recall against exact search, outdated indices, the command line."""
 
 import numpy as np
 import pytest
 
 from benchmarks import search as benchmark
 from paraclap.cli import search as cli_search
-from paraclap.inference import approximate
-from paraclap.inference import index as clip_index
+from paraclap.errors import MissingPackageError
+from paraclap.inference import approximate, index_update
 from paraclap.inference.approximate import ApproximateIndex, build, recall
-from paraclap.inference.index import ClipIndex, ClipIndexError
+from paraclap.inference.index import ClipIndex
+from paraclap.inference.index_files import ClipIndexError
 
 
-def test_recall_is_the_share_of_the_exact_answer():
+def test_recall_is_the_share_of_exact_results():
     assert recall(np.array([[1, 2, 3], [4, 5, 6]]), np.array([[3, 2, 9], [7, 8, 6]])) == 0.5
 
 
@@ -20,12 +21,12 @@ def test_missing_package_is_named(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(approximate, "import_module", absent)
-    with pytest.raises(ImportError, match="requirements-search.txt"):
+    with pytest.raises(MissingPackageError, match=r"faiss .*paraclap\[search\]"):
         build(None)
 
 
 def test_embeddings_of_rows_are_those_of_their_places(tmp_path, monkeypatch):
-    monkeypatch.setattr(clip_index, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(index_update, "CHUNK_ROWS", 7)
     benchmark.write_index(tmp_path / "i", 20, 16, "voices")
     index = ClipIndex(tmp_path / "i")
     parts = [benchmark.generate(n, 16, "voices", [1, f]) for f, n in ((0, 7), (7, 7), (14, 6))]
@@ -42,7 +43,7 @@ def prepared(tmp_path_factory):
     pytest.importorskip("faiss")
     folder = tmp_path_factory.mktemp("index") / "i"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clip_index, "CHUNK_ROWS", 2_500)
+        patch.setattr(index_update, "CHUNK_ROWS", 2_500)
         patch.setattr(approximate, "FEWEST", 5_000)
         benchmark.write_index(folder, 6_000, 64, "voices")
         assert "approximate index in" in build(ClipIndex(folder))
@@ -54,7 +55,7 @@ def queries():
     return benchmark.generate(40, 64, "voices", [2])
 
 
-def test_most_of_the_exact_answer_is_found_with_the_exact_cosines(prepared, queries):
+def test_most_exact_results_are_found_with_exact_cosines(prepared, queries):
     index = ClipIndex(prepared)
     exact, _ = index.search(queries, 10)
     rows, cosines = ApproximateIndex(index).search(queries, 10)
@@ -66,7 +67,7 @@ def test_most_of_the_exact_answer_is_found_with_the_exact_cosines(prepared, quer
         assert (np.diff(cosines[query]) <= 0).all()
 
 
-def test_a_list_in_many_is_less_than_all(prepared, queries, monkeypatch):
+def test_recall_depends_on_the_number_of_searched_lists(prepared, queries, monkeypatch):
     monkeypatch.setattr(approximate, "PROBED", 1)
     monkeypatch.setattr(approximate, "FEWEST_CANDIDATES", 6_000)
     index = ClipIndex(prepared)
@@ -77,14 +78,14 @@ def test_a_list_in_many_is_less_than_all(prepared, queries, monkeypatch):
     assert recall(one_list, index.search(queries, 10)[0]) < 1
 
 
-def test_more_than_the_lists_hold_is_searched_exactly(prepared, queries):
+def test_more_results_than_the_lists_hold_are_searched_exactly(prepared, queries):
     index = ClipIndex(prepared)
     rows, cosines = ApproximateIndex(index).search(queries[:2], 6_000)
     expected = index.search(queries[:2], 6_000)
     assert (rows == expected[0]).all() and (cosines == expected[1]).all()
 
 
-def test_index_of_other_clips_is_not_used(prepared, tmp_path):
+def test_outdated_index_is_not_used(prepared, tmp_path):
     folder = tmp_path / "i"
     benchmark.write_index(folder, 100, 64, "voices")
     stale = next(prepared.glob("approximate-*.faiss"))
@@ -92,18 +93,18 @@ def test_index_of_other_clips_is_not_used(prepared, tmp_path):
     with pytest.raises(ClipIndexError, match="--approximate"):
         ApproximateIndex(ClipIndex(folder))
     assert "100 clips are searched exactly" in build(ClipIndex(folder))
-    assert not approximate.is_prepared(folder), "what is stale is removed"
+    assert not approximate.is_prepared(folder), "outdated ones are removed"
 
 
 @pytest.mark.slow
-def test_benchmark_prints_both_ways(prepared, capsys):
+def test_benchmark_prints_both_kinds(prepared, capsys):
     options = ["--clips", "6000", "--dimensions", "64", "--queries", "3"]
     assert benchmark.main([*options, "--folder", str(prepared)]) == 0
     printed = capsys.readouterr().out
     assert "exact        first" in printed and "approximate  first" in printed
 
 
-def test_command_prepares_and_uses_it(tiny, tmp_path, monkeypatch, capsys):
+def test_command_builds_and_uses_the_index(tiny, tmp_path, monkeypatch, capsys):
     pytest.importorskip("faiss")
     import soundfile
 
@@ -115,11 +116,11 @@ def test_command_prepares_and_uses_it(tiny, tmp_path, monkeypatch, capsys):
         noise = rng.uniform(-1, 1, 1_600) * rng.uniform(0.01, 0.5)
         soundfile.write(tmp_path / "audio" / f"{number}.wav", noise, 16_000)
     monkeypatch.setattr(ParaCLAP, "from_pretrained", lambda *arguments: ParaCLAP(*tiny))
+    monkeypatch.setattr(cli_search, "find_model", str)
     monkeypatch.setattr(approximate, "FEWEST", 256)
     index, used = tmp_path / "i", []
-    monkeypatch.setattr(
-        cli_search, "ApproximateIndex", lambda *given: used.append(1) or ApproximateIndex(*given)
-    )
+    plain = ApproximateIndex.search
+    monkeypatch.setattr(ApproximateIndex, "search", lambda *given: used.append(1) or plain(*given))
     command = ["index", "MODEL", str(tmp_path / "audio"), "-o", str(index)]
     assert cli_search.main([*command, "--approximate"]) == 0
     assert cli_search.main(["query", str(index), "a calm voice", "--count", "3"]) == 0
@@ -128,5 +129,5 @@ def test_command_prepares_and_uses_it(tiny, tmp_path, monkeypatch, capsys):
     first = capsys.readouterr().out.splitlines()[1]
     assert first in found and used == [1], "the nearest clip is found, and --exact is exact"
     (tmp_path / "audio" / "0.wav").unlink()
-    assert cli_search.main(command) == 0, "prepared once, prepared again"
+    assert cli_search.main(command) == 0, "an update rebuilds it"
     assert cli_search.main(["query", str(index), "a calm voice"]) == 0 and used == [1, 1]

@@ -13,7 +13,8 @@ from paraclap.cli import template_creation
 from paraclap.corpora.table import read_clips
 from paraclap.inference import describe, page
 from paraclap.inference.api import ParaCLAP
-from paraclap.inference.index import ClipIndex, update_index
+from paraclap.inference.index import ClipIndex
+from paraclap.inference.index_update import update_index
 from paraclap.inference.limits import Limits
 from paraclap.inference.page import Analyzer, InputError
 
@@ -65,7 +66,7 @@ def test_long_recordings_have_a_timeline_and_scores_of_the_mean_embedding(
         for a, b in zip(expected["start"], expected["end"], strict=True)
     ]
     mean = np.mean(windows, axis=0)
-    alone = paraclap.ask(NAMES).answer((mean / np.linalg.norm(mean))[None]).iloc[0]
+    alone = paraclap.classifier(NAMES)((mean / np.linalg.norm(mean))[None]).iloc[0]
     assert analysis.scores["cosine.sad"] == pytest.approx(alone["cosine.sad"], abs=1e-5)
     curves = page.timeline_table(analysis).pivot(index="time", columns="prompt")["probability"]
     assert list(curves.index) == pytest.approx([0.5, 1.0, 1.5, 1.8])  # centres of the windows

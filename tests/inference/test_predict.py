@@ -1,4 +1,4 @@
-"""predict.py: files and lists to answers, faults told, windows, streams, pictures."""
+"""predict.py: files, lists, unreadable files, windows, streams, figures, options."""
 
 import io
 import json
@@ -27,15 +27,16 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def ask(tiny, monkeypatch):
+def score(tiny, monkeypatch):
     """The command line with a tiny model."""
     model = ParaCLAP(*tiny)
     monkeypatch.setattr(ParaCLAP, "from_pretrained", lambda *arguments: model)
+    monkeypatch.setattr(predict, "find_model", str)
     return lambda *arguments: predict.main(["MODEL", *map(str, arguments)])
 
 
-def test_csv_holds_a_row_for_each_clip_of_a_folder(ask, folder, tmp_path, tiny):
-    assert ask(folder, *PROMPTS, "-o", tmp_path / "x.csv") == 0
+def test_csv_holds_a_row_for_each_clip_of_a_folder(score, folder, tmp_path, tiny):
+    assert score(folder, *PROMPTS, "-o", tmp_path / "x.csv") == 0
     table = pd.read_csv(tmp_path / "x.csv")
     assert sorted(table["file"]) == [str(folder / n) for n in ("a, b.wav", "d.wav", "sub/c.flac")]
     expected = ParaCLAP(*tiny).score(list(table["file"]), ["angry", "calm"])
@@ -44,10 +45,10 @@ def test_csv_holds_a_row_for_each_clip_of_a_folder(ask, folder, tmp_path, tiny):
     assert table["best"].tolist() == expected["best"].tolist()
 
 
-def test_files_patterns_and_tables_of_segments_keep_their_order(ask, folder, tmp_path):
+def test_files_patterns_and_tables_of_segments_keep_their_order(score, folder, tmp_path):
     (folder / "t.csv").write_text("file,start,end\nsub/c.flac,0.5,1.5\nd.wav,,\n")
     arguments = (folder / "d.wav", folder / "**" / "*.flac", folder / "t.csv")
-    assert ask(*arguments, *PROMPTS, "-o", tmp_path / "x.json") == 0
+    assert score(*arguments, *PROMPTS, "-o", tmp_path / "x.json") == 0
     rows = json.loads((tmp_path / "x.json").read_text())
     assert [row["file"].split("audio/")[1] for row in rows] == [
         "d.wav", "sub/c.flac", "sub/c.flac", "d.wav"
@@ -59,40 +60,40 @@ def test_files_patterns_and_tables_of_segments_keep_their_order(ask, folder, tmp
     assert sum(q["probability"] for q in rows[0]["prompts"].values()) == pytest.approx(1)
 
 
-def test_list_on_stdin(ask, folder, capsys, monkeypatch):
+def test_list_on_stdin(score, folder, capsys, monkeypatch):
     lines = "".join(f"{folder / name}\n" for name in ("d.wav", "a, b.wav"))
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-    assert ask("-", *PROMPTS, "--format", "jsonl") == 0
+    assert score("-", *PROMPTS, "--format", "jsonl") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["file"] for row in rows] == lines.splitlines()
 
 
-def test_bad_file_is_told_and_changes_no_other(ask, folder, tmp_path, capsys):
-    assert ask(folder, *PROMPTS, "-o", tmp_path / "good.csv") == 0
+def test_unreadable_file_is_reported_and_changes_no_other(score, folder, tmp_path, capsys):
+    assert score(folder, *PROMPTS, "-o", tmp_path / "good.csv") == 0
     (folder / "b.wav").write_text("<html>not found</html>")
-    assert ask(folder, folder / "gone.wav", *PROMPTS, "-o", tmp_path / "x.csv") == 1
-    assert "2 clips without an answer" in capsys.readouterr().err
+    assert score(folder, folder / "gone.wav", *PROMPTS, "-o", tmp_path / "x.csv") == 1
+    assert "2 unreadable clips" in capsys.readouterr().err
     table = pd.read_csv(tmp_path / "x.csv")
     bad = table[table["error"].notna()]
     assert bad["error"].str.contains("HTML|does not exist").all() and len(bad) == 2
     good = table[table["error"].isna()].reset_index(drop=True).drop(columns="error")
     expected = pd.read_csv(tmp_path / "good.csv").drop(columns="error")
     pd.testing.assert_frame_equal(good, expected)
-    ask(folder, *PROMPTS, "--format", "json")
+    score(folder, *PROMPTS, "--format", "json")
     rows = json.loads(capsys.readouterr().out)
     assert [row.keys() for row in rows if "error" in row] == [{"file", "start", "end", "error"}]
 
 
-def test_table_on_screen_has_a_line_for_each_clip(ask, folder, capsys):
-    assert ask(folder / "d.wav", *PROMPTS) == 0
+def test_table_on_screen_has_a_line_for_each_clip(score, folder, capsys):
+    assert score(folder / "d.wav", *PROMPTS) == 0
     head, line, legend = capsys.readouterr().out.splitlines()
     assert head.split() == ["start", "end", "best", "none", "angry", "calm", "file"]
     assert line.endswith("d.wav") and "softmax" in legend
 
 
-def test_windows_are_drawn_over_time(ask, folder, tmp_path):
+def test_windows_are_plotted_over_time(score, folder, tmp_path):
     options = ["--windows", 1, "--hop", 0.5, "--plot", tmp_path / "p", "-o", tmp_path / "x.csv"]
-    assert ask(folder / "sub", folder / "d.wav", *PROMPTS, *options) == 0
+    assert score(folder / "sub", folder / "d.wav", *PROMPTS, *options) == 0
     table = pd.read_csv(tmp_path / "x.csv")
     assert table["end"].tolist() == [1, 1.5, 2, 2.5, 1, 1.5]
     pictures = sorted((tmp_path / "p").iterdir())
@@ -100,10 +101,10 @@ def test_windows_are_drawn_over_time(ask, folder, tmp_path):
     assert pictures[0].read_bytes().startswith(b"\x89PNG")
 
 
-def test_windows_of_a_segment_stay_inside_of_it(ask, folder, tmp_path):
+def test_windows_of_a_segment_stay_inside_it(score, folder, tmp_path):
     (folder / "t.csv").write_text("file,start,end\nsub/c.flac,0.5,1.75\n")
     options = ["--windows", 1, "-o", tmp_path / "x.csv"]
-    assert ask(folder / "t.csv", *PROMPTS, *options) == 0
+    assert score(folder / "t.csv", *PROMPTS, *options) == 0
     table = pd.read_csv(tmp_path / "x.csv")
     assert table[["start", "end"]].to_numpy().tolist() == [[0.5, 1.5], [0.75, 1.75]]
 
@@ -112,21 +113,21 @@ def test_windows_of_a_segment_stay_inside_of_it(ask, folder, tmp_path):
 
 
 @pytest.mark.parametrize("samples", [24_000, 24_001, 31_999, 100])
-def test_stream_is_answered_as_the_file_with_the_same_windows(ask, tmp_path, monkeypatch, samples):
+def test_stream_scores_like_the_file_with_the_same_windows(score, tmp_path, monkeypatch, samples):
     signal = np.random.default_rng(6).integers(-9000, 9000, samples).astype("<i2")
     soundfile.write(tmp_path / "a.wav", signal, 16_000)
     size = ["--windows", 1, "--hop", 0.25]
-    ask(tmp_path / "a.wav", *PROMPTS, *size, "-o", tmp_path / "file.csv")
+    score(tmp_path / "a.wav", *PROMPTS, *size, "-o", tmp_path / "file.csv")
     pipe = type("Pipe", (), {"buffer": io.BytesIO(signal.tobytes() + b"\0")})  # half a sample
     monkeypatch.setattr("sys.stdin", pipe)
-    ask("--stdin-pcm", 16_000, *PROMPTS, *size, "-o", tmp_path / "pipe.csv")
+    score("--stdin-pcm", 16_000, *PROMPTS, *size, "-o", tmp_path / "pipe.csv")
     whole, live = (
         pd.read_csv(tmp_path / f"{n}.csv").drop(columns="file") for n in ("file", "pipe")
     )
     pd.testing.assert_frame_equal(live, whole, atol=1e-5)
 
 
-def test_window_is_handed_on_before_more_is_read():
+def test_window_is_yielded_before_more_is_read():
     class Pipe:
         given = 0
 
@@ -150,42 +151,42 @@ def test_window_is_handed_on_before_more_is_read():
         (["x.wav"], "--prompts or --describe"),
         (PROMPTS, "AUDIO or --stdin-pcm"),
         (["x.wav", "--stdin-pcm", "16000", *PROMPTS], "AUDIO or --stdin-pcm"),
-        (["--stdin-pcm", "16000", *PROMPTS], "needs --windows"),
-        (["x.wav", "--hop", "1", *PROMPTS], "needs --windows"),
-        (["x.wav", "--plot", "p", *PROMPTS], "needs --windows"),
+        (["--stdin-pcm", "16000", *PROMPTS], "requires --windows"),
+        (["x.wav", "--hop", "1", *PROMPTS], "requires --windows"),
+        (["x.wav", "--plot", "p", *PROMPTS], "requires --windows"),
         (["x.wav", "--windows", "1", "--hop", "2", *PROMPTS], "--hop <= --windows"),
-        (["x.wav", "--describe"], "needs --edges"),
-        (["x.wav", *PROMPTS, "--group", "gender=female"], "--group needs --describe"),
+        (["x.wav", "--describe"], "requires --edges"),
+        (["x.wav", *PROMPTS, "--group", "gender=female"], "--group requires --describe"),
         (["x.wav", "--describe", "--group", "female"], "expected COLUMN=LABEL"),
         (["--stdin-pcm", "12", "--windows", "1", *PROMPTS], "12 Hz"),
         (["x.wav", "--queries", "angry", "calm"], "--queries was renamed to --prompts"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(ask, capsys, arguments, message):
+def test_invalid_combinations_of_options_are_refused(score, capsys, arguments, message):
     with pytest.raises(SystemExit) as caught:
-        ask(*arguments)
+        score(*arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_descriptions_go_on_after_a_bad_file(ask, corpus, captions, tmp_path, capsys):
+def test_descriptions_continue_after_an_unreadable_file(score, corpus, captions, tmp_path, capsys):
     clip = sorted(corpus.rglob("*.wav"))[0]
     edges = captions.with_name("captions.edges.json")
-    assert ask(tmp_path / "gone.wav", clip, "--describe", "--edges", edges) == 1
+    assert score(tmp_path / "gone.wav", clip, "--describe", "--edges", edges) == 1
     printed = capsys.readouterr().out
     assert "does not exist" in printed and "measured: pitch is" in printed
 
 
-def test_yaml_file_names_queries_with_several_wordings(ask, folder, tmp_path, capsys):
+def test_yaml_file_has_several_prompts_for_a_name(score, folder, tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text("anger: [an angry voice, rage]\ncalm: a calm voice\n")
-    assert ask(folder / "d.wav", "--prompts", path, "--format", "jsonl") == 0
+    assert score(folder / "d.wav", "--prompts", path, "--format", "jsonl") == 0
     row = json.loads(capsys.readouterr().out)
     assert list(row["prompts"]) == ["anger", "calm"]
 
 
-def test_groups_of_the_clips_reach_the_description(ask, folder, monkeypatch, capsys):
+def test_groups_of_the_clips_reach_the_description(score, folder, monkeypatch, capsys):
     monkeypatch.setattr(ParaCLAP, "describe", lambda self, clip, edges, labels: labels)
     groups = ["--group", "gender=female", "corpus=a=b"]
-    assert ask(folder / "d.wav", "--describe", "--edges", "e.json", *groups) == 0
+    assert score(folder / "d.wav", "--describe", "--edges", "e.json", *groups) == 0
     assert "{'gender': 'female', 'corpus': 'a=b'}" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""search.py: from folders to hits, tables and pages."""
+"""search.py: results as tables and pages."""
 
 import re
 from urllib.parse import unquote
@@ -26,12 +26,13 @@ def folder(tmp_path):
 def run(tiny, monkeypatch):
     model = ParaCLAP(*tiny)
     monkeypatch.setattr(ParaCLAP, "from_pretrained", lambda *arguments: model)
+    monkeypatch.setattr(search, "find_model", str)
     return lambda *arguments: search.main([*map(str, arguments)])
 
 
-def test_hits_of_descriptions_and_examples(run, folder, tmp_path, capsys):
+def test_results_of_descriptions_and_examples(run, folder, tmp_path, capsys):
     assert run("index", "MODEL", folder, "-o", tmp_path / "i") == 0
-    assert "3 clips, 3 of them embedded now" in capsys.readouterr().out
+    assert "3 clips, 3 newly embedded" in capsys.readouterr().out
     table = tmp_path / "hits.csv"
     run("query", tmp_path / "i", "a calm voice", "--like", folder / "c.wav", "-o", table)
     hits = pd.read_csv(table)
@@ -43,7 +44,7 @@ def test_hits_of_descriptions_and_examples(run, folder, tmp_path, capsys):
     assert "a calm voice\n   1" in capsys.readouterr().out
 
 
-def test_page_plays_what_it_shows_and_escapes_names(run, folder, tmp_path):
+def test_page_links_recordings_and_escapes_names(run, folder, tmp_path):
     run("index", "MODEL", folder, "-o", tmp_path / "i")
     page = tmp_path / "pages" / "p.html"
     page.parent.mkdir()
@@ -56,14 +57,14 @@ def test_page_plays_what_it_shows_and_escapes_names(run, folder, tmp_path):
     assert found == {path.resolve() for path in folder.iterdir()}
 
 
-def test_page_starts_segments_where_they_start(run, folder, tmp_path):
+def test_page_links_segments_by_time(run, folder, tmp_path):
     (folder / "t.csv").write_text("file,start,end\nc.wav,0.1,0.3\n")
     run("index", "MODEL", folder / "t.csv", "-o", tmp_path / "i")
     run("query", tmp_path / "i", "x", "--page", tmp_path / "p.html")
     assert 'src="audio/c.wav#t=0.100,0.300"' in (tmp_path / "p.html").read_text()
 
 
-def test_clip_that_cannot_be_read_is_told_by_the_exit_code(run, folder, tmp_path, capsys):
+def test_unreadable_clip_sets_the_exit_code(run, folder, tmp_path, capsys):
     (folder / "d.wav").write_bytes(b"nothing")
     assert run("index", "MODEL", folder, "-o", tmp_path / "i") == 1
     assert "d.wav" in capsys.readouterr().err
@@ -72,6 +73,6 @@ def test_clip_that_cannot_be_read_is_told_by_the_exit_code(run, folder, tmp_path
 
 
 @pytest.mark.parametrize("options", [[], ["x", "--count", "0"]])
-def test_query_needs_something_to_look_for(run, tmp_path, options):
+def test_query_requires_a_description_or_example(run, tmp_path, options):
     with pytest.raises(SystemExit):
         run("query", tmp_path, *options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from paraclap.evaluation.embed import encoder_fingerprint
+from paraclap.evaluation.embedding_cache import encoder_fingerprint
 from paraclap.model.build import build_model, load_model
 from paraclap.model.engines import FastModel
 from paraclap.model.modeling_paraclap import (

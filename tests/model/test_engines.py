@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from paraclap.cli import evaluate
-from paraclap.evaluation.embed import audio_fingerprint, embed_texts, embed_waveforms
+from paraclap.evaluation.embed import embed_texts, embed_waveforms
+from paraclap.evaluation.embedding_cache import audio_fingerprint
 from paraclap.model import engines
 from paraclap.model.engines import fast_model, load_engine
 from paraclap.model.sources import ModelError

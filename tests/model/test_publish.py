@@ -20,7 +20,7 @@ from transformers import pipeline
 
 from paraclap.audio.reading import read_audio
 from paraclap.cli import models
-from paraclap.evaluation.zero_shot import answer
+from paraclap.evaluation.zero_shot import classify_clips
 from paraclap.model import publish
 from paraclap.model.build import load_model
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG
@@ -257,7 +257,7 @@ def test_pipeline_forward_and_evaluation_agree(folder, clips, batch_size, given)
             )
         ).logits_per_audio
     prompts = {name: (prompt,) for name, prompt in PROMPTS.items()}
-    answers = answer(model, processor, table, root, prompts)
+    answers = classify_clips(model, processor, table, root, prompts)
     cosines = torch.tensor(answers[[f"score.{name}" for name in PROMPTS]].to_numpy())
     scale = model.logit_scale.exp().item()
     assert (piped - forward.softmax(-1)).abs().max() < 1e-5

@@ -13,7 +13,7 @@ from paraclap.audio.recordings import JoinedRecordings
 from paraclap.captions.phrases import phrases_of
 from paraclap.captions.templates import default_descriptors
 from paraclap.cli import template_creation
-from paraclap.evaluation.prompts import WORDS
+from paraclap.evaluation.prompt_sets import class_words
 from paraclap.settings import CorpusSettings, Settings
 from paraclap.training import loop, tables, trainer
 from paraclap.training.config import SettingsError, changed_keys, read_settings
@@ -181,12 +181,9 @@ def test_resuming_with_another_table_of_one_corpus_is_refused(both, captions, tm
         (["data.root=."], "both set"),
         (["data.corpora.third={captions: x}"], r"data\.corpora\.third\.root is not set"),
         (["data.corpora.third={root: .}"], r"data\.corpora\.third\.captions is not set"),
-        (
-            ["data.corpora.first.root=nowhere"],
-            r"data\.corpora\.first\.root: nowhere is not a folder",
-        ),
+        (["data.corpora.first.root=nowhere"], r"data\.corpora\.first\.root: nowhere is no folder"),
         (["data.corpora.first.rot=x"], "corpora.first.rot"),
-        (["data.corpora.second.captions=nowhere"], r"second\.captions: nowhere does not exist"),
+        (["data.corpora.second.captions=nowhere"], "second: .*no table nowhere"),
         (["data.sampling_exponent=-1"], r"data\.sampling_exponent is -1"),
         (["data.class_sampling_exponent=-1"], r"data\.class_sampling_exponent is -1"),
     ],
@@ -212,7 +209,7 @@ def attribute(target, label):
 def test_labels_that_are_asked_for_in_the_same_words_are_one_class_of_captions(target):
     """RAVDESS says angry where EmoDB says anger: both are worded, and asked for, as one."""
     attributes = {}
-    for label, words in WORDS[target].items():
+    for label, words in class_words(target).items():
         attributes.setdefault(words["adjective"], set()).add(attribute(target, label))
     assert all(len(found) == 1 for found in attributes.values()), attributes
     assert len(set.union(*attributes.values())) == len(attributes)  # and different classes are not
@@ -254,7 +251,7 @@ def test_corpora_that_name_classes_differently_train_on_one_name_for_each(both, 
     """ClassPrompts and matching captions know no corpus; each is validated by its own names."""
     measured = pd.read_parquet(captions.parent / "features.parquet")
     named = measured.assign(
-        emotion=measured["emotion"].map(lambda label: WORDS["emotion"][label]["adjective"])
+        emotion=measured["emotion"].map(lambda label: class_words("emotion")[label]["adjective"])
     )
     assert not set(named["emotion"]) & {"anger", "happiness", "sadness"}
     target = recaptioned(named, captions, tmp_path)

@@ -1,4 +1,4 @@
-"""probing.py: what a linear classifier finds in embeddings of speakers it never heard."""
+"""Linear probe: speakers are disjoint, scale does not matter, impossible folds are refused."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def clips(speakers=10, each=12, size=6, seed=0):
     return embeddings, truth, names.astype(str)
 
 
-def test_class_in_the_embeddings_is_found_and_a_missing_one_is_not():
+def test_probe_finds_a_class_only_if_it_is_in_the_embeddings():
     embeddings, truth, speakers = clips()
     assert probe(embeddings, truth, speakers)["UAR"] == pytest.approx(0.5, abs=0.12)
     embeddings[:, 0] = (truth == "tense") * 3 + np.random.default_rng(1).normal(size=len(truth))
@@ -25,13 +25,13 @@ def test_class_in_the_embeddings_is_found_and_a_missing_one_is_not():
     assert figures["interval"][0] > 0.75 and figures["speakers"] == 10
 
 
-def test_speakers_are_not_in_two_parts():
-    # The label is the speaker's: only a model that heard the speaker can tell it.
+def test_training_and_test_speakers_are_disjoint():
+    # One label per speaker: it can only be predicted for speakers in the training part.
     embeddings, _, speakers = clips(speakers=20, size=40)
     truth = np.random.default_rng(3).permutation(["a", "b"] * 10)[speakers.astype(int)]
-    torn_apart = np.random.default_rng(4).permutation(speakers)
+    shuffled = np.random.default_rng(4).permutation(speakers)
     assert probe(embeddings, truth, speakers)["UAR"] < 0.7
-    assert probe(embeddings, truth, torn_apart)["UAR"] > 0.9
+    assert probe(embeddings, truth, shuffled)["UAR"] > 0.9
 
 
 def test_scale_of_the_embeddings_does_not_matter():
@@ -48,7 +48,7 @@ def test_one_speaker_or_one_class_is_refused(truth, speakers):
         probe(np.zeros((2, 3)), truth, speakers)
 
 
-def test_speakers_of_one_class_each_are_refused_in_plain_words():
+def test_speakers_of_one_class_each_are_refused():
     embeddings, _, speakers = clips(speakers=2)
     truth = np.where(speakers == "0", "calm", "tense")
     with pytest.raises(
@@ -57,12 +57,12 @@ def test_speakers_of_one_class_each_are_refused_in_plain_words():
         probe(embeddings, truth, speakers)
 
 
-def test_classes_with_fewer_clips_than_folds_are_refused_in_plain_words():
+def test_classes_with_fewer_clips_than_folds_are_refused():
     with pytest.raises(ValueError, match="needs a class of 5 clips, the largest has 2"):
         probe(np.eye(6), list("aabbcc"), list("uvwxyz"))
 
 
-def test_class_of_one_speaker_among_others_is_probed():
+def test_class_of_a_single_speaker_has_no_recall():
     embeddings, truth, speakers = clips()
     truth = np.where(speakers == "3", "rare", truth)
     assert probe(embeddings, truth, speakers)["recall"]["rare"] == 0.0

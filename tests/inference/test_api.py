@@ -1,4 +1,4 @@
-"""paraclap.py: signals of any rate, what the numbers mean, windows, descriptions."""
+"""The Python interface: signals of any rate, scores, windows, descriptions."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,8 @@ from paraclap.audio import AudioError
 from paraclap.audio.reading import read_audio
 from paraclap.captions.templates import LEVELS
 from paraclap.inference import describe
-from paraclap.inference.api import REFERENCES, ParaCLAP
+from paraclap.inference.api import ParaCLAP
+from paraclap.inference.classifier import NEUTRAL_PROMPTS
 
 PROMPTS = ["an angry voice", "a calm voice"]
 
@@ -29,7 +30,7 @@ def clip(corpus):
     return sorted(corpus.rglob("*.wav"))[3]
 
 
-def test_signal_in_memory_is_heard_as_its_file_at_any_rate(paraclap, tmp_path):
+def test_signal_of_any_rate_is_embedded_like_its_file(paraclap, tmp_path):
     rng = np.random.default_rng(1)
     signal = rng.uniform(-0.4, 0.4, (44_100, 2)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", signal, 44_100, subtype="FLOAT")
@@ -59,16 +60,16 @@ def test_integers_of_full_scale_equal_their_floats(paraclap):
         (np.full(100, 9000.0, np.float32), 16_000, "range"),
     ],
 )
-def test_what_no_recording_is_is_refused(paraclap, signal, rate, reason):
+def test_invalid_signals_are_refused(paraclap, signal, rate, reason):
     with pytest.raises(AudioError) as caught:
         paraclap.embed_audio(signal, rate)
     assert caught.value.reason == reason
 
 
-def test_answers_are_softmax_of_scaled_cosines(paraclap, clip):
+def test_scores_are_the_softmax_of_scaled_cosines(paraclap, clip):
     row = paraclap.score(clip, PROMPTS).iloc[0]
     audio = paraclap.embed_audio(*soundfile.read(clip))
-    texts = paraclap.embed_text([*PROMPTS, *REFERENCES]).astype(np.float64)
+    texts = paraclap.embed_text([*PROMPTS, *NEUTRAL_PROMPTS]).astype(np.float64)
     neutral = texts[2:].mean(axis=0)
     neutral /= np.linalg.norm(neutral)
     cosines = np.append(texts[:2] @ audio, neutral @ audio)
@@ -82,14 +83,14 @@ def test_answers_are_softmax_of_scaled_cosines(paraclap, clip):
     assert row["probability"] == pytest.approx(expected.max(), abs=1e-5)
 
 
-def test_reference_as_query_and_none_of_these_share_the_rest(paraclap, clip, monkeypatch):
-    monkeypatch.setattr("paraclap.inference.api.REFERENCES", ("a calm voice",))
+def test_neutral_prompt_shares_the_probability_with_none_of_these(paraclap, clip, monkeypatch):
+    monkeypatch.setattr("paraclap.inference.classifier.NEUTRAL_PROMPTS", ("a calm voice",))
     row = paraclap.score(clip, ["a calm voice"]).iloc[0]
     assert row["probability"] == 1
     assert row["none_of_these"] == pytest.approx(0.5, abs=1e-6)
 
 
-def test_template_is_put_around_each_query(paraclap, clip):
+def test_template_is_applied_to_each_prompt(paraclap, clip):
     plain = paraclap.score(clip, ["the speaker sounds sad", "the speaker sounds proud"])
     templated = paraclap.score(clip, ["sad", "proud"], template="the speaker sounds {}")
     assert templated["cosine.sad"][0] == plain["cosine.the speaker sounds sad"][0]
@@ -99,13 +100,13 @@ def test_template_is_put_around_each_query(paraclap, clip):
 
 
 @pytest.mark.parametrize("prompts", [[], ["a", "a"], [" "]])
-def test_queries_that_ask_nothing_are_refused(paraclap, prompts):
+def test_missing_and_repeated_prompts_are_refused(paraclap, prompts):
     with pytest.raises(ValueError, match="prompt"):
-        paraclap.ask(prompts)
+        paraclap.classifier(prompts)
 
 
-def test_one_text_is_not_taken_letter_by_letter(paraclap):
-    for method in (paraclap.ask, paraclap.embed_text):
+def test_a_string_instead_of_a_list_is_refused(paraclap):
+    for method in (paraclap.classifier, paraclap.embed_text):
         with pytest.raises(TypeError, match="list"):
             method("angry")
 
@@ -113,7 +114,7 @@ def test_one_text_is_not_taken_letter_by_letter(paraclap):
 # --- Windows -------------------------------------------------------------------------------------
 
 
-def test_each_window_is_answered_as_that_segment_alone(paraclap, tmp_path):
+def test_each_window_scores_like_that_segment_alone(paraclap, tmp_path):
     signal = np.random.default_rng(3).uniform(-0.3, 0.3, 50_000).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", signal, 16_000)
     table = paraclap.score_windows(tmp_path / "a.wav", PROMPTS, window=1, hop=0.5)
@@ -140,19 +141,19 @@ def test_description_holds_the_levels_and_phrases_of_the_captions_table(paraclap
             assert description.table.loc[name, "phrase"] in stored["captions"].iloc[row]
             assert description.table.loc[name, "phrase"] in description.caption
         assert {"emotion", "gender"} <= set(description.table.index)
-        assert description.table.loc["gender", "heard"] in ("female", "male")
+        assert description.table.loc["gender", "predicted"] in ("female", "male")
         assert "not measured" in str(description) and description.caption in str(description)
 
 
-def test_what_the_model_hears_is_the_level_whose_wordings_are_nearest(paraclap, clip, captions):
+def test_predicted_level_has_the_nearest_prompts(paraclap, clip, captions):
     table = paraclap.describe(clip, captions.with_name("captions.edges.json")).table
     wordings = describe.wordings_of_levels()["pitch"]
     answer = paraclap.score(clip, wordings).iloc[0]
-    assert table.loc["pitch", "heard"] == answer["best"]
+    assert table.loc["pitch", "predicted"] == answer["best"]
     assert table.loc["pitch", "probability"] == pytest.approx(answer["probability"], abs=1e-6)
 
 
-def test_unvoiced_clip_gets_no_phrase_about_its_voice(captions):
+def test_unvoiced_clip_has_no_phrase_about_pitch(captions):
     noise = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     edges = captions.with_name("captions.edges.json")
     table = describe.measured_levels(noise, edges)

@@ -1,13 +1,13 @@
-"""reports.py: tables and pictures of figures made by hand."""
+"""Tables and figures of hand-made scores."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from paraclap import files
-from paraclap.evaluation import report
+from paraclap.evaluation import figures, report
 
-FIGURES = {
+SCORES = {
     "UAR": 0.5,
     "interval": [0.4, 0.6],
     "ACC": 0.55,
@@ -22,44 +22,44 @@ FIGURES = {
 }
 
 
-def test_columns_without_any_figure_are_left_out():
-    table = report.score_rows({"one": FIGURES, "two": {**FIGURES, "interval": None}})
+def test_empty_columns_are_dropped():
+    table = report.score_rows({"one": SCORES, "two": {**SCORES, "interval": None}})
     assert table["UAR [95 %]"].tolist() == ["0.500 [0.400, 0.600]", "0.500"]
     assert not {"speakers", "AUC [95 %]", "probe UAR [95 %]"} & set(table)
-    opposed = {**FIGURES, "AUC": 0.7, "AUC_interval": [0.6, 0.8], "speakers": 3}
-    table = report.score_rows({"one": FIGURES, "two": opposed}, {"two": FIGURES})
+    opposed = {**SCORES, "AUC": 0.7, "AUC_interval": [0.6, 0.8], "speakers": 3}
+    table = report.score_rows({"one": SCORES, "two": opposed}, {"two": SCORES})
     assert table["AUC [95 %]"].tolist() == ["-", "0.700 [0.600, 0.800]"]
     assert table["probe UAR [95 %]"].tolist() == ["-", "0.500 [0.400, 0.600]"]
 
 
-def test_figures_in_print_stand_in_their_own_columns():
+def test_published_scores_have_their_own_columns():
     references = {"one": {"CLAP": 0.2, "ParaCLAP": 0.3}, "two": {"ParaCLAP": 0.4}}
-    table = report.score_rows({"one": FIGURES, "two": FIGURES, "three": FIGURES}, {}, references)
-    assert table["CLAP (print)"].tolist() == ["0.200", "-", "-"]
-    assert table["ParaCLAP (print)"].tolist() == ["0.300", "0.400", "-"]
+    table = report.score_rows({"one": SCORES, "two": SCORES, "three": SCORES}, {}, references)
+    assert table["CLAP (published)"].tolist() == ["0.200", "-", "-"]
+    assert table["ParaCLAP (published)"].tolist() == ["0.300", "0.400", "-"]
 
 
-def test_markdown_is_a_table_whatever_the_names():
-    table = report.recall_rows({"one": FIGURES})
+def test_markdown_escapes_names():
+    table = report.recall_rows({"one": SCORES})
     lines = report.to_markdown(table).splitlines()
     assert lines[0] == "| corpus | class | clips | recall |"
     assert lines[3] == r"| one | b\|c | 10 | 0.000 |"
 
 
-def test_page_tells_what_was_selected_and_remarked():
+def test_page_holds_selection_and_remarks():
     page = report.markdown_page(
         {"model": "m", "split": ["dev", "test"], "speakers": None},
         [pd.DataFrame({"x": ["1"]})],
-        ["something is missing"],
+        ["a remark"],
     )
     assert page.startswith("model: m; split: dev, test\n\n| x |")
-    assert "- something is missing" in page and "speakers: None" not in page
+    assert "- a remark" in page and "speakers: None" not in page
 
 
 def test_confusion_matrix_shows_shares_and_counts_of_present_classes():
     answers = pd.DataFrame({"truth": ["a", "a", "b"], "prediction": ["a", "c", "b"]})
     calibration = {"ECE": 0.1, "bins": [{"confidence": 0.6, "accuracy": 0.5, "clips": 3}]}
-    left, right = report.plot_answers(answers, ["a", "b", "c"], calibration, "t").axes
+    left, right = figures.plot_answers(answers, ["a", "b", "c"], calibration, "t").axes
     assert [text.get_text() for text in left.texts] == [
         "50%\n1", "0%\n0", "50%\n1", "0%\n0", "100%\n1", "0%\n0"
     ]  # fmt: skip
@@ -76,17 +76,17 @@ def test_file_is_written_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("windows, near", [(50, 1), (199, 1), (200, 3), (600, 7)])
-def test_timeline_of_a_long_recording_is_drawn_as_means(windows, near):
+@pytest.mark.parametrize("windows, averaged", [(50, 1), (199, 1), (200, 3), (600, 7)])
+def test_timeline_of_a_long_recording_shows_moving_averages(windows, averaged):
     rng = np.random.default_rng(0)
     starts = np.arange(windows) * 0.25
     answers = pd.DataFrame({"start": starts, "end": starts + 1, "none_of_these": 0.5})
     answers["probability.a"] = rng.uniform(size=windows)
-    axes = report.plot_timeline(answers, "title").axes[0]
+    axes = figures.plot_timeline(answers, "title").axes[0]
     lines = [line.get_ydata() for line in axes.get_lines()]
-    assert len(lines) == (1 if near == 1 else 2)
-    half, values = near // 2, answers["probability.a"].to_numpy()
+    assert len(lines) == (1 if averaged == 1 else 2)
+    half, values = averaged // 2, answers["probability.a"].to_numpy()
     for place in (0, windows // 2, windows - 1):
         expected = values[max(place - half, 0) : place + half + 1].mean()
         assert lines[0][place] == pytest.approx(expected)
-    assert (f"means of {near} windows" in axes.get_title()) == (near > 1)
+    assert (f"means of {averaged} windows" in axes.get_title()) == (averaged > 1)

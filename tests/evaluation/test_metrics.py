@@ -1,4 +1,4 @@
-"""scoring.py: figures against scikit-learn, plain loops and hand computation."""
+"""Metrics against scikit-learn, plain loops and hand computation."""
 
 import itertools
 
@@ -7,7 +7,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from paraclap.evaluation import metrics
+from paraclap.evaluation import metrics, retrieval
+from paraclap.evaluation.bootstrap import cluster_interval
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_scores_equal_scikit_learn(answers):
 
 
 def test_scores_of_a_small_case_equal_hand_computation():
-    # a: 1 of 2 right, b: 1 of 1 right, "c" is answered but never true
+    # a: 1 of 2 correct, b: 1 of 1 correct, "c" is predicted but never true
     figures = metrics.score(["a", "a", "b"], ["a", "c", "b"])
     assert figures["UAR"] == pytest.approx((0.5 + 1.0) / 2)
     assert figures["ACC"] == pytest.approx(2 / 3)
@@ -65,7 +66,7 @@ def test_interval_agrees_with_a_plain_bootstrap_over_speakers(answers):
 def test_interval_is_wider_when_clips_of_a_speaker_agree():
     truth = np.tile(["a", "b"], 200)
     speakers = np.repeat(np.arange(10), 40)
-    prediction = np.where(speakers < 5, truth, "a")  # half of the speakers are not understood
+    prediction = np.where(speakers < 5, truth, "a")  # half of the speakers at chance
     low, high = metrics.score(truth, prediction, speakers)["interval"]
     naive_low, naive_high = metrics.score(truth, prediction)["interval"]
     assert high - low > 2 * (naive_high - naive_low)
@@ -75,7 +76,7 @@ def test_single_speaker_has_no_interval():
     assert metrics.score(["a", "b"], ["a", "a"], ["s", "s"])["interval"] is None
 
 
-def test_recall_and_support_stand_by_class():
+def test_recall_and_support_are_given_by_class():
     figures = metrics.score(["b", "a", "b", "b"], ["b", "b", "b", "a"])
     assert figures["recall"] == {"a": 0.0, "b": pytest.approx(2 / 3)}
     assert figures["support"] == {"a": 1, "b": 3}
@@ -94,12 +95,12 @@ def test_uar_over_sessions_is_the_mean_of_each(answers):
 
 def test_session_without_a_class_is_averaged_over_its_own_classes():
     truth, prediction = ["a", "b", "a"], ["a", "a", "a"]
-    # session 1: a right, b wrong; session 2: a right, and no b to be right about
+    # session 1: a correct, b wrong; session 2: a correct, no b
     figures = metrics.score(truth, prediction, None, ["1", "1", "2"])
     assert figures["UAR"] == pytest.approx((0.5 + 1.0) / 2)
 
 
-# --- Numbers and opposed queries -----------------------------------------------------------------
+# --- Two classes and numbers ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -140,18 +141,18 @@ def test_rank_correlation_is_that_of_the_ranks(numbers):
 
 def test_cluster_interval_agrees_with_a_plain_bootstrap(numbers):
     values, _, speakers = numbers
-    interval = metrics.cluster_interval(lambda rows: values[rows].mean(), speakers)
+    interval = cluster_interval(lambda rows: values[rows].mean(), speakers)
     rng, names = np.random.default_rng(2), np.unique(speakers)
     means = [
         np.concatenate([values[speakers == n] for n in rng.choice(names, len(names))]).mean()
         for _ in range(2000)
     ]
     assert interval == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
-    assert metrics.cluster_interval(np.mean, ["s"] * 5) is None
+    assert cluster_interval(np.mean, ["s"] * 5) is None
 
 
-def test_draws_without_a_figure_are_left_out():
-    # Speaker a has only high clips and b only low ones: half of the draws have no area.
+def test_resamples_without_a_value_are_ignored():
+    # Speaker a has only high clips and b only low ones: half of the resamples have no AUC.
     figures = metrics.score_poles(
         np.array([2.0, 1.0, 0.0]), np.array([True, True, False]), ["a", "a", "b"]
     )
@@ -164,7 +165,7 @@ def test_draws_without_a_figure_are_left_out():
 def test_calibration_of_three_clips_equals_hand_computation():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.25, 0.75]])
     figures = metrics.calibration(["a", "b", "b"], probabilities, ["a", "b"])
-    # two clips in the bin of 0.9, half of them right; one in that of 0.75, right
+    # two clips in the bin of 0.9, half of them correct; one in that of 0.75, correct
     assert figures["ECE"] == pytest.approx(2 / 3 * 0.4 + 1 / 3 * 0.25)
     assert figures["NLL"] == pytest.approx(-np.log([0.9, 0.1, 0.75]).mean())
     assert figures["Brier"] == pytest.approx((0.02 + 1.62 + 0.125) / 3)
@@ -182,18 +183,18 @@ def test_calibration_bins_equal_scikit_learn():
     assert [b["accuracy"] for b in figures["bins"]] == pytest.approx(accuracy.tolist())
     assert [b["confidence"] for b in figures["bins"]] == pytest.approx(confidence.tolist())
     assert sum(b["clips"] for b in figures["bins"]) == 500
-    assert figures["ECE"] < 0.1, "these probabilities are true"
+    assert figures["ECE"] < 0.1, "the probabilities are calibrated"
 
 
 # --- Retrieval -----------------------------------------------------------------------------------
 
 
-def over_all_orders(similarity, is_right):
-    """Mean figures of one query over every order of its tied items, by plain loops."""
+def over_all_orders(similarity, is_relevant):
+    """Mean scores of one query over every order of its tied items, by plain loops."""
     figures = {"R@1": [], "R@5": [], "AP": [], "rank": []}
     for order in itertools.permutations(range(len(similarity))):
         ranked = sorted(order, key=lambda item: -similarity[item])
-        hits = [is_right[item] for item in ranked]
+        hits = [is_relevant[item] for item in ranked]
         figures["R@1"].append(any(hits[:1]))
         figures["R@5"].append(any(hits[:5]))
         precisions = [sum(hits[: k + 1]) / (k + 1) for k, hit in enumerate(hits) if hit]
@@ -211,25 +212,25 @@ def over_all_orders(similarity, is_right):
         [0.1, 0.9, 0.9, 0.1, 0.9, 0.1],
     ],
 )
-def test_ties_are_counted_as_if_their_order_was_drawn(similarity):
-    is_right = [False, False, True, True, False, True]
+def test_ties_score_as_the_mean_over_their_orders(similarity):
+    is_relevant = [False, False, True, True, False, True]
     items = np.column_stack([similarity, np.zeros(6)])
-    ranked = metrics.retrieve(
-        np.array([[1.0, 0.0]]), items, np.array(["yes"]), np.where(is_right, "yes", "no")
+    ranked = retrieval.retrieve(
+        np.array([[1.0, 0.0]]), items, np.array(["yes"]), np.where(is_relevant, "yes", "no")
     )
-    expected = over_all_orders(similarity, is_right)
+    expected = over_all_orders(similarity, is_relevant)
     if len(set(similarity)) == 6:
-        assert expected["AP"] == pytest.approx(average_precision_score(is_right, similarity))
+        assert expected["AP"] == pytest.approx(average_precision_score(is_relevant, similarity))
     for name, value in expected.items():
         assert ranked[name][0] == pytest.approx(value, abs=1e-12), name
 
 
-def test_all_items_of_the_wanted_kind_are_right():
+def test_all_items_of_the_wanted_kind_are_relevant():
     rng = np.random.default_rng(4)
     items = rng.normal(size=(30, 8))
     items /= np.linalg.norm(items, axis=1, keepdims=True)
     kinds = np.arange(30) // 3  # three clips share each caption
-    ranked = metrics.retrieve(items, items, kinds, kinds)
+    ranked = retrieval.retrieve(items, items, kinds, kinds)
     assert (ranked["rank"] <= 1).all() and (ranked["R@1"] == 1).all()
     assert (ranked["AP"] < 1).any(), "the two others are not found first"
 
@@ -238,21 +239,21 @@ def test_chunks_do_not_change_retrieval(monkeypatch):
     rng = np.random.default_rng(5)
     queries, items = rng.normal(size=(20, 6)), rng.normal(size=(15, 6))
     wanted, kinds = rng.integers(5, size=20), np.arange(15) % 5
-    whole = metrics.retrieve(queries, items, wanted, kinds)
-    monkeypatch.setattr(metrics, "RETRIEVAL_ELEMENTS", 40)
-    assert whole.equals(metrics.retrieve(queries, items, wanted, kinds))
+    whole = retrieval.retrieve(queries, items, wanted, kinds)
+    monkeypatch.setattr(retrieval, "SIMILARITIES", 40)
+    assert whole.equals(retrieval.retrieve(queries, items, wanted, kinds))
 
 
-def test_a_model_that_answers_the_same_to_everything_is_at_chance():
+def test_constant_embeddings_are_at_chance():
     same = np.tile([0.6, 0.8], (40, 1))
     kinds = np.arange(40) // 2
-    figures = metrics.score_retrieval(same, same, kinds, kinds)
+    figures = retrieval.score_retrieval(same, same, kinds, kinds)
     for name, chance in figures["chance"].items():
         assert figures[name] == pytest.approx(chance), name
     assert figures["chance"]["R@1"] == pytest.approx(2 / 40)
     assert figures["chance"]["R@10"] == pytest.approx(1 - (30 * 29) / (40 * 39))
 
 
-def test_caption_that_no_item_has_is_an_error():
-    with pytest.raises(ValueError, match="no item is of the kind 2"):
-        metrics.retrieve(np.ones((1, 2)), np.ones((2, 2)), np.array([2]), np.array([0, 1]))
+def test_query_without_relevant_item_is_an_error():
+    with pytest.raises(ValueError, match="no item is of the wanted kind 2"):
+        retrieval.retrieve(np.ones((1, 2)), np.ones((2, 2)), np.array([2]), np.array([0, 1]))

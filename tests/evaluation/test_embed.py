@@ -1,4 +1,4 @@
-"""embeddings.py: ensembles, batches, and a cache that never answers for another model or file."""
+"""Embeddings: prompt ensembles, batches, and a cache by model and file content."""
 
 import shutil
 
@@ -11,7 +11,8 @@ from paraclap.audio import AudioError
 from paraclap.corpora import table as corpora
 from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation import embed
-from paraclap.evaluation.embed import EmbeddingCache, audio_fingerprint, clip_keys, embed_clips
+from paraclap.evaluation.embed import embed_clips
+from paraclap.evaluation.embedding_cache import EmbeddingCache, audio_fingerprint, clip_keys
 from paraclap.model.build import build_model
 
 
@@ -36,7 +37,7 @@ def counted(model):
 # --- Texts ---------------------------------------------------------------------------------------
 
 
-def test_class_embedding_is_the_mean_of_its_wordings(tiny):
+def test_class_embedding_is_the_mean_of_its_prompts(tiny):
     prompts = {"anger": ("an angry voice", "rage"), "sadness": ("tears",)}
     classes = embed.embed_classes(*tiny, prompts)
     angry, rage, tears = (embed.embed_texts(*tiny, [t])[0] for t in sum(prompts.values(), ()))
@@ -46,12 +47,12 @@ def test_class_embedding_is_the_mean_of_its_wordings(tiny):
 
 
 @pytest.mark.parametrize("prompts", [{"a": ("x",), "b": ("x",)}, {"a": ("x", "y"), "b": ("y",)}])
-def test_classes_with_one_query_are_refused(tiny, prompts):
+def test_classes_with_the_same_prompt_are_refused(tiny, prompts):
     with pytest.raises(ValueError, match="share a prompt"):
         embed.embed_classes(*tiny, prompts)
 
 
-def test_text_in_place_of_wordings_is_not_taken_letter_by_letter(tiny):
+def test_a_string_instead_of_a_list_of_prompts_is_refused(tiny):
     with pytest.raises(TypeError, match="tuple"):
         embed.embed_classes(*tiny, {"a": "xy", "b": "zw"})
 
@@ -71,7 +72,7 @@ def test_group_norm_encoders_are_evaluated_one_clip_at_a_time(settings, clips):
     assert torch.isfinite(embed_clips(model.eval(), processor, clips)).all()
 
 
-def test_unreadable_clip_stops_and_is_named(tiny, clips, tmp_path):
+def test_unreadable_clip_is_named(tiny, clips, tmp_path):
     broken = ClipDataset(pd.DataFrame(index=pd.MultiIndex.from_tuples(clips.clips[:2])), tmp_path)
     for file, *_ in broken.clips:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def test_unreadable_clip_stops_and_is_named(tiny, clips, tmp_path):
         embed_clips(*tiny, broken)
 
 
-def test_cached_embeddings_are_the_same_and_cost_nothing(tiny, clips, tmp_path):
+def test_cached_embeddings_are_equal_and_not_computed_again(tiny, clips, tmp_path):
     count = counted(tiny[0])
     mark = audio_fingerprint(*tiny)
     first = embed_clips(*tiny, clips, cache=EmbeddingCache(tmp_path, mark))
@@ -102,7 +103,7 @@ def test_only_missing_clips_are_embedded(tiny, clips, corpus, tmp_path):
     assert torch.allclose(every, embed_clips(*tiny, clips), atol=1e-6)
 
 
-def test_interrupted_run_keeps_what_was_done(tiny, clips, tmp_path, monkeypatch):
+def test_interrupted_run_keeps_finished_chunks(tiny, clips, tmp_path, monkeypatch):
     monkeypatch.setattr(embed, "CHUNK", 4)
     mark, plain = audio_fingerprint(*tiny), tiny[0].get_audio_features
     done = []
@@ -135,7 +136,7 @@ def test_key_is_the_content_of_the_file_and_the_segment(clips, tmp_path):
     assert changed[0] == second and changed[2] == copy
 
 
-def test_fingerprint_tells_the_audio_side_and_nothing_else(tiny):
+def test_fingerprint_depends_on_the_audio_side_alone(tiny):
     model, processor = tiny
     before = audio_fingerprint(model, processor)
     with torch.no_grad():
@@ -149,7 +150,7 @@ def test_fingerprint_tells_the_audio_side_and_nothing_else(tiny):
     assert len({before, other_gain, audio_fingerprint(model, processor)}) == 3
 
 
-def test_damaged_cache_file_is_passed_over(tiny, clips, tmp_path):
+def test_damaged_cache_file_is_ignored(tiny, clips, tmp_path):
     mark = audio_fingerprint(*tiny)
     embed_clips(*tiny, clips, cache=EmbeddingCache(tmp_path, mark))
     (path,) = tmp_path.rglob("*.safetensors")

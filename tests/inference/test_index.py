@@ -1,4 +1,4 @@
-"""clip_index.py: exact search, and an index that follows its files through kills and changes."""
+"""Index of clips: exact search, updates, interruptions, damage, other models."""
 
 import os
 
@@ -10,8 +10,11 @@ import torch
 from paraclap.audio.reading import read_audio
 from paraclap.corpora.table import read_clips
 from paraclap.inference import index as clip_index
+from paraclap.inference import index_update
 from paraclap.inference.api import ParaCLAP
-from paraclap.inference.index import ClipIndex, ClipIndexError, update_index
+from paraclap.inference.index import ClipIndex
+from paraclap.inference.index_files import ClipIndexError
+from paraclap.inference.index_update import update_index
 
 
 @pytest.fixture
@@ -48,8 +51,8 @@ def chunk_files(tmp_path):
 
 def test_search_is_exact_within_half_precision(paraclap, update, tmp_path, monkeypatch):
     monkeypatch.setattr(clip_index, "BLOCK_ROWS", 2)
-    monkeypatch.setattr(clip_index, "WRITTEN_ROWS", 4)
-    monkeypatch.setattr(clip_index, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(index_update, "WRITTEN_ROWS", 4)
+    monkeypatch.setattr(index_update, "CHUNK_ROWS", 4)
     assert update().embedded == 9
     index = ClipIndex(tmp_path / "index")
     assert len(index._chunks) > 1
@@ -61,7 +64,7 @@ def test_search_is_exact_within_half_precision(paraclap, update, tmp_path, monke
         assert cosines[query] == pytest.approx(expected[query][rows[query]], abs=1e-3)
 
 
-def test_equal_clips_come_in_their_order_and_count_is_bounded(update, folder, tmp_path, paraclap):
+def test_equal_clips_keep_their_order_and_count_is_bounded(update, folder, tmp_path, paraclap):
     (folder / "copy.wav").write_bytes((folder / "4.wav").read_bytes())
     assert update().embedded == 9, "a copy is not embedded again"
     index = ClipIndex(tmp_path / "index")
@@ -72,7 +75,7 @@ def test_equal_clips_come_in_their_order_and_count_is_bounded(update, folder, tm
     assert cosines[0][0] == cosines[0][1] == pytest.approx(1, abs=1e-3)
 
 
-def test_update_embeds_what_is_new_or_changed_and_drops_what_is_gone(
+def test_update_embeds_new_and_changed_clips_and_removes_missing_ones(
     update, folder, tmp_path, paraclap
 ):
     update()
@@ -86,12 +89,12 @@ def test_update_embeds_what_is_new_or_changed_and_drops_what_is_gone(
     index = ClipIndex(tmp_path / "index")
     rows, cosines = index.search(audio_of(paraclap, index), 1)
     assert cosines[:, 0] == pytest.approx(1, abs=1e-3), "each clip finds itself"
-    assert len(chunk_files(tmp_path)) == 2, "small files are joined, what is gone is removed"
+    assert len(chunk_files(tmp_path)) == 2, "small files are merged, obsolete ones removed"
     assert len(index._chunks[0]) == 9
 
 
-def test_files_are_joined_until_full(update, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(clip_index, "CHUNK_ROWS", 4)
+def test_files_are_merged_until_full(update, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_update, "CHUNK_ROWS", 4)
     for number in range(10, 16):
         soundfile.write(folder / f"{number}.wav", np.full(4000, 0.01 * number), 16_000)
         update()
@@ -99,9 +102,9 @@ def test_files_are_joined_until_full(update, folder, tmp_path, monkeypatch):
     assert sum(lengths) == 15 and sum(2 * length < 4 for length in lengths) <= 1
 
 
-def test_interrupted_update_goes_on_where_it_was(update, tmp_path, paraclap, monkeypatch):
-    monkeypatch.setattr(clip_index, "WRITTEN_ROWS", 4)
-    plain, calls = clip_index._write_chunk, []
+def test_interrupted_update_continues(update, tmp_path, paraclap, monkeypatch):
+    monkeypatch.setattr(index_update, "WRITTEN_ROWS", 4)
+    plain, calls = index_update._write_chunk, []
 
     def failing(*arguments):
         calls.append(arguments)
@@ -109,17 +112,17 @@ def test_interrupted_update_goes_on_where_it_was(update, tmp_path, paraclap, mon
             raise KeyboardInterrupt
         return plain(*arguments)
 
-    monkeypatch.setattr(clip_index, "_write_chunk", failing)
+    monkeypatch.setattr(index_update, "_write_chunk", failing)
     with pytest.raises(KeyboardInterrupt):
         update()
     with pytest.raises(ClipIndexError, match="unfinished"):
         ClipIndex(tmp_path / "index")
-    (tmp_path / "index" / "chunks" / "half.keys.npy").write_bytes(b"torn")  # no embeddings came
+    (tmp_path / "index" / "chunks" / "half.keys.npy").write_bytes(b"torn")  # without its embeddings
     assert update().embedded == 5
     assert len(ClipIndex(tmp_path / "index")) == 9
 
 
-def test_damaged_embeddings_are_made_again(update, tmp_path):
+def test_damaged_embeddings_are_computed_again(update, tmp_path):
     update()
     (path,) = (p for p in (tmp_path / "index" / "chunks").iterdir() if "keys" not in p.name)
     content = bytearray(path.read_bytes())
@@ -130,13 +133,13 @@ def test_damaged_embeddings_are_made_again(update, tmp_path):
 
 
 def test_key_that_ends_with_zeros_is_not_lost(update, tmp_path, monkeypatch):
-    plain = clip_index.clip_key
-    monkeypatch.setattr(clip_index, "clip_key", lambda *a: plain(*a)[:30] + b"\0\0")
+    plain = index_update.clip_key
+    monkeypatch.setattr(index_update, "clip_key", lambda *a: plain(*a)[:30] + b"\0\0")
     assert update().clips == 9
     assert update().embedded == 0
 
 
-def test_unreadable_clip_is_told_and_tried_again(update, folder, tmp_path):
+def test_unreadable_clip_is_reported_and_tried_again(update, folder, tmp_path):
     good = (folder / "3.wav").read_bytes()
     (folder / "3.wav").write_bytes(good[:600])
     os.symlink(folder.parent / "elsewhere.wav", folder / "link.wav")
@@ -148,7 +151,7 @@ def test_unreadable_clip_is_told_and_tried_again(update, folder, tmp_path):
     assert (second.clips, second.embedded, second.failures) == (9, 1, {})
 
 
-def test_segments_of_a_file_are_clips_of_their_own(paraclap, folder, tmp_path):
+def test_segments_of_a_file_are_separate_clips(paraclap, folder, tmp_path):
     (folder / "t.csv").write_text("file,start,end\n8.wav,0,0.2\n8.wav,0.2,0.4\n")
     update_index(tmp_path / "index", paraclap, "MODEL", read_clips([str(folder / "t.csv")]))
     index = ClipIndex(tmp_path / "index")
@@ -172,5 +175,5 @@ def test_another_model_is_refused_by_either_side(update, paraclap, tmp_path, sid
 
 
 def test_folder_without_an_index_is_refused(tmp_path):
-    with pytest.raises(ClipIndexError, match="no index"):
+    with pytest.raises(ClipIndexError, match="not an index"):
         ClipIndex(tmp_path)

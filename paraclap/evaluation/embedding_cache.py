@@ -1,0 +1,150 @@
+"""A cache on disk of clip embeddings, and the keys and fingerprints that identify them.
+
+An embedding is identified by the content of the audio file, the limits of the segment, the audio
+conditioning, and the weights and settings of the audio side of the model. So renamed files are
+found, and changed files are embedded again.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from paraclap.audio.conditioning import CONDITIONING
+from paraclap.audio.segments import Position
+from paraclap.data.dataset import ClipDataset
+from paraclap.files import write_bytes
+from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
+
+DIGEST_BYTES = 32
+AUDIO_SIDE = ("audio_branch.", "audio_projection.")
+TEXT_SIDE = ("text_branch.", "text_projection.")
+
+
+def clip_keys(clips: ClipDataset) -> list[bytes]:
+    """Return the key of each clip, see `clip_key`."""
+    files = list(dict.fromkeys(file for file, _, _ in clips.clips))
+    with ThreadPoolExecutor() as pool:
+        contents = dict(zip(files, pool.map(clips.recordings.hash, files), strict=True))
+    conditioning = clips.recordings.conditioning
+    return [clip_key(contents[f], start, end, conditioning) for f, start, end in clips.clips]
+
+
+def clip_key(
+    content: str, start: Position, end: Position, conditioning: str = CONDITIONING
+) -> bytes:
+    """Return the SHA-256 of the content of a file, the limits of a clip and the conditioning.
+
+    Args:
+        content: SHA-256 of the file.
+        start: of the clip.
+        end: of the clip.
+        conditioning: version of the audio conditioning.
+    """
+    return hashlib.sha256(f"{content} {start} {end} {conditioning}".encode()).digest()
+
+
+def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
+    """Return the hash of the weights, configuration and feature extractor of the audio side."""
+    settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict()]
+    return _fingerprint(model, AUDIO_SIDE, settings)
+
+
+def encoder_fingerprint(
+    model: ParaCLAPModel, processor: ParaCLAPProcessor, how: Sequence[object]
+) -> str:
+    """Return the hash of the speech encoder without projection, and of its use.
+
+    Args:
+        model: with the encoder.
+        processor: of the model.
+        how: further values that its outputs depend on, such as the crop length.
+    """
+    pooled = model.config.audio_pooling, model.config.audio_layers
+    settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict(), *how]
+    return _fingerprint(model, AUDIO_SIDE[:1], [*settings, *pooled])
+
+
+def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
+    """Return the hash of the weights, configuration and tokenizer of the text side."""
+    how = model.config.text_pooling
+    settings = [model.config.text_config.to_dict(), processor.tokenizer.get_vocab(), how]
+    return _fingerprint(model, TEXT_SIDE, settings)
+
+
+def _fingerprint(model: ParaCLAPModel, side: tuple[str, ...], settings: Sequence[object]) -> str:
+    digest = hashlib.sha256()
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(side):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class EmbeddingCache:
+    """Embeddings of one model on disk, in append-only files that are named by their hash.
+
+    Several processes may share a folder. Damaged files are ignored with a warning.
+
+    Attributes:
+        folder: of this model.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str) -> None:
+        self.folder = Path(folder) / fingerprint[:32]
+        self._places: dict[bytes, tuple[np.ndarray, int]] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            self._read(path)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _read(self, path: Path) -> None:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != path.stem:
+            warnings.warn(f"{path} does not have the hash of its name, ignored", stacklevel=3)
+            return
+        try:
+            stored = load(content)
+        except SafetensorError as error:
+            warnings.warn(f"{path} is no table of embeddings, ignored: {error}", stacklevel=3)
+            return
+        self._remember([key.tobytes() for key in stored["keys"]], stored["embeddings"])
+
+    def _remember(self, keys: Sequence[bytes], embeddings: np.ndarray) -> None:
+        self._places |= {key: (embeddings, row) for row, key in enumerate(keys)}
+
+    def fill(
+        self, embeddings: torch.Tensor, keys: Sequence[bytes], rows: Sequence[int] | None = None
+    ) -> list[int]:
+        """Copy cached embeddings into `rows` of `embeddings` (B, D); returns the missing rows."""
+        missing = []
+        for row in range(len(keys)) if rows is None else rows:
+            key = keys[row]
+            if key in self._places:
+                block, place = self._places[key]
+                embeddings[row] = torch.from_numpy(block[place])
+            else:
+                missing.append(row)
+        return missing
+
+    def add(self, keys: Sequence[bytes], embeddings: torch.Tensor) -> None:
+        """Store embeddings (B, D) under their keys, in one atomically written file."""
+        block = embeddings.numpy()
+        tensors = {
+            "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST_BYTES),
+            "embeddings": block,
+        }
+        content = save(tensors)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
+        write_bytes(path, content)
+        self._remember(keys, block)

@@ -1,0 +1,154 @@
+"""Figures of scores: confusion matrix, calibration, mean cosines, probabilities over time."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
+
+TIMELINE_POINTS = 100  # windows; beyond twice as many, moving averages are drawn
+
+
+def plot_answers(
+    answers: pd.DataFrame, classes: Sequence[str], calibration: Mapping[str, Any], title: str
+) -> Figure:
+    """Plot the confusion matrix and the reliability diagram.
+
+    Args:
+        answers: `truth` and `prediction` of each clip.
+        classes: with a prompt.
+        calibration: see `metrics.calibration`.
+        title: of the figure.
+    """
+    present = [name for name in classes if name in set(answers["truth"])]
+    width, height = 2.4 + 0.85 * len(classes), 2.0 + 0.7 * max(len(present), 3)
+    figure = Figure(figsize=(width + 3.6, height), dpi=120, layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2, width_ratios=[width, 3.2])
+    _plot_confusion(left, answers, list(classes), present)
+    _plot_calibration(right, calibration)
+    return figure
+
+
+def plot_confusion(answers: pd.DataFrame, classes: Sequence[str], title: str) -> Figure:
+    """Plot the confusion matrix of `truth` and `prediction` of each clip."""
+    present = [name for name in classes if name in set(answers["truth"])]
+    figure, axes = _matrix_figure(len(present), len(classes), title)
+    _plot_confusion(axes, answers, list(classes), present)
+    return figure
+
+
+def plot_similarities(answers: pd.DataFrame, title: str) -> Figure:
+    """Plot the mean cosine of the clips of each class with each prompt.
+
+    Args:
+        answers: `truth` of each clip, and its cosine with each prompt, `score.PROMPT`.
+        title: of the figure.
+    """
+    prefix = "score."
+    cosines = answers.filter(regex=f"^{re.escape(prefix)}").groupby(answers["truth"]).mean()
+    prompts = [column.removeprefix(prefix) for column in cosines]
+    order = [name for name in prompts if name in cosines.index]
+    cosines = cosines.loc[[*order, *sorted(set(cosines.index) - set(order))]]
+    figure, axes = _matrix_figure(*cosines.shape, title)
+    shown = axes.imshow(cosines, cmap="viridis", aspect="auto")
+    middle = (cosines.to_numpy().max() + cosines.to_numpy().min()) / 2
+    for (row, column), cosine in np.ndenumerate(cosines.to_numpy()):
+        colour = "black" if cosine > middle else "white"
+        axes.text(column, row, f"{cosine:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(prompts)), prompts, rotation=45, ha="right")
+    axes.set_yticks(range(len(cosines)), cosines.index)
+    axes.set(xlabel="prompt", ylabel="truth", title="mean cosine of clips and prompt")
+    figure.colorbar(shown, ax=axes)
+    return figure
+
+
+def _matrix_figure(rows: int, columns: int, title: str) -> tuple[Figure, Axes]:
+    size = 2.6 + 0.7 * columns, 2.0 + 0.6 * max(rows, 3)
+    figure = Figure(figsize=size, dpi=80, layout="constrained")
+    figure.suptitle(title)
+    return figure, figure.subplots()
+
+
+def to_pixels(figure: Figure) -> np.ndarray:
+    """Return a figure as pixels (H, W, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def _plot_confusion(
+    axes: Axes, answers: pd.DataFrame, classes: list[str], present: list[str]
+) -> None:
+    """Plot shares of the true class (rows) and counts."""
+    matrix = confusion_matrix(answers["truth"], answers["prediction"], labels=classes)
+    matrix = matrix[[classes.index(name) for name in present]]
+    shares = matrix / matrix.sum(axis=1, keepdims=True)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(matrix):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        text = f"{shares[row, column]:.0%}\n{count}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(present)), present)
+    axes.set(xlabel="prediction", ylabel="truth", title="share of the true class, and clips")
+
+
+def _plot_calibration(axes: Axes, calibration: Mapping[str, Any]) -> None:
+    """Plot accuracy over confidence; the area of a dot is the share of the clips."""
+    bins = pd.DataFrame(calibration["bins"])
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
+    points = bins["confidence"], bins["accuracy"]
+    axes.plot(*points, color="tab:blue", linewidth=1, clip_on=False)
+    sizes = 300 * bins["clips"] / bins["clips"].sum()
+    axes.scatter(*points, s=sizes, color="tab:blue", alpha=0.6, clip_on=False)
+    title = f"expected calibration error {calibration['ECE']:.3f}"
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=title)
+
+
+def _moving_average(values: pd.Series, windows: int) -> pd.Series:
+    """Return the centred moving average, of fewer windows at the ends."""
+    return values.rolling(windows, center=True, min_periods=1).mean()
+
+
+def plot_timeline(answers: pd.DataFrame, title: str) -> Figure:
+    """Plot the probability of each prompt over time.
+
+    For long recordings, the lines are moving averages, with the single windows faint behind them.
+
+    Args:
+        answers: one row for each window, in order: `start` and `end` [s], `none_of_these`, and
+            `probability.PROMPT` of each prompt.
+        title: of the figure.
+    """
+    prefix = "probability."
+    columns = [column for column in answers if column.startswith(prefix)]
+    middles = ((answers["start"] + answers["end"]) / 2).to_numpy()
+    figure = Figure(figsize=(12, 4.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["tab10" if len(columns) <= 10 else "tab20"].colors
+    averaged = 1 + 2 * (len(middles) // (2 * TIMELINE_POINTS))  # windows
+    marker = "." if averaged == 1 else None
+    for number, column in enumerate(columns):
+        style = {"color": colours[number % len(colours)], "marker": marker}
+        name = column.removeprefix(prefix)
+        axes.plot(
+            middles, _moving_average(answers[column], averaged), label=name, linewidth=1.6, **style
+        )
+        if averaged > 1:
+            axes.plot(middles, answers[column], linewidth=0.6, alpha=0.25, **style)
+    none = _moving_average(answers["none_of_these"], averaged)
+    axes.fill_between(middles, none, color="grey", alpha=0.2, label="none of these")
+    if averaged > 1:
+        title = f"{title} (lines: means of {averaged} windows)"
+    limits = answers["start"].iloc[0], answers["end"].iloc[-1]
+    axes.set(xlim=limits, ylim=(0, 1), xlabel="time [s]", ylabel="probability", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

@@ -1,0 +1,165 @@
+"""Evaluation of a model on corpora: embeddings, zero-shot scores, linear probe and retrieval."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from paraclap.audio.recordings import Files, Recordings
+from paraclap.audio.waveform_cache import cache_waveforms
+from paraclap.corpora.catalogue import CORPORA
+from paraclap.corpora.readers import CorpusError
+from paraclap.data.captions import caption_texts
+from paraclap.data.dataset import ClipDataset
+from paraclap.distributed import rank
+from paraclap.evaluation.embed import embed_clips, embed_text_batches
+from paraclap.evaluation.figures import plot_answers
+from paraclap.evaluation.probe import probe
+from paraclap.evaluation.report import Results
+from paraclap.evaluation.retrieval import score_retrieval
+from paraclap.evaluation.tasks import Source, ZeroShotTask
+from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
+from paraclap.files import atomic_write, write_text
+from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
+
+
+def evaluate(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    sources: Sequence[Source],
+    output: Path,
+    with_probe: bool = False,
+    waveform_cache: Path | None = None,
+    **options: Any,
+) -> Results:
+    """Evaluate a model on corpora; the predictions are written as CSV and as figures.
+
+    Args:
+        model: in evaluation mode.
+        processor: of the model.
+        sources: corpora with their tasks.
+        output: existing folder.
+        with_probe: also fit a linear probe.
+        waveform_cache: folder to read audio from, written if needed; None reads the files.
+        options: of `embed_clips`.
+
+    Returns:
+        The results; empty in all but the first of several processes.
+    """
+    results = Results()
+    for source in sources:
+        captions = None if source.captions is None else caption_texts(source.captions)
+        chosen = source.is_labelled()
+        if captions is not None:
+            chosen |= source.table.index.isin(captions.index)
+        table = source.table[chosen]
+        clips = ClipDataset(table, _recordings(table, waveform_cache))
+        audio = embed_clips(model, processor, clips, progress=source.name, **options).numpy()
+        if rank():
+            continue  # the first process scores and writes
+        probes: dict[tuple[str, ...], dict[str, Any]] = {}
+        for task in source.tasks:
+            scores, answers = evaluate_task(model, processor, table, audio, task)
+            scores["excluded"] += int((~chosen).sum())
+            _add(results, output, table, task, scores, answers)
+            if with_probe:
+                results.probe[task.name] = _probe(table, audio, answers, probes)
+        if captions is not None:
+            results.retrieval[source.name] = evaluate_retrieval(
+                model, processor, table, audio, captions
+            )
+    return results
+
+
+def _recordings(table: pd.DataFrame, waveform_cache: Path | None) -> Recordings:
+    root = table.attrs["root"]
+    if waveform_cache is None:
+        return Files(root)
+    return cache_waveforms(waveform_cache, root, table.index.get_level_values("file"))
+
+
+def _add(
+    results: Results,
+    output: Path,
+    table: pd.DataFrame,
+    task: ZeroShotTask,
+    scores: dict[str, Any],
+    answers: pd.DataFrame,
+) -> None:
+    """Add the scores of a task to the results, and write its predictions and figure."""
+    name = task.name
+    results.corpora[name] = scores
+    write_text(output / f"{name}.csv", answers.to_csv())
+    title = f"{name}: UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
+    figure = plot_answers(answers, list(scores["prompts"]), scores["calibration"], title)
+    with atomic_write(output / f"{name}.png") as temporary:
+        figure.savefig(temporary, format="png")
+    corpus = CORPORA.get(table.attrs["corpus"])
+    if corpus and task.target == corpus.target:
+        results.references[name] = corpus.printed
+    if scores["excluded"]:
+        results.remarks.append(
+            f"{name}: {scores['excluded']} clips excluded (no label, or no prompt for it)"
+        )
+    if scores["unused_prompts"]:
+        results.remarks.append(f"{name}: no clip is {', '.join(scores['unused_prompts'])}")
+
+
+def _probe(
+    table: pd.DataFrame,
+    audio: np.ndarray,
+    answers: pd.DataFrame,
+    done: dict[tuple[str, ...], dict[str, Any]],
+) -> dict[str, Any]:
+    """Probe the clips with predictions, once for all prompt sets with the same clips."""
+    chosen = table.index.isin(answers.index)
+    speakers = known_speakers(table[chosen])
+    if speakers is None:
+        raise CorpusError(f"--probe requires the speaker of every clip of {table.attrs['name']}")
+    truth = answers["truth"]
+    key = tuple(truth.reindex(table.index).fillna(""))
+    if key not in done:
+        done[key] = probe(audio[chosen], truth, speakers)
+    return done[key]
+
+
+def evaluate_retrieval(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    table: pd.DataFrame,
+    audio: np.ndarray,
+    captions: pd.Series,
+) -> dict[str, Any]:
+    """Retrieve clips by caption and captions by clip; all clips of equal captions are relevant.
+
+    Args:
+        model: in evaluation mode.
+        processor: of the model.
+        table: corpus table.
+        audio: embeddings of its clips (B, D).
+        captions: text of each clip, on the index of the table; clips without one are left out.
+
+    Returns:
+        Scores of `score_retrieval`: `text_to_audio` over the distinct captions, and `audio_to_text`
+        over the clips.
+
+    Raises:
+        CorpusError: if there are fewer than two distinct captions.
+    """
+    texts = captions.reindex(table.index)
+    known = texts.notna().to_numpy()
+    kinds, distinct = pd.factorize(texts[known])
+    if len(distinct) < 2:
+        raise CorpusError(
+            f"{known.sum()} of {len(table)} clips of {table.attrs['name']} have a caption, "
+            f"{len(distinct)} of them distinct; expected at least two"
+        )
+    clips, numbers = audio[known], np.arange(len(distinct))
+    texts = embed_text_batches(model, processor, distinct.tolist()).numpy()
+    speakers = known_speakers(table[known])
+    return {
+        "text_to_audio": score_retrieval(texts, clips, numbers, kinds),
+        "audio_to_text": score_retrieval(clips, texts, kinds, numbers, speakers),
+    }

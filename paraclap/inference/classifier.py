@@ -1,0 +1,102 @@
+"""Zero-shot classifier of clips: prompts embedded once, for any number of clips.
+
+Letters: B clips, K prompts, D embedding size.
+
+The *cosine* of the embeddings of clip and prompt can be compared across clips and prompts of one
+model. The *probability* is the softmax over the given prompts of the cosines times the learned
+logit scale: it compares these prompts, sums to 1 even if none of them fits, and depends on the
+other prompts. *none_of_these* is the probability of a catch-all class beside the given prompts,
+the mean of `NEUTRAL_PROMPTS`: near 0, some prompt fits better than a neutral one; near 1, none
+does. It is not calibrated, and not the probability that a clip contains no speech.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from paraclap.evaluation.embed import class_probabilities, embed_classes
+from paraclap.evaluation.prompts import PromptError
+from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
+from paraclap.model.onnx import OnnxModel
+
+NEUTRAL_PROMPTS = ("a person is speaking", "speech", "someone is talking", "a recording of a voice")
+"""Prompts that fit any speech; their mean embedding is the class `none_of_these`."""
+
+Prompts = Sequence[str] | Mapping[str, Sequence[str]]
+"""Prompts, or name -> prompts whose embeddings are averaged."""
+
+
+@dataclass(frozen=True)
+class ZeroShotClassifier:
+    """Embedded prompts, applied to embeddings of clips.
+
+    Attributes:
+        names: of the classes (K,).
+        texts: embeddings of the classes, and of `NEUTRAL_PROMPTS` (K + 1, D).
+        model: with the logit scale.
+    """
+
+    names: tuple[str, ...]
+    texts: np.ndarray
+    model: ParaCLAPModel | OnnxModel
+
+    def __call__(self, audio: np.ndarray) -> pd.DataFrame:
+        """Classify clips by their embeddings (B, D).
+
+        Returns:
+            `best` (name of the class with the highest cosine), its `probability`, `none_of_these`,
+            and for each class `probability.NAME` and `cosine.NAME`; see the head of this file.
+        """
+        all_cosines = audio @ self.texts.T
+        cosines = all_cosines[:, :-1]
+        probabilities = class_probabilities(self.model, cosines)
+        table = pd.DataFrame(
+            {
+                "best": np.array(self.names, dtype=object)[cosines.argmax(axis=1)],
+                "probability": probabilities.max(axis=1),
+                "none_of_these": class_probabilities(self.model, all_cosines)[:, -1],
+            }
+        )
+        for kind, values in (("probability", probabilities), ("cosine", cosines)):
+            columns = [f"{kind}.{name}" for name in self.names]
+            table = pd.concat([table, pd.DataFrame(values, columns=columns)], axis=1)
+        return table
+
+
+def build_classifier(
+    model: ParaCLAPModel | OnnxModel,
+    processor: ParaCLAPProcessor,
+    prompts: Prompts,
+    template: str = "{}",
+) -> ZeroShotClassifier:
+    """Embed prompts.
+
+    Args:
+        model: in evaluation mode.
+        processor: of the model.
+        prompts: prompts, or name -> prompts.
+        template: text with {} for the prompt, e.g. "the speaker sounds {}".
+
+    Raises:
+        PromptError: if there is no prompt, two are equal, or the template has no {}.
+    """
+    if isinstance(prompts, str):
+        raise TypeError(f"expected a list of prompts, given a string: {prompts!r}")
+    if template.count("{}") != 1:
+        raise PromptError(f"template {template!r} must contain {{}} once, for the prompt")
+    if not isinstance(prompts, Mapping):
+        if len(set(prompts)) < len(prompts):
+            raise PromptError(f"a prompt is given twice: {list(prompts)}")
+        prompts = {prompt: (prompt,) for prompt in prompts}
+    if not prompts or not all(name.strip() for name in prompts):
+        raise PromptError("expected at least one prompt, none of them empty")
+    filled = {
+        name: tuple(template.replace("{}", text) for text in texts)
+        for name, texts in prompts.items()
+    }
+    classes = embed_classes(model, processor, filled)
+    neutral = embed_classes(model, processor, {"": NEUTRAL_PROMPTS})
+    return ZeroShotClassifier(tuple(prompts), torch.cat([classes, neutral]).numpy(), model)

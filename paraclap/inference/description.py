@@ -1,0 +1,98 @@
+"""Description of a clip: its measured levels beside those that the model predicts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from paraclap.evaluation.prompt_sets import class_prompts
+from paraclap.inference.classifier import ZeroShotClassifier
+from paraclap.inference.describe import measured_levels, wordings_of_levels
+
+LABELS = {
+    "emotion": (
+        "neutral",
+        "amused",
+        "angry",
+        "bored",
+        "calm",
+        "confused",
+        "contemptuous",
+        "disgusted",
+        "excited",
+        "fearful",
+        "frustrated",
+        "happy",
+        "pleasantly surprised",
+        "proud",
+        "relieved",
+        "sad",
+        "surprised",
+    ),
+    "gender": ("female", "male"),
+}
+"""Targets that are predicted besides the measured descriptors -> classes."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Measured and predicted levels of a clip.
+
+    Attributes:
+        table: index `descriptor`; `value`, `unit`, `low`, `high`, `level`, `phrase` of
+            `measured_levels` (missing for emotion and gender), `predicted` (level or label with the
+            highest cosine) and `probability` (softmax over the levels or labels).
+        caption: phrases of the measured levels.
+    """
+
+    table: pd.DataFrame
+    caption: str
+
+    def __str__(self) -> str:
+        """Return the caption, and a line for each descriptor."""
+        lines = [f"measured: {self.caption or 'no descriptor is defined'}"]
+        for name, row in self.table.iterrows():
+            measured = "not measured"
+            if not pd.isna(row["low"]):
+                level = "undefined" if pd.isna(row["value"]) else f"{row['value']:.4g}"
+                bounds = f"normal {row['low']:.4g} to {row['high']:.4g} {row['unit']}"
+                measured = f"{row['level'] or ''} {level} ({bounds})".strip()
+            predicted = f"model: {row['predicted']} {row['probability']:.2f}"
+            lines.append(f"  {name:<16}{measured:<72} {predicted}")
+        return "\n".join(lines)
+
+
+def descriptor_prompts() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return descriptor -> level or label -> prompts."""
+    labels = {
+        target: {name: class_prompts(name, target, "ensemble") for name in classes}
+        for target, classes in LABELS.items()
+    }
+    return wordings_of_levels() | labels
+
+
+def describe(
+    waveform: np.ndarray,
+    embedding: np.ndarray,
+    classifiers: Mapping[str, ZeroShotClassifier],
+    edges: str | Path,
+    labels: Mapping[str, str] | None = None,
+) -> Description:
+    """Measure a clip, and compare its levels with the predictions of a model.
+
+    Args:
+        waveform: (T,) at 16 kHz.
+        embedding: of the same clip (1, D).
+        classifiers: of the `descriptor_prompts`.
+        edges: `captions.edges.json` of the captions that the model was trained on.
+        labels: of the clip, for edges by group, see `measured_levels`.
+    """
+    measured = measured_levels(waveform, edges, labels)
+    names = [name for name in classifiers if name in measured.index or name in LABELS]
+    predictions = [classifiers[name](embedding).iloc[0] for name in names]
+    table = measured.reindex(pd.Index(names, name="descriptor"))
+    table["predicted"] = [row["best"] for row in predictions]
+    table["probability"] = [row["probability"] for row in predictions]
+    return Description(table, " and ".join(measured["phrase"].dropna()))
