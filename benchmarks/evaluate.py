@@ -38,7 +38,7 @@ from paraclap.model.modeling_paraclap import (
 )
 from paraclap.model.onnx import export_onnx, load_onnx
 from paraclap.model.towers import train_tokenizer
-from paraclap.training.loggers import peak_memory
+from paraclap.training.resources import peak_memory
 
 EMOTIONS = ("angry", "happy", "sad", "neutral", "fearful", "disgusted", "surprised", "calm")
 TEXTS = [class_prompts(emotion, "emotion", "sentence")[0] for emotion in EMOTIONS]

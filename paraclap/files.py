@@ -84,18 +84,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 shutil.rmtree(old)
 
 
-def make_folder(path: str | Path) -> None:
-    """Create a folder and its parents, unless it exists.
-
-    Raises:
-        OutputError: if it cannot be created.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be created: {error.strerror}") from error
-
-
 def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's content as hexadecimal text."""
     with open(path, "rb") as stream:

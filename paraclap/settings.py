@@ -1,6 +1,7 @@
-"""Settings of a training run: documented dataclasses with their defaults, and nothing else.
+"""Settings of a training run: documented dataclasses and their defaults.
 
-`paraclap.training.config` merges them with a YAML file and `key=value` arguments.
+`paraclap.training.config` merges them with a YAML file and `key=value` arguments. This module
+imports no heavy package, so that settings are checked within a second.
 """
 
 from dataclasses import dataclass, field
@@ -8,25 +9,42 @@ from typing import Any
 
 BATCH_SECONDS = 60.0  # padded audio per batch [s] where whole clips are embedded
 
+EMOTION = "emotion"  # the label that every sampled caption contains by default
+
+LABEL_TABLES = (".csv", ".tsv")
+"""Suffixes of tables of labels, from which captions are generated; others are captions tables."""
+
+SMALL_BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.09,
+}
+"""Text encoder with random weights where neither a name nor a `model_type` is set."""
+
 
 @dataclass
 class AugmentSettings:
-    """How waveforms are changed in training; of every clip that is read some of the following.
+    """Waveform augmentation, in training only.
 
-    Captions are drawn as ever. A clip whose caption speaks of what a change unsettles is not
-    changed so: speed unsettles pitch, duration and tempo; gain levels; noise and reverberation all
-    that is measured but pitch, intensity and duration; all of them jitter and shimmer. Labels, as
-    emotion and gender, hold throughout.
+    Each transform is applied to its share of the training crops. A transform is skipped for a clip
+    whose caption describes a quality that it changes: speed changes pitch, duration and tempo; gain
+    changes levels; noise and reverberation change all measured qualities except pitch, intensity
+    and duration; all of them change jitter and shimmer. Labels such as emotion and gender are never
+    affected.
 
     Attributes:
-        speed: share of the crops played faster or slower, which moves pitch as well.
-        speed_range: by which factor.
-        reverb: share of the crops heard in a room.
-        reverb_range: time until the sound of the room has fallen by 60 dB [s].
-        noise: share of the crops with noise between white and pink.
-        noise_range: ratio of speech to noise [dB].
-        gain: share of the crops made louder or softer, as far as they are not clipped by it.
-        gain_range: by how much [dB].
+        speed: probability of a change of speed, which also moves pitch.
+        speed_range: range of the speed factor.
+        reverb: probability of added reverberation.
+        reverb_range: range of the reverberation time RT60 [s].
+        noise: probability of added noise, with a spectrum between white and pink.
+        noise_range: range of the signal-to-noise ratio [dB].
+        gain: probability of a change of level; amplification stops at full scale.
+        gain_range: range of the gain [dB].
     """
 
     speed: float = 0.0
@@ -41,12 +59,13 @@ class AugmentSettings:
 
 @dataclass
 class TowerSettings:
-    """Where one encoder comes from.
+    """Source of one encoder.
 
     Attributes:
-        name: Hub name or folder of pretrained weights; None starts from random weights.
-        config: with a name, overrides of the pretrained configuration; without one, the whole
-            Hugging Face configuration, `model_type` included.
+        name: Hub name or folder of pretrained weights; None = random weights.
+        config: with a name, changes to the pretrained configuration; without one, the Hugging Face
+            configuration including `model_type`. A text encoder without name and `model_type` is a
+            BERT of two layers with 128 dimensions.
     """
 
     name: str | None = None
@@ -55,14 +74,14 @@ class TowerSettings:
 
 @dataclass
 class MelSettings:
-    """Front end of a speech encoder that reads a log-mel spectrogram (model_type wav2vec2-bert).
+    """Log-mel front end of an audio encoder of type wav2vec2-bert.
 
     Attributes:
-        bins: bands of the mel scale.
-        stride: windows, one every 10 ms, that the encoder reads as one frame.
-        normalisation: "fixed" (by a constant: captions speak of loudness, so it can be heard) or
-            "clip" (every band has mean 0 and deviation 1 in every clip: recordings of other levels
-            and microphones sound alike, and loudness is lost; pretrained encoders expect it).
+        bins: number of mel bands.
+        stride: number of windows, 10 ms apart, that are stacked into one frame.
+        normalisation: "fixed" (constant scaling, which preserves loudness) or "clip" (mean 0 and
+            standard deviation 1 in each band of each clip, which removes recording level and
+            loudness; expected by pretrained encoders).
     """
 
     bins: int = 80
@@ -71,35 +90,36 @@ class MelSettings:
 
     @property
     def size(self) -> int:
-        """M, values of a frame."""
+        """M, number of values of a frame."""
         return self.bins * self.stride + (self.normalisation == "fixed")
 
 
 @dataclass
 class ModelSettings:
-    """What is built before training.
+    """Model settings.
 
     Attributes:
-        start: whole model to go on from: a run or model folder, or a Hub name. Weights, processor
-            and tokenizer are taken over, and of what follows only `freeze` has a say.
-        audio: speech encoder of the wav2vec2 family, reading raw waveforms, one that reads a
-            log-mel spectrogram (`config: {model_type: wav2vec2-bert}`), or a network on the
-            functionals of eGeMAPSv02 (`config: {model_type: egemaps}`, with `data.features`).
-        mel: front end of an encoder that reads a log-mel spectrogram.
+        start: trained model to continue from: a run folder, a model folder or a Hub name. All other
+            `model.*` keys except `freeze` are ignored.
+        audio: audio encoder: one of the wav2vec2 family on raw waveforms, one on log-mel frames
+            (`config: {model_type: wav2vec2-bert}`), or a network on eGeMAPSv02 functionals
+            (`config: {model_type: egemaps}`, with `data.features`).
+        mel: front end of an audio encoder on log-mel frames.
         text: text encoder.
-        audio_pooling: what stands for a clip: "mean" (of its frames, as published), "mean_std"
-            (beside it their standard deviation) or "attention" (a mean whose weights are learned).
-        audio_layers: "last" (layer of the speech encoder) or "weighted" (a mean of all of them,
-            whose weights are learned, also where the encoder is frozen).
-        text_pooling: what stands for a sentence: "cls" (its first token, as BERT has it) or "mean"
-            (of its tokens, as sentence encoders have it).
-        projection_dim: D, size of the shared space.
-        projection_dropout: dropout probability inside the projections.
-        input_gain: constant factor on the waveform. Pretrained encoders read it as it is (1);
-            encoders that start from random weights learn faster when speech is near unit level.
-        vocabulary_size: WordPiece entries when the text encoder starts from random weights.
-        freeze: parts that keep their weights: any of "audio",
-            "audio_convolutions", "text", "audio_projection" and "text_projection".
+        audio_pooling: pooling over frames: "mean" (as published), "mean_std" (mean and standard
+            deviation) or "attention" (mean with learned weights).
+        audio_layers: output of the audio encoder: "last" (last layer) or "weighted" (mean of all
+            layers with learned weights, which also learn if the encoder is frozen).
+        text_pooling: pooling over tokens: "cls" (first token, as in BERT) or "mean" (as in sentence
+            encoders).
+        projection_dim: D, dimension of the shared embedding space.
+        projection_dropout: dropout probability in the projections.
+        input_gain: constant factor on the waveform. 1 for pretrained encoders; encoders with random
+            weights learn faster if speech is scaled to about unit level.
+        vocabulary_size: size of the WordPiece vocabulary that is fitted to the captions if the text
+            encoder has random weights.
+        freeze: parts of the model that are not trained: any of "audio", "audio_convolutions",
+            "text", "audio_projection" and "text_projection".
     """
 
     start: str | None = None
@@ -116,20 +136,18 @@ class ModelSettings:
     freeze: list[str] = field(default_factory=list)
 
 
-EMOTION = "emotion"  # the descriptor that every caption tells unless settings say otherwise
-
-
 @dataclass
 class CaptionSettings:
-    """How the phrases of a row become one caption.
+    """Caption settings: how the phrases of a clip become one caption.
 
     Attributes:
-        style: "sampled" (some phrases in random order, then the emotion), "published" ("speaker"
-            and all phrases, as the published code does) or "emotion" (that phrase alone).
-        label_probs: for "sampled": descriptor -> share of captions that speak of it.
-        phrase_count_probs: for "sampled": probability of 0, 1, 2, ... phrases about other
-            descriptors; a caption that would be empty gets one.
-        paraphrases: whether any wording of a phrase may be drawn, or always the first.
+        style: "sampled" (a random number of phrases in random order, then the labels), "published"
+            ("speaker" and all phrases, as in the published code) or "emotion" (the emotion phrase
+            only).
+        label_probs: for "sampled": probability of each label in a caption, by descriptor.
+        phrase_count_probs: for "sampled": probabilities of 0, 1, 2, ... phrases about other
+            descriptors. A caption is never empty.
+        paraphrases: sample among the wordings of a phrase; False = always the first.
     """
 
     style: str = "sampled"
@@ -149,36 +167,37 @@ class CorpusSettings:
 
 @dataclass
 class DataSettings:
-    """What is read.
+    """Data settings.
 
     Attributes:
-        corpora: name -> `root` and `captions` of each of several corpora, instead of those below;
-            of a captions table of several, those rows are taken whose `corpus` is that name. A
-            voice is loud or high by the edges of its table: by those of its corpus, unless one
-            table of several was made without --edges-by corpus.
-        sampling_exponent: share of a corpus among the clips of an epoch: its size to the power of
-            this; 1 takes each clip once, 0 takes as many of each corpus.
-        class_sampling_exponent: the same for the classes of `train.target` in each corpus; 0 takes
-            as many of each.
-        root: folder that the audio files of the captions table are relative to; None = the folder
-            of the table, if that is one of labels.
-        captions: table of preprocessing/template_creation.py, or a table of labels (.csv or .tsv:
-            `file`, `emotion`, ...), for which captions are written into the run folder.
-        templates: phrase tables for a table of labels, see --templates of template_creation.py.
-        features: table of features.py, for an audio tower that reads functionals.
-        train_split: value of the column `split` that is trained on; without such a column, all.
-        validation_split: value of the column `split` that checkpoints are chosen on.
-        validation_speakers: if no row is in that split: number of training speakers held out
-            instead, drawn by the seed; 0 trains without validation.
-        waveform_cache: the corpus as 16 kHz samples in memory-mapped files in this folder,
-            made before the first step and used again by later runs; None reads the files.
+        corpora: several corpora, by name: `root`, `captions` and, for functionals, `features` of
+            each, instead of the keys below. In a captions table with a column `corpus`, the rows of
+            that name are used. Level words are relative to the table, or to each corpus if the
+            table was written with `--edges-by corpus`.
+        sampling_exponent: a corpus of n clips is sampled in proportion to n to the power of this: 1
+            samples by corpus size, 0 samples corpora equally.
+        class_sampling_exponent: the same for the classes of `train.target` within each corpus.
+        root: folder that the audio paths in the captions table are relative to. None = the folder
+            of the table, for a table of labels only.
+        captions: captions table of preprocessing/template_creation.py, or a table of labels (.csv
+            or .tsv with the columns `file`, `emotion`, ...), from which captions are generated into
+            the run folder.
+        templates: phrase tables for a table of labels, see `--templates` of template_creation.py.
+        features: table of features.py, for an audio encoder on functionals.
+        train_split: value of the column `split` of the training clips. A table without this column
+            is used whole.
+        validation_split: value of the column `split` of the validation clips.
+        validation_speakers: number of training speakers held out for validation if no clip is in
+            `validation_split`, sampled with `train.seed`; 0 = no validation.
+        waveform_cache: folder for memory-mapped 16 kHz waveforms of the corpus, written before the
+            first step and reused by later runs. None = read the audio files.
         crop_seconds: longest training crop [s].
-        augment: changes of the crops, with "random" crops alone.
-        crop: "random", or "centre": the same in every epoch. A frozen speech encoder then hears
-            each clip once, before the first step.
-        embeddings: folder where what it says of the clips is kept for other runs; null = nowhere.
-        workers: processes that read audio.
-        timeout: longest wait for a worker [s]; one that hangs longer stops the run.
+        augment: waveform augmentation; requires `crop=random`.
+        crop: position of the training crops: "random" or "centre" (the same in every epoch). With
+            "centre", embeddings of a frozen audio encoder are computed once, before the first step.
+        embeddings: folder that keeps these embeddings for later runs. None = not kept.
+        workers: number of processes that read audio; 0 = read in the training process.
+        timeout: longest wait for a worker [s]; the run stops after it.
     """
 
     corpora: dict[str, CorpusSettings] = field(default_factory=dict)
@@ -202,50 +221,41 @@ class DataSettings:
 
 @dataclass
 class LossSettings:
-    """What is learned.
+    """Loss settings.
 
     Attributes:
-        name: "contrastive" (symmetric cross entropy over the batch) or "sigmoid" (each pair alone
-            is true or not).
-        positives: captions of the batch that match a clip: "matching" (every one that holds for it;
-            one about something that is not known of the clip is neither right nor wrong) or "own"
-            (the one that was drawn for it; the others count as wrong, true or not).
-        class_prompts: weight of a second loss, which tells each clip from all classes of
-            `train.target`, each the mean embedding of its phrases; 0 = none.
-        graded: for "contrastive": share of the target of a clip that is spread over all captions of
-            the batch, by how many of their attributes hold for it (the same for a caption and all
-            clips); 0 = captions that hold in every attribute share it alone.
-        graded_temperature: of the softmax that spreads this share; the smaller, the less goes to
-            captions that hold in part.
-        hard_negatives: for "contrastive": captions that do not match count the more, the more
-            similar they are: by the exponential of this times the cosine; 0 = all alike.
+        name: "contrastive" (symmetric cross entropy over the batch, as in CLIP) or "sigmoid"
+            (binary cross entropy of each pair, as in SigLIP).
+        positives: positive pairs: "matching" (each caption of the batch that is true of the clip;
+            pairs with missing labels are ignored by the loss) or "own" (only the caption sampled
+            for the clip).
+        class_prompts: weight of the class-prompt loss, a cross entropy over all classes of
+            `train.target`, each represented by the mean embedding of its phrases; 0 = off.
     """
 
     name: str = "contrastive"
     positives: str = "matching"
     class_prompts: float = 0.0
-    graded: float = 0.0
-    graded_temperature: float = 0.2
-    hard_negatives: float = 0.0
 
 
 @dataclass
 class OptimSettings:
-    """How it is learned.
+    """Optimiser settings.
 
     Attributes:
         name: "adamw" or "adam".
-        lr: learning rate of the projections and the scale.
-        audio_lr: of the speech encoder.
-        text_lr: of the text encoder.
-        text_projection_lr: of the text projection; None = `lr`. After a text stage it should be
-            small, like `text_lr`, or captions are merged again before clips can be told apart.
-        layer_decay: factor on `audio_lr` and `text_lr` for each layer below the last of an encoder;
-            what comes before its layers has that of one layer more. 1 = all learn alike.
-        weight_decay: of matrices; vectors and the scale have none.
-        schedule: "cosine" (to zero) or "constant", both after the warm-up.
-        warmup_steps: steps of linear warm-up.
-        clip_norm: largest norm of the gradient; 0 = no limit.
+        lr: learning rate of the projections and the logit scale.
+        audio_lr: learning rate of the audio encoder.
+        text_lr: learning rate of the text encoder.
+        text_projection_lr: learning rate of the text projection; None = `lr`. After text
+            pretraining it should be as small as `text_lr`, or the embeddings of different captions
+            collapse again.
+        layer_decay: factor on `audio_lr` and `text_lr` per layer below the top layer of an encoder;
+            1 = the same rate in all layers.
+        weight_decay: weight decay of matrices; biases, norms and the logit scale have none.
+        schedule: learning rate after the warm-up: "cosine" (to zero) or "constant".
+        warmup_steps: number of steps of linear warm-up.
+        clip_norm: largest norm of the gradient; 0 = no clipping.
     """
 
     name: str = "adamw"
@@ -262,18 +272,16 @@ class OptimSettings:
 
 @dataclass
 class TextPretrainingSettings:
-    """A first stage without audio, for text encoders from random weights.
+    """Text pretraining: a first stage without audio, for text encoders with random weights.
 
-    Such an encoder gives all captions nearly one embedding, and the contrastive loss keeps it so:
-    as long as clips cannot be told apart, equal captions are its best answer, and as long as
-    captions cannot be told apart, clips need not be. Here captions that say different things are
-    pushed apart, and those that say the same in other words are drawn together. With
-    `model.freeze=[text]` such an encoder learns in this stage alone, and what it says of a caption
-    is remembered afterwards.
+    Such an encoder maps all captions to nearly the same embedding, and the contrastive loss alone
+    does not change that. This stage separates captions of different meaning and aligns captions of
+    the same meaning. With `model.freeze=[text]` an encoder with random weights is trained in this
+    stage only.
 
     Attributes:
-        steps: length of the stage; 0 for pretrained text encoders.
-        lr: learning rate of the text encoder and its projection, falling to zero.
+        steps: number of steps; 0 for pretrained text encoders.
+        lr: learning rate of the text encoder and its projection, with a cosine schedule to zero.
         batch_size: captions per step.
     """
 
@@ -284,44 +292,46 @@ class TextPretrainingSettings:
 
 @dataclass
 class TrainSettings:
-    """How long, how often, where.
+    """Training settings: duration, validation, checkpoints and hardware.
 
     Attributes:
         epochs: passes over the training clips.
-        unfreeze: when parts of `model.freeze` begin to learn: part -> share of the steps (below 1),
-            or number of steps (1 and more) that it stays frozen, `"train.unfreeze={audio: 0.3}"`.
-            Its learning rate is warmed up from there, over `optim.warmup_steps`.
-        batch_size: clips per step.
-        bucket: whether the clips of a batch are of similar duration, and padded to the longest of
-            them instead of `data.crop_seconds`; saves the more, the longer crops may be.
-        seed: decides initial weights, order, crops, captions and dropout.
-        validate_every: steps between validations; the last step always has one.
-        target: label that validation asks for.
-        prompts: prompt set of the validation, see prompts.py.
+        max_steps: stop after this number of steps, with a validation and a checkpoint as at the end
+            of a run; 0 = no limit. The learning-rate schedule is that of the whole run, and the
+            same command without this key continues the run. `train.max_steps=2` is a dry run:
+            memory use and the expected duration of the whole run are printed at the end.
+        unfreeze: when parts of `model.freeze` start to be trained, by part: a fraction of all steps
+            (below 1) or a number of steps, as in `"train.unfreeze={audio: 0.3}"`. Their learning
+            rates are warmed up from there, over `optim.warmup_steps`.
+        batch_size: clips per step, over all processes.
+        bucket: batches of clips of similar duration, padded to the longest clip of the batch
+            instead of `data.crop_seconds`.
+        seed: seed of weights, order, crops, captions and dropout.
+        validate_every: steps between validations; the last step is always validated.
+        target: label column that validation predicts.
+        prompts: prompt set of the validation, see `--prompts` of evaluate.py.
         save_every: steps between checkpoints.
-        save_minutes: minutes between checkpoints, beside `save_every`; 0 = by steps alone.
-        keep: number of checkpoints kept; the best model has a folder of its own.
+        save_minutes: minutes between checkpoints, in addition to `save_every`; 0 = off.
+        keep: number of checkpoints kept; the best model is kept separately.
         log_every: steps between rows of metrics.jsonl.
-        loggers: what shows a run beside metrics.jsonl, see tracking.py: some of "tensorboard",
-            "wandb" and "mlflow", or none.
-        dry_run: check everything, take one step and one validation, tell memory and time, and keep
-            nothing.
-        resume: "auto" (newest checkpoint of the run folder, if any), "never" or a checkpoint.
-        force: resume although settings or data were changed since the checkpoint.
-        max_skipped: steps in a row that may be skipped because their loss or gradient is not
-            finite; one more stops the run.
-        micro_batch: clips and captions that an encoder which learns sees at a time; memory then
-            bounds these and not `batch_size`, for one forward pass more; 0 = the whole batch.
-        checkpoint_activations: keep less of the forward pass, compute it again in the backward
-            pass.
-        compile: translate the transformers by torch.compile; takes minutes at the start.
-        text_cache: memory [MiB] for captions that a frozen text encoder need not read again.
-        precision: "auto" (bfloat16 where the hardware has it), "fp32" or "bf16".
-        device: "auto", "cpu", "cuda", ...; of several processes each takes a GPU of its own.
-        timeout: longest wait of one process for another [s], as for process 0 while it saves.
+        loggers: any of "tensorboard" and "wandb", in addition to metrics.jsonl.
+        resume: "auto" (newest checkpoint of the run folder, if any), "never" or the path of a
+            checkpoint.
+        force: resume even if settings or data have changed since the checkpoint.
+        max_skipped: largest number of consecutive steps that are skipped because the loss or the
+            gradient is not finite; one more stops the run.
+        micro_batch: rows that a trained encoder processes at a time, which limits memory at the
+            cost of a second forward pass; 0 = the whole batch.
+        checkpoint_activations: recompute activations in the backward pass to save memory.
+        compile: compile the encoders with torch.compile, which takes minutes at the start.
+        text_cache: size of the cache of caption embeddings of a frozen text encoder [MiB].
+        precision: "auto" (bfloat16 if the hardware supports it), "fp32" or "bf16".
+        device: "auto", "cpu", "cuda", ...; with several processes, each uses its own GPU.
+        timeout: longest wait for another process [s].
     """
 
     epochs: int = 10
+    max_steps: int = 0
     unfreeze: dict[str, float] = field(default_factory=dict)
     batch_size: int = 32
     bucket: bool = False
@@ -334,7 +344,6 @@ class TrainSettings:
     keep: int = 2
     log_every: int = 10
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    dry_run: bool = False
     resume: str = "auto"
     force: bool = False
     max_skipped: int = 3
@@ -349,10 +358,10 @@ class TrainSettings:
 
 @dataclass
 class Settings:
-    """Everything a run is told.
+    """Settings of a training run.
 
     Attributes:
-        output: the run folder.
+        output: run folder.
     """
 
     output: str = "runs/paraclap"
@@ -366,5 +375,5 @@ class Settings:
 
 
 def corpora_of(data: DataSettings) -> dict[str, CorpusSettings]:
-    """Return the corpora of a run by name; a single one, given without a name, has the name ""."""
+    """Return the corpora of a run by name; a single corpus has the name ""."""
     return data.corpora or {"": CorpusSettings(data.root, data.captions, data.features)}

@@ -1,4 +1,4 @@
-r"""Train ParaCLAP: captions and audio in, a run folder out.
+r"""Train ParaCLAP on captions and audio, and write a run folder.
 
     python train.py configs/small.yaml data.root=/data/RAVDESS data.captions=captions.parquet \
         output=runs/small
@@ -7,35 +7,21 @@ r"""Train ParaCLAP: captions and audio in, a run folder out.
     python train.py configs/finetune.yaml model.start=runs/small data.captions=my.csv \
         output=runs/mine
 
-The first argument may be a YAML file (default configs/paraclap.yaml); `key=value` arguments go over
-it. Every key is a field of `Settings` (settings.py), `ModelSettings` (models.py) or
-`CaptionSettings` (datasets.py). The run folder receives config.yaml, metrics.jsonl, TensorBoard
-events (`train.loggers`: also wandb, mlflow), checkpoints/ (everything to resume), best/ (by
-validation UAR) and last/, both ready for evaluate.py. The same command again resumes an interrupted
-run (`train.resume=auto`) and gives the same weights as a run that was never interrupted.
-`train.dry_run=true` takes a step and a validation, tells memory and time, and keeps nothing.
+The first argument may be a YAML file (default: configs/paraclap.yaml); `key=value` arguments
+override it. All keys are in docs/configuration.md. The run folder receives config.yaml,
+metrics.jsonl, TensorBoard events, checkpoints/ (everything to resume), and the models best/ (by
+validation UAR) and last/, both ready for evaluate.py. The same command resumes an interrupted run
+(`train.resume=auto`) and gives the same weights as an uninterrupted run. SIGTERM, SIGUSR1 and
+Ctrl-C save a checkpoint first; exit code 75 asks a scheduler to requeue the command.
+`train.max_steps=2` is a dry run: it trains and validates, and prints memory use and the expected
+duration of the whole run.
 """
 
 import sys
 from collections.abc import Sequence
 
-from paraclap.distributed import device_named, processes
-from paraclap.settings import Settings
 from paraclap.signals import Stopped
-from paraclap.training.config import read_settings
-from paraclap.training.loop import (
-    train,
-)
-from paraclap.training.rehearsal import dry_run
-
-
-def _train_or_rehearse(settings: Settings) -> None:
-    if settings.train.dry_run:
-        dry_run(settings)
-        return
-    run = train(settings)
-    best = f"best validation UAR {run.best:.3f}, " if run.best >= 0 else ""
-    print(f"{best}models in {run.output / 'best'} and {run.output / 'last'}")
+from paraclap.training.config import check_paths, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,9 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     settings = read_settings(arguments)
+    check_paths(settings)
+    # torch takes seconds to import: after the settings are checked.
+    from paraclap.distributed import device_named, processes
+    from paraclap.training.loop import train
+
     try:
         with processes(device_named(settings.train.device), settings.train.timeout):
-            _train_or_rehearse(settings)
+            run = train(settings)
+            best = f"best validation UAR {run.best:.3f}, " if run.best >= 0 else ""
+            print(f"{best}models in {run.output / 'best'} and {run.output / 'last'}")
     except Stopped as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
         return stopped.code

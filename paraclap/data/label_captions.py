@@ -18,9 +18,7 @@ from paraclap.captions.templates import read_templates
 from paraclap.cli import template_creation
 from paraclap.corpora.readers import CorpusError
 from paraclap.corpora.table import read_corpus
-
-LABEL_TABLES = (".csv", ".tsv")
-"""Files of labels; a .parquet file is taken to be a captions table."""
+from paraclap.settings import LABEL_TABLES
 
 
 def is_label_table(path: str | Path) -> bool:

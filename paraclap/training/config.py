@@ -1,9 +1,8 @@
-"""What a training run is told: documented defaults, a YAML file over them, arguments over both.
+"""Settings of a training run: documented defaults, then a YAML file, then `key=value` arguments.
 
     settings = read_settings(["configs/small.yaml", "data.root=/data/RAVDESS", "optim.lr=1e-4"])
 
-An unknown key stops with the nearest known ones. The reference of all keys is written from the
-docstrings below::
+docs/configuration.md is generated from the docstrings of `paraclap.settings`::
 
     python -m paraclap.training.config > docs/configuration.md
 """
@@ -23,37 +22,22 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paraclap.errors import ParaCLAPError
-from paraclap.settings import (
-    Settings,
-)
-from paraclap.training.loggers import LOGGERS
+from paraclap.settings import LABEL_TABLES, SMALL_BERT, Settings, corpora_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = PACKAGE / "configs"  # where pip puts the repository's configs/
 CONFIGS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"
 DEFAULT_CONFIG = CONFIGS / "paraclap.yaml"
 
-# Keys that may differ when a run is resumed: they change where and how often, never what.
-FREE_KEYS = {"output"}
-FREE_KEYS |= {
-    f"data.{name}"
-    for name in (
-        "root",
-        "captions",
-        "features",
-        "waveform_cache",
-        "embeddings",
-        "workers",
-        "timeout",
-    )
+FREE_KEYS = {
+    "output",
+    *("data.root", "data.captions", "data.features", "data.waveform_cache", "data.embeddings"),
+    *("data.workers", "data.timeout"),
+    *("train.max_steps", "train.save_every", "train.save_minutes", "train.keep", "train.resume"),
+    *("train.force", "train.device", "train.timeout", "train.log_every", "train.loggers"),
+    "train.text_cache",
 }
-FREE_KEYS |= {
-    f"train.{name}"
-    for name in (
-        *("save_every", "save_minutes", "keep", "resume", "force", "device", "timeout"),
-        *("log_every", "loggers", "dry_run", "text_cache"),
-    )
-}
+"""Keys that may change when a run is resumed, because they do not affect its weights."""
 
 CHOICES: dict[str, Sequence[str]] = {
     "data.crop": ("random", "centre"),
@@ -67,15 +51,8 @@ CHOICES: dict[str, Sequence[str]] = {
     "model.text_pooling": ("cls", "mean"),
     "captions.style": ("sampled", "published", "emotion"),
     "train.precision": ("auto", "fp32", "bf16"),
-    "train.loggers": tuple(LOGGERS),
+    "train.loggers": ("tensorboard", "wandb"),
 }
-
-REQUIRED: dict[str, Mapping[str, str]] = {
-    "loss.graded": {"loss.name": "contrastive", "loss.positives": "matching"},
-    "loss.hard_negatives": {"loss.name": "contrastive"},
-}
-"""Keys that are 0 unless others have these values."""
-
 
 RENAMED = {
     "captions.counts": "captions.phrase_count_probs",
@@ -85,30 +62,35 @@ RENAMED = {
     "data.temperature": "data.sampling_exponent",
     "loss.prototypes": "loss.class_prompts",
     "text_stage": "text_pretraining",
+    "train.dry_run": "train.max_steps=2",
     "train.queries": "train.prompts",
     "train.thaw": "train.unfreeze",
 }
 """Former key or group -> its present name."""
-REMOVED = ("captions.bare", "data.crop_seconds_min", "data.speaker_aware")
+
+REMOVED = (
+    *("captions.bare", "data.crop_seconds_min", "data.speaker_aware"),
+    *("loss.graded", "loss.graded_temperature", "loss.hard_negatives"),
+)
 """Former keys without a successor; experiments/NOTES.md has the measurements."""
 
 
 class SettingsError(ParaCLAPError, ValueError):
-    """A configuration that cannot be run."""
+    """The settings are wrong, or do not go together with each other or with the data."""
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
     """Merge defaults, a YAML file and `key=value` arguments.
 
     Raises:
-        SettingsError: for an unknown key, a wrong type or a value that is not offered.
+        SettingsError: if a key is unknown, or a value has the wrong type or is not a choice.
     """
     files = [argument for argument in arguments if "=" not in argument]
     if len(files) > 1:
         raise SettingsError(f"expected one YAML file, got {files}")
     path = Path(files[0]) if files else DEFAULT_CONFIG
     if not path.is_file():
-        raise SettingsError(f"there is no configuration {path}")
+        raise SettingsError(f"configuration {path} does not exist")
     try:
         given = (
             OmegaConf.load(path),
@@ -119,19 +101,14 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise SettingsError(_explain(error)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from error
     flat = flatten(dataclasses.asdict(settings))
-    for key, offered in CHOICES.items():
+    for key, choices in CHOICES.items():
         given = flat[key] if isinstance(flat[key], list) else [flat[key]]
-        if not set(given) <= set(offered):
-            raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(offered)}")
-    for key, others in REQUIRED.items():
-        wrong = [other for other, needed in others.items() if flat[key] and flat[other] != needed]
-        if wrong:
-            raise SettingsError(
-                f"{key} is {flat[key]}, expected 0 beside {wrong[0]}={flat[wrong[0]]}"
-            )
+        if not set(given) <= set(choices):
+            raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(choices)}")
+    _fill_text_encoder(settings)
     return settings
 
 
@@ -148,18 +125,53 @@ def _refuse_former_keys(given: Sequence[DictConfig | ListConfig]) -> None:
                 raise SettingsError(f"{key} was removed: it did not improve results; delete it")
 
 
+def _fill_text_encoder(settings: Settings) -> None:
+    """Make the default text encoder explicit, so that the saved settings are complete."""
+    text = settings.model.text
+    if not settings.model.start and text.name is None and "model_type" not in text.config:
+        text.config = SMALL_BERT | text.config
+
+
+def check_paths(settings: Settings) -> None:
+    """Check that the folders and tables of the corpora are set and exist.
+
+    Raises:
+        SettingsError: naming the key.
+    """
+    data = settings.data
+    if data.corpora and data.root is not None:
+        raise SettingsError("data.root and data.corpora are both set, expected one of them")
+    for name, corpus in corpora_of(data).items():
+        key = f"data.corpora.{name}" if name else "data"
+        is_label_table = Path(corpus.captions or "").suffix.lower() in LABEL_TABLES
+        if name and not re.fullmatch(r"[\w-]+", name):
+            raise SettingsError(f"{key}: expected a name of letters, digits, - and _")
+        if corpus.root is None and (name or not is_label_table):
+            raise SettingsError(f"{key}.root is not set; set it to the folder of the audio")
+        if corpus.root is not None and not Path(corpus.root).is_dir():
+            raise SettingsError(f"{key}.root: {corpus.root} is not a folder")
+        if corpus.captions is None:
+            raise SettingsError(f"{key}.captions is not set; set it to the captions table")
+        if not Path(corpus.captions).is_file():
+            raise SettingsError(
+                f"{key}.captions: {corpus.captions} does not exist; "
+                "preprocessing/template_creation.py writes captions tables"
+            )
+
+
 def _explain(error: OmegaConfBaseException) -> str:
-    """One sentence that names the key and the nearest known ones."""
+    """One sentence that names the key and the nearest known keys."""
     reason = str(error.msg or error).splitlines()[0]
-    if error.full_key is None:
+    key = error.full_key
+    if key is None:
         return reason
-    near = difflib.get_close_matches(error.full_key, flatten(dataclasses.asdict(Settings())))
+    near = difflib.get_close_matches(key, flatten(dataclasses.asdict(Settings())))
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{error.full_key}: {reason}{hint}"
+    return f"{key}: {reason}{hint}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Return nested mappings as one mapping with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -170,13 +182,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_free(key: str) -> bool:
-    """Whether a key may differ; where a named corpus lies may, like where a single one does."""
+    """Whether a key is one of `FREE_KEYS`, or the same key of a named corpus."""
     group, _, name = key.rpartition(".")
     return key in FREE_KEYS or (group.startswith("data.corpora.") and f"data.{name}" in FREE_KEYS)
 
 
 def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ between two nested settings, but for `FREE_KEYS`."""
+    """Return dotted keys whose values differ between two nested settings, except `FREE_KEYS`."""
     first, second = flatten(then), flatten(now)
     keys = {key for key in first.keys() | second.keys() if not is_free(key)}
     return sorted(key for key in keys if first.get(key) != second.get(key))
@@ -187,23 +199,23 @@ def changed_keys(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 REFERENCE = """\
 # Configuration
 
-<!-- Written by `python -m paraclap.training.config > docs/configuration.md`; change
-the docstrings instead. -->
+<!-- Generated by `python -m paraclap.training.config > docs/configuration.md`; edit the
+docstrings in paraclap/settings.py instead. -->
 
-`python train.py FILE.yaml key=value ...`: the file goes over the defaults below, the arguments go
-over the file. A list is written `model.freeze=[audio,text]`, a mapping in quotes and with spaces,
-`"captions.label_probs={emotion: 0.6, gender: 0.4}"`, nothing is `null`. An unknown key stops with
-the nearest known ones; `config.yaml` in the run folder holds what a run was told in the end.
+`python train.py FILE.yaml key=value ...`: the file overrides the defaults below, and the arguments
+override the file. Lists are written `model.freeze=[audio,text]`, mappings in quotes and with
+spaces, `"captions.label_probs={emotion: 0.6, gender: 0.4}"`, None as `null`. An unknown key stops
+with the nearest known keys. `config.yaml` in the run folder holds the complete settings of a run.
 """
 
 
 def reference() -> str:
-    """Every key with its default and meaning, as a page in Markdown."""
+    """Return docs/configuration.md: every key with its default and meaning."""
     return "\n".join([REFERENCE, *_section(Settings, "")])
 
 
 def _section(kind: type, prefix: str) -> list[str]:
-    """Lines on a dataclass of settings, then on those inside of it."""
+    """Lines of a dataclass of settings, then of those nested in it."""
     meanings = attribute_texts(kind)
     rows, inner = [], []
     for part in dataclasses.fields(kind):
@@ -214,25 +226,25 @@ def _section(kind: type, prefix: str) -> list[str]:
             cells = f"`{key}`", f"`{_default(part)}`", meanings[part.name].replace("|", "\\|")
             rows.append(f"| {' | '.join(cells)} |")
             if key in CHOICES and not all(f'"{choice}"' in cells[-1] for choice in CHOICES[key]):
-                raise SettingsError(f"the docstring of {key} lacks one of {list(CHOICES[key])}")
+                raise ValueError(f"the docstring of {key} lacks one of {list(CHOICES[key])}")
     head = inspect.getdoc(kind).split("\n\nAttributes:")[0]
-    title = f"## `{prefix.rstrip('.')}`" if prefix else "## The run"
+    title = f"## `{prefix.rstrip('.')}`" if prefix else "## Run"
     table = ["| key | default | meaning |", "|---|---|---|", *rows, ""] if rows else []
     return [title, "", head, "", *table, *inner]
 
 
 def _default(part: dataclasses.Field) -> str:
-    """Default of a field as it is written in YAML."""
+    """Default of a field in YAML."""
     value = part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
     text = yaml.safe_dump(value, default_flow_style=True, width=1000)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
 def attribute_texts(kind: type) -> dict[str, str]:
-    """Meaning of each field, from the section `Attributes` of a dataclass's docstring.
+    """Return the description of each field, from `Attributes` in the docstring of a dataclass.
 
     Raises:
-        SettingsError: if a field is not described, or something described is no field.
+        ValueError: if a field has no description, or a description has no field.
     """
     section = inspect.getdoc(kind).partition("Attributes:\n")[2]
     found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, flags=re.MULTILINE)
@@ -242,12 +254,12 @@ def attribute_texts(kind: type) -> dict[str, str]:
     optional = {part.name for part in parts if dataclasses.is_dataclass(part.type)}
     odd = (expected - optional - texts.keys()) | (texts.keys() - expected)
     if odd:
-        raise SettingsError(f"{kind.__name__}: {sorted(odd)} described or a field, expected both")
+        raise ValueError(f"{kind.__name__}: {sorted(odd)} need both a field and a description")
     return texts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the reference; returns the exit code."""
+    """Print docs/configuration.md; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

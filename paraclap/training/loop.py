@@ -41,10 +41,13 @@ def train(settings: Settings) -> Trainer:
         write_text(run.output / "config.yaml", text)
     print(in_short(run))
     with _log(run) as log:
-        if log is not None and log.loggers and run.step < run.steps:
+        if log is not None and run.step < run.steps:
             log.text(run.step, "captions", to_markdown(run.sample_captions()))
         with StopRequests() as requests:
             _train_to_the_end(run, log, requests)
+    every = run.settings.train.validate_every
+    validations = 0 if run.classes.empty else -(-run.whole_steps // every)
+    print(run.stopwatch.summary(run.device, run.whole_steps, validations))
     return run
 
 
@@ -52,8 +55,8 @@ def _log(run: Trainer) -> AbstractContextManager[Log | None]:
     """The log of process 0; the others have none."""
     if rank():
         return nullcontext()
-    told = flatten(dataclasses.asdict(run.settings))
-    return Log(run.output, run.step, run.settings.train.loggers, told)
+    settings = flatten(dataclasses.asdict(run.settings))
+    return Log(run.output, run.step, run.settings.train.loggers, settings)
 
 
 def _train_to_the_end(run: Trainer, log: Log | None, requests: StopRequests) -> None:
@@ -122,16 +125,16 @@ def _steps(run: Trainer, requests: StopRequests) -> Iterator[dict[str, float | N
         disable=rank() > 0,
     )
     with bar:
-        before = time.perf_counter()
+        run.stopwatch.start()
         for batch in _batches(run, requests):
-            waited = time.perf_counter() - before
+            waited = run.stopwatch.elapsed()
             values = run.training_step(batch)
-            elapsed = time.perf_counter() - before
+            elapsed = run.stopwatch.end_step()
             bar.update(size)
             shown = math.nan if values["loss"] is None else values["loss"]
             bar.set_postfix(loss=f"{shown:.3f}", waiting=f"{waited / elapsed:.0%}", refresh=False)
             yield values | {"clips_per_second": size / elapsed, "waiting": waited / elapsed}
-            before = time.perf_counter()
+            run.stopwatch.start()
 
 
 def _batches(run: Trainer, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
@@ -163,7 +166,9 @@ def _validate_and_keep(run: Trainer, log: Log | None) -> None:
     if run.classes.empty:
         run.save_model("best")
         return
+    run.stopwatch.start()
     scores, answers = run.validate()
+    run.stopwatch.end_validation()
     if log is not None:
         log.write(run.step, scores, "validation")
         for name, part in answers.items():

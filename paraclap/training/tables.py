@@ -5,7 +5,6 @@ With several corpora the names of files and speakers begin with that of their co
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels, is_label_table
 from paraclap.data.tables import read_caption_table
 from paraclap.settings import DataSettings, Settings, corpora_of
-from paraclap.training.config import SettingsError
+from paraclap.training.config import SettingsError, check_paths
 
 CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
 
@@ -218,27 +217,14 @@ def _check_augmentation(data: DataSettings) -> None:
 
 
 def check_data(settings: Settings) -> None:
-    """Stop early and in one sentence if there is nothing to read.
+    """Check the settings of the data before anything is read.
 
     Raises:
-        SettingsError: naming the key that is missing.
+        SettingsError: naming the wrong key.
     """
     data = settings.data
     for key in ("sampling_exponent", "class_sampling_exponent"):
         if getattr(data, key) < 0:
             raise SettingsError(f"data.{key} is {getattr(data, key)}, expected 0 or more")
     _check_augmentation(data)
-    if data.corpora and data.root is not None:
-        raise SettingsError("data.root and data.corpora are both set: a single corpus has the one")
-    for name, corpus in corpora_of(data).items():
-        key = f"data.corpora.{name}" if name else "data"
-        if corpus.root is None:
-            raise SettingsError(
-                f"{key}.root is not set: give the folder of the audio, {key}.root=/data/corpus"
-            )
-        if corpus.captions is None:
-            raise SettingsError(f"{key}.captions is not set: give the table of its captions")
-        if name and not re.fullmatch(r"[\w-]+", name):
-            raise SettingsError(f"{key}: the name may have letters, digits, - and _")
-        if not Path(corpus.root).is_dir():
-            raise SettingsError(f"{key}.root: {corpus.root} is no folder")
+    check_paths(settings)

@@ -21,7 +21,6 @@ import torch
 import torch.utils.data
 import transformers
 from safetensors import SafetensorError
-from torch import nn
 from tqdm import tqdm
 
 from paraclap.audio.conditioning import CONDITIONING
@@ -55,7 +54,7 @@ from paraclap.evaluation.zero_shot import classify_clips
 from paraclap.files import atomic_folder, file_sha256, write_text
 from paraclap.model.build import build_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel, clip_loss, mel_frames, scaled_cosines
-from paraclap.settings import LossSettings, OptimSettings, Settings, corpora_of
+from paraclap.settings import OptimSettings, Settings, corpora_of
 from paraclap.signals import EXIT_CODES, Stopped, StopRequests, leave_signals_to_the_parent
 from paraclap.training.checkpoint import (
     CheckpointError,
@@ -67,8 +66,7 @@ from paraclap.training.checkpoint import (
 from paraclap.training.class_prompts import ClassPrompts
 from paraclap.training.config import SettingsError, changed_keys
 from paraclap.training.frozen import encode_clips
-from paraclap.training.loggers import LOGGER_RUNS, memory_in_use
-from paraclap.training.losses import OBJECTIVES
+from paraclap.training.losses import LOSSES
 from paraclap.training.optim import (
     OPTIMIZERS,
     learning_rate_factor,
@@ -76,13 +74,13 @@ from paraclap.training.optim import (
     seed_step,
     unfreeze_steps,
 )
+from paraclap.training.resources import Stopwatch, memory_in_use
 from paraclap.training.step import TrainingStep, prepare_encoders
 from paraclap.training.tables import provenance, read_all_functionals, read_tables
 
 FIGURES = ("UAR", "ACC", "F1", "chance")  # of a validation
 COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
 VERSIONS = {"torch": str(torch.__version__), "transformers": transformers.__version__}
-CONTRAST = ("graded", "graded_temperature", "hard_negatives")  # settings of the contrastive loss
 DUMP = "nonfinite.json"
 PREFETCH = 2  # batches that each worker reads ahead
 PARTS = ("audio_branch", "text_branch", "audio_projection", "text_projection")
@@ -97,12 +95,6 @@ def use_bfloat16(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
-def objective_of(loss: LossSettings) -> nn.Module:
-    """The objective that settings ask for."""
-    contrast = {name: getattr(loss, name) for name in CONTRAST}
-    return OBJECTIVES[loss.name](**(contrast if loss.name == "contrastive" else {}))
 
 
 class Trainer:
@@ -121,9 +113,11 @@ class Trainer:
         self.bfloat16 = use_bfloat16(train.precision, self.device)
         self.train_table, self.validation_table = read_tables(settings)
         self._refuse_missing_columns()
-        self.steps = train.epochs * TrainingBatches.per_epoch(
+        self.whole_steps = train.epochs * TrainingBatches.per_epoch(
             len(self.train_table), train.batch_size
         )
+        self.steps = min(self.whole_steps, train.max_steps or self.whole_steps)
+        self.stopwatch = Stopwatch()
         self.classes = self._validation_classes()
         seed_step(train.seed, 0)
         texts = Lists(self.train_table["captions"]).texts()
@@ -133,12 +127,12 @@ class Trainer:
         if self.functionals is not None:
             about = standards(self.functionals.loc[self.train_table.index])
         model, self.processor = build_model(settings.model, texts, about)
-        self.unfreezing = unfreeze_steps(train.unfreeze, model.frozen, self.steps)
+        self.unfreezing = unfreeze_steps(train.unfreeze, model.frozen, self.whole_steps)
         before = model.config.provenance
         model.config.provenance = provenance(settings, len(self.train_table), before)
         self.model: ParaCLAPModel = model.to(self.device)
         prepare_encoders(model, train.checkpoint_activations, train.compile)
-        self.objective = objective_of(settings.loss).to(self.device)
+        self.objective = LOSSES[settings.loss.name]().to(self.device)
         self.gradients = TrainingStep(
             model,
             self.objective,
@@ -446,10 +440,10 @@ class Trainer:
                 the clips.
         """
         optim = self.settings.optim
-        factor = learning_rate_factor(self.step, self.steps, optim)
+        factor = learning_rate_factor(self.step, self.whole_steps, optim)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * learning_rate_factor(
-                self.step, self.steps, optim, group["start"]
+                self.step, self.whole_steps, optim, group["start"]
             )
         seed_step(self.settings.train.seed, self.step, rank())
         gradients = self.gradients(batch)
@@ -631,7 +625,7 @@ def resume(run: Trainer) -> None:
     state = None
     if rank() == 0:
         if choice == "never":
-            for old in (folder, run.output / "metrics.jsonl", run.output / LOGGER_RUNS):
+            for old in (folder, run.output / "metrics.jsonl"):
                 shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         else:
             state = load_newest(folder) if choice == "auto" else load_checkpoint(Path(choice))

@@ -12,7 +12,7 @@ from torch import nn
 from paraclap import distributed
 from paraclap.model.modeling_paraclap import clip_loss, scaled_cosines
 from paraclap.signals import Stopped
-from paraclap.training.losses import OBJECTIVES
+from paraclap.training.losses import LOSSES
 
 CPU = torch.device("cpu")
 TOTAL = 7  # rows; no number of processes here divides it
@@ -112,7 +112,7 @@ def batch_of(seed):
 def trained(name, steps=2, skipping=-1, chunks=1):
     """Losses and gradients of some steps; process `skipping` leaves a layer out in the second."""
     with distributed.processes(CPU, 20):
-        model, objective = Towers(), OBJECTIVES[name]().double()
+        model, objective = Towers(), LOSSES[name]().double()
         parameters = [*model.parameters(), *objective.parameters()]
         together, optimizer = (
             distributed.GradientSum(parameters),
@@ -156,7 +156,7 @@ def expected_gradients(name):
     return torch.stack(losses), gradients | ({"loss.bias": bias.grad} if name == "sigmoid" else {})
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", sorted(LOSSES))
 @pytest.mark.parametrize("world", [2, 3])
 def test_loss_and_gradients_are_those_of_one_process_on_the_whole_batch(together, name, world):
     losses, gradients = expected_gradients(name)

@@ -11,27 +11,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_stopping import ENVIRONMENT, REPOSITORY, same_runs, wait_for_step
+from training_runs import (
+    CPU,
+    ENVIRONMENT,
+    PLAIN,
+    REPOSITORY,
+    rows,
+    same_runs,
+    trained,
+    wait_for_step,
+)
 
 from paraclap import distributed
 from paraclap.audio.augment import TRANSFORMS
+from paraclap.audio.reading import AudioError
 from paraclap.signals import REQUEUE
 from paraclap.training import loop, trainer
 from paraclap.training.checkpoint import list_checkpoints, load_newest
 from paraclap.training.config import read_settings
-
-CPU = torch.device("cpu")
-PLAIN = [  # nothing is drawn but clips and captions
-    "model.projection_dropout=0.0",
-    *(
-        f"model.audio.config.{name}=0.0"
-        for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "mask_time_prob")
-    ),
-    *(
-        f"model.text.config.{name}=0.0"
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    ),
-]
 
 
 @pytest.fixture
@@ -39,21 +36,6 @@ def impatient(monkeypatch):
     """Waiting as in a run, but shorter."""
     for name, seconds in {"BEAT": 0.2, "PATIENCE": 0.6, "GRACE": 1.0}.items():
         monkeypatch.setattr(distributed, name, seconds)
-
-
-def weights(run):
-    return {name: value.double().sum() for name, value in run.model.state_dict().items()}
-
-
-def trained(arguments):
-    """Train in this process and those beside it; returns a sum of each weight."""
-    settings = read_settings(arguments)
-    with distributed.processes(CPU, settings.train.timeout):
-        return weights(loop.train(settings))
-
-
-def history(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 # --- The same as one process ---------------------------------------------------------------------
@@ -77,7 +59,7 @@ def gradients(arguments):
     [
         ["loss.name=sigmoid", "data.class_sampling_exponent=0.5"],
         ["loss.positives=own", "train.micro_batch=2"],
-        ["loss.graded=0.3", "loss.hard_negatives=2"],
+        ["loss.class_prompts=0.5"],
     ],
     ids=str,
 )
@@ -100,13 +82,13 @@ def test_loss_and_gradients_of_the_model_are_those_of_one_process(together, conf
                     assert (found - expected).norm() <= 1e-6 * expected.norm() + 1e-12, name
 
 
-THAWED = ["model.freeze=[audio,text]", "train.unfreeze={audio: 4, text: 5}", "data.crop=centre"]
+UNFROZEN = ["model.freeze=[audio,text]", "train.unfreeze={audio: 4, text: 5}", "data.crop=centre"]
 
 
 AUGMENTED = [f"data.augment.{name}=0.5" for name in TRANSFORMS]
 
 
-@pytest.mark.parametrize("choices", [[], THAWED, AUGMENTED], ids=["all", "thawed", "augmented"])
+@pytest.mark.parametrize("choices", [[], UNFROZEN, AUGMENTED], ids=["all", "unfrozen", "augmented"])
 def test_order_and_validation_are_those_of_one_process(together, config, tmp_path, choices):
     seen = {}
     for world in (1, 3):
@@ -115,7 +97,7 @@ def test_order_and_validation_are_those_of_one_process(together, config, tmp_pat
         run = together(world, trained, arguments)
         assert run.codes == [0] * world, run.errors
         assert all(result == run.results[0] for result in run.results)  # weights are the same
-        seen[world] = history(tmp_path / str(world))
+        seen[world] = rows(tmp_path / str(world))
     assert len(seen[1]) == len(seen[3]) == 8 + 2
     for one, several in zip(seen[1], seen[3], strict=True):
         assert one.keys() == several.keys()
@@ -142,8 +124,8 @@ def stopped_at(step, number, arguments):
 
 @pytest.mark.parametrize(
     "number, choices",
-    [(signal.SIGTERM, []), (signal.SIGUSR1, []), (signal.SIGTERM, THAWED)],
-    ids=["SIGTERM", "SIGUSR1", "before a unfreeze"],
+    [(signal.SIGTERM, []), (signal.SIGUSR1, []), (signal.SIGTERM, UNFROZEN)],
+    ids=["SIGTERM", "SIGUSR1", "before unfreezing"],
 )
 def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(
     together, config, tmp_path, number, choices
@@ -208,9 +190,9 @@ def test_nan_in_one_process_is_skipped_by_all(together, config, tmp_path):
     run = together(2, faulty, "nan", [config])
     assert run.codes == [0, 0], run.errors
     assert run.results[0] == run.results[1]
-    rows = [row for row in history(tmp_path / "run") if "loss" in row]
-    assert [row["loss"] is None for row in rows] == [False, False, True] + [False] * 5
-    assert [row["skipped"] for row in rows] == [0, 0] + [1] * 6
+    steps = [row for row in rows(tmp_path / "run") if "loss" in row]
+    assert [row["loss"] is None for row in steps] == [False, False, True] + [False] * 5
+    assert [row["skipped"] for row in steps] == [0, 0] + [1] * 6
     assert len(json.loads((tmp_path / "run" / trainer.DUMP).read_text())["clips"]) == 5
 
 
@@ -248,7 +230,7 @@ def test_a_clip_that_one_process_cannot_read_is_told_by_all(together, impatient,
 
         def read(self, draw):
             if draw[1] == row:
-                raise loop.AudioError("silent", f"row {row}: no sound")
+                raise AudioError("silent", f"row {row}: no sound")
             return original(self, draw)
 
         trainer.CaptionDataset.__getitem__ = read
@@ -272,7 +254,7 @@ def test_parameters_that_some_steps_do_not_use_stop_nobody(together, config, set
     run = together(2, trained, [config, *settings])
     assert run.codes == [0, 0], run.errors
     assert run.results[0] == run.results[1]
-    assert len(history(tmp_path / "run")) == 10
+    assert len(rows(tmp_path / "run")) == 10
 
 
 def test_more_processes_than_clips_in_a_batch_are_refused(together, impatient, config):

@@ -1,6 +1,5 @@
 """Stopping a run: kills, signals, damaged checkpoints, full disks, workers that die."""
 
-import json
 import os
 import random
 import shutil
@@ -13,16 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils.data
-from safetensors.torch import load_file
+from training_runs import ENVIRONMENT, REPOSITORY, same_runs, start, wait_for_step
 
 from paraclap.files import atomic_folder
 from paraclap.signals import REQUEUE, StopRequests, leave_signals_to_the_parent
 from paraclap.training import loop, trainer
-from paraclap.training.checkpoint import list_checkpoints, load_newest, save_checkpoint
+from paraclap.training.checkpoint import (
+    CheckpointError,
+    list_checkpoints,
+    load_newest,
+    save_checkpoint,
+)
 from paraclap.training.config import SettingsError, read_settings
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture
@@ -32,44 +33,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def start(*arguments, preexec=None):
-    return subprocess.Popen(
-        [sys.executable, "train.py", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=preexec,
-        start_new_session=True,
-    )
-
-
-def wait_for_step(process, run, step=1):
-    """Wait until a run has a checkpoint of this step or a later one."""
-    deadline = time.monotonic() + 200
-    while not any(p.name >= f"step_{step:08d}" for p in list_checkpoints(run / "checkpoints")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def same_runs(first, second):
-    """Whether weights and every step's loss and score are equal to the bit."""
-    weights = [load_file(run / "last" / "model.safetensors") for run in (first, second)]
-    kept = ("step", "loss", "UAR", "lr", "gradient_norm", "logit_scale")
-    histories = [
-        [
-            {key: row[key] for key in kept if key in row}
-            for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-        ]
-        for run in (first, second)
-    ]
-    return histories[0] == histories[1] and all(
-        torch.equal(weights[0][name], weights[1][name]) for name in weights[0]
-    )
 
 
 @pytest.mark.torture(28, "signal in the middle of a run")
@@ -230,7 +193,7 @@ def test_with_nothing_but_damaged_checkpoints_a_run_does_not_start_anew(config, 
     _, parts = whole_and_stopped
     for checkpoint in list_checkpoints(parts / "checkpoints"):
         damage(checkpoint / "state.pt", "flipped")
-    with pytest.warns(UserWarning), pytest.raises(loop.CheckpointError, match="step_00000003"):
+    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="step_00000003"):
         loop.train(read_settings([config, f"output={parts}", "train.keep=9"]))
 
 
@@ -253,7 +216,7 @@ def test_audio_that_was_changed_is_told_on_resuming_and_force_goes_on(
 LIMIT = """
 import resource, signal, sys, torch
 from pathlib import Path
-from checkpoints import save_checkpoint
+from paraclap.training.checkpoint import save_checkpoint
 folder = Path(sys.argv[1])
 state = {"step": 1, "weights": torch.arange(50_000)}
 save_checkpoint(folder, 1, state, 2)

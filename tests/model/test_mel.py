@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_several import PLAIN, trained
+from training_runs import PLAIN, trained
 from transformers import AutoModel, AutoProcessor, SeamlessM4TFeatureExtractor
 
 from paraclap.cli import evaluate

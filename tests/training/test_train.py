@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from training_runs import (
+    FROZEN,
+    PATIENCE,
+    REPOSITORY,
+    StoppedError,
+    rows,
+    same,
+    same_runs,
+    stop_after,
+    weights,
+)
 
 from paraclap.audio.recordings import Files
-from paraclap.cli import evaluate
+from paraclap.cli import evaluate, train
 from paraclap.evaluation import zero_shot
 from paraclap.model.build import build_model, load_model
 from paraclap.settings import DataSettings, OptimSettings, Settings
@@ -29,24 +38,7 @@ from paraclap.training.checkpoint import list_checkpoints, load_newest
 from paraclap.training.config import SettingsError, read_settings
 from paraclap.training.losses import SIGMOID_BIAS
 from paraclap.training.optim import learning_rate_factor, parameter_groups, seed_step
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-WEIGHTS = "model.safetensors"
-
-
-def weights(run, name="last"):
-    return load_file(Path(run) / name / WEIGHTS)
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(
-        torch.equal(first[name], second[name]) for name in first
-    )
-
-
-def rows(run):
-    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
-
+from paraclap.training.resources import duration
 
 # --- Settings ------------------------------------------------------------------------------------
 
@@ -290,26 +282,9 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(config, tmp_path):
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-class StoppedError(Exception):
-    pass
-
-
-def stop_after(monkeypatch, step):
-    """Let a run die after `step` steps, as a kill would."""
-    original = loop.Trainer.training_step
-
-    def training_step(self, batch):
-        if self.step == step:
-            raise StoppedError
-        return original(self, batch)
-
-    monkeypatch.setattr(loop.Trainer, "training_step", training_step)
-
-
-REMEMBERED = ("model.freeze=[audio,text]", "data.crop=centre")
 AUGMENTED = ("data.augment.gain=0.5", "data.augment.noise=0.5", "data.augment.speed=0.5")
 AUGMENTED += ("data.augment.reverb=0.5", "train.bucket=true")
-THAWED = (*REMEMBERED, "train.unfreeze={audio: 0.5, text: 5}", "optim.layer_decay=0.5")
+UNFROZEN = (*FROZEN, "train.unfreeze={audio: 0.5, text: 5}", "optim.layer_decay=0.5")
 
 
 @pytest.mark.torture(26, "run dies after a step, step, number of workers and options")
@@ -319,15 +294,11 @@ THAWED = (*REMEMBERED, "train.unfreeze={audio: 0.5, text: 5}", "optim.layer_deca
         (4, 0, ()),
         (5, 2, ()),
         (7, 0, ("loss.name=sigmoid", "train.micro_batch=2", "train.checkpoint_activations=true")),
-        (5, 0, (*REMEMBERED, "data.embeddings=OUT")),
-        (7, 0, REMEMBERED),
-        (
-            4,
-            2,
-            ("model.freeze=[audio]", "train.unfreeze={audio: 5}"),
-        ),  # goes on before it is thawed,
-        (5, 0, (*THAWED, "train.save_every=4")),  # when it is,
-        (7, 0, THAWED),  # and after that
+        (5, 0, (*FROZEN, "data.embeddings=OUT")),
+        (7, 0, FROZEN),
+        (4, 2, ("model.freeze=[audio]", "train.unfreeze={audio: 5}")),  # resumed before unfreezing
+        (5, 0, (*UNFROZEN, "train.save_every=4")),  # at the step of unfreezing
+        (7, 0, UNFROZEN),  # after it
         (5, 2, AUGMENTED),
     ],
 )
@@ -343,14 +314,8 @@ def test_resumed_run_equals_an_uninterrupted_one(
             loop.train(read_settings([*config, parts, f"data.workers={workers}"]))
     resumed = loop.train(read_settings([*config, parts, f"data.workers={workers}"]))
     assert resumed.step == resumed.steps
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "parts", "best"))
-    kept = ("step", "loss", "UAR", "lr")
-    histories = [
-        [{key: row[key] for key in kept if key in row} for row in rows(tmp_path / name)]
-        for name in ("whole", "parts")
-    ]
-    assert histories[0] == histories[1]
+    assert same_runs(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_remembered_clips_change_no_bit_of_a_run_and_are_read_once(config, tmp_path, monkeypatch):
@@ -359,7 +324,7 @@ def test_remembered_clips_change_no_bit_of_a_run_and_are_read_once(config, tmp_p
         read = getattr(Files, way)
         monkeypatch.setattr(Files, way, lambda *a, read=read: opened.append(a) or read(*a))
     for name in ("heard", "read"):
-        arguments = [config, *REMEMBERED, "train.validate_every=1000", f"output={tmp_path / name}"]
+        arguments = [config, *FROZEN, "train.validate_every=1000", f"output={tmp_path / name}"]
         run = loop.train(read_settings(arguments))
         opens = len(run.classes) + (len(run.train_table) if name == "heard" else 5 * run.steps)
         assert len(opened) == opens
@@ -374,7 +339,7 @@ def test_remembered_clips_change_no_bit_of_a_run_and_are_read_once(config, tmp_p
 
 def test_signal_while_clips_are_heard_stops_and_keeps_what_was_heard(config, tmp_path):
     kept = f"data.embeddings={tmp_path / 'kept'}"
-    run = loop.Trainer(read_settings([config, *REMEMBERED, kept]))
+    run = loop.Trainer(read_settings([config, *FROZEN, kept]))
     requests = StopRequests()
     requests.received = signal.SIGTERM
     with pytest.raises(Stopped, match="SIGTERM while clips are heard .* goes on from there"):
@@ -383,6 +348,25 @@ def test_signal_while_clips_are_heard_stops_and_keeps_what_was_heard(config, tmp
     requests.received = None
     run.precompute_audio_embeddings(requests)
     assert len(run.gradients.clips) == 24
+
+
+def test_dry_run_prints_memory_and_time_and_the_run_goes_on_exactly(config, tmp_path, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    loop.train(read_settings([config, f"output={whole}"]))
+    assert train.main([config, f"output={parts}", "train.max_steps=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "peak memory" in printed and "s per step" in printed and "8 steps take about" in printed
+    assert [row["step"] for row in rows(parts)] == [1, 2, 2]  # the last one is the validation
+    assert (parts / "last").is_dir() and load_newest(parts / "checkpoints")["step"] == 2
+    resumed = loop.train(read_settings([config, f"output={parts}"]))
+    assert resumed.step == 8 and same(weights(whole), weights(parts))
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(1.25, "1.25 seconds"), (150, "2.5 minutes"), (86_400, "24.0 hours")]
+)
+def test_durations_have_a_fitting_unit(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_sigmoid_bias_learns_and_is_part_of_the_checkpoint(config):
@@ -421,7 +405,7 @@ def test_killed_process_resumes_to_the_same_weights(config, tmp_path):
     options = {"cwd": REPOSITORY, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on their number
     process = subprocess.Popen(command, env={**os.environ, **threads}, **options)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE
     while not list_checkpoints(parts / "checkpoints"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""optimisation.py: rates by layer, and parts that begin to learn later."""
+"""Learning rates by layer, and parts that are unfrozen later."""
 
 import pytest
 from transformers import (
@@ -70,7 +70,7 @@ ENCODERS = {
         {
             "embeddings.word_embeddings.weight": 3,
             "embeddings.LayerNorm.weight": 3,
-            "encoder.layer.0.attention.self.prompt.weight": 2,
+            "encoder.layer.0.attention.self.query.weight": 2,
             "encoder.layer.1.output.dense.bias": 1,
             "encoder.layer.2.output.LayerNorm.weight": 0,
             "pooler.dense.weight": 0,
@@ -150,11 +150,11 @@ def test_encoder_without_numbered_layers_is_refused_unless_it_is_frozen(settings
     assert rates_of(model, OptimSettings(layer_decay=0.5))
 
 
-# --- Parts that begin to learn later -------------------------------------------------------------
+# --- Unfreezing ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("when, step", [(0.3, 3), (0.25, 2), (7, 7), (1.0, 1)])
-def test_part_is_thawed_after_a_share_or_a_number_of_steps(when, step):
+def test_part_is_unfrozen_after_a_fraction_or_a_number_of_steps(when, step):
     assert unfreeze_steps({"audio": when}, ["audio", "text"], 10) == {"audio": step}
 
 
@@ -169,12 +169,12 @@ def test_part_is_thawed_after_a_share_or_a_number_of_steps(when, step):
         ({"audio": 2.5}, r"step 2\.5 of 10"),
     ],
 )
-def test_thaw_that_never_comes_or_was_always_is_refused(unfreeze, reason):
+def test_unfreezing_outside_of_the_run_is_refused(unfreeze, reason):
     with pytest.raises(SettingsError, match=reason):
         unfreeze_steps(unfreeze, ["audio"], 10)
 
 
-def test_what_is_thawed_warms_up_from_its_first_step_and_then_follows_the_schedule():
+def test_unfrozen_part_is_warmed_up_and_then_follows_the_schedule():
     optim = OptimSettings(warmup_steps=10, schedule="cosine")
     at = [learning_rate_factor(step, 110, optim, start=60) for step in range(110)]
     usual = [learning_rate_factor(step, 110, optim) for step in range(110)]
@@ -192,7 +192,7 @@ def test_groups_hold_what_ever_learns_with_its_first_step(tiny):
     for group in parameter_groups(model, OptimSettings(layer_decay=0.5), unfreeze=unfreeze):
         starts |= {id(parameter): group["start"] for parameter in group["params"]}
     parts = {
-        "audio_branch.base.feature_extractor": 8,  # thawed twice, as it was frozen
+        "audio_branch.base.feature_extractor": 8,  # frozen twice, so unfrozen twice
         "audio_branch": 3,
         "text_projection": 5,
         "text_branch": None,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from paraclap.training import step as steps
-from paraclap.training.losses import OBJECTIVES, ContrastiveLoss
+from paraclap.training.losses import LOSSES, ContrastiveLoss
 from paraclap.training.optim import drawing_from, random_state, seed_step
 from paraclap.training.step import TrainingStep, distinct_captions, prepare_encoders
 from tiny_models import CAPTIONS, TINY_AUDIO, batch_of, model_of
@@ -100,11 +100,11 @@ def _mask(batch, row, size):
     return None if mask.all() else mask
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", sorted(LOSSES))
 def test_micro_batches_draw_the_same_dropout_and_masks_twice(settings, name, monkeypatch):
     model, processor = model_of(settings, DROPOUT, text=0.3, dropout=0.3)
     batch = precise(batch_of(processor))
-    objective = OBJECTIVES[name]().double()
+    objective = LOSSES[name]().double()
     seed_step(1, 2)
     loss, expected = reference_with_graphs(model, objective, batch, size=2)
     step = TrainingStep(model, objective, micro_batch=2)
@@ -269,11 +269,11 @@ def test_frozen_parts_have_no_gradient_and_the_rest_has(settings, parts):
     assert {"audio_projection.linear1.weight", "text_projection.linear1.weight"} <= set(found)
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", sorted(LOSSES))
 def test_under_bfloat16_the_loss_is_that_of_float32_on_the_same_embeddings(name):
     torch.manual_seed(0)
     audio, text = (torch.nn.functional.normalize(torch.randn(6, 8), dim=-1) for _ in range(2))
-    matches, objective, scale = torch.eye(6), OBJECTIVES[name](), torch.tensor(math.log(100))
+    matches, objective, scale = torch.eye(6), LOSSES[name](), torch.tensor(math.log(100))
     expected = objective(audio, text, scale, (matches, matches.T))
     with torch.autocast("cpu", torch.bfloat16):
         assert (audio @ text.T).dtype == torch.bfloat16  # autocast is on
@@ -308,7 +308,7 @@ def test_captions_that_come_k_times_leave_a_loss_of_at_least_ln_k(copies):
 
 def test_clip_norm_limits_the_gradients_of_model_and_objective(settings):
     model, processor = model_of(settings, precise=False)
-    objective = OBJECTIVES["sigmoid"]()
+    objective = LOSSES["sigmoid"]()
     step = TrainingStep(model, objective, clip_norm=0.01)
     before = step(batch_of(processor)).norm
     after = math.sqrt(sum(g.square().sum().item() for g in gradients(model, objective).values()))

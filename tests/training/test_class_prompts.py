@@ -1,4 +1,4 @@
-"""A class is the mean of its phrases, and clips without the label have no term."""
+"""Class-prompt loss: a class is the mean of its phrases; clips without the label have no term."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_classes_and_labels_are_those_of_the_phrases(class_prompts):
     assert len(class_prompts.input_ids) == 5  # of all wordings, each once
 
 
-def test_loss_equals_hand_computation_and_leaves_unlabelled_clips_out(class_prompts):
+def test_loss_equals_hand_computation_and_ignores_unlabelled_clips(class_prompts):
     texts = torch.eye(5)
     audio = torch.nn.functional.normalize(torch.tensor([[1.0, 2, 3, 4, 5], [5, 0, 0, 1, 0]]), dim=1)
     found = class_prompts.loss(audio, texts, torch.tensor(math.log(10.0)), [0, 1])
@@ -89,7 +89,7 @@ def test_step_adds_the_weighted_loss(settings, frozen):
         assert (losses[weight] - losses[0.0]).item() == pytest.approx(weight * alone, rel=1e-3)
 
 
-def test_run_with_prototypes_resumes_with_the_same_weights(config):
+def test_run_with_class_prompts_resumes_exactly(config):
     given = [config, "loss.class_prompts=1", "data.class_sampling_exponent=0", "train.keep=5"]
     whole = loop.train(read_settings(given))
     expected = {name: tensor.clone() for name, tensor in whole.model.state_dict().items()}
@@ -100,7 +100,7 @@ def test_run_with_prototypes_resumes_with_the_same_weights(config):
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_equal_shares_of_classes_reach_the_batches(config, tmp_path):
+def test_classes_are_sampled_equally_with_an_exponent_of_zero(config, tmp_path):
     table = pd.read_parquet(yaml.safe_load(open(config))["data"]["captions"])
     is_spare = (table["emotion"] == "anger") & table[["emotion", "split"]].duplicated()
     fewer = table[~is_spare]  # one clip of anger in each part

@@ -1,4 +1,4 @@
-"""settings.py: the reference of all keys is complete and up to date."""
+"""Settings are merged and checked; docs/configuration.md is complete and up to date."""
 
 import dataclasses
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from paraclap.settings import Settings
+from paraclap.settings import SMALL_BERT, Settings
 from paraclap.training.config import (
     SettingsError,
     attribute_texts,
@@ -38,7 +38,33 @@ def test_reference_holds_every_key_with_a_default_that_can_be_given(tmp_path):
     assert {key: yaml.safe_load(text) for key, text in told.items()} == expected
     (tmp_path / "empty.yaml").write_text("{}")
     given = [f"{key}={text}" for key, text in told.items()]
-    assert read_settings([str(tmp_path / "empty.yaml"), *given]) == Settings()
+    defaults = Settings()
+    defaults.model.text.config = SMALL_BERT
+    assert read_settings([str(tmp_path / "empty.yaml"), *given]) == defaults
+
+
+def test_text_encoder_without_name_and_type_is_the_small_bert(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("{}")
+    assert read_settings([str(path)]).model.text.config == SMALL_BERT
+    wide = read_settings([str(path), "model.text.config.hidden_size=64"]).model.text.config
+    assert wide == {**SMALL_BERT, "hidden_size": 64}
+    for other in ("model.text.name=x", "model.start=x", "model.text.config={model_type: albert}"):
+        assert "hidden_size" not in read_settings([str(path), other]).model.text.config
+
+
+@pytest.mark.parametrize("argument", ["--help", "optim.lrr=1", "data.root=/nowhere"])
+def test_help_and_wrong_settings_answer_without_importing_torch(argument):
+    code = (
+        "import sys; sys.path.append('.')\n"
+        "import paraclap.cli; from paraclap.cli.train import main\n"
+        f"paraclap.cli.run(lambda: main([{argument!r}]), 'train.py')\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and len(result.stdout + result.stderr) > 20, result.stderr
 
 
 @pytest.mark.parametrize(
@@ -46,6 +72,7 @@ def test_reference_holds_every_key_with_a_default_that_can_be_given(tmp_path):
     [
         ("train.thaw={audio: 0.3}", r"train.thaw.audio was renamed to train.unfreeze.audio"),
         ("text_stage.steps=3", "text_stage.steps was renamed to text_pretraining.steps"),
+        ("train.dry_run=true", "train.dry_run was renamed to train.max_steps=2"),
         ("captions.bare=0.2", "captions.bare was removed"),
     ],
 )
@@ -71,7 +98,7 @@ def test_field_without_description_and_description_without_field_are_named():
 
         untold: int = 0
 
-    with pytest.raises(SettingsError, match=r"Odd: \['told', 'untold'\]"):
+    with pytest.raises(ValueError, match=r"Odd: \['told', 'untold'\]"):
         attribute_texts(Odd)
 
 

@@ -1,12 +1,11 @@
-"""Parts that are frozen at first and learn later: what they keep, forget, and what that changes."""
+"""Parts that are frozen at first and trained later."""
 
 import copy
 
 import pytest
 import torch
-from test_train import REMEMBERED, same, stop_after, weights
+from training_runs import FROZEN, StoppedError, same, stop_after, weights
 
-from paraclap.cli import train
 from paraclap.training import loop
 from paraclap.training.config import SettingsError, read_settings
 
@@ -23,7 +22,7 @@ STILL = (
 
 
 def watched(monkeypatch, look):
-    """What `look` says of the run after each step."""
+    """Results of `look` after each step of a run."""
     original, seen = loop.Trainer.training_step, []
 
     def training_step(self, batch):
@@ -35,7 +34,7 @@ def watched(monkeypatch, look):
     return seen
 
 
-def test_parts_keep_their_weights_until_their_step_and_learn_from_it_on(config, monkeypatch):
+def test_parts_are_trained_from_their_step_on(config, monkeypatch):
     def look(run, batch):
         parts = {
             "audio": run.model.audio_branch.base.encoder.layers[0].attention.k_proj.weight,
@@ -45,7 +44,7 @@ def test_parts_keep_their_weights_until_their_step_and_learn_from_it_on(config, 
         return {name: weight.detach().clone() for name, weight in parts.items()}
 
     seen = watched(monkeypatch, look)
-    arguments = [config, *REMEMBERED, "train.unfreeze={audio: 0.5, text: 6}", "optim.text_lr=0.01"]
+    arguments = [config, *FROZEN, "train.unfreeze={audio: 0.5, text: 6}", "optim.text_lr=0.01"]
     loop.train(read_settings(arguments))
     assert len(seen) == 8
     for name, first in {"audio": 4, "text": 6, "projection": 1}.items():
@@ -53,7 +52,7 @@ def test_parts_keep_their_weights_until_their_step_and_learn_from_it_on(config, 
         assert changes == [step >= first for step in range(1, 8)], name  # after step 1, 2, ...
 
 
-def test_what_frozen_parts_said_is_forgotten_and_audio_is_read(config, monkeypatch):
+def test_caches_are_dropped_and_audio_is_read_after_unfreezing(config, monkeypatch):
     def look(run, batch):
         step, model = run.gradients, run.model
         return (
@@ -66,7 +65,7 @@ def test_what_frozen_parts_said_is_forgotten_and_audio_is_read(config, monkeypat
         )
 
     seen = watched(monkeypatch, look)
-    loop.train(read_settings([config, *REMEMBERED, "train.unfreeze={audio: 3, text: 6}"]))
+    loop.train(read_settings([config, *FROZEN, "train.unfreeze={audio: 3, text: 6}"]))
     before = (True, False, True, ["audio", "text"], False, False)
     between = (False, True, True, ["text"], True, False)
     after = (False, True, False, [], True, True)
@@ -74,7 +73,7 @@ def test_what_frozen_parts_said_is_forgotten_and_audio_is_read(config, monkeypat
 
 
 @pytest.mark.parametrize("micro_batch", [0, 2])
-def test_gradients_after_the_thaw_are_those_of_a_model_that_was_never_frozen(config, micro_batch):
+def test_gradients_after_unfreezing_equal_those_of_a_model_never_frozen(config, micro_batch):
     arguments = [config, *STILL, f"train.micro_batch={micro_batch}", "train.precision=fp32"]
     frozen = [*arguments, "model.freeze=[audio,audio_convolutions,text]"]
     frozen.append("train.unfreeze={audio: 2, audio_convolutions: 3, text: 2}")
@@ -102,7 +101,7 @@ def test_gradients_after_the_thaw_are_those_of_a_model_that_was_never_frozen(con
         torch.testing.assert_close(found[name], gradient, atol=1e-4 * scale, rtol=0, msg=name)
 
 
-def test_optimiser_knows_nothing_of_a_part_before_it_learns(config, monkeypatch):
+def test_optimiser_has_no_state_of_a_part_before_it_is_trained(config, monkeypatch):
     def look(run, batch):
         weight = run.model.audio_branch.base.encoder.layers[0].attention.k_proj.weight
         lr = next(g["lr"] for g in run.optimizer.param_groups if g["start"] == 4)
@@ -116,29 +115,22 @@ def test_optimiser_knows_nothing_of_a_part_before_it_learns(config, monkeypatch)
     assert seen == [*[(0, 0.0)] * 4, (1, 0.25), (2, 0.5), (3, 0.5), (4, 0.5)]
 
 
-def test_resume_that_stays_frozen_would_differ(config, tmp_path, monkeypatch):
-    """Control of the exact resume across the unfreeze in test_train.py: it can tell."""
+def test_resume_that_stays_frozen_differs(config, tmp_path, monkeypatch):
+    """Control of the exact resume across unfreezing in test_train.py."""
     arguments = [config, "model.freeze=[audio]", "train.unfreeze={audio: 4}"]
     loop.train(read_settings([*arguments, f"output={tmp_path / 'whole'}"]))
     parts = [*arguments, f"output={tmp_path / 'parts'}"]
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
-        with pytest.raises(Exception, match="^$"):
+        with pytest.raises(StoppedError):
             loop.train(read_settings(parts))
     monkeypatch.setattr(loop.Trainer, "unfreeze", lambda self: None)
     loop.train(read_settings(parts))
     assert not same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
-def test_resuming_with_another_thaw_is_refused(config):
+def test_resuming_with_another_unfreeze_step_is_refused(config):
     arguments = [config, "model.freeze=[audio]", "train.unfreeze={audio: 4}"]
     loop.train(read_settings(arguments))
     with pytest.raises(SettingsError, match=r"train\.unfreeze"):
         loop.train(read_settings([config, "model.freeze=[audio]", "train.unfreeze={audio: 5}"]))
-
-
-def test_dry_run_takes_a_step_in_which_all_learn_that_ever_do(config, capsys, monkeypatch):
-    seen = watched(monkeypatch, lambda run, batch: run.model.frozen)
-    arguments = [config, "train.dry_run=true", *REMEMBERED, "train.unfreeze={audio: 0.9}"]
-    train.main(arguments)
-    assert seen == [("text",)] * 2 and "nothing is kept" in capsys.readouterr().out

@@ -1,0 +1,194 @@
+"""metrics.jsonl always, TensorBoard and Weights & Biases by setting."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_runs import rows
+
+from paraclap.evaluation import report
+from paraclap.training import loop, resources, trainer
+from paraclap.training.config import SettingsError, read_settings
+from paraclap.training.loggers import Log
+
+PIXELS = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+
+
+def events(output):
+    """Everything that TensorBoard shows of a folder."""
+    accumulator = EventAccumulator(str(output), size_guidance={"images": 0, "tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+# --- TensorBoard ---------------------------------------------------------------------------------
+
+
+def test_tensorboard_shows_figures_memory_norms_recalls_pictures_and_captions(config, tmp_path):
+    settings = read_settings([config, "train.loggers=[tensorboard]"])
+    sampled = loop.Trainer(settings).sample_captions()
+    run = loop.train(settings)
+    shown = events(tmp_path / "run")
+    scalars = set(shown.Tags()["scalars"])
+    assert {f"train/{n}" for n in ("loss", "lr", "logit_scale", "gradient_norm")} <= scalars
+    assert {f"train/{n}" for n in ("clips_per_second", "waiting", "memory_gib")} <= scalars
+    assert {f"train/weight_norm/{part}" for part in trainer.PARTS} <= scalars
+    assert {f"validation/recall/{name}" for name in set(run.classes)} <= scalars
+    assert set(shown.Tags()["images"]) == {"validation/confusion", "validation/similarity"}
+    assert [image.step for image in shown.Images("validation/confusion")] == [4, 8]
+    (captions,) = (tag for tag in shown.Tags()["tensors"] if tag.startswith("captions"))
+    text = shown.Tensors(captions)[0].tensor_proto.string_val[0].decode()
+    assert all(row.caption in text and row.file in text for row in sampled.itertuples())
+    logged = {row["step"]: row["loss"] for row in rows(tmp_path / "run") if "loss" in row}
+    shown = {event.step: event.value for event in shown.Scalars("train/loss")}
+    assert shown == pytest.approx(logged)
+
+
+def test_captions_that_are_shown_are_those_of_the_first_batch(config):
+    run = loop.Trainer(read_settings([config]))
+    shown, batch = run.sample_captions(), next(iter(run.loader()))
+    assert shown["caption"].tolist() == batch["captions"]
+    assert shown["file"].tolist() == [run.train_table.index[row][0] for row in batch["row"]]
+
+
+def test_norms_of_weights_are_those_of_numpy(config):
+    run = loop.Trainer(read_settings([config]))
+    norms = run.condition()
+    for part in trainer.PARTS:
+        weights = run.model.get_submodule(part).parameters()
+        expected = np.linalg.norm(np.concatenate([w.detach().double().ravel() for w in weights]))
+        assert norms[f"weight_norm/{part}"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_memory_is_that_of_the_process():
+    before = resources.memory_in_use(torch.device("cpu"))["memory_gib"]
+    taken = np.ones(2**25)  # 0.25 GiB
+    after = resources.memory_in_use(torch.device("cpu"))["memory_gib"]
+    assert after - before == pytest.approx(taken.nbytes / resources.GIB, abs=0.02)
+    assert resources.peak_memory() >= after - 0.001
+
+
+def test_resumed_events_hide_what_came_after_the_checkpoint(tmp_path):
+    with Log(tmp_path, 0) as log:
+        for step in (1, 2, 3):
+            log.write(step, {"loss": 10.0 + step}, "train")
+    with Log(tmp_path, 2) as log:
+        log.write(3, {"loss": 3.0}, "train")
+    shown = [(event.step, event.value) for event in events(tmp_path).Scalars("train/loss")]
+    assert shown == [(1, 11.0), (2, 12.0), (3, 3.0)]
+    assert [row["loss"] for row in rows(tmp_path)] == [11.0, 12.0, 3.0]
+
+
+def test_bar_shows_loss_rate_and_share_of_waiting(config, capfd):
+    loop.train(read_settings([config]))
+    bar = capfd.readouterr().err
+    assert "clip/s" in bar and "loss=" in bar and "waiting=" in bar
+
+
+def test_nothing_is_drawn_without_loggers(tmp_path):
+    drawn = []
+    with Log(tmp_path, 0, []) as log:
+        log.image(1, "validation/confusion", lambda: drawn.append(1))
+    assert not drawn
+
+
+def test_logger_without_a_name_of_the_table_is_refused(config):
+    with pytest.raises(SettingsError, match="tensorboard"):
+        read_settings([config, "train.loggers=[tensorbord]"])
+
+
+def test_missing_package_stops_at_the_start_with_what_to_install(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    settings = read_settings([config, "train.loggers=[wandb]"])
+    with pytest.raises(SettingsError, match=r"pip install .paraclap\[tracking\]"):
+        loop.train(settings)
+    assert not (tmp_path / "run").exists()
+
+
+# --- Weights & Biases ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No network, and nothing of the user's settings."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+
+
+@pytest.mark.slow
+def test_wandb_resumes_an_unfinished_run_and_starts_anew_at_step_zero(tmp_path, offline):
+    pytest.importorskip("wandb")
+    names = []
+    for start, finished in ((0, False), (2, False), (0, True)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            log = Log(tmp_path, start, ["wandb"], {"optim.lr": 0.01})
+        log.text(start, "captions", "| the speaker sounds angry |")
+        for step in (start + 1, start + 2):
+            log.write(step, {"loss": 1.0 / step, "norm": None}, "train")
+        log.image(start + 2, "validation/confusion", lambda: PIXELS)
+        names.append(log.run.id)
+        log.close(finished)
+    assert names[0] == names[1] != names[2]
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("run-*.wandb"))
+    assert b"train/loss" in stored and b"optim.lr" in stored
+    assert [row["loss"] for row in rows(tmp_path)] == [1.0, 0.5]
+
+
+@pytest.mark.torture(51, "HF_TOKEN and WANDB_API_KEY in the environment, every logger")
+@pytest.mark.parametrize("loggers", ["tensorboard", "wandb"])
+def test_secrets_of_the_environment_are_written_nowhere(
+    config, tmp_path, monkeypatch, capfd, offline, happened, loggers
+):
+    pytest.importorskip(loggers)
+    letters = np.random.default_rng(1)
+    planted = {
+        name: prefix + "".join(letters.choice(list("abcdef0123456789"), 40))
+        for name, prefix in (("HF_TOKEN", "hf_"), ("WANDB_API_KEY", ""))
+    }
+    for name, value in planted.items():
+        monkeypatch.setenv(name, value)
+    loop.train(read_settings([config, "train.epochs=1", f"train.loggers=[{loggers}]"]))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    captured = capfd.readouterr()
+    written = {path: path.read_bytes() for path in files}
+    written["printed"] = (captured.out + captured.err).encode()
+    for value in planted.values():
+        assert not [path for path, content in written.items() if value.encode() in content]
+    happened(f"in none of {len(files)} files, nor in what was printed")
+
+
+# --- Pictures ------------------------------------------------------------------------------------
+
+
+def test_picture_of_similarities_shows_mean_cosines_of_classes_and_queries():
+    answers = pd.DataFrame(
+        {
+            "truth": ["b", "b", "a"],
+            "score.a": [0.1, 0.3, 0.9],
+            "score.b": [0.5, 0.7, 0.0],
+            "score.c": [0.0, 0.0, 0.0],
+        }
+    )
+    figure = report.plot_similarities(answers, "t")
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == [
+        "0.90", "0.00", "0.00", "0.20", "0.60", "0.00"
+    ]  # fmt: skip
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
+    pixels = report.to_pixels(figure)
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    assert pixels.min() < 50 and pixels.max() == 255
+
+
+def test_picture_of_confusion_has_the_counts_of_the_answers():
+    answers = pd.DataFrame({"truth": ["a", "a", "b"], "prediction": ["a", "b", "b"]})
+    axes = report.plot_confusion(answers, ["a", "b"], "t").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["50%\n1", "50%\n1", "0%\n0", "100%\n1"]
