@@ -75,11 +75,11 @@ def _average_precision(similarity: np.ndarray, is_relevant: np.ndarray) -> float
     presence of tied scores", ECIR 2008.
     """
     groups = np.unique(-similarity, return_inverse=True)[1]
-    sizes, relevants = np.bincount(groups), np.bincount(groups, is_relevant)
-    firsts, found = np.cumsum(sizes) - sizes, np.cumsum(relevants) - relevants
+    sizes, numbers = np.bincount(groups), np.bincount(groups, is_relevant)
+    firsts, found = np.cumsum(sizes) - sizes, np.cumsum(numbers) - numbers
     ranks = np.arange(len(similarity))
     group = np.repeat(np.arange(len(sizes)), sizes)
-    size, relevant = sizes[group], relevants[group]
+    size, relevant = sizes[group], numbers[group]
     others = (ranks - firsts[group]) * (relevant - 1) / np.maximum(size - 1, 1)
     precisions = (found[group] + others + 1) / (ranks + 1)
     return float((relevant / size * precisions).sum() / is_relevant.sum())
