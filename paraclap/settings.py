@@ -7,6 +7,8 @@ imports no heavy package, so that settings are checked within a second.
 from dataclasses import dataclass, field
 from typing import Any
 
+from paraclap.errors import ParaCLAPError
+
 BATCH_SECONDS = 60.0  # padded audio per batch [s] where whole clips are embedded
 
 EMOTION = "emotion"  # the label that every sampled caption contains by default
@@ -24,6 +26,10 @@ SMALL_BERT: dict[str, Any] = {
     "initializer_range": 0.09,
 }
 """Text encoder with random weights where neither a name nor a `model_type` is set."""
+
+
+class SettingsError(ParaCLAPError, ValueError):
+    """The settings are wrong, or do not go together with each other or with the data."""
 
 
 @dataclass

@@ -1,16 +1,16 @@
-"""Waveforms that are changed in training, so that no caption says what is no longer so.
+"""Waveform augmentation in training that keeps captions true.
 
-    changes = Augmenter(AugmentSettings(gain=0.5), labels={"emotion"}, seed=1)
-    drawn = changes.draw((epoch, row), told={"pitch"})          # descriptors of the drawn caption
-    known = {name for name in phrases if not drawn.invalidates(name)}
+    augmenter = Augmenter(AugmentSettings(gain=0.5), labels={"emotion"}, seed=1)
+    drawn = augmenter.draw((epoch, row), named={"pitch"})       # descriptors of the drawn caption
+    valid = {name for name in phrases if not drawn.invalidates(name)}
     waveform = drawn.apply(waveform)                            # (T,) at 16 kHz
 
-Whatever is drawn follows from the seed, the epoch and the row alone. A change invalidates those
-descriptors that measure what it changes: after another gain nobody knows whether the clip counts as
-loud. It is left out where the caption of the clip speaks of one of them; otherwise the clip has no
-phrases about them in this draw, so that captions of other clips do not attribute them either.
+What is drawn depends on seed, epoch and row alone. A transform invalidates the descriptors that
+measure what it changes: after another gain, the level of loudness is unknown. It is skipped if the
+caption of the clip has such a descriptor; otherwise the clip loses its phrases about them in this
+draw, so that captions of other clips are not matched with it by them.
 
-Resampling is soxr's and convolution scipy's. T samples.
+Resampling uses soxr, convolution scipy. T samples.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -21,12 +21,12 @@ import scipy.signal
 import soxr
 
 from paraclap.audio import SAMPLING_RATE
-from paraclap.settings import AugmentSettings
+from paraclap.settings import AugmentSettings, SettingsError
 
-DRAWN_APART = 0xA06  # so that captions and crops are those of a run without changes
+SEED_OFFSET = 0xA06  # keeps captions and crops as they are without augmentation
 
 
-# --- Changes -------------------------------------------------------------------------------------
+# --- Transforms ----------------------------------------------------------------------------------
 
 Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
@@ -37,9 +37,9 @@ def change_speed(waveform: np.ndarray, factor: float, rng: np.random.Generator) 
 
 
 def add_room(waveform: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Let a room sound after a waveform (T,), cut off at its end; the power stays what it was.
+    """Add reverberation to a waveform (T,), cut off at its end, without changing its power.
 
-    The response of the room is noise that falls by 60 dB in `seconds`, after the direct sound
+    The room impulse response is noise that decays by 60 dB in `seconds`, after the direct sound
     (Moorer, Computer Music Journal 3(2), 1979). Both have the same energy.
     """
     time = np.arange(1, round(seconds * SAMPLING_RATE)) / SAMPLING_RATE
@@ -50,7 +50,7 @@ def add_room(waveform: np.ndarray, seconds: float, rng: np.random.Generator) -> 
 
 
 def add_noise(waveform: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """Add noise `ratio` dB below a waveform (T,); its spectrum falls by 0 to 3 dB an octave."""
+    """Add noise `ratio` dB below a waveform (T,); its spectrum falls by 0 to 3 dB per octave."""
     spectrum = np.fft.rfft(rng.standard_normal(len(waveform)))
     slope = rng.uniform(0, 0.5)
     spectrum[1:] *= np.arange(1, len(spectrum)) ** -slope
@@ -73,15 +73,15 @@ def _at_power_of(waveform: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Transform:
-    """A change, and the measured descriptors that hold after it.
+    """A transform, and the measured descriptors that it keeps valid.
 
-    Of the others the level often is another one. Measured on 50 clips each of RAVDESS and EmoDB at
-    the ends of the default ranges: those that hold kept their level in 9 of 10 clips or more. Pitch
-    does so at another speed too, but it has moved. What is not in a table here does not hold.
+    Measured on 50 clips each of RAVDESS and EmoDB at the ends of the default ranges: a descriptor
+    is valid if at least 9 of 10 clips kept its level. Descriptors that are not listed are not
+    valid. Pitch kept its level at another speed too, but is shifted, so it is not listed there.
     """
 
     change: Change
-    holds: frozenset[str]
+    keeps: frozenset[str]
 
 
 TRANSFORMS: dict[str, Transform] = {
@@ -106,22 +106,22 @@ TRANSFORMS: dict[str, Transform] = {
         ),
     ),
 }
-"""In the order in which they are applied."""
+"""In the order of application."""
 
 RATINGS = frozenset({"arousal", "valence", "dominance"})
-"""Levels that were not measured but heard by people; they hold as labels do."""
+"""Levels that listeners rated; like labels, they are always valid."""
 
 
-# --- What is drawn for a clip --------------------------------------------------------------------
+# --- Drawing -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Changes of one crop.
+    """Transforms of one crop.
 
     Attributes:
-        values: of the transforms that are applied, by name, in their order.
-        labels: descriptors that hold throughout.
+        values: name and value of each transform, in the order of application.
+        labels: descriptors that are always valid.
         seed: of the noise in them.
     """
 
@@ -130,16 +130,16 @@ class Drawn:
     seed: tuple[int, ...]
 
     def invalidates(self, descriptor: str) -> bool:
-        """Whether nobody knows any more what holds of a descriptor."""
+        """Return whether the level of a descriptor is unknown after these transforms."""
         return any(_invalidates(name, descriptor, self.labels) for name, _ in self.values)
 
     @property
     def speed(self) -> float:
-        """By which factor time passes faster."""
+        """Factor of the speed; 1 = unchanged."""
         return dict(self.values).get("speed", 1.0)
 
     def apply(self, waveform: np.ndarray) -> np.ndarray:
-        """Change a waveform (T,): (about T / speed,) float32."""
+        """Transform a waveform (T,): (about T / speed,) float32."""
         rng = np.random.default_rng([*self.seed, 1])
         for name, value in self.values:
             waveform = TRANSFORMS[name].change(waveform, value, rng)
@@ -147,39 +147,40 @@ class Drawn:
 
 
 def _invalidates(transform: str, descriptor: str, labels: Collection[str]) -> bool:
-    return descriptor not in labels and descriptor not in TRANSFORMS[transform].holds
+    return descriptor not in labels and descriptor not in TRANSFORMS[transform].keeps
 
 
 class Augmenter:
-    """Draws the changes of each crop.
+    """Draws the transforms of each crop.
 
     Attributes:
-        shares: of the crops, by name of the transform; those that are never applied are missing.
+        shares: of the crops, by name of the transform; transforms that are never applied are
+            missing.
         ranges: of the transforms.
-        labels: descriptors that hold throughout, beside `RATINGS`.
-        seed: together with epoch and row it decides everything.
+        labels: descriptors that are always valid, including `RATINGS`.
+        seed: determines the draws, together with epoch and row.
     """
 
     def __init__(self, settings: AugmentSettings, labels: Collection[str], seed: int) -> None:
         """Check the settings.
 
         Raises:
-            ValueError: for a share or a range that makes no sense.
+            SettingsError: for a share or a range outside of its limits.
         """
         shares = {name: getattr(settings, name) for name in TRANSFORMS}
         self.ranges = {name: getattr(settings, f"{name}_range") for name in TRANSFORMS}
         for name, share in shares.items():
-            _refuse_nonsense(name, share, self.ranges[name])
+            _check(name, share, self.ranges[name])
         self.shares = {name: share for name, share in shares.items() if share}
         self.labels = frozenset(labels) | RATINGS
         self.seed = seed
 
-    def draw(self, place: Sequence[int], told: Collection[str]) -> Drawn:
-        """Draw changes for a place in the run (epoch, row), and a caption about `told`.
+    def draw(self, place: Sequence[int], named: Collection[str]) -> Drawn:
+        """Draw the transforms of a place (epoch, row) and a caption with the descriptors `named`.
 
-        A transform that is left out for the sake of the caption changes nothing about the others.
+        Skipping a transform because of the caption does not change the others.
         """
-        seed = (self.seed, DRAWN_APART, *place)
+        seed = (self.seed, SEED_OFFSET, *place)
         rng = np.random.default_rng(seed)
         drawn = [
             (name, rng.random() < share, float(rng.uniform(*self.ranges[name])))
@@ -187,27 +188,27 @@ class Augmenter:
         ]
         values = tuple(
             (name, value)
-            for name, is_wanted, value in drawn
-            if is_wanted and not any(_invalidates(name, d, self.labels) for d in told)
+            for name, is_drawn, value in drawn
+            if is_drawn and not any(_invalidates(name, d, self.labels) for d in named)
         )
         return Drawn(values, self.labels, seed)
 
 
 LIMITS = {"speed": (0.5, 2.0), "reverb": (0.01, 10.0), "noise": (-60.0, 120.0), "gain": (-60, 60)}
-"""Outside of these ranges a value is a slip of the pen."""
+"""Largest accepted range of each transform."""
 
 
-def _refuse_nonsense(name: str, share: float, limits: Sequence[float]) -> None:
+def _check(name: str, share: float, limits: Sequence[float]) -> None:
     if not 0 <= share <= 1:
-        raise ValueError(f"data.augment.{name} is {share}, expected a share from 0 to 1")
+        raise SettingsError(f"data.augment.{name} is {share}, expected a share from 0 to 1")
     low, high = LIMITS[name]
     if len(limits) != 2 or not low <= limits[0] <= limits[1] <= high:
-        raise ValueError(
+        raise SettingsError(
             f"data.augment.{name}_range is {list(limits)}, expected [least, most] within {low:g} "
             f"and {high:g}"
         )
 
 
 def labels_of(columns: Collection[str]) -> set[str]:
-    """Descriptors of a captions table that are labels: they have a column, and no levels of it."""
+    """Return the columns of a captions table that are labels: those without a column of levels."""
     return {name for name in columns if f"{name}_level" not in columns}

@@ -22,8 +22,10 @@ from paraclap.audio.segments import segment_limits
 from paraclap.data.captions import (
     PHRASE_COLUMNS,
     Caption,
+    CaptionTableError,
     ClipPhrases,
     Phrases,
+    check_caption_settings,
     compose_caption,
     draw_caption,
     match_matrix,
@@ -70,13 +72,17 @@ class CaptionDataset(torch.utils.data.Dataset):
         """Take clips and phrases from a captions table.
 
         Raises:
-            ValueError: if the table lacks a column or is empty.
+            CaptionTableError: if the table lacks a column or is empty.
+            SettingsError: if caption or augmentation settings are invalid.
         """
         missing = [column for column in PHRASE_COLUMNS if column not in table]
         if missing:
-            raise ValueError(f"captions table lacks {missing}; template_creation.py writes them")
+            raise CaptionTableError(
+                f"captions table lacks {missing}; template_creation.py writes them"
+            )
         if not len(table):
-            raise ValueError("captions table is empty")
+            raise CaptionTableError("captions table is empty")
+        check_caption_settings(captions)
         self.clips = table.index
         self.phrases = ClipPhrases(table)
         self.recordings = _recordings(recordings)

@@ -1,54 +1,67 @@
-"""Functionals of features.py as the input of an audio tower: rows of clips, mean and deviation.
+"""Functionals of features.py as the input of an audio tower.
 
-Such a tower (`model.audio.config: {model_type: egemaps}`) trains in seconds on a CPU. A feature
-table is read instead of audio; afterwards the model measures waveforms by itself, with the same
-values (see smile.py), so that evaluate.py and predict.py treat it like any other.
+Such a tower (`model.audio.config: {model_type: egemaps}`) trains in seconds on a CPU, from a
+feature table instead of audio. The trained model measures waveforms itself, with the same values
+(see `paraclap.acoustics.egemaps`), so evaluation and prediction treat it like any other model.
+
+Letters: F functionals.
 """
 
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from paraclap.acoustics.egemaps import Extractor, undefined_rules
+from paraclap.errors import ParaCLAPError
 from paraclap.model.build import Functionals
 
 
+class FunctionalsError(ParaCLAPError, ValueError):
+    """A feature table that cannot be used as input of a model."""
+
+
 def read_functionals(path: str | Path) -> pd.DataFrame:
-    """Functionals (rows, F) of all clips of a table, in openSMILE's order.
+    """Return the functionals (rows, F) of all clips of a table, in openSMILE's order.
 
     Args:
         path: table of features.py, of any feature set.
 
     Raises:
-        ValueError: if the table is missing or has no functionals.
+        FunctionalsError: if the table is missing, unreadable or has no functionals.
     """
     if not Path(path).is_file():
-        raise ValueError(f"data.features: there is no table {path}; features.py writes it")
-    table = pd.read_parquet(path)
+        raise FunctionalsError(f"data.features: {path} does not exist; features.py writes it")
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, pa.ArrowException) as error:
+        raise FunctionalsError(f"data.features: {path} cannot be read: {error}") from error
     names = [name for name in Extractor("egemaps").names if name in table]
     if not names:
-        raise ValueError(f"{path} has no functionals of eGeMAPSv02, expected those of features.py")
+        raise FunctionalsError(
+            f"{path} has no functionals of eGeMAPSv02, expected a table of features.py"
+        )
     return table[names]
 
 
 def functionals_of(table: pd.DataFrame, clips: pd.Index) -> pd.DataFrame:
-    """Rows of clips (file, start, end) in a table of functionals.
+    """Return the rows of clips (file, start, end) in a table of functionals.
 
     Raises:
-        ValueError: if it lacks a clip.
+        FunctionalsError: if a clip is missing.
     """
-    lacking = clips.difference(table.index)
-    if len(lacking):
-        raise ValueError(
-            f"data.features: {len(lacking)} of {len(clips)} clips have no functionals, as "
-            f"{lacking[0][0]}"
+    missing = clips.difference(table.index)
+    if len(missing):
+        raise FunctionalsError(
+            f"data.features: {len(missing)} of {len(clips)} clips have no functionals, e.g. "
+            f"{missing[0][0]}"
         )
     return table.loc[clips]
 
 
 def standards(training: pd.DataFrame) -> Functionals:
-    """What a tower has to know of its training clips; undefined values are left out."""
+    """Return names, means and standard deviations of training clips, without undefined values."""
     names = list(training.columns)
     return Functionals(
         names,

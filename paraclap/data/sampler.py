@@ -1,9 +1,9 @@
-"""Which clips make the batches, in which order; all follows from the seed and the step.
+"""Samplers: the clips of each batch, in an order that depends on the seed and the step alone.
 
     draws = mixed([1080, 284], 0.5, seed=1)
     for batch in TrainingBatches(1364, 32, steps=500, seed=1, draws=draws): ...
 
-So a run that is resumed at any step draws what it would have drawn.
+A run resumed at any step therefore draws the same batches as an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch.utils.data
 
+from paraclap.settings import SettingsError
+
 Draws = Callable[[int], np.ndarray]
-"""Epoch -> what is drawn in it: (epoch, row) of each clip, (rows, 2)."""
+"""Epoch -> its draws in order: (epoch, row) of each clip, (rows, 2)."""
 
 
 def shuffled(rows: int, seed: int) -> Draws:
@@ -32,19 +34,19 @@ def mixed(
     labels: Sequence[str] = (),
     class_sampling_exponent: float = 1.0,
 ) -> Draws:
-    """Draw from several corpora, each in a share of its size to the power of `exponent`.
+    """Draw from several corpora, in proportion to their sizes to the power of `exponent`.
 
-    The share of a corpus is divided among its classes in the same way. An epoch draws as many rows
-    as there are. Each part goes through its rows again and again, in another order each time, from
-    where the last epoch left it; the number of that pass stands in place of the epoch, so that a
-    row drawn twice in an epoch is cropped and worded anew.
+    The draws of a corpus are divided among its classes in the same way. An epoch has as many draws
+    as there are rows. Each part is permuted again whenever all its rows were drawn, and continues
+    across epochs. The number of that pass replaces the epoch in its draws, so a row drawn twice in
+    an epoch has another crop and caption.
 
     Args:
-        sizes: rows of each corpus; they follow each other in the table.
-        exponent: 1 is as `shuffled`, 0 draws as many rows of each corpus.
+        sizes: rows of each corpus; corpora follow each other in the table.
+        exponent: 1 equals `shuffled`, 0 draws equally many rows of each corpus.
         seed: of the run.
-        labels: class of each row, in any order; not needed for a `class_sampling_exponent` of 1.
-        class_sampling_exponent: 0 draws as many rows of each class of a corpus.
+        labels: class of each row; not needed for a `class_sampling_exponent` of 1.
+        class_sampling_exponent: 0 draws equally many rows of each class of a corpus.
     """
     if (len(sizes) == 1 or exponent == 1) and class_sampling_exponent == 1:
         return shuffled(sum(sizes), seed)
@@ -68,7 +70,7 @@ def mixed(
 def _by_class(
     corpora: Sequence[np.ndarray], counts: Sequence[int], labels: np.ndarray, exponent: float
 ) -> tuple[list[np.ndarray], list[int]]:
-    """Rows of each class of each corpus, and how many of them an epoch draws."""
+    """Return the rows of each class of each corpus, and their number of draws per epoch."""
     parts: list[np.ndarray] = []
     divided: list[int] = []
     for rows, count in zip(corpora, counts, strict=True):
@@ -79,7 +81,7 @@ def _by_class(
 
 
 def mixture_counts(sizes: Sequence[int], exponent: float, total: int | None = None) -> list[int]:
-    """Rows that an epoch draws of each part; they add up to `total`, None = to all rows."""
+    """Return the draws of each part per epoch; they add up to `total`, None = all rows."""
     total = sum(sizes) if total is None else total
     weights = np.array(sizes, np.float64) ** exponent
     exact = weights / weights.sum() * total
@@ -90,7 +92,7 @@ def mixture_counts(sizes: Sequence[int], exponent: float, total: int | None = No
 
 
 def _passes(rows: np.ndarray, count: int, epoch: int, seed: Sequence[int]) -> np.ndarray:
-    """Draw `count` of the rows of a part, going on from the last epoch: (pass, row) (count, 2)."""
+    """Return the `count` draws of a part in an epoch: (pass, row) (count, 2)."""
     places = np.arange(epoch * count, (epoch + 1) * count)
     numbers, within = np.divmod(places, len(rows))
     drawn = [
@@ -101,7 +103,7 @@ def _passes(rows: np.ndarray, count: int, epoch: int, seed: Sequence[int]) -> np
 
 
 BUCKET_BATCHES = 32
-"""Batches whose clips are sorted by duration together; more would mix epochs less."""
+"""Number of batches whose clips are sorted together; more would randomise the order less."""
 
 
 def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> Draws:
@@ -132,15 +134,15 @@ def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> D
 class TrainingBatches(torch.utils.data.Sampler):
     """Batches of (epoch, row), computed from the number of the step.
 
-    Every epoch is a fresh permutation, unless `draws` says otherwise; what does not fill a batch is
-    left out of that epoch.
+    Every epoch is a new permutation, unless `draws` is given. Clips that do not fill a batch are
+    dropped from that epoch.
 
     Attributes:
         rows: number of clips.
         batch_size: clips per batch.
         steps: number of the last step.
         start: number of steps already done.
-        draws: epoch -> what is drawn in it, in order: (epoch, row) (rows, 2).
+        draws: see `Draws`.
     """
 
     def __init__(
@@ -159,18 +161,19 @@ class TrainingBatches(torch.utils.data.Sampler):
 
     @staticmethod
     def per_epoch(rows: int, batch_size: int) -> int:
-        """Number of whole batches in an epoch.
+        """Return the number of full batches in an epoch.
 
         Raises:
-            ValueError: for a batch of one, or one that the clips do not fill.
+            SettingsError: for a batch of one clip, or of more clips than there are.
         """
         if batch_size < 2:
-            raise ValueError(
-                f"batch_size is {batch_size}: a contrastive loss needs at least 2, alone a clip "
-                "has nothing to be told from"
+            raise SettingsError(
+                f"train.batch_size is {batch_size}, expected at least 2 for a contrastive loss"
             )
         if rows < batch_size:
-            raise ValueError(f"{rows} clips do not fill a batch of {batch_size}")
+            raise SettingsError(
+                f"train.batch_size is {batch_size}, but there are only {rows} clips"
+            )
         return rows // batch_size
 
     def __len__(self) -> int:
@@ -192,7 +195,8 @@ def length_sorted_batches(durations: np.ndarray, batch_seconds: float) -> list[l
 
     Args:
         durations: of the clips [s].
-        batch_seconds: largest number of clips times longest clip [s]; a longer clip stands alone.
+        batch_seconds: limit of the number of clips times the longest clip [s]; a clip longer than
+            this is a batch of its own.
     """
     batches: list[list[int]] = []
     for row in np.argsort(-durations, kind="stable").tolist():

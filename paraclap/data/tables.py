@@ -1,10 +1,10 @@
-"""Captions tables in memory: texts that repeat are kept once, and rows as their numbers.
+"""Captions tables in memory: each text is stored once, and rows as numbers of texts.
 
     table = read_caption_table("captions.parquet", ["captions", "caption_descriptors"])
     captions = Lists(table["captions"])
     captions[7]  # ["pitch is high", ...]
 
-As lists of Python strings a row of some 26 phrases takes 2 kB, here 60 bytes.
+A row of 26 phrases takes 60 bytes, as a list of Python strings 2 kB.
 """
 
 import bisect
@@ -16,15 +16,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS = 16384  # read at once
+ROWS = 16384  # of a batch while reading
 
 
 def read_caption_table(path: str | Path, lists: Sequence[str]) -> pd.DataFrame:
-    """Read a parquet table; columns of lists of texts stay in Arrow, as numbers of known texts.
+    """Read a Parquet table; columns of lists of texts stay in Arrow, dictionary-encoded.
 
     Args:
-        path: of the table
-        lists: names of these columns; they come last
+        path: of the table.
+        lists: names of these columns, which become the last ones.
     """
     with pq.ParquetFile(path) as file:
         others = [name for name in file.schema_arrow.names if name not in lists]
@@ -36,7 +36,7 @@ def read_caption_table(path: str | Path, lists: Sequence[str]) -> pd.DataFrame:
 
 
 def _read_lists(path: str | Path, name: str) -> pa.ChunkedArray:
-    """A column of lists of texts, with the smallest numbers that tell all texts apart."""
+    """Return a column of lists of texts, with the smallest integer type for its texts."""
     numbers: dict[str, int] = {}
     read: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
     with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -51,7 +51,7 @@ def _read_lists(path: str | Path, name: str) -> pa.ChunkedArray:
     kind = np.min_scalar_type(max(len(numbers) - 1, 0))
     texts = pa.array(list(numbers), pa.string())
     chunks = []
-    while read:  # each part is let go as soon as it is converted
+    while read:  # frees each batch once it is converted
         offsets, indices, missing = read.pop()
         values = pa.DictionaryArray.from_arrays(pa.array(indices.astype(kind, copy=False)), texts)
         mask = None if missing is None else pa.array(missing)
@@ -61,7 +61,7 @@ def _read_lists(path: str | Path, name: str) -> pa.ChunkedArray:
 
 
 def _parts(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Where each list begins (rows + 1,), numbers of the texts, and the texts."""
+    """Return offsets (rows + 1,), numbers of the texts, and the texts."""
     values = lists.values
     if not pa.types.is_dictionary(values.type):
         values = values.dictionary_encode()
@@ -69,14 +69,14 @@ def _parts(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def _chunks(column: pd.Series) -> list[pa.ListArray]:
-    """A column of lists of texts as it lies in Arrow; lists of Python's are converted."""
+    """Return the Arrow chunks of a column of lists of texts; Python lists are converted."""
     found = pa.array(column, pa.list_(pa.string())) if column.dtype == object else column.array
     found = found if isinstance(found, pa.Array) else found.__arrow_array__()
     return found.chunks if isinstance(found, pa.ChunkedArray) else [found]
 
 
 class Lists(Sequence):
-    """Lists of texts of a column, looked up one at a time; the column is not copied."""
+    """Lists of texts of a column, decoded on access without copying the column."""
 
     def __init__(self, column: pd.Series) -> None:
         chunks = _chunks(column)
@@ -98,7 +98,7 @@ class Lists(Sequence):
         return (self[row] for row in range(len(self)))
 
     def texts(self) -> list[str]:
-        """Every text that occurs, sorted, each once."""
+        """Return the distinct texts, sorted."""
         found: set[str] = set()
         for offsets, indices, texts in self._parts:
             occurring = np.unique(indices[offsets[0] : offsets[-1]])

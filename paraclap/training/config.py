@@ -21,8 +21,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from paraclap.errors import ParaCLAPError
-from paraclap.settings import LABEL_TABLES, SMALL_BERT, Settings, corpora_of
+from paraclap.settings import LABEL_TABLES, SMALL_BERT, Settings, SettingsError, corpora_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = PACKAGE / "configs"  # where pip puts the repository's configs/
@@ -73,10 +72,6 @@ REMOVED = (
     *("loss.graded", "loss.graded_temperature", "loss.hard_negatives"),
 )
 """Former keys without a successor; experiments/NOTES.md has the measurements."""
-
-
-class SettingsError(ParaCLAPError, ValueError):
-    """The settings are wrong, or do not go together with each other or with the data."""
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:

@@ -1,4 +1,4 @@
-"""augmentation.py and crops of several lengths: what is heard, what is then unknown, from what."""
+"""Augmentation: the transforms, the descriptors that they invalidate, and their random draws."""
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,9 @@ from paraclap.audio.augment import (
 from paraclap.audio.recordings import Files
 from paraclap.data.captions import match_matrix
 from paraclap.data.dataset import CaptionDataset
-from paraclap.settings import AugmentSettings, CaptionSettings, DataSettings
+from paraclap.settings import AugmentSettings, CaptionSettings, DataSettings, SettingsError
 from paraclap.training import loop
-from paraclap.training.config import SettingsError, read_settings
+from paraclap.training.config import read_settings
 
 ALL = AugmentSettings(speed=1, reverb=1, noise=1, gain=1)
 RATE = 16_000
@@ -40,11 +40,11 @@ def rng():
     return np.random.default_rng(0)
 
 
-# --- Changes -------------------------------------------------------------------------------------
+# --- Transforms ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [0.95, 1.0, 1.05])
-def test_speed_moves_pitch_and_duration_by_its_factor_and_no_level(rng, factor):
+def test_speed_scales_pitch_and_duration_but_not_the_level(rng, factor):
     changed = change_speed(tone(), factor, rng)
     assert len(changed) == pytest.approx(RATE / factor, abs=2)
     spectrum = np.abs(np.fft.rfft(changed * np.hanning(len(changed)), 16 * RATE))
@@ -52,7 +52,7 @@ def test_speed_moves_pitch_and_duration_by_its_factor_and_no_level(rng, factor):
     assert level(changed[1000:-1000]) == pytest.approx(level(tone()), abs=0.1)
 
 
-def test_gain_is_told_in_decibels_and_never_clips(rng):
+def test_gain_changes_the_level_in_decibels_and_never_clips(rng):
     for decibels in (-6.0, 6.0):
         changed = change_gain(tone(), decibels, rng)
         assert level(changed) - level(tone()) == pytest.approx(decibels, abs=1e-3)
@@ -63,12 +63,12 @@ def test_gain_is_told_in_decibels_and_never_clips(rng):
 
 
 @pytest.mark.parametrize("ratio", [0.0, 20.0])
-def test_noise_lies_below_speech_by_its_ratio(rng, ratio):
+def test_noise_has_the_signal_to_noise_ratio(rng, ratio):
     noise = add_noise(tone(), ratio, rng) - tone()
     assert level(tone()) - level(noise) == pytest.approx(ratio, abs=0.01)
 
 
-def test_room_falls_by_60_decibels_in_its_time_and_keeps_the_power(rng):
+def test_reverberation_decays_by_60_db_and_keeps_the_power(rng):
     click = np.zeros(RATE, "f4")
     click[0] = 0.5
     wet = add_room(click, 0.5, rng)
@@ -88,7 +88,7 @@ def test_short_and_silent_clips_stay_finite_float32(rng, name, samples):
             assert changed.dtype == np.float32 and np.isfinite(changed).all()
 
 
-# --- What is then unknown ------------------------------------------------------------------------
+# --- Invalidated descriptors ---------------------------------------------------------------------
 
 
 CONTRADICTIONS = {
@@ -100,33 +100,34 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_change_invalidates_what_it_contradicts_and_never_a_label(name):
+def test_transforms_invalidate_what_they_change_but_no_label(name):
     augmenter = Augmenter(AugmentSettings(**{name: 1}), {"emotion", "gender"}, seed=1)
-    drawn = augmenter.draw((0, 1), told=["emotion", "arousal"])
+    drawn = augmenter.draw((0, 1), named=["emotion", "arousal"])
     assert [n for n, _ in drawn.values] == [name]
-    for descriptor in {*CONTRADICTIONS[name], "breathy", "unheard_of"}:
+    for descriptor in {*CONTRADICTIONS[name], "breathy", "unlisted"}:
         assert drawn.invalidates(descriptor)
-        assert not augmenter.draw((0, 1), told=["emotion", descriptor]).values
+        assert not augmenter.draw((0, 1), named=["emotion", descriptor]).values
     for descriptor in ("emotion", "gender", "arousal", "valence", "dominance"):
         assert not drawn.invalidates(descriptor)
 
 
-def test_change_that_is_left_out_changes_nothing_about_the_others():
+def test_skipped_transform_does_not_change_the_others():
     augmenter = Augmenter(ALL, {"emotion"}, seed=1)
-    every = dict(augmenter.draw((3, 4), told=["emotion"]).values)
+    every = dict(augmenter.draw((3, 4), named=["emotion"]).values)
     assert list(every) == list(TRANSFORMS)
-    told = dict(augmenter.draw((3, 4), told=["intensity"]).values)
-    assert told == {name: every[name] for name in ("speed", "reverb", "noise")}
-    assert dict(augmenter.draw((3, 4), told=["pitch"]).values).keys() == {"reverb", "noise", "gain"}
+    skipped = dict(augmenter.draw((3, 4), named=["intensity"]).values)
+    assert skipped == {name: every[name] for name in ("speed", "reverb", "noise")}
+    without_speed = dict(augmenter.draw((3, 4), named=["pitch"]).values)
+    assert without_speed.keys() == {"reverb", "noise", "gain"}
 
 
-def test_label_that_is_called_like_a_descriptor_is_no_label():
-    """RAVDESS has a column `intensity`: how strongly actors were to act."""
+def test_column_named_like_a_descriptor_is_not_a_label():
+    """RAVDESS has a column `intensity`: the acted strength of the emotion."""
     found = labels_of(["emotion", "intensity", "intensity_level", "pitch_level"])
     assert "emotion" in found and not found & {"intensity", "pitch"}
 
 
-def test_changes_come_in_their_shares_and_within_their_ranges():
+def test_transforms_follow_their_shares_and_ranges():
     augmenter = Augmenter(AugmentSettings(gain=0.25, gain_range=[-3.0, 3.0]), (), seed=1)
     drawn = [augmenter.draw((0, row), ()).values for row in range(2000)]
     values = [value for values in drawn for _, value in values]
@@ -143,8 +144,8 @@ def test_changes_come_in_their_shares_and_within_their_ranges():
         ({"noise_range": [10.0]}, "noise_range"),
     ],
 )
-def test_nonsense_is_refused(options, reason):
-    with pytest.raises(ValueError, match=reason):
+def test_invalid_settings_are_refused(options, reason):
+    with pytest.raises(SettingsError, match=reason):
         Augmenter(AugmentSettings(**options), (), seed=1)
 
 
@@ -158,7 +159,7 @@ def clips_of(captions, corpus, augment=None):
     return CaptionDataset(table, corpus, settings, data, seed=1)
 
 
-def test_captions_stay_and_none_claims_what_a_change_unsettled(captions, corpus):
+def test_captions_stay_the_same_and_true_of_the_augmented_clip(captions, corpus):
     plain, changed = clips_of(captions, corpus), clips_of(captions, corpus, ALL)
     pairs = [(plain[0, row], changed[0, row]) for row in range(16)]
     assert [p["caption"] for p, _ in pairs] == [c["caption"] for _, c in pairs]
@@ -177,16 +178,16 @@ def test_captions_stay_and_none_claims_what_a_change_unsettled(captions, corpus)
     assert (matches.diagonal() == 1).all()
 
 
-def test_another_process_knows_what_is_unsettled_without_hearing(captions, corpus, monkeypatch):
+def test_unread_items_have_the_same_valid_phrases(captions, corpus, monkeypatch):
     clips = clips_of(captions, corpus, ALL)
-    heard = [clips[2, row] for row in range(16)]
+    read = [clips[2, row] for row in range(16)]
     monkeypatch.setattr(Files, "crop", None)
-    for row, item in enumerate(heard):
-        told = clips.unread((2, row))
-        assert told["phrases"] == item["phrases"] and told["caption"] == item["caption"]
+    for row, item in enumerate(read):
+        unread = clips.unread((2, row))
+        assert unread["phrases"] == item["phrases"] and unread["caption"] == item["caption"]
 
 
-def test_changes_follow_from_seed_epoch_and_row_and_use_no_global_generator(captions, corpus):
+def test_augmentation_depends_on_seed_epoch_and_row_alone(captions, corpus):
     clips = clips_of(captions, corpus, ALL)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
     first = [clips[0, row]["waveform"] for row in range(8)]
@@ -220,7 +221,6 @@ def test_any_number_of_workers_reads_the_same(config):
         (["data.augment.noise=2"], "augment.noise is 2"),
     ],
 )
-def test_what_cannot_be_together_is_refused_and_explained(config, options, reason):
-    with pytest.raises(ValueError, match=reason):
+def test_settings_that_exclude_each_other_are_refused(config, options, reason):
+    with pytest.raises(SettingsError, match=reason):
         loop.train(read_settings([config, *options]))
-    assert issubclass(SettingsError, ValueError)

@@ -9,12 +9,14 @@ from torch.testing import assert_close
 
 from paraclap.data.captions import (
     Caption,
+    CaptionTableError,
+    check_caption_settings,
     draw_caption,
     equal_captions,
     group_phrases,
     match_matrix,
 )
-from paraclap.settings import CaptionSettings
+from paraclap.settings import CaptionSettings, SettingsError
 
 PHRASES = {
     "pitch": ["pitch is high", "the voice is high-pitched"],
@@ -67,7 +69,7 @@ def test_clip_without_emotion_still_has_a_caption():
     assert draw_caption(phrases, settings, rng) == Caption(
         "pitch is low", (("pitch", "pitch is low"),)
     )
-    with pytest.raises(ValueError, match="no emotion"):
+    with pytest.raises(CaptionTableError, match="no emotion"):
         draw_caption(phrases, CaptionSettings(style="emotion"), rng)
 
 
@@ -144,10 +146,19 @@ def test_captions_of_one_clip_differ_in_wording_but_not_in_attributes():
     assert match_matrix([PHRASES] * 20, captions).all()
 
 
-@pytest.mark.parametrize("phrases, style", [({}, "sampled"), (PHRASES, "poem")])
-def test_impossible_captions_are_refused(phrases, style):
-    with pytest.raises(ValueError, match=r"no caption|expected one of"):
-        draw_caption(phrases, CaptionSettings(style=style), np.random.default_rng(0))
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"style": "poem"}, "expected one of"),
+        ({"label_probs": {"emotion": 1.2}}, "label_probs.emotion is 1.2"),
+        ({"phrase_count_probs": [0.5, 0.3]}, "sum is 1"),
+        ({"phrase_count_probs": [1.5, -0.5]}, "sum is 1"),
+        ({"phrase_count_probs": []}, "sum is 1"),
+    ],
+)
+def test_invalid_settings_are_refused(options, message):
+    with pytest.raises(SettingsError, match=message):
+        check_caption_settings(CaptionSettings(**options))
 
 
 def test_phrases_are_grouped_by_descriptor():

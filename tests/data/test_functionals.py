@@ -1,4 +1,4 @@
-"""The expert-feature tower: tables and waveforms say the same, and a run works as any other."""
+"""The tower on functionals: equal embeddings from tables and waveforms, and a whole run."""
 
 import itertools
 import warnings
@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoProcessor
 from paraclap.audio.reading import read_audio
 from paraclap.cli import evaluate
 from paraclap.data.dataset import ClipDataset, FunctionalClips
-from paraclap.data.functionals import functionals_of, read_functionals, standards
+from paraclap.data.functionals import FunctionalsError, functionals_of, read_functionals, standards
 from paraclap.evaluation.embed import embed_clips
 from paraclap.model.build import build_model, load_model
 from paraclap.model.engines import fast_model
@@ -49,16 +49,16 @@ def arguments(config, measured, tmp_path):
     return [str(path)]
 
 
-def test_model_hears_what_the_table_says(tower, corpus):
+def test_waveforms_and_tables_give_the_same_embeddings(tower, corpus):
     model, processor, table = tower
     some = table.iloc[:3]
-    heard = embed_clips(model, processor, ClipDataset(some, corpus))
+    measured_now = embed_clips(model, processor, ClipDataset(some, corpus))
     known = embed_clips(model, processor, FunctionalClips(some, corpus, some.to_numpy(np.float32)))
-    assert torch.equal(heard, known)
+    assert torch.equal(measured_now, known)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_engine_takes_the_tower(tower, corpus, precision):
+def test_every_engine_supports_the_tower(tower, corpus, precision):
     model, processor, table = tower
     clips = FunctionalClips(table.iloc[:3], corpus, table.iloc[:3].to_numpy(np.float32))
     with warnings.catch_warnings():
@@ -69,7 +69,7 @@ def test_every_engine_takes_the_tower(tower, corpus, precision):
     torch.testing.assert_close(embed_clips(fast, processor, clips), expected, atol=atol, rtol=0)
 
 
-def test_what_is_not_defined_is_missing_in_both(tower):
+def test_undefined_functionals_are_nan(tower):
     _, processor, table = tower
     noise = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     values = processor.feature_extractor(noise, sampling_rate=16_000)["input_values"][0]
@@ -88,7 +88,7 @@ def test_missing_and_constant_functionals_count_as_average(settings):
     assert torch.equal(seen[0], torch.tensor([[1.0, 0.0], [0.0, 0.0], [4.0, 0.0]]))
 
 
-def test_functionals_that_are_left_out_change_nothing(settings):
+def test_excluded_functionals_have_no_effect(settings):
     table = pd.DataFrame({"loudness_a": [1.0, 3.0], "pitch": [2.0, 6.0]})
     settings.audio.config = {"model_type": "egemaps", "exclude": ["loudness"]}
     encoder = build_model(settings, ["loud"], standards(table))[0].audio_branch.base.eval()
@@ -96,7 +96,7 @@ def test_functionals_that_are_left_out_change_nothing(settings):
     states = [encoder(x[None]).last_hidden_state for x in (quiet, loud, high)]
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
     settings.audio.config["exclude"] = ["loudnes_"]
-    with pytest.raises(ValueError, match="no functional is called 'loudnes_'"):
+    with pytest.raises(ValueError, match="no functional starts with 'loudnes_'"):
         build_model(settings, ["loud"], standards(table))
 
 
@@ -146,15 +146,15 @@ def test_tower_and_table_belong_together(config, measured, tmp_path):
         loop.Trainer(read_settings([*given, "data.features=null"]))
     with pytest.raises(ValueError, match="model_type egemaps"):
         loop.Trainer(read_settings([config, f"data.features={measured[0]}"]))
-    with pytest.raises(ValueError, match="no table"):
+    with pytest.raises(FunctionalsError, match="does not exist"):
         loop.Trainer(read_settings([*given, "data.features=elsewhere.parquet"]))
 
 
 def test_table_without_a_clip_is_refused(measured, tmp_path):
     table = pd.read_parquet(measured[0])
     table.iloc[1:].to_parquet(tmp_path / "fewer.parquet")
-    with pytest.raises(ValueError, match="1 of 72 clips have no functionals"):
+    with pytest.raises(FunctionalsError, match="1 of 72 clips have no functionals"):
         functionals_of(read_functionals(tmp_path / "fewer.parquet"), table.index)
-    with pytest.raises(ValueError, match="no functionals"):
+    with pytest.raises(FunctionalsError, match="no functionals"):
         table[["emotion"]].to_parquet(tmp_path / "labels.parquet")
         read_functionals(tmp_path / "labels.parquet")

@@ -13,6 +13,7 @@ from paraclap.data.sampler import (
     mixture_counts,
     shuffled,
 )
+from paraclap.settings import SettingsError
 
 
 def test_an_epoch_takes_each_row_once():
@@ -28,7 +29,7 @@ def test_an_epoch_takes_each_row_once():
 
 @pytest.mark.parametrize("rows, size", [(10, 1), (3, 4)])
 def test_too_small_batches_are_refused(rows, size):
-    with pytest.raises(ValueError, match=r"at least 2|do not fill"):
+    with pytest.raises(SettingsError, match=r"at least 2|only 3 clips"):
         TrainingBatches(rows, size, 1, 0)
 
 
