@@ -50,12 +50,12 @@ def test_similarities_are_mean_cosines_over_clips_and_seeds():
     made = spaces()
     found = figures.similarities(made, "new")
     for truth in CLASSES:
-        for asked in CLASSES:
+        for prompt in CLASSES:
             cosines = [
-                np.mean([clip @ s.texts["new"][asked] for clip in s.audio[s.truth == truth]])
+                np.mean([clip @ s.texts["new"][prompt] for clip in s.audio[s.truth == truth]])
                 for s in made
             ]
-            assert found.loc[truth, asked] == pytest.approx(np.mean(cosines))
+            assert found.loc[truth, prompt] == pytest.approx(np.mean(cosines))
     drawn = figures.draw_similarities([{"a": found, "b": found}] * 2, "title")
     images = [i for axes in drawn.axes for i in axes.get_children() if isinstance(i, AxesImage)]
     assert len(images) == 4

@@ -395,9 +395,9 @@ def analyse(opened):
 def test_page_shows_scores_timeline_acoustics_and_similar_clips(visit, server, sounds):
     opened = visit()
     choose(opened, sounds / "short.wav")
-    opened.get_by_label("Prompts, one per line").fill("angry\na calm voice\nsad")
+    opened.get_by_label("Prompts, one per line").fill("angry\na calm voice\n<b>sad</b>")
     analyse(opened)
-    for prompt in ("angry", "a calm voice", "sad"):
+    for prompt in ("angry", "a calm voice", "<b>sad</b>"):
         opened.get_by_text(f"{prompt} (cosine").wait_for()
     opened.get_by_text("Sound level").first.wait_for()
     opened.get_by_text("Similar clip").nth(1).wait_for()
