@@ -40,6 +40,7 @@ the others are scored.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -158,6 +159,8 @@ def _read_clips(arguments: Sequence[str]) -> "pd.DataFrame":
     clips = read_clips(listed)
     if clips.empty:
         raise CorpusError("no clips given")
+    if not any(map(os.path.exists, map(os.path.join, clips["root"], clips["file"]))):
+        raise CorpusError(f"{clips['name'].iloc[0]} does not exist")
     return clips
 
 

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from paraclap.cli import predict
+from paraclap.errors import ParaCLAPError
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.predict import stream_windows
 
@@ -82,6 +83,12 @@ def test_unreadable_file_is_reported_and_changes_no_other(score, folder, tmp_pat
     score(folder, *PROMPTS, "--format", "json")
     rows = json.loads(capsys.readouterr().out)
     assert [row.keys() for row in rows if "error" in row] == [{"file", "start", "end", "error"}]
+
+
+def test_missing_files_stop_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "find_model", str)
+    with pytest.raises(ParaCLAPError, match="gone.wav does not exist"):
+        predict.main(["MODEL", str(tmp_path / "gone.wav"), *PROMPTS])
 
 
 def test_table_on_screen_has_a_line_for_each_clip(score, folder, capsys):
