@@ -14,7 +14,7 @@ import pandas as pd
 from paraclap.acoustics import backends, chunks, extraction, worker_pool
 from paraclap.acoustics.merge import QUALITY, Summary, beside, merge, write_listing
 from paraclap.audio import SAMPLING_RATE
-from paraclap.corpora.readers import CorpusError
+from paraclap.corpora import CorpusError
 from paraclap.files import make_folder
 
 

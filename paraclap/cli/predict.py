@@ -149,7 +149,7 @@ def _describe(
 
 def _read_clips(arguments: Sequence[str]) -> "pd.DataFrame":
     """Return the table of clips; the argument - is replaced by the lines of stdin."""
-    from paraclap.corpora.readers import CorpusError
+    from paraclap.corpora import CorpusError
     from paraclap.corpora.table import read_clips
 
     listed: list[str] = []

@@ -1,7 +1,11 @@
-"""List the known corpora, or check copies of them.
+"""List the known corpora, or report on sources before extracting features.
 
-python -m paraclap.corpora
-python -m paraclap.corpora ravdess=/data/RAVDESS
+    python -m paraclap.corpora
+    python -m paraclap.corpora ravdess=/data/RAVDESS
+
+A report has the clips, hours, labels, speakers and audio formats of a source, and its problems:
+unreadable or duplicate files, short clips, segments beyond the end. The exit code is 1 if a source
+cannot be read or has unusable clips.
 """
 
 import argparse
@@ -9,43 +13,33 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from paraclap.corpora.check import (
-    describe,
-    find_problems,
-    list_corpora,
-    read_headers,
-)
-from paraclap.corpora.readers import (
-    CorpusError,
-)
-from paraclap.corpora.table import (
-    SOURCE_FORMS,
-    read_corpus,
-)
+from paraclap.corpora import SOURCE_FORMS, CorpusError
+from paraclap.corpora.check import describe, find_problems, list_corpora, read_headers
+from paraclap.corpora.table import read_corpus
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Print the list or the reports and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help=SOURCE_FORMS)
-    parser.add_argument("--workers", type=int, default=4, help="threads that read headers")
+    parser.add_argument("--workers", type=int, default=4, help="threads (%(default)s)")
     options = parser.parse_args(arguments)
     if not options.sources:
         print("\n".join(list_corpora()))
     failed = False
     for source in options.sources:
         try:
-            with warnings.catch_warnings(record=True) as told:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 table = read_corpus(source)
-        except (CorpusError, OSError) as error:
+        except CorpusError as error:
             print(f"{source}: {error}", file=sys.stderr)
             failed = True
             continue
         headers = read_headers(table, options.workers, progress=sys.stderr.isatty())
-        problems, is_broken = find_problems(table, headers, [str(w.message) for w in told])
+        problems, is_broken = find_problems(table, headers, [str(w.message) for w in caught])
         failed |= is_broken
         print("\n".join(describe(table, headers)))
         print("\n".join(f"  problem      {problem}" for problem in problems or ["none found"]))

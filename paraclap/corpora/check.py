@@ -1,4 +1,4 @@
-"""Checks of a corpus on disk: facts, unreadable files, short segments, duplicates."""
+"""Report on a corpus on disk: contents, unreadable files, short segments, duplicates."""
 
 import hashlib
 import os
@@ -13,29 +13,30 @@ from paraclap.audio import AudioError
 from paraclap.audio.containers import read_header
 from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.audio.segments import END_TOLERANCE
-from paraclap.corpora.catalogue import CORPORA, Corpus
+from paraclap.corpora.catalogue import CORPORA
+from paraclap.corpora.corpus import Corpus
 
 # --- What is in a corpus -------------------------------------------------------------------------
 
 SHORT_SECONDS = 0.1
-"""A clip below this duration [s] holds no word; it is reported."""
+"""Clips below this duration [s] are too short for a word, and are reported."""
 VALUES_SHOWN = 12
-"""A column with more values than this is described by their number."""
+"""Columns with more values are described by the number of values."""
 DESCRIBED = ("speaker", "gender", "language", "split", "fold")
-"""Columns that are described beside the target, where a table has them."""
+"""Columns that are described in addition to the target."""
 
 
 def read_headers(table: pd.DataFrame, workers: int = 4, progress: bool = False) -> pd.DataFrame:
-    """Return what the headers of a table's files tell, one row for each file.
+    """Return the headers of a table's files, one row per file.
 
     Args:
         table: corpus table
         workers: threads that read headers
-        progress: show a bar
+        progress: show a progress bar
 
     Returns:
-        Index ``file``; ``seconds``, ``rate`` [Hz], ``channels``, ``kind``, all missing where
-        ``reason`` (code of `AudioError`) and ``error`` are not.
+        On the index ``file``: ``seconds``, ``rate`` [Hz], ``channels`` and ``kind``, or for
+        unreadable files ``reason`` (code of `AudioError`) and ``error``.
     """
     files = table.index.get_level_values("file").unique()
 
@@ -53,7 +54,7 @@ def read_headers(table: pd.DataFrame, workers: int = 4, progress: bool = False) 
 
 
 def equal_files(root: str | Path, files: Iterable[str]) -> list[list[str]]:
-    """Return groups of files with equal content; few files are read beyond their first bytes."""
+    """Return groups of files with equal content; most are told apart by size and first bytes."""
     for key in (os.path.getsize, _digest_of_start, hash_audio):
         groups: dict[object, list[str]] = {}
         for file in files:
@@ -70,7 +71,7 @@ def _digest_of_start(path: Path) -> bytes:
 
 
 def clip_seconds(table: pd.DataFrame, headers: pd.DataFrame) -> pd.Series:
-    """Return the duration of each clip [s]; NaN where its file cannot be read."""
+    """Return the duration of each clip [s]; NaN if its file cannot be read."""
     rows = table.index.to_frame()
     lengths = rows["file"].map(headers["seconds"]).astype("float64")
     ends = rows["end"].dt.total_seconds().fillna(lengths)
@@ -78,7 +79,7 @@ def clip_seconds(table: pd.DataFrame, headers: pd.DataFrame) -> pd.Series:
 
 
 def describe(table: pd.DataFrame, headers: pd.DataFrame) -> list[str]:
-    """Return lines that say what is in a corpus: origin, clips, hours, labels, sound formats."""
+    """Return the description of a corpus: origin, clips, hours, labels, audio formats."""
     corpus = CORPORA.get(table.attrs["corpus"])
     facts = {"root": table.attrs["root"], "clips": f"{len(table)}"}
     if corpus:
@@ -88,7 +89,7 @@ def describe(table: pd.DataFrame, headers: pd.DataFrame) -> list[str]:
     facts |= _sound_facts(table, headers) | _label_facts(table, corpus)
     if corpus:
         facts["paper scores"] = scored_part(corpus)
-    title = corpus.title if corpus else "a source without an entry in CORPORA"
+    title = corpus.title if corpus else "not a known corpus"
     return [
         f"{table.attrs['name']}: {title}",
         *(f"  {name:<13}{text}" for name, text in facts.items()),
@@ -96,7 +97,7 @@ def describe(table: pd.DataFrame, headers: pd.DataFrame) -> list[str]:
 
 
 def _sound_facts(table: pd.DataFrame, headers: pd.DataFrame) -> dict[str, str]:
-    """Return hours, durations and formats of the clips that can be read; nothing if none can."""
+    """Return hours, durations and formats of the readable clips; {} if there are none."""
     seconds = clip_seconds(table, headers).dropna()
     if seconds.empty:
         return {}
@@ -128,11 +129,11 @@ def _label_facts(table: pd.DataFrame, corpus: Corpus | None) -> dict[str, str]:
 
 
 def describe_values(values: pd.Series, classes: Mapping[str, str | None] | None = None) -> str:
-    """Return how often each value occurs, with its class where that is called otherwise.
+    """Return the frequency of each value, with its class if that has another name.
 
     Args:
         values: labels
-        classes: label -> class, None for a label that is not scored
+        classes: label -> class; None if it is not scored
     """
     counts = values.value_counts().sort_index()
     parts = [f"{len(counts)} values"]
@@ -144,7 +145,7 @@ def describe_values(values: pd.Series, classes: Mapping[str, str | None] | None 
 
 
 def _class_note(label: str, classes: Mapping[str, str | None]) -> str:
-    """Return what to say of the class of a label, if it is called otherwise."""
+    """Return a note on the class of a label, if it has another name."""
     scored = classes.get(label, label)
     if scored is None:
         return " (not scored)"
@@ -152,9 +153,9 @@ def _class_note(label: str, classes: Mapping[str, str | None]) -> str:
 
 
 def scored_part(corpus: Corpus) -> str:
-    """Return what the paper scores of a corpus, how, and which UARs are in print."""
+    """Return which part of a corpus the paper evaluates, and its published UARs."""
     if not (corpus.printed or corpus.part):
-        return "nothing of it"
+        return "not evaluated"
     part = ", ".join(f"{column} {value}" for column, value in corpus.part.items()) or "all clips"
     mean = f", mean over {corpus.averaged_over}s" if corpus.averaged_over else ""
     printed = ", ".join(f"{system} {uar:.3f}" for system, uar in corpus.printed.items())
@@ -162,14 +163,14 @@ def scored_part(corpus: Corpus) -> str:
 
 
 def find_problems(
-    table: pd.DataFrame, headers: pd.DataFrame, told: Sequence[str]
+    table: pd.DataFrame, headers: pd.DataFrame, reading: Sequence[str]
 ) -> tuple[list[str], bool]:
-    """Return what is wrong with a corpus, and whether it has clips that cannot be used.
+    """Return the problems of a corpus, and whether it has unusable clips.
 
     Args:
         table: corpus table
         headers: of its files, see `read_headers`
-        told: what was said when the table was read
+        reading: warnings when the table was read
     """
     broken = headers[headers["reason"].notna()]
     seconds = clip_seconds(table, headers)
@@ -179,20 +180,20 @@ def find_problems(
     short = seconds[(seconds > 0) & (seconds < SHORT_SECONDS)]
     twins = equal_files(table.attrs["root"], headers.index[headers["reason"].isna()])
     problems = [
-        *told,
+        *reading,
         *(
-            f"files that cannot be read ({reason}): {len(files)}, e.g. {files['error'].iloc[0]}"
+            f"unreadable files ({reason}): {len(files)}, e.g. {files['error'].iloc[0]}"
             for reason, files in broken.groupby("reason")
         ),
         *_counted("segments that end after their file", outside.index.get_level_values("file")),
         *_counted(f"clips below {SHORT_SECONDS} s", short.index.get_level_values("file")),
-        *_counted("recordings under several names", [" and ".join(twin[:2]) for twin in twins]),
+        *_counted("recordings with several names", [" and ".join(twin[:2]) for twin in twins]),
     ]
     return problems, bool(len(broken) or len(outside))
 
 
 def _counted(what: str, examples: Sequence[str]) -> list[str]:
-    """Return a line with the number of examples and the first of them; none if there are none."""
+    """Return a line with the number of examples and the first one; [] if there are none."""
     return [f"{what}: {len(examples)}, e.g. {examples[0]}"] if len(examples) else []
 
 
@@ -207,7 +208,7 @@ def list_corpora() -> list[str]:
             "classes": f"{len(corpus.published)} ({corpus.target})",
             "clips": corpus.clips or "",
             "speakers": corpus.speakers or "",
-            "scored in the paper": scored_part(corpus),
+            "evaluated in the paper": scored_part(corpus),
             "licence": corpus.licence,
             "layout": corpus.expected,
         }

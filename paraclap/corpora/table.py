@@ -1,24 +1,19 @@
-r"""What a corpus is: from what a user has to one table of speech and its labels.
+"""From a source to a corpus table, and from its labels to scored classes.
 
-    python corpora.py                                       # the corpora that are known by name
-    python corpora.py ravdess=/data/RAVDESS                 # what is in a copy of one of them
-    python corpora.py /data/mine/labels.csv /data/recordings
+    table = read_corpus("ravdess=/data/RAVDESS")
+    classes = scored_classes(table, "emotion")
 
-Printed are the clips, hours, labels, speakers and sound formats that were found, and what is wrong
-with them. The exit code is 1 if a source cannot be read, or has clips that cannot be.
+A *source*, as given on the command line, is one of ::
 
-A *source*, as given on every command line, is one of ::
-
-    ravdess=/data/RAVDESS    a corpus of CORPORA and the folder it was unpacked to
-    /data/my-database        an audformat database (holds db.yaml)
+    ravdess=/data/RAVDESS    a corpus of CORPORA and its folder
+    /data/my-database        an audformat database (contains db.yaml)
     /data/mine/labels.csv    a .csv, .tsv or .parquet table beside its audio (file or file_name)
-    /data/recordings         a plain folder of audio, without labels
+    /data/recordings         a folder of audio without labels
 
-`read_corpus` returns a table on audformat's segmented index: ``file`` (relative to the root, with
-``/``), ``start`` and ``end`` (timedelta; an ``end`` of NaT means the end of the file). Columns are
-any of emotion, speaker, gender, split, fold, language (text), arousal, valence, dominance, age
-(numbers); others are kept. ``table.attrs`` holds ``name``, ``root`` and ``corpus`` (key of CORPORA
-or None). Reading a corpus opens no audio; printing what is in it reads the headers.
+A corpus table is on audformat's segmented index: ``file`` (relative to the root, with ``/``),
+``start`` and ``end`` (timedelta; NaT for the end of the file). Columns are any of emotion, speaker,
+gender, split, fold, language (text), arousal, valence, dominance, age (numbers), and others.
+``table.attrs`` holds ``name``, ``root`` and ``corpus`` (key of CORPORA or None). Audio is not read.
 """
 
 import difflib
@@ -32,19 +27,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from paraclap.corpora import SOURCE_FORMS
-from paraclap.corpora.catalogue import CORPORA, Corpus
-from paraclap.corpora.readers import (
-    TABLE_READERS,
-    CorpusError,
-    corpus_table,
-    read_database,
-    read_folder,
-    read_table,
-)
+from paraclap.corpora import SOURCE_FORMS, CorpusError
+from paraclap.corpora.audio_files import read_folder
+from paraclap.corpora.catalogue import CORPORA
+from paraclap.corpora.corpus import Corpus
+from paraclap.corpora.databases import TABLE_READERS, read_database, read_table
+from paraclap.corpora.validation import corpus_table
 
 LOW, MIDDLE, HIGH = "low", "middle", "high"
-"""Classes of a label that is a number: its tertiles."""
+"""Classes of numeric labels, by tertiles."""
 
 CLIP_COLUMNS = ("name", "root", "file", "start", "end")
 
@@ -53,7 +44,7 @@ CLIP_COLUMNS = ("name", "root", "file", "start", "end")
 
 
 def split_source(text: str) -> tuple[str | None, Path]:
-    """Return the corpus name, or None, and the path of a source; ``~`` is expanded.
+    """Return the corpus name (or None) and the path of a source; ``~`` is expanded.
 
     Raises:
         CorpusError: if the name of ``NAME=ROOT`` is not in CORPORA
@@ -64,16 +55,16 @@ def split_source(text: str) -> tuple[str | None, Path]:
     if name not in CORPORA:
         near = difflib.get_close_matches(name, CORPORA, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise CorpusError(f"{name} is no known corpus, expected one of {sorted(CORPORA)}{hint}")
+        raise CorpusError(f"{name} is not a known corpus, expected one of {sorted(CORPORA)}{hint}")
     return name, Path(root).expanduser()
 
 
 def read_corpus(source: str | Path, root: str | Path | None = None) -> pd.DataFrame:
-    """Return the table of a source (see the head of this file) on audformat's segmented index.
+    """Return the corpus table of a source.
 
     Args:
-        source: where it is
-        root: folder of the audio of a table file; None: that of the table
+        source: see the docstring of this module
+        root: folder of the audio of a table file; None for the folder of the table
 
     Raises:
         CorpusError: if the source has none of the known forms, is missing or unreadable, or if its
@@ -95,30 +86,30 @@ def _read_source(source: str, root: str | Path | None) -> pd.DataFrame:
         folder = path.parent if root is None else Path(root).absolute()
         return corpus_table(read_table(path), folder, path.stem)
     if not path.is_dir():
-        raise CorpusError(f"{path} is not there, expected {SOURCE_FORMS}")
+        raise CorpusError(f"{path} does not exist, expected {SOURCE_FORMS}")
     if (path / "db.yaml").is_file():
         rows = read_database(path)
         return corpus_table(rows, path, rows.attrs["name"])
     rows = read_folder(path)
     if rows.empty:
-        raise CorpusError(f"{path} holds no db.yaml and no audio; found: {_contents(path)}")
+        raise CorpusError(f"{path} contains neither db.yaml nor audio; found: {_contents(path)}")
     return corpus_table(rows, path, path.name)
 
 
 def read_clips(arguments: Iterable[str]) -> pd.DataFrame:
-    """Return what a list of files, globs and sources stands for, one row for each clip.
+    """Return the clips of files, glob patterns and sources, one row per clip.
 
-    A file that is named need not exist: what is wrong with it is found when it is read.
+    Named files need not exist; errors are reported when they are read.
 
     Args:
         arguments: audio files, patterns (``**`` for any folders), or sources
 
     Returns:
-        ``name`` (as given, or with the folder that was given), ``root``, ``file`` (inside of
-        root), ``start`` and ``end`` [s] (NaN: the end of the file); labels are left out
+        ``name`` (as given, or below the given folder), ``root``, ``file`` (relative to the root),
+        ``start`` and ``end`` [s] (NaN for the end of the file), without labels
 
     Raises:
-        CorpusError: if a source or a pattern stands for nothing
+        CorpusError: if a source cannot be read, or a pattern has no match
     """
     clips: list[tuple] = []
     for argument in arguments:
@@ -144,8 +135,8 @@ def _read_clips_of(argument: str) -> list[tuple]:
             (str(shown / file), root, file, start.total_seconds(), end.total_seconds())
             for file, start, end in table.index
         ]
-    goal = Path(os.path.realpath(path))  # this very file is wanted, wherever a link leads
-    return [(argument, str(goal.parent), goal.name, 0.0, math.nan)]
+    target = Path(os.path.realpath(path))  # links may lead anywhere for a file named by the user
+    return [(argument, str(target.parent), target.name, 0.0, math.nan)]
 
 
 def _read_known(corpus: Corpus, root: Path) -> pd.DataFrame:
@@ -160,14 +151,14 @@ def _read_known(corpus: Corpus, root: Path) -> pd.DataFrame:
         rows["language"] = corpus.language
     if corpus.clips and len(rows) != corpus.clips:
         warnings.warn(
-            f"{root} holds {len(rows)} clips of {corpus.title}, published are {corpus.clips}",
+            f"{root} contains {len(rows)} clips of {corpus.title}, expected {corpus.clips}",
             stacklevel=3,
         )
     return corpus_table(rows, root, corpus.name, corpus.name)
 
 
 def _contents(root: Path) -> str:
-    """Return the first few names in a folder, for a message."""
+    """Return the first names in a folder, for error messages."""
     if not root.is_dir():
         return "a file" if root.exists() else "nothing"
     names = sorted(os.listdir(root))
@@ -177,22 +168,22 @@ def _contents(root: Path) -> str:
     )
 
 
-# --- From a table to what is scored --------------------------------------------------------------
+# --- From labels to classes ----------------------------------------------------------------------
 
 
 def scored_classes(table: pd.DataFrame, target: str = "emotion") -> pd.Series:
-    """Return the class of each row; NaN where the label is missing or not scored.
+    """Return the class of each row; NaN if the label is missing or not scored.
 
-    A label that is a number is classed by the tertiles of the table: `low` up to the first, `high`
-    from the second, `middle` between.
+    Numeric labels are divided by the tertiles of the table: `low` up to the first, `high` from the
+    second, `middle` in between.
 
     Args:
         table: corpus table
-        target: column that holds the labels
+        target: column of the labels
 
     Raises:
-        CorpusError: if the column is absent, holds numbers that hardly vary, or has a label that
-            the corpus lacks
+        CorpusError: if the column is missing, both tertiles of its numbers are equal, or it has a
+            label unknown to the corpus
     """
     if target not in table:
         raise CorpusError(f"the table has no {target}, its columns are {list(table.columns)}")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from paraclap.captions.templates import read_templates
 from paraclap.cli import template_creation
-from paraclap.corpora.readers import CorpusError
+from paraclap.corpora import CorpusError
 from paraclap.corpora.table import read_corpus
 from paraclap.settings import LABEL_TABLES
 

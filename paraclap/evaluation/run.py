@@ -9,8 +9,8 @@ import pandas as pd
 
 from paraclap.audio.recordings import Files, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
+from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
-from paraclap.corpora.readers import CorpusError
 from paraclap.data.captions import caption_texts
 from paraclap.data.dataset import ClipDataset
 from paraclap.distributed import rank

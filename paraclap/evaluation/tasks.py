@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
+from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
-from paraclap.corpora.readers import CorpusError
 from paraclap.corpora.table import read_corpus, scored_classes
 from paraclap.evaluation.prompt_sets import PUBLISHED
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from paraclap.audio.recordings import Recordings
-from paraclap.corpora.readers import CorpusError
+from paraclap.corpora import CorpusError
 from paraclap.corpora.table import HIGH, LOW, scored_classes
 from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation.embed import class_probabilities, embed_classes, embed_clips

@@ -16,8 +16,7 @@ import soundfile
 
 from paraclap.acoustics import merge, worker_pool
 from paraclap.cli import features
-from paraclap.corpora import table
-from paraclap.corpora.readers import CorpusError
+from paraclap.corpora import CorpusError, table
 from paraclap.files import OutputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""catalogue.py: every corpus is read from a synthetic tree of its published layout."""
+"""Every corpus of the catalogue is read from empty files in its published layout."""
 
 import string
 import warnings
@@ -9,8 +9,10 @@ import audformat
 import pandas as pd
 import pytest
 
+from paraclap.corpora import CorpusError
 from paraclap.corpora import table as corpora
-from paraclap.corpora.catalogue import CORPORA, SYSTEMS
+from paraclap.corpora.catalogue import CORPORA
+from paraclap.corpora.corpus import SYSTEMS
 from paraclap.evaluation import prompts
 
 IEMOCAP_LABELS = """% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]
@@ -40,7 +42,7 @@ class Tree:
     files: list[str]
     rows: list[dict]
     texts: dict[str, str | bytes] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
 
 
 TREES = {
@@ -123,7 +125,7 @@ TREES = {
             "Session1/dialog/EmoEvaluation/Categorical/Ses01F_impro01_e2_cat.txt": IEMOCAP_SCRIPT,
             "Session5/dialog/EmoEvaluation/Ses05M_script01_1b.txt": IEMOCAP_SCRIPT,
         },
-        ["not named as the corpus names them and are left out, e.g. Session1/dialog/wav"],
+        ["do not have a name of this corpus and are skipped, e.g. Session1/dialog/wav"],
     ),
     "ravdess": Tree(
         "ravdess",
@@ -144,7 +146,7 @@ TREES = {
                 gender="female", language="en", intensity="normal", text_id="1", repetition="2",
             ),
         ],
-        told=["1 audio files are copies in another folder and are left out, e.g. audio_speech"],
+        warned=["1 audio files are copies in another folder and are skipped, e.g. audio_speech"],
     ),
     "crema-d": Tree(
         "crema-d",
@@ -201,7 +203,7 @@ TREES = {
                 speaker="YAF", gender="female", language="en", age=26.0, text_id="food",
             ),
         ],
-        told=["1 audio files are copies"],
+        warned=["1 audio files are copies"],
     ),
     "aibo-2": Tree(
         "aibo-2",
@@ -372,9 +374,9 @@ TREES = {
             "test_sent_emo.csv": "\ufeff" + MELD_HEADER + "1,Fine.,Ross,anger,negative,0,0,4\r\n",
         },
         [
-            "1 audio files have a corrected version and are left out, e.g. output_repeated_splits",
+            "1 audio files have a corrected version and are skipped, e.g. output_repeated_splits",
             "1 labelled clips have no audio, e.g. dev 110 7",
-            "1 audio files have no label and are left out, e.g. dev_splits_complete/dia66_utt9",
+            "1 audio files have no label and are skipped, e.g. dev_splits_complete/dia66_utt9",
         ],
     ),
     "esd": Tree(
@@ -415,22 +417,22 @@ def write_tree(root: Path, tree: Tree) -> Path:
 
 
 def read_rows(source: str) -> tuple[list[dict], list[str]]:
-    """Return the rows of a source, without what is missing in them, and what was told."""
-    with warnings.catch_warnings(record=True) as told:
+    """Return the rows of a source, without missing values, and the warnings."""
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         table = corpora.read_corpus(source)
     rows = table.reset_index().drop(columns=["start", "end"]).to_dict("records")
     found = [{k: v for k, v in row.items() if not pd.isna(v)} for row in rows]
-    return found, [str(w.message) for w in told if "published are" not in str(w.message)]
+    return found, [str(w.message) for w in warned if " clips of " not in str(w.message)]
 
 
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 @pytest.mark.parametrize("above", ["", "unpacked/"])
-def test_published_layout_is_read_with_all_its_labels(tmp_path, tree, above):
+def test_published_layout_is_read_with_all_labels(tmp_path, tree, above):
     write_tree(tmp_path / above, tree)
-    found, told = read_rows(f"{tree.corpus}={tmp_path}")
+    found, warned = read_rows(f"{tree.corpus}={tmp_path}")
     assert found == [{**row, "file": above + row["file"]} for row in tree.rows]
-    for part, message in zip(tree.told, told, strict=True):
+    for part, message in zip(tree.warned, warned, strict=True):
         assert part in message.replace(f"e.g. {above}", "e.g. ")
 
 
@@ -485,7 +487,7 @@ def test_complete_corpus_has_its_published_size_classes_and_speakers(tmp_path, n
 
 
 @pytest.mark.parametrize("folder", ["", "converted"])
-def test_msp_podcast_is_read_from_audformat_as_from_the_release(tmp_path, folder):
+def test_msp_podcast_from_audformat_equals_the_release(tmp_path, folder):
     release, converted = tmp_path / "release", tmp_path / "converted"
     tree = TREES["msp-podcast: release"]
     write_tree(release, tree)
@@ -523,36 +525,36 @@ def test_msp_podcast_is_read_from_audformat_as_from_the_release(tmp_path, folder
     database["speaker"]["speaker"].set([row[-1] for row in rows.values()])
     database.save(str(converted / folder), storage_format="csv")
     expected, _ = read_rows(f"msp-podcast={release}")
-    found, told = read_rows(f"msp-podcast={converted}")
+    found, warned = read_rows(f"msp-podcast={converted}")
     assert found == [{**row, "file": f"original/{row['file']}"} for row in expected]
-    assert len(told) == 1 and "1 audio files have no label" in told[0]
+    assert len(warned) == 1 and "1 audio files have no label" in warned[0]
 
 
 # --- What the table says -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("corpus", CORPORA.values(), ids=lambda corpus: corpus.name)
-def test_every_class_has_a_published_query_of_its_own(corpus):
+def test_every_class_has_its_own_published_prompt(corpus):
     assert set(corpus.published) == {c for c in corpus.classes.values() if c is not None}
     assert len(set(corpus.published.values())) == len(corpus.published)
     assert corpus.printed.keys() in (set(SYSTEMS), set())
 
 
 @pytest.mark.parametrize("corpus", CORPORA.values(), ids=lambda corpus: corpus.name)
-def test_every_code_of_a_corpus_is_a_label_with_a_class(corpus):
+def test_every_code_is_a_label_with_a_class(corpus):
     reader = corpus.reader.keywords
     labels = set(reader.get("codes", {}).get(corpus.target, corpus.classes).values()) - {None}
     assert labels == set(corpus.classes)
 
 
 @pytest.mark.parametrize("corpus", CORPORA.values(), ids=lambda corpus: corpus.name)
-def test_every_class_is_worded_by_the_query_sets(corpus):
+def test_prompt_sets_contain_every_class(corpus):
     unknown = {"rest", "other"}  # nothing can be said of them but their name
     for label in set(corpus.published) - unknown:
         assert label in prompts.WORDS[corpus.target], label
 
 
-def test_published_queries_are_those_of_the_paper():
+def test_published_prompts_equal_those_of_the_paper():
     def asked(name):
         return list(CORPORA[name].published.values())
 
@@ -569,7 +571,7 @@ def test_published_queries_are_those_of_the_paper():
     assert asked("sld") == ["likeable", "not likeable"]
 
 
-def test_printed_scores_are_those_of_the_paper_system_by_system():
+def test_printed_scores_equal_those_of_the_paper():
     order = ["iemocap", "ravdess", "crema-d", "tess", "aibo-2", "aibo-5", "alc", "sld"]
     expected = {
         "CLAP": [0.353, 0.199, 0.230, 0.232, 0.500, 0.211, 0.511, 0.472],
@@ -582,7 +584,7 @@ def test_printed_scores_are_those_of_the_paper_system_by_system():
         assert [CORPORA[name].printed[system] for name in order] == scores
 
 
-def test_excited_is_scored_as_happy_and_frustrated_not_at_all(tmp_path):
+def test_excited_is_scored_as_happy_and_frustrated_is_not_scored(tmp_path):
     write_tree(tmp_path, TREES["iemocap"])
     with pytest.warns(UserWarning):
         table = corpora.read_corpus(f"iemocap={tmp_path}")
@@ -590,9 +592,9 @@ def test_excited_is_scored_as_happy_and_frustrated_not_at_all(tmp_path):
     assert scored.tolist()[:2] == ["neutral", "happy"] and scored[2:].isna().all()
 
 
-def test_tree_without_its_label_file_names_it(tmp_path):
+def test_missing_label_file_is_an_error(tmp_path):
     for tree in TREES.values():
         if tree.texts and tree.corpus not in ("crema-d", "esd"):
             root = write_tree(tmp_path / tree.corpus, Tree(tree.corpus, tree.files, []))
-            with pytest.raises(corpora.CorpusError, match="is not the folder of"):
+            with pytest.raises(CorpusError, match="is not the folder of"):
                 read_rows(f"{tree.corpus}={root}")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from paraclap.captions.phrases import phrases_of
 from paraclap.captions.templates import default_descriptors
 from paraclap.cli import train
-from paraclap.corpora.readers import CorpusError
+from paraclap.corpora import CorpusError
 from paraclap.corpora.table import read_corpus, scored_classes
 from paraclap.data.label_captions import caption_labels
 from paraclap.errors import ParaCLAPError

@@ -13,7 +13,7 @@ import soundfile
 from paraclap.acoustics import merge, worker_pool
 from paraclap.audio.paths import SYSTEM_REASONS
 from paraclap.cli import features
-from paraclap.corpora.readers import CorpusError
+from paraclap.corpora import CorpusError
 from paraclap.corpora.table import read_corpus
 
 RATE = 16_000

@@ -16,7 +16,7 @@ from conftest import torture_table
 
 from paraclap.audio import AudioError
 from paraclap.cli import evaluate
-from paraclap.corpora.readers import CorpusError
+from paraclap.corpora import CorpusError
 from paraclap.training import loop
 from paraclap.training.checkpoint import list_checkpoints
 from paraclap.training.config import SettingsError, read_settings
