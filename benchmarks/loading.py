@@ -1,19 +1,18 @@
-"""Crops of speech as a training step reads them: whole files, seek and read, packed, in one run.
+"""Time to read training crops: whole files, seeking in files, the waveform cache.
 
     python -m benchmarks.loading
     python -m benchmarks.loading --clips 400 --repeat 7 --workers 0 2 --librosa
     python -m benchmarks.loading --folder /data/RAVDESS --workers 0
 
-The plain way decodes each file as a whole, brings it to 16 kHz and cuts the crop: by soundfile and
-soxr, with --librosa also by librosa.load (if that is installed). `seek` is what train.py does with
-files, which reads the crop alone, `packed` what it does with data.waveform_cache. All ways take
-turns over the same crops, and are compared sample by sample before. Printed are the microseconds
-per clip of the fastest turn, and how many times as fast as the plain way that is; with workers, of
-a DataLoader that does nothing else, by the clock. The files were read shortly
-before: this measures decoding, not disks.
+The baseline decodes each file as a whole, resamples it to 16 kHz and cuts the crop, with soundfile
+and soxr, or with librosa.load (--librosa, if installed). `seek` decodes the crop alone, as train.py
+does; `waveform cache` reads it as with data.waveform_cache. All ways read the same crops in turns,
+after their samples were compared. The table has the microseconds per clip of the fastest turn and
+the speed relative to the baseline; with workers, in a DataLoader that does nothing else. Files were
+read shortly before, so this measures decoding, not disks.
 
-Clips are noise with the spectrum of speech, 1 to 10 s long, as WAV and FLAC of 16 bits at 16 and at
-44.1 kHz; --folder takes files of your own instead.
+Clips are noise with the spectrum of speech, 1 to 10 s long, as 16-bit WAV and FLAC at 16 and 44.1
+kHz; --folder reads files of your own instead.
 """
 
 import argparse
@@ -36,7 +35,7 @@ from paraclap.audio.segments import crop_limits
 from paraclap.audio.waveform_cache import cache_waveforms
 
 KINDS = tuple((form, rate) for rate in (16_000, 44_100) for form in ("wav", "flac"))
-TOLERANCE = 2 / 65536  # rounding to 16 bits, of the file and of the pack
+TOLERANCE = 2 / 65536  # rounding to 16 bits, of the file and of the cache
 PLAIN = "soundfile whole"
 BATCH = 16
 
@@ -61,7 +60,7 @@ class Result:
 
 
 def write_clips(folder: Path, form: str, rate: int, clips: int) -> list[str]:
-    """Write clips of 1 to 10 s and return their names; they depend on their number alone."""
+    """Write clips of 1 to 10 s, which depend on their number alone; return their names."""
     names = []
     tilt = scipy.signal.butter(1, 500 / (rate / 2))
     for number in range(clips):
@@ -75,7 +74,7 @@ def write_clips(folder: Path, form: str, rate: int, clips: int) -> list[str]:
 
 
 class WholeFiles:
-    """The plain way: decode all of a file, bring it to 16 kHz, cut the crop.
+    """The baseline: decode a whole file, resample it to 16 kHz, cut the crop.
 
     Attributes:
         root: folder of the files
@@ -88,7 +87,7 @@ class WholeFiles:
     def crop(
         self, file: str, start: float, end: float | None, seconds: float, place: float
     ) -> np.ndarray:
-        """Return a part of a segment (T,), see `audio.read_crop`."""
+        """Return a crop of a segment (T,), see `read_crop`."""
         waveform, duration = self.load(self.root / file)
         first, last = crop_limits(start, end, duration, seconds, place)
         return waveform[round(first * SAMPLING_RATE) : round(last * SAMPLING_RATE)]
@@ -129,7 +128,7 @@ class Crops(torch.utils.data.Dataset):
 
 
 def check_equal(crops: dict[str, Crops]) -> None:
-    """Compare the crops of all ways with those of the plain one.
+    """Compare the crops of all ways with those of the baseline.
 
     Raises:
         RuntimeError: if a sample differs by more than rounding
@@ -142,11 +141,11 @@ def check_equal(crops: dict[str, Crops]) -> None:
             if abs(len(crop) - len(expected)) > 1 or not np.allclose(
                 crop[:size], expected[:size], rtol=0, atol=TOLERANCE
             ):
-                raise RuntimeError(f"{way}: crop of {other.files[row]} differs from the plain way")
+                raise RuntimeError(f"{way}: crop of {other.files[row]} differs from the baseline")
 
 
 def seconds_of(crops: Crops, workers: int) -> float:
-    """Time to read all crops once [s]; worker processes are started before."""
+    """Return the time to read all crops once [s], with worker processes already started."""
     if not workers:
         start = time.perf_counter()
         for row in range(len(crops)):
@@ -175,8 +174,8 @@ def measure(
     if options.librosa:
         ways["librosa whole"] = WholeFiles(root, load_librosa)
     ways["seek"] = Files(root)
-    with tempfile.TemporaryDirectory() as pack:
-        ways["packed"] = cache_waveforms(pack, root, names, progress=False)
+    with tempfile.TemporaryDirectory() as cache:
+        ways["waveform cache"] = cache_waveforms(cache, root, names, progress=False)
         crops = {way: Crops(source, names, options.seconds) for way, source in ways.items()}
         check_equal(crops)
         results = []
