@@ -143,11 +143,10 @@ def _attributes(phrases: Phrases, names: Iterable[str]) -> tuple[Attribute, ...]
 
 
 def match_matrix(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> torch.Tensor:
-    """Return how well captions match clips: (B, K).
+    """Return which captions match which clips: (B, K).
 
-    1 if all attributes of the caption hold for the clip. If one is wrong: the share that holds, of
-    the attributes whose descriptors the clip has, hence less than 1. NaN if none is wrong but the
-    clip lacks one of the descriptors, so that it is unknown whether the caption is true.
+    1 if all attributes of the caption hold for the clip, 0 if one is wrong. NaN if none is wrong
+    but the clip lacks one of the descriptors, so that it is unknown whether the caption is true.
     """
     attributes = sorted({attribute for caption in captions for attribute in caption.attributes})
     facts = [set(_attributes(p, p)) for p in phrases]
@@ -157,7 +156,8 @@ def match_matrix(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> tor
     known = _table([[name in p for name, _ in attributes] for p in phrases])
     holds = _table([[attribute in fact for attribute in attributes] for fact in facts])
     right, judged, total = holds @ stated.T, known @ stated.T, stated.sum(dim=1)
-    return torch.where((right == judged) & (judged < total), torch.nan, right / judged)
+    is_right = right == judged
+    return is_right.float().masked_fill(is_right & (judged < total), torch.nan)
 
 
 def _table(rows: Sequence[Sequence[bool]]) -> torch.Tensor:

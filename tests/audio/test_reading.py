@@ -221,19 +221,19 @@ def test_crop_of_another_rate_is_cut_from_the_resampled_file(tmp_path, rate):
 
 def test_crops_read_integers_and_only_what_they_need(tmp_path, monkeypatch):
     path = write(tmp_path / "a.flac", tone(10))
-    asked = []
+    read_calls = []
     read = soundfile.SoundFile.read
 
     def counting(self, frames, **keywords):
-        asked.append((frames, keywords["dtype"]))
+        read_calls.append((frames, keywords["dtype"]))
         return read(self, frames, **keywords)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counting)
     reading.read_crop(path, None, None, 1.0, 0.5)
-    assert asked == [(SAMPLING_RATE, "int16")]
-    asked.clear()
+    assert read_calls == [(SAMPLING_RATE, "int16")]
+    read_calls.clear()
     reading.read_crop(write(tmp_path / "b.flac", tone(10, 44_100), 44_100), None, None, 1.0, 0.5)
-    assert len(asked) == 1 and asked[0][0] < 1.2 * 44_100
+    assert len(read_calls) == 1 and read_calls[0][0] < 1.2 * 44_100
 
 
 @pytest.mark.parametrize("rate", [SAMPLING_RATE, 8_000, 44_100])
