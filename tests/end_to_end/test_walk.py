@@ -153,7 +153,7 @@ def place(corpus, captions, model_folder, voice, tmp_path_factory):
     table.write_text("\n".join(rows) + "\n")
     plain = [",".join(row.split(",")[:2]) for row in rows]
     table.with_name("plain.csv").write_text("\n".join(plain) + "\n")
-    for path in ("clip.wav", "recordings/1.wav", "recordings/2.wav"):
+    for path in ("clip.wav", "meeting.wav", "recordings/1.wav", "recordings/2.wav"):
         write(path, seconds=1.0)
     for name in ("demo/run/best", "runs/ravdess/best"):
         shutil.copytree(model_folder, folder / name)
