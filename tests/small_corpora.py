@@ -8,12 +8,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from paraclap.captions.captions import Captioner, captions_of, measured, select_descriptors
-from paraclap.captions.edges import QUANTILES, Edges, fit_edges
-from paraclap.captions.feature_tables import INDEX, Features, open_table
-from paraclap.captions.phrases import Comparison
-from paraclap.captions.survey import survey
-from paraclap.captions.templates import Descriptor, default_descriptors, read_templates
+import paraclap.cli
+from paraclap.captions.levels import QUANTILES, Edges, Groups, fit_edges
+from paraclap.captions.tables import INDEX, Features, check_unique, open_table
+from paraclap.captions.templates import (
+    Comparison,
+    Descriptor,
+    default_descriptors,
+    level_descriptors,
+    read_templates,
+    select_descriptors,
+)
+from paraclap.captions.writer import Captioner
 from paraclap.cli import template_creation
 
 DESCRIPTORS = default_descriptors()
@@ -60,32 +66,37 @@ def write(table: pd.DataFrame, path: Path) -> Path:
 
 
 def run(*arguments: object) -> int:
-    return template_creation.main([str(argument) for argument in arguments])
+    """Run template_creation.py; returns its exit code."""
+    command = [str(argument) for argument in arguments]
+    return paraclap.cli.run(lambda: template_creation.main(command), "template_creation.py")
 
 
 def stream(*tables: pd.DataFrame, **options) -> Features:
-    parts = [open_table(pa.Table.from_pandas(table)) for table in tables]
-    return Features(parts, **options)
+    sources = [open_table(pa.Table.from_pandas(table)) for table in tables]
+    return Features(sources, **options)
 
 
 def fit(table, descriptors=None, quantiles=QUANTILES, comparisons=(), templates=EXTENDED):
     features = stream(table)
     if descriptors is None:
-        descriptors = select_descriptors(features, None, templates)
-    levels = measured(descriptors, templates)
-    found = survey(features, levels, comparisons)
-    return fit_edges(features, found, levels, comparisons, quantiles)
+        descriptors = select_descriptors(templates, features.schema.names)
+    levels = level_descriptors(descriptors, templates)
+    return fit_edges(features, Groups(features, comparisons), levels, comparisons, quantiles)
+
+
+def captioner_of(table, edges, descriptors=None, templates=EXTENDED) -> Captioner:
+    features = stream(table)
+    check_unique(features)
+    if descriptors is None:
+        descriptors = select_descriptors(templates, features.schema.names)
+    by = dict.fromkeys(column for fitted in edges.values() for column in fitted.by)
+    groups = Groups(features, [Comparison(column, templates) for column in by])
+    return Captioner(features, groups, descriptors, templates, edges)
 
 
 def caption(table, edges, descriptors=None, templates=EXTENDED) -> pd.DataFrame:
-    features = stream(table)
-    if descriptors is None:
-        descriptors = select_descriptors(features, None, templates)
-    by = dict.fromkeys(column for fitted in edges.values() for column in fitted.by)
-    comparisons = [Comparison(column, templates) for column in by]
-    found = survey(features, measured(descriptors, templates), comparisons)
-    captioner = Captioner(features, found, descriptors, templates, edges)
-    batches = list(captions_of(features, captioner))
+    captioner = captioner_of(table, edges, descriptors, templates)
+    batches = list(captioner.batches())
     frame = pa.Table.from_batches(batches, None if batches else captioner.schema).to_pandas()
     return frame.set_index(list(INDEX))
 

@@ -1,37 +1,60 @@
-"""Descriptors and the words for them: tables in YAML, read, checked and written.
+"""Descriptors, their YAML templates, and the phrases for their values.
 
-templates/paraclap.yaml holds those of the paper and says what the fields mean.
+The fields of a descriptor are documented in templates/paraclap.yaml.
 """
 
 import functools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
 
-from paraclap.captions.input_errors import InputError, read_text
+from paraclap.errors import ParaCLAPError
 
 LEVELS = ("low", "normal", "high")
 PRESENCE = ("absent", "present")  # values of a rule
 LISTED, UNLISTED = "*", "?"  # phrase keys: labels with known forms, any other label
 TEMPLATES = Path(__file__).parent / "templates"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it was built, 10 times as fast
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is 10 times as fast
+
+# endings of compared phrases for label columns without their own in the templates
+COMPARISONS = (
+    'within {column} "{label}"', 'by the standards of {column} "{label}"',
+    'compared with other clips of {column} "{label}"',
+)  # fmt: skip
+
+Group = tuple[str, ...]  # one label per column that edges are fitted by, () for all rows
+
+
+class InputError(ParaCLAPError, ValueError):
+    """Invalid options, features, templates or edges given to template_creation.py."""
+
+
+def read_text(path: Path, parse: Callable[[str], Any]) -> Any:
+    """Return the parsed content of a text file.
+
+    Raises:
+        InputError: if the file cannot be read or parsed; the message contains the path
+    """
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """One thing that a caption can say about a clip, and the words for it.
-
-    templates/paraclap.yaml says what the fields mean.
-    """
+    """One property that captions describe, with its phrases; see templates/paraclap.yaml."""
 
     name: str  # in options and in `caption_descriptors`
     column: str
-    kind: str  # one of VALUES
+    kind: str  # a key of VALUES
     phrases: dict[str, tuple[str, ...]]
     unit: str = ""
     voiced: bool = False
@@ -48,14 +71,17 @@ class Descriptor:
         return self.column if self.kind == "label" else f"{self.name}_level"
 
 
-VALUES = {"level": LEVELS, "rule": PRESENCE, "label": ()}  # kind -> values that it can take
+VALUES = {"level": LEVELS, "rule": PRESENCE, "label": ()}  # kind -> possible values
 
 
 def read_templates(names: Sequence[str]) -> tuple[Descriptor, ...]:
-    """Descriptors of tables, each a name in templates/ or a path; later ones replace earlier ones.
+    """Return the descriptors of template tables; later tables replace earlier entries.
+
+    Args:
+        names: of tables in templates/, or paths of YAML files
 
     Raises:
-        InputError: if a table does not fit, or a rule names what is no level descriptor
+        InputError: if a table is invalid, or a rule refers to a missing level descriptor
     """
     found: dict[str, Descriptor] = {}
     for name in names:
@@ -74,12 +100,12 @@ def read_templates(names: Sequence[str]) -> tuple[Descriptor, ...]:
 
 @functools.cache
 def default_descriptors() -> tuple[Descriptor, ...]:
-    """Descriptors of the paper."""
+    """Return the descriptors of templates/paraclap.yaml."""
     return read_templates(["paraclap"])
 
 
 def templates_to_dict(descriptors: Iterable[Descriptor]) -> dict[str, dict]:
-    """Templates as plain mappings, without the fields that are at their default."""
+    """Return templates as plain mappings, without fields that have their default."""
     blank = asdict(Descriptor("", "", "", {}))
     return {
         descriptor.name: {
@@ -92,17 +118,17 @@ def templates_to_dict(descriptors: Iterable[Descriptor]) -> dict[str, dict]:
 
 
 def dump_templates(descriptors: Iterable[Descriptor]) -> str:
-    """Templates as YAML that `--templates` reads."""
+    """Return templates as YAML in the form that `--templates` reads."""
     options = {"sort_keys": False, "allow_unicode": True, "width": 100, "default_flow_style": None}
     plain = json.loads(json.dumps(templates_to_dict(descriptors)))  # tuples become lists
     return yaml.safe_dump(plain, **options)
 
 
 def parse_templates(text: str) -> tuple[Descriptor, ...]:
-    """Descriptors of a YAML text in the form of templates/paraclap.yaml, in its order.
+    """Return the descriptors of a YAML text, in its order.
 
     Raises:
-        InputError: if the text has another form, naming the descriptor
+        InputError: if the text is not a valid table of templates
     """
     try:
         entries = LOADER(text).get_single_data()
@@ -121,12 +147,12 @@ def parse_templates(text: str) -> tuple[Descriptor, ...]:
             raise InputError(f"{name}: {found} unknown or lacking, expected {', '.join(types)}")
         values = {key: _convert(value, types[key], name) for key, value in entry.items()}
         descriptors.append(Descriptor(**{"column": "", **values}))
-        _check_words(descriptors[-1])
+        _check(descriptors[-1])
     return tuple(descriptors)
 
 
 def _convert(value: object, wanted: Any, where: str) -> Any:
-    """A value of YAML as the type that a field is annotated with; lists become tuples."""
+    """Return a YAML value as the annotated type of its field; lists become tuples."""
     kind, parts = get_origin(wanted) or wanted, get_args(wanted)
     if not isinstance(value, list if kind is tuple else kind):
         names = {bool: "true or false", dict: "a mapping", str: "a text (in quotes)"}
@@ -141,14 +167,14 @@ def _convert(value: object, wanted: Any, where: str) -> Any:
     return value
 
 
-def _check_words(descriptor: Descriptor) -> None:
-    """Known values, whole forms, and no placeholder but those that get filled."""
+def _check(descriptor: Descriptor) -> None:
+    """Raise an InputError unless the keys and placeholders of a descriptor are valid."""
     name, kind = descriptor.name, descriptor.kind
     if kind not in VALUES:
         raise InputError(f"{name}: kind is {kind!r}, expected one of {', '.join(VALUES)}")
-    told = {"level": LEVELS, "rule": PRESENCE[1:]}.get(kind)
-    if told and set(descriptor.phrases) != set(told):
-        raise InputError(f"{name}: phrases of {list(descriptor.phrases)}, expected {list(told)}")
+    keys = {"level": LEVELS, "rule": PRESENCE[1:]}.get(kind)
+    if keys and set(descriptor.phrases) != set(keys):
+        raise InputError(f"{name}: phrases of {list(descriptor.phrases)}, expected {list(keys)}")
     for part, levels in descriptor.rule.items():
         if not levels or not set(levels) <= set(LEVELS):
             raise InputError(f"{name}: rule of {part!r} is {levels}, expected some of {LEVELS}")
@@ -156,16 +182,131 @@ def _check_words(descriptor: Descriptor) -> None:
         if set(form) != {"noun", "adjective"}:
             raise InputError(f"{name}: forms of {label!r} are {form}, expected noun and adjective")
     listed = {LISTED, *map(label_key, descriptor.forms)}
-    for key, wordings in [*descriptor.phrases.items(), *descriptor.comparisons.items()]:
+    for key, phrases in [*descriptor.phrases.items(), *descriptor.comparisons.items()]:
         forms = ["{noun}", "{adjective}"] if label_key(key) in listed else []
         allowed = ["{label}", *forms] if kind == "label" else []
-        for wording in wordings:
-            rest = re.sub("|".join(allowed), "", wording)
-            if not wording.strip() or set(rest) & set("{}"):
+        for phrase in phrases:
+            rest = re.sub("|".join(allowed), "", phrase)
+            if not phrase.strip() or set(rest) & set("{}"):
                 expected = ", ".join(allowed) or "none"
-                raise InputError(f"{name}: phrase {wording!r}, expected placeholders: {expected}")
+                raise InputError(f"{name}: phrase {phrase!r}, expected placeholders: {expected}")
+
+
+def select_descriptors(
+    descriptors: Sequence[Descriptor], columns: Iterable[str], names: Sequence[str] | None = None
+) -> tuple[Descriptor, ...]:
+    """Return descriptors by name in the given order; None for all defaults with a column.
+
+    Args:
+        descriptors: to choose from
+        columns: of the feature table
+        names: of descriptors
+
+    Raises:
+        InputError: if a name is unknown or given twice, or the table lacks its column
+    """
+    known = {descriptor.name: descriptor for descriptor in descriptors}
+    columns, lacking = set(columns), {}
+    for descriptor in descriptors:
+        needed = [known[part].column for part in descriptor.rule] or [descriptor.column]
+        lacking[descriptor.name] = [column for column in needed if column not in columns]
+    if names is None:
+        return tuple(d for d in descriptors if d.default and not lacking[d.name])
+    for name in names:
+        if name not in known:
+            raise InputError(f"unknown descriptor {name!r}, expected some of {', '.join(known)}")
+        if lacking[name]:
+            raise InputError(f"descriptor {name!r} needs column {lacking[name][0]!r}")
+    if len(set(names)) < len(names):
+        raise InputError(f"a descriptor is named twice in {', '.join(names)}")
+    return tuple(known[name] for name in names)
+
+
+def level_descriptors(
+    selected: Sequence[Descriptor], descriptors: Sequence[Descriptor]
+) -> tuple[Descriptor, ...]:
+    """Return the levels among the selected descriptors and those that their rules need."""
+    known = {descriptor.name: descriptor for descriptor in descriptors}
+    names = [name for d in selected for name in (d.rule or [d.name])]
+    return tuple(known[n] for n in dict.fromkeys(names) if known[n].kind == "level")
 
 
 def label_key(label: object) -> str:
-    """Form in which labels are compared: "No_Agreement" and "no agreement" are one."""
+    """Return the form in which labels are compared: "No_Agreement" equals "no agreement"."""
     return " ".join(str(label).replace("_", " ").split()).casefold()
+
+
+def form_of(descriptor: Descriptor, label: object) -> dict[str, str] | None:
+    """Return the noun and the adjective of a label, None if the templates do not list it."""
+    forms = {label_key(known): form for known, form in descriptor.forms.items()}
+    return forms.get(label_key(label))
+
+
+def phrases_of(descriptor: Descriptor, value: object) -> tuple[str, ...]:
+    """Return the phrases for a level or a label, the first wording first; () for `no_label`."""
+    if _is_no_label(descriptor, value):
+        return ()
+    return _fill(descriptor.phrases, descriptor, value)
+
+
+def compared(
+    phrases: Sequence[str], group: Group, comparisons: Sequence["Comparison"]
+) -> tuple[str, ...]:
+    """Return phrases that name the group they hold within; unchanged for the group ()."""
+    if not group:
+        return tuple(phrases)
+    first, *others = (c.endings(g) for c, g in zip(comparisons, group, strict=True))
+    rest = [endings[0] for endings in others]
+    return tuple(
+        " ".join([phrase, first[place % len(first)], *rest]) for place, phrase in enumerate(phrases)
+    )
+
+
+class Comparison:
+    """Groups of rows by the labels of one column, and the phrases that name them.
+
+    Labels with the same noun ("f" and "female") form one group.
+    """
+
+    def __init__(self, column: str, descriptors: Iterable[Descriptor]) -> None:
+        self.column = column
+        labels = (d for d in descriptors if d.kind == "label" and d.column == column)
+        self.descriptor = next(labels, None)
+
+    def group(self, label: object) -> str | None:
+        """Return the name of a label's group: its noun, or itself; None for a missing label."""
+        if label is None or label != label or not _quoted(label):
+            return None
+        if self.descriptor is None:
+            return _quoted(label)
+        if _is_no_label(self.descriptor, label):
+            return None
+        form = form_of(self.descriptor, label)
+        return form["noun"] if form else _quoted(label)
+
+    def endings(self, group: str) -> tuple[str, ...]:
+        """Return endings of phrases for a group; the first one is unique to the group."""
+        found = ()
+        if self.descriptor is not None:
+            found = _fill(self.descriptor.comparisons, self.descriptor, group)
+        return found or tuple(w.format(column=self.column, label=group) for w in COMPARISONS)
+
+
+def _quoted(label: object) -> str:
+    """Return a label on one line, without double quotes."""
+    return " ".join(str(label).split()).replace('"', "'")
+
+
+def _is_no_label(descriptor: Descriptor, label: object) -> bool:
+    return label_key(label) in map(label_key, descriptor.no_label)
+
+
+def _fill(
+    phrases: Mapping[str, tuple[str, ...]], descriptor: Descriptor, label: object
+) -> tuple[str, ...]:
+    """Return the phrases for a label: its own if listed, else the general ones."""
+    form = form_of(descriptor, label)
+    own = {label_key(key): wordings for key, wordings in phrases.items()}
+    general = own.pop(LISTED, ()), own.pop(UNLISTED, ())
+    words = {"label": _quoted(label), **(form or {})}
+    return tuple(w.format(**words) for w in own.get(label_key(label), general[form is None]))

@@ -1,4 +1,4 @@
-r"""Turn measured speech into words: eGeMAPS features -> low/normal/high levels -> pseudo-captions.
+r"""Pseudo-captions of speech: eGeMAPS features -> low/normal/high levels -> phrases.
 
     python preprocessing/template_creation.py --preview 5
     python preprocessing/template_creation.py features.parquet -o captions.parquet --plot edges.png
@@ -13,70 +13,77 @@ r"""Turn measured speech into words: eGeMAPS features -> low/normal/high levels 
     python preprocessing/template_creation.py features.parquet -o out.parquet --templates my.yaml
 
 A measured descriptor (pitch, intensity, ...) is "low" at or below the 0.3 quantile of the training
-rows, "high" at or above the 0.7 quantile and "normal" between. A label (emotion, gender) is worded
-as it stands. What is undefined -- NaN, voice measures of an unvoiced clip, a column that does not
-vary -- gets no phrase.
+rows, "high" at or above the 0.7 quantile and "normal" between. Labels (emotion, gender) are put
+into phrases directly. Undefined values get no phrase: NaN, voice measures of an unvoiced clip,
+constant columns.
 
-With --edges-by the quantiles are those of each group, and the phrases say so: "pitch is high for a
-woman". Durations are never compared like that, ratings within a corpus only (`edges_by` in the
-templates). Where the group is unknown or has fewer than 10 values, there is no phrase.
+--edges-by fits the quantiles within groups, and the phrases name the group: "pitch is high for a
+woman". Durations are never compared within groups, ratings only within a corpus (`edges_by` in the
+templates). Rows without a group, and groups with fewer than 10 values, get no phrase.
 
-The input is one or several tables of features.py, or folders of such tables: index file/start/end,
-label columns, eGeMAPSv02 functionals under openSMILE's names and Duration in seconds. If there is
-a column `split`, the edges are fitted on its "train" rows, else on all rows. Several tables get a
-column `corpus`, unless they have one. A row that stands twice (same file, start, end and corpus)
-is refused.
+Input: one or several tables of features.py, or folders of such tables, with index file/start/end,
+label columns, eGeMAPSv02 functionals under openSMILE's names and Duration in seconds. With a column
+`split`, edges are fitted to its "train" rows, otherwise to all rows. Several tables get a column
+`corpus`, unless they have one. Duplicate rows (same file, start, end and corpus) are an error.
 
-The output holds, per row: the label columns, one column <descriptor>_level each, `captions` (every
-phrase that holds, the first wording of a descriptor before its paraphrases) and
-`caption_descriptors` (the descriptor of each phrase). The edges go beside it as <stem>.edges.json;
-they, the templates and the metadata of the input are also in the file's metadata.
+Output, per row: the label columns, one column <descriptor>_level each, `captions` (all phrases, the
+first wording of a descriptor before its paraphrases) and `caption_descriptors` (the descriptor of
+each phrase). The edges are written beside it as <stem>.edges.json; edges, templates and the
+metadata of the input are also stored in the metadata of the file.
 
-Tables of any length are read in batches. Edges are exact: one column at a time is held, so memory
-grows by some 20 bytes per row, whatever the number of columns (10 million rows: about 0.5 GB).
+Tables of any length are processed in batches. Edges are exact, with one column in memory at a time,
+so memory grows by about 20 bytes per row for any number of columns (10 million rows: 0.5 GB).
 """
 
 import argparse
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from paraclap.captions.caption_files import write_captions
-from paraclap.captions.captions import Captioner, captions_of, measured, select_descriptors
-from paraclap.captions.edges import QUANTILES, check_edges, fit_edges
-from paraclap.captions.edges_file import parse_edges
-from paraclap.captions.feature_tables import Features, example_part, open_parts
-from paraclap.captions.input_errors import InputError, read_text
-from paraclap.captions.phrases import Comparison
-from paraclap.captions.picture import PICTURES, plot
-from paraclap.captions.summary import summarise, with_preview
-from paraclap.captions.survey import survey
-from paraclap.captions.templates import Descriptor, dump_templates, read_templates
+import numpy as np
+
+from paraclap.captions.levels import QUANTILES
+from paraclap.captions.plot import FORMATS, plot
+from paraclap.captions.tables import INDEX, Features, example_source, open_sources
+from paraclap.captions.templates import (
+    LEVELS,
+    PRESENCE,
+    InputError,
+    dump_templates,
+    read_templates,
+)
+from paraclap.captions.writer import Captioner, prepare_captioner, write_captions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+GROUPS_SHOWN = 6  # groups of edges in a line of the summary
 
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("features", type=Path, nargs="*", help="features.parquet, or folders of such files")
     add("-o", "--output", type=Path, help="captions.parquet to write")
-    add("--edges", type=Path, help="edges fitted before (captions.edges.json) instead of new ones")
+    add("--edges", type=Path, help="file of edges (captions.edges.json) instead of fitting them")
     add("--edges-by", type=_names, default=[], help="comma-separated columns to compare within")
     add("--templates", nargs="+", default=["paraclap"], metavar="NAME",
-        help="tables of descriptors and phrases: paraclap (the default), extended, or YAML files; "
-        "later ones replace earlier ones")  # fmt: skip
-    add("--dump-templates", action="store_true", help="print these tables as such YAML, and stop")
+        help="tables of descriptors and phrases: paraclap (default), extended, or YAML files; "
+        "later tables replace earlier ones")  # fmt: skip
+    add("--dump-templates", action="store_true", help="print these tables as YAML, and exit")
     add("--descriptors", type=_names, help="comma-separated, in the order of the phrases")
     add("--filter-emotions", type=_names, default=[], help="comma-separated emotions to drop")
-    add("--validation-speakers", type=_names, default=[], help="comma-separated, get split dev")
-    add("--test-speakers", type=_names, default=[], help="comma-separated, get split test")
+    add("--validation-speakers", type=_names, default=[], help="comma-separated, for split dev")
+    add("--test-speakers", type=_names, default=[], help="comma-separated, for split test")
     add("--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="default: 0.3 0.7")
     add("--plot", type=Path, metavar="FILE.png", help="draw distributions, edges and emotions")
     add("--preview", type=int, default=0, metavar="N", help="print N rows with their captions")
@@ -89,38 +96,22 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if not 0 < low < high < 1:
         raise InputError(f"quantiles are {low} and {high}, expected 0 < low < high < 1")
     if arguments.edges and (arguments.quantiles or arguments.edges_by):
-        raise InputError("give --edges or how to fit them: edges of a file have their own groups")
+        raise InputError("--edges excludes --edges-by and --quantiles, which the file defines")
     wanted = output or arguments.plot
     if preview_rows < 0 or not (paths if wanted else preview_rows):
-        raise InputError("give a features table and -o captions.parquet, or --preview N to look")
+        raise InputError("expected a features table and -o captions.parquet, or --preview N")
     inputs = {path.resolve() for path in paths}
     if output and (output.resolve() in inputs or output.resolve().parent in inputs):
         raise InputError(f"{output} would replace or join the features, give another output")
-    if arguments.plot and arguments.plot.suffix not in PICTURES:
-        raise InputError(f"{arguments.plot} is no picture, expected one of {', '.join(PICTURES)}")
-
-
-def _comparisons(
-    columns: Sequence[str], features: Features, templates: Sequence[Descriptor]
-) -> list[Comparison]:
-    """Groups to compare within.
-
-    Raises:
-        InputError: if the features lack a column, or no descriptor is compared within it
-    """
-    for column in columns:
-        if column not in features.labels:
-            raise InputError(f"edges by {column!r} need that column, found {features.labels}")
-        if not any({"*", column} & {*d.edges_by} for d in templates if d.kind == "level"):
-            raise InputError(f"no descriptor of the templates is compared by {column!r}")
-    return [Comparison(column, templates) for column in dict.fromkeys(columns)]
+    if arguments.plot and arguments.plot.suffix not in FORMATS:
+        raise InputError(f"--plot is {arguments.plot}, expected one of {', '.join(FORMATS)}")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do what the command line asks for.
+    """Write, preview and plot captions as the arguments define.
 
     Raises:
-        InputError: if something given does not fit
+        InputError: if arguments or files are invalid
     """
     start = time.perf_counter()
     templates = read_templates(arguments.templates)
@@ -131,58 +122,103 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.features:
         print("No features given: captions of random example values.")
     features = Features(
-        open_parts(arguments.features) or [example_part(templates)],
+        open_sources(arguments.features) or [example_source(templates)],
         {"dev": arguments.validation_speakers, "test": arguments.test_speakers},
         arguments.filter_emotions,
     )
-    features.check_names()
-    selected = select_descriptors(features, arguments.descriptors, templates)
-    levels = measured(selected, templates)
-    if arguments.edges:
-        stored = read_text(arguments.edges, lambda text: parse_edges(text, templates))
-        edges = {d.name: stored[d.name] for d in levels if d.name in stored}
-        by = [column for fitted in edges.values() for column in fitted.by]
-        found = survey(features, levels, _comparisons(by, features, templates))
-        check_edges(edges, found, levels, arguments.edges)
-    else:
-        comparisons = _comparisons(arguments.edges_by, features, templates)
-        found = survey(features, levels, comparisons)
-        quantiles = tuple(arguments.quantiles or QUANTILES)
-        edges = fit_edges(features, found, levels, comparisons, quantiles)
-    for column, (codes, _) in found.groups.items():
-        if (codes < 0).any():
-            warnings.warn(
-                f"{(codes < 0).sum()} rows have no {column} and no phrase compared by it",
-                stacklevel=2,
-            )
-    captioner = Captioner(features, found, selected, templates, edges)
-    batches = captions_of(features, captioner)
+    captioner = prepare_captioner(
+        features,
+        templates,
+        arguments.descriptors,
+        arguments.edges_by,
+        tuple(arguments.quantiles or QUANTILES),
+        arguments.edges,
+    )
+    batches = captioner.batches()
     if arguments.preview:
-        batches = with_preview(batches, found.rows, arguments.preview)
+        batches = with_preview(batches, features.count(), arguments.preview)
     if arguments.output:
-        metadata = features.metadata
-        write_captions(batches, captioner.schema, arguments.output, edges, templates, metadata)
+        write_captions(captioner, arguments.output, batches)
     else:
         for _ in batches:
             pass
     seconds = time.perf_counter() - start
     if arguments.features:
-        print(summarise(captioner, edges, found.rows))
+        print(summary(captioner))
     if arguments.plot:
-        plot(features, found, captioner, edges, arguments.plot)
+        plot(captioner, arguments.plot)
         print(f"wrote {arguments.plot}")
     if arguments.output:
-        print(f"wrote {arguments.output}: {found.rows / seconds:,.0f} rows/s")
+        print(f"wrote {arguments.output}: {captioner.statistics.rows / seconds:,.0f} rows/s")
+
+
+def with_preview(
+    batches: Iterable["pa.RecordBatch"], rows: int, wanted: int
+) -> Iterator["pa.RecordBatch"]:
+    """Yield batches unchanged, then print some of their rows, spread evenly over the table.
+
+    Prints the file, the first wordings, and their paraphrases.
+
+    Args:
+        batches: of captions
+        rows: number of rows in all batches
+        wanted: number of rows to print
+    """
+    places = np.linspace(0, rows - 1, min(wanted, rows)).astype(int)
+    lines, done = [], 0
+    for batch in batches:
+        for place in places[(places >= done) & (places < done + len(batch))] - done:
+            row = batch.select([INDEX[0], "caption_descriptors", "captions"]).slice(place, 1)
+            file, names, phrases = row.to_pylist()[0].values()
+            wordings: dict[str, list[str]] = {}
+            for name, phrase in zip(names, phrases, strict=True):
+                wordings.setdefault(name, []).append(phrase)
+            lines.append(file)
+            for title, chosen in (("first wordings:", 0), ("paraphrased:", -1)):
+                text = " and ".join(group[chosen] for group in wordings.values())
+                lines.append(f"  {title:15} {text or '(no phrase)'}")
+        done += len(batch)
+        yield batch
+    print("\n".join(lines))
+
+
+def summary(captioner: Captioner) -> str:
+    """Return the counts of levels and labels, and the edges with their units, as text."""
+    counted = captioner.statistics
+    lines = [
+        f"{counted.rows} rows, {counted.silent} without any phrase; "
+        f"{counted.phrases / max(counted.rows, 1):.1f} phrases a row, "
+        f"{counted.different} different sets of phrases"
+    ]
+    units = {descriptor.name: descriptor.unit for descriptor in captioner.selected}
+    for name in ("split", *units):
+        if name not in counted.counts:
+            continue
+        missing, *found = counted.counts[name].sum(axis=0).tolist()
+        pairs = list(zip(counted.values[name], found, strict=True))
+        if name not in units or counted.values[name] not in ([*LEVELS], [*PRESENCE]):
+            pairs.sort(key=lambda pair: str(pair[0]))
+        pairs = [(value, n) for value, n in [*pairs, ("undefined", missing)] if n]
+        lines.append(f"{name:18} {', '.join(f'{value} {n}' for value, n in pairs)}")
+        if name in captioner.edges:
+            bounds = [
+                f"{' '.join(['normal', *group])}: {b.low:.5g} to {b.high:.5g}"
+                for group, b in captioner.edges[name].groups.items()
+            ]
+            hidden = len(bounds) - GROUPS_SHOWN
+            more = f" and {hidden} more groups" if hidden > 0 else ""
+            lines[-1] += f"; {', '.join(bounds[:GROUPS_SHOWN])}{more} {units[name]}"
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0 only if everything asked for was done."""
+    """Run the command line.
+
+    Raises:
+        InputError: if arguments or files are invalid
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-        try:
-            run(_parser(__doc__).parse_args(arguments))
-        except (InputError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        run(_parser().parse_args(arguments))
     return 0

@@ -1,0 +1,408 @@
+"""Levels of measured descriptors: edges as exact quantiles of the training rows, and their file.
+
+A value is "low" at or below the lower edge, "high" at or above the upper edge, else "normal".
+Edges are fitted to all training rows or within groups of rows.
+"""
+
+import itertools
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from paraclap.captions.tables import Features, LabelEncoder, decoded, encode, value_type
+from paraclap.captions.templates import LEVELS, Comparison, Descriptor, Group, InputError, read_text
+
+QUANTILES = (0.3, 0.7)  # as in the paper (Jing et al., ParaCLAP, Interspeech 2024)
+MINIMUM = 10  # fewest defined values that edges are fitted to
+EDGES_FORMAT = 2  # format 1, without groups, is still read
+# openSMILE writes 0.0 here when no frame of the clip is voiced
+VOICING_COLUMN = "F0semitoneFrom27.5Hz_sma3nz_amean"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Edges of "normal", in the unit of the column."""
+
+    low: float  # at or below is "low"
+    high: float  # at or above is "high"
+    n: int  # number of defined values that the edges were fitted to
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Bounds of one descriptor for each group of rows."""
+
+    column: str
+    groups: dict[Group, Bounds]
+    by: tuple[str, ...] = ()  # label columns that define the groups
+    quantiles: tuple[float, float] = QUANTILES
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Return whether values are numbers or truth values."""
+    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
+    return any(check(kind) for check in checks)
+
+
+def defined_values(batch: pa.RecordBatch, descriptor: Descriptor) -> np.ndarray:
+    """Return the values of a level descriptor as float64 (rows,), NaN where undefined.
+
+    Undefined are infinite values and, for voiced descriptors, zeros and all values of clips that
+    are unvoiced by `VOICING_COLUMN`, if the batch holds that column.
+
+    Raises:
+        InputError: if the column does not hold numbers
+    """
+    values = _floats(batch, descriptor.column)
+    undefined = ~np.isfinite(values)
+    if descriptor.voiced:
+        undefined |= values == 0
+        if VOICING_COLUMN in batch.schema.names:
+            voicing = _floats(batch, VOICING_COLUMN)
+            undefined |= (voicing == 0) | np.isnan(voicing)
+    return np.where(undefined, np.nan, values)
+
+
+def _floats(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    column = decoded(batch.column(name))
+    if not is_number(column.type) and column.null_count < len(column):
+        found = column.drop_null()[0].as_py()
+        raise InputError(f"column {name!r} holds {found!r}, expected numbers")
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def columns_of(features: Features, descriptor: Descriptor) -> list[str]:
+    """Return the columns that `defined_values` reads."""
+    voicing = descriptor.voiced and VOICING_COLUMN in features.schema.names
+    return [descriptor.column, *([VOICING_COLUMN] if voicing else [])]
+
+
+def given_levels(features: Features, descriptors: Iterable[Descriptor]) -> frozenset[str]:
+    """Return the columns of level descriptors that hold low, normal and high themselves.
+
+    Raises:
+        InputError: if such a column holds another text
+    """
+    found = set()
+    for name in dict.fromkeys(d.column for d in descriptors if d.kind == "level"):
+        if is_number(value_type(features.schema.field(name).type)):
+            continue
+        values = features.distinct(name)
+        if odd := [value for value in values if value not in LEVELS]:
+            expected = f"numbers or only {'/'.join(LEVELS)}"
+            raise InputError(f"column {name!r} holds {odd[0]!r}, expected {expected}")
+        found |= {name} if values else set()
+    return frozenset(found)
+
+
+class Groups:
+    """Groups of rows by the labels of some columns.
+
+    Attributes:
+        missing: column -> number of rows without a label.
+    """
+
+    def __init__(self, features: Features, comparisons: Iterable[Comparison]) -> None:
+        self._encoders = {c.column: LabelEncoder(c.group) for c in comparisons}
+        self.missing = dict.fromkeys(self._encoders, 0)
+        found = [pd.DataFrame(columns=[*self._encoders], dtype=np.int32)]
+        for batch in features.batches(self._encoders, "groups") if self._encoders else ():
+            rows = pd.DataFrame({c: e.encode(batch.column(c)) for c, e in self._encoders.items()})
+            for column in rows:
+                self.missing[column] += int((rows[column] < 0).sum())
+            found.append(rows.drop_duplicates())
+        self._combinations = pd.concat(found)
+
+    def names(self, by: Sequence[str]) -> list[Group]:
+        """Return all combinations of labels of some columns, only () without columns."""
+        return list(itertools.product(*(self._encoders[column].labels for column in by)))
+
+    def occurring(self, by: Sequence[str]) -> list[Group]:
+        """Return the combinations that rows have, in the order of `names`."""
+        if not by:
+            return [()]
+        codes = self._combinations[list(by)].drop_duplicates()
+        codes = codes[(codes >= 0).all(axis=1)].sort_values(list(by))
+        labels = [self._encoders[column].labels for column in by]
+        return [
+            tuple(names[code] for names, code in zip(labels, row, strict=True))
+            for row in codes.itertuples(index=False)
+        ]
+
+    def codes(self, batch: pa.RecordBatch, by: Sequence[str]) -> np.ndarray:
+        """Return the place of each row in `names` (rows,), -1 where a label is missing."""
+        places = np.zeros(len(batch), np.int32)
+        missing = np.zeros(len(batch), bool)
+        for column in by:
+            codes = self._encoders[column].encode(batch.column(column))
+            places = places * len(self._encoders[column].labels) + codes
+            missing |= codes < 0
+        places[missing] = -1
+        return places
+
+
+def comparisons_by(
+    columns: Iterable[str], features: Features, templates: Sequence[Descriptor]
+) -> list[Comparison]:
+    """Return the comparisons within columns.
+
+    Raises:
+        InputError: if the features lack a column, or no descriptor is compared within it
+    """
+    columns = list(dict.fromkeys(columns))
+    for column in columns:
+        if column not in features.labels:
+            raise InputError(f"edges by {column!r} need that column, found {features.labels}")
+        if not any({"*", column} & {*d.edges_by} for d in templates if d.kind == "level"):
+            raise InputError(f"no descriptor of the templates is compared by {column!r}")
+    return [Comparison(column, templates) for column in columns]
+
+
+def training_values(
+    features: Features, groups: Groups, descriptor: Descriptor, by: Sequence[str]
+) -> dict[Group, np.ndarray]:
+    """Return the defined values of the training rows in each group that has rows.
+
+    Training rows are those with split "train", or all if there are no splits.
+    """
+    split = ["split"] if features.splits else []
+    values, places = [np.empty(0)], [np.empty(0, np.int32)]
+    columns = [*columns_of(features, descriptor), *by, *split]
+    for batch in features.batches(columns, descriptor.name):
+        defined, codes = defined_values(batch, descriptor), groups.codes(batch, by)
+        kept = ~np.isnan(defined) & (codes >= 0)
+        if split:
+            labels = decoded(batch.column("split")).cast(pa.large_string())
+            training = pc.equal(labels, "train").fill_null(False)
+            kept &= training.to_numpy(zero_copy_only=False)
+        values.append(defined[kept])
+        places.append(codes[kept])
+    joined = np.concatenate(values)
+    if not by:
+        return {(): joined}
+    codes = np.concatenate(places)
+    order = np.argsort(codes, kind="stable")
+    joined, codes = joined[order], codes[order]
+    places = [groups.names(by).index(group) for group in groups.occurring(by)]
+    firsts, lasts = (np.searchsorted(codes, places, side) for side in ("left", "right"))
+    return {
+        group: joined[first:last]
+        for group, first, last in zip(groups.occurring(by), firsts, lasts, strict=True)
+    }
+
+
+def fit_edges(
+    features: Features,
+    groups: Groups,
+    descriptors: Sequence[Descriptor],
+    comparisons: Sequence[Comparison] = (),
+    quantiles: tuple[float, float] = QUANTILES,
+) -> dict[str, Edges]:
+    """Return the exact quantiles of each level descriptor over its defined training values.
+
+    A descriptor gets no edges in a group, with a warning, if fewer than `MINIMUM` values are
+    defined there or both edges are equal. Columns of levels need no edges.
+
+    Args:
+        features: tables
+        groups: of the columns of `comparisons`
+        descriptors: of levels
+        comparisons: columns to compare within, where `edges_by` of a descriptor allows it
+        quantiles: of the edges
+
+    Returns:
+        descriptor name -> edges; independent of the order of the rows
+
+    Raises:
+        InputError: if there are splits but no "train", or a column does not hold numbers
+    """
+    if features.splits and "train" not in features.splits:
+        found = ", ".join(sorted(map(repr, features.splits)))
+        raise InputError(f"no row has split 'train' (found {found}), so reuse --edges")
+    given = given_levels(features, descriptors)
+    edges = {}
+    for descriptor in descriptors:
+        if descriptor.column in given:
+            continue
+        by = tuple(c.column for c in comparisons if {"*", c.column} & {*descriptor.edges_by})
+        fitted, lacking = {}, {}
+        for group, values in training_values(features, groups, descriptor, by).items():
+            low = high = np.nan
+            if len(values) >= MINIMUM:
+                low, high = np.quantile(values, quantiles, overwrite_input=True).tolist()
+            if low < high:
+                fitted[group] = Bounds(low, high, len(values))
+            else:
+                lacking[group] = len(values)
+        if lacking:
+            numbers = ", ".join(dict.fromkeys(map(str, lacking.values())))
+            column = f"column {descriptor.column!r} has {numbers} defined training values"
+            _warn(descriptor, lacking, f"{column}, expected at least {MINIMUM} that vary")
+        if fitted:
+            edges[descriptor.name] = Edges(descriptor.column, fitted, by, quantiles)
+    return edges
+
+
+class LevelCoder:
+    """Levels and rules of record batches as codes.
+
+    Attributes:
+        levels: descriptors that are measured.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        groups: Groups,
+        levels: Sequence[Descriptor],
+        edges: Mapping[str, Edges],
+    ) -> None:
+        self.levels, self._groups, self._edges = levels, groups, edges
+        self._given = given_levels(features, levels)
+        self._bounds = {name: self._bounds_of(fitted) for name, fitted in edges.items()}
+
+    def _bounds_of(self, edges: Edges) -> np.ndarray:
+        """Return the low and the high edge of each group, NaN for none (2, groups + 1)."""
+        bounds = [edges.groups.get(group) for group in self._groups.names(edges.by)]
+        pairs = [(b.low, b.high) if b else (np.nan, np.nan) for b in [*bounds, None]]
+        return np.array(pairs).T
+
+    def by(self, descriptor: Descriptor) -> tuple[str, ...]:
+        """Return the columns within which a level, or the levels of a rule, are compared."""
+        edges = [self._edges.get(name) for name in descriptor.rule or [descriptor.name]]
+        return tuple(dict.fromkeys(c for fitted in edges if fitted for c in fitted.by))
+
+    def codes(self, batch: pa.RecordBatch, rules: Iterable[Descriptor]) -> dict[str, np.ndarray]:
+        """Return the places in LEVELS or PRESENCE (rows,) by descriptor, -1 where undefined."""
+        codes = {descriptor.name: self._level(batch, descriptor) for descriptor in self.levels}
+        return codes | {rule.name: _rule_codes(rule, codes) for rule in rules}
+
+    def _level(self, batch: pa.RecordBatch, descriptor: Descriptor) -> np.ndarray:
+        if descriptor.column in self._given:
+            codes, levels = encode(batch.column(descriptor.column))
+            places = [-1 if level is None else LEVELS.index(level) for level in levels]
+            return np.array([*places, -1], np.int8)[codes]
+        if descriptor.name not in self._edges:
+            return np.full(len(batch), -1, np.int8)
+        values = defined_values(batch, descriptor)
+        by = self._edges[descriptor.name].by
+        places = self._groups.codes(batch, by) if by else 0
+        low, high = (bounds[places] for bounds in self._bounds[descriptor.name])
+        codes = (values > low).view(np.int8) + (values >= high).view(np.int8)
+        codes[np.isnan(values) | np.isnan(low)] = -1
+        return codes
+
+
+def _rule_codes(rule: Descriptor, codes: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the place in PRESENCE of each row; -1 where a part is undefined."""
+    parts = [codes[name] for name in rule.rule]
+    allowed = [[level in levels for level in LEVELS] for levels in rule.rule.values()]
+    holds = [np.array(a)[part] for a, part in zip(allowed, parts, strict=True)]
+    undefined = np.any([part < 0 for part in parts], axis=0)
+    return np.where(undefined, -1, np.all(holds, axis=0)).astype(np.int8)
+
+
+def read_edges(path: Path, descriptors: Sequence[Descriptor]) -> dict[str, Edges]:
+    """Return the edges in a file of `edges_to_dict`.
+
+    Raises:
+        InputError: if the file cannot be read, or see `parse_edges`
+    """
+    return read_text(path, lambda text: parse_edges(text, descriptors))
+
+
+def check_edges(
+    edges: Mapping[str, Edges],
+    groups: Groups,
+    given: frozenset[str],
+    descriptors: Sequence[Descriptor],
+    source: Path,
+) -> None:
+    """Warn of descriptors and groups that lack edges in a file."""
+    for descriptor in descriptors:
+        fitted = edges.get(descriptor.name)
+        if fitted is None and descriptor.column not in given:
+            _warn(descriptor, [()], f"{source} has no edges for it")
+        elif fitted is not None:
+            lacking = [g for g in groups.occurring(fitted.by) if g not in fitted.groups]
+            if lacking:
+                _warn(descriptor, lacking, f"{source} has no edges for them")
+
+
+def _warn(descriptor: Descriptor, groups: Iterable[Group], problem: str) -> None:
+    names = [", ".join(group) for group in groups if group]
+    listed = "; ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")
+    where = f" for {listed}" if names else ""
+    warnings.warn(f"{descriptor.name} gets no phrase{where}: {problem}", stacklevel=3)
+
+
+def edges_to_dict(edges: Mapping[str, Edges]) -> dict[str, Any]:
+    """Return edges as plain mappings; exact numbers as their shortest decimal text."""
+    entries = {
+        name: {
+            "column": fitted.column,
+            "quantiles": [repr(float(quantile)) for quantile in fitted.quantiles],
+            "by": list(fitted.by),
+            "groups": [
+                {"group": list(group), "low": repr(b.low), "high": repr(b.high), "n": b.n}
+                for group, b in fitted.groups.items()
+            ],
+        }
+        for name, fitted in edges.items()
+    }
+    return {"format": EDGES_FORMAT, "descriptors": entries}
+
+
+def parse_edges(text: str, descriptors: Sequence[Descriptor]) -> dict[str, Edges]:
+    """Return the edges in the JSON of `edges_to_dict`, equal to the bit.
+
+    Raises:
+        InputError: if the text has another form, or a descriptor is unknown or of another column
+    """
+    try:
+        content = json.loads(text)
+        if content["format"] not in (1, EDGES_FORMAT):
+            raise ValueError(f"format is {content['format']!r}, expected 1 or {EDGES_FORMAT}")
+        convert = _from_format_1 if content["format"] == 1 else dict
+        edges = {n: _as_edges(convert(entry)) for n, entry in content["descriptors"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"no edges of this program ({error!r})") from error
+    columns = {descriptor.name: descriptor.column for descriptor in descriptors}
+    for name, fitted in edges.items():
+        if name not in columns:
+            raise InputError(f"edges of unknown descriptor {name!r}, expected {', '.join(columns)}")
+        bounds = fitted.groups.values()
+        finite = all(-np.inf < b.low < b.high < np.inf for b in bounds)
+        whole = all(len(group) == len(fitted.by) for group in fitted.groups)
+        if fitted.column != columns[name] or not finite or not whole:
+            expected = f"column {columns[name]!r} and finite bounds, low below high"
+            raise InputError(f"edges of {name!r} are {fitted}, expected {expected}")
+    return edges
+
+
+def _as_edges(entry: Mapping[str, Any]) -> Edges:
+    """Return the edges of one descriptor from format 2."""
+    groups = {
+        tuple(part["group"]): Bounds(float(part["low"]), float(part["high"]), part["n"])
+        for part in entry["groups"]
+    }
+    quantiles = tuple(map(float, entry["quantiles"]))
+    known = {"column": entry["column"], "groups": groups, "by": tuple(entry["by"])}
+    if entry.keys() - known - {"quantiles"}:
+        raise ValueError(f"unknown {sorted(entry.keys() - known - {'quantiles'})}")
+    return Edges(**known, quantiles=quantiles)
+
+
+def _from_format_1(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the edges of one descriptor in format 2, from the format without groups."""
+    bounds = {name: entry[name] for name in ("low", "high", "n")}
+    rest = {name: value for name, value in entry.items() if name not in bounds}
+    return {**rest, "by": [], "groups": [{"group": [], **bounds}]}
