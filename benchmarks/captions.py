@@ -35,10 +35,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from paraclap.captions.edges import QUANTILES
-from paraclap.captions.feature_tables import INDEX
-from paraclap.captions.phrases import phrases_of
-from paraclap.captions.templates import LEVELS, default_descriptors
+from paraclap.captions.levels import QUANTILES
+from paraclap.captions.tables import INDEX
+from paraclap.captions.templates import LEVELS, default_descriptors, phrases_of
 from paraclap.cli import template_creation
 
 EMOTIONS = ("anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")

@@ -50,9 +50,7 @@ TEXTS = ("captions", "caption_descriptors")  # columns with a list of texts per 
 WRITTEN = 1 << 20  # values of a column that are encoded at once; lists have many per row
 TEXT_LIST = pa.list_(pa.field("element", pa.string(), nullable=False))
 # lists of texts as indices, which are built and written faster
-CODED_LIST = pa.list_(
-    pa.field("element", pa.dictionary(pa.int32(), pa.string()), nullable=False)
-)
+CODED_LIST = pa.list_(pa.field("element", pa.dictionary(pa.int32(), pa.string()), nullable=False))
 
 
 class PhraseTable:
@@ -329,6 +327,7 @@ def write_captions(
     edges = edges_to_dict(captioner.edges)
     metadata = {
         **captioner.features.metadata,
+        b"pandas": _pandas_metadata(captioner.schema),
         b"edges": json.dumps(edges).encode(),
         b"templates": json.dumps(templates_to_dict(captioner.descriptors)).encode(),
     }
@@ -354,9 +353,6 @@ def _write_parquet(
     metadata: Mapping[bytes, bytes],
 ) -> None:
     lists = [field.name for field in schema if pa.types.is_list(field.type)]
-    plain = pa.schema([field for field in schema if field.name not in lists])
-    frame = plain.empty_table().to_pandas().set_index(list(INDEX))
-    metadata = {**metadata, b"pandas": pa.Table.from_pandas(frame).schema.metadata[b"pandas"]}
     # the stored schema is `schema`, although phrases are written from dictionaries
     stored = schema.with_metadata(metadata).serialize().to_pybytes()
     coded = pa.schema([f.with_type(CODED_LIST) if f.name in lists else f for f in schema])
@@ -379,3 +375,10 @@ def _write_parquet(
             written = pool.submit(writer.write_batch, batch.cast(coded), BATCH)
         written.result()
         writer.add_key_value_metadata({**metadata, b"ARROW:schema": base64.b64encode(stored)})
+
+
+def _pandas_metadata(schema: pa.Schema) -> bytes:
+    """Return the metadata with which pandas restores index and types of such a table."""
+    plain = pa.schema([field for field in schema if not pa.types.is_list(field.type)])
+    frame = plain.empty_table().to_pandas().set_index(list(INDEX))
+    return pa.Table.from_pandas(frame).schema.metadata[b"pandas"]

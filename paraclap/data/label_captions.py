@@ -3,19 +3,18 @@
     root = caption_labels("my.csv", "runs/mine/captions.parquet")
 
 What a table says of its clips (emotion, gender, arousal, ...) is worded by the templates of
-preprocessing/template_creation.py; nothing is measured, so nothing is said about pitch or loudness.
+preprocessing/template_creation.py; nothing is measured, so no phrase describes pitch or loudness.
 """
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from paraclap.captions.tables import Features, open_table
 from paraclap.captions.templates import read_templates
-from paraclap.cli import template_creation
+from paraclap.captions.writer import prepare_captioner, write_captions
 from paraclap.corpora import CorpusError
 from paraclap.corpora.table import read_corpus
 from paraclap.settings import LABEL_TABLES
@@ -37,14 +36,16 @@ def caption_labels(
     Args:
         labels: .csv or .tsv, see `corpora.read_corpus`.
         captions: table to write.
-        templates: phrase tables, see `read_templates` of captioning/templates.py.
+        templates: phrase tables, see `captions.templates.read_templates`.
         root: folder of the audio; None = that of the table.
 
     Raises:
         CorpusError: if the table cannot be read, or the templates have no words for its columns.
+        InputError: if a row occurs twice or the templates are invalid.
     """
     table = read_corpus(labels, root)
-    worded = sorted({d.column for d in read_templates(templates) if d.column})
+    descriptors = read_templates([str(name) for name in templates])
+    worded = sorted({d.column for d in descriptors if d.column})
     if not set(worded) & set(table.columns):
         raise CorpusError(
             f"{labels} has the columns {list(table.columns)}, and the templates "
@@ -54,10 +55,6 @@ def caption_labels(
     about = json.dumps({"name": table.attrs["name"], "corpus": None}).encode()
     stored = pa.Table.from_pandas(table)
     stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), b"paraclap": about})
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, f"{table.attrs['name']}.parquet")
-        pq.write_table(stored, source)
-        given = [str(source), "-o", str(captions), "--templates", *map(str, templates)]
-        if template_creation.main(given):
-            raise CorpusError(f"{labels}: no captions can be made of it, see above")
+    features = Features([open_table(stored, str(labels))])
+    write_captions(prepare_captioner(features, descriptors), Path(captions))
     return table.attrs["root"]

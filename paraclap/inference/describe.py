@@ -24,11 +24,15 @@ import pyarrow.parquet as pq
 from paraclap.acoustics import egemaps
 from paraclap.acoustics.chunks import DURATION
 from paraclap.acoustics.extraction import measure
-from paraclap.captions.edges import Edges, measured_values
-from paraclap.captions.edges_file import parse_edges
-from paraclap.captions.phrases import Comparison, Group, compared
-from paraclap.captions.survey import VOICING_COLUMN, unvoiced_rows
-from paraclap.captions.templates import LEVELS, Descriptor, default_descriptors
+from paraclap.captions.levels import VOICING_COLUMN, Edges, defined_values, read_edges
+from paraclap.captions.templates import (
+    LEVELS,
+    Comparison,
+    Descriptor,
+    Group,
+    compared,
+    default_descriptors,
+)
 
 TRAINING = "train"
 """Rows of a features table with a column `split` that edges are fitted on."""
@@ -87,8 +91,7 @@ def measured_levels(
 
 
 def _read_edges(path: str | Path) -> dict[str, Edges]:
-    descriptors = default_descriptors()
-    return parse_edges(Path(path).read_text(encoding="utf-8"), descriptors)
+    return read_edges(Path(path), default_descriptors())
 
 
 def _comparison(column: str) -> Comparison:
@@ -143,11 +146,8 @@ def reference_values(
         entry = fitted[descriptor.name]
         group = _group(edges, entry, labels or {})
         batch = _read_columns(features, {descriptor.column, *entry.by}, descriptor.voiced)
-        unvoiced = None
-        if descriptor.voiced and VOICING_COLUMN in batch.schema.names:
-            unvoiced = unvoiced_rows(batch.column(VOICING_COLUMN))
-        values, undefined = measured_values(batch, descriptor, unvoiced)
-        kept = ~undefined
+        values = defined_values(batch, descriptor)
+        kept = ~np.isnan(values)
         for column, name in zip(entry.by, group, strict=True):
             comparison = _comparison(column)
             kept &= [comparison.group(label) == name for label in batch.column(column).to_pylist()]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("program", ["preprocessing/template_creation.py", "-m"])
-def test_preview_runs_without_any_input(program):
+def test_preview_needs_no_input(program):
     name = ["preprocessing.template_creation"] if program == "-m" else []
     command = [sys.executable, program, *name, "--preview", "5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -21,7 +21,7 @@ def test_preview_runs_without_any_input(program):
     assert "example" in done.stdout and done.stdout.count("first wordings:") == 5
 
 
-def test_summary_and_preview_are_printed_without_writing(features, tmp_path, capsys):
+def test_summary_and_preview_need_no_output(features, tmp_path, capsys):
     assert run(features, "--preview", 3, "--descriptors", "pitch,emotion") == 0
     printed = capsys.readouterr().out
     assert "60 rows, 0 without any phrase" in printed and printed.count("paraphrased:") == 3
@@ -46,7 +46,7 @@ def test_summary_and_preview_are_printed_without_writing(features, tmp_path, cap
         "captions.parquet -o out.parquet",
     ],
 )
-def test_mistakes_end_with_one_sentence_and_no_output(features, monkeypatch, capsys, arguments):
+def test_errors_are_one_sentence_without_output(features, monkeypatch, capsys, arguments):
     monkeypatch.chdir(features.parent)
     run("features.parquet", "-o", "captions.parquet")
     Path("broken.txt").write_text("not: [closed")
@@ -55,5 +55,5 @@ def test_mistakes_end_with_one_sentence_and_no_output(features, monkeypatch, cap
     assert run(*arguments.split()) == 1
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if not line.startswith("warning: ")] == lines[-1:]
-    assert lines[-1].startswith("error: ")
+    assert lines[-1].startswith("template_creation.py: ")
     assert not Path("out.parquet").exists() and features.read_bytes() == before

@@ -9,8 +9,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from paraclap.captions.phrases import phrases_of
-from paraclap.captions.templates import default_descriptors
+from paraclap.captions.templates import default_descriptors, phrases_of
 from paraclap.cli import train
 from paraclap.corpora import CorpusError
 from paraclap.corpora.table import read_corpus, scored_classes

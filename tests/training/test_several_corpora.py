@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from paraclap.audio.recordings import JoinedRecordings
-from paraclap.captions.phrases import phrases_of
-from paraclap.captions.templates import default_descriptors
+from paraclap.captions.templates import default_descriptors, phrases_of
 from paraclap.cli import template_creation
 from paraclap.evaluation.prompt_sets import class_words
 from paraclap.settings import CorpusSettings, Settings

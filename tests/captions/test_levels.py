@@ -1,16 +1,24 @@
-"""Edges are exact quantiles of what is defined in the training part, or there are none."""
+"""Edges as exact quantiles of the training rows, and their file."""
 
+import json
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from paraclap.captions.edges import QUANTILES
-from paraclap.captions.feature_tables import BATCH
-from paraclap.captions.input_errors import InputError
-from paraclap.captions.survey import VOICING_COLUMN
+from paraclap.captions.levels import (
+    QUANTILES,
+    VOICING_COLUMN,
+    Bounds,
+    Edges,
+    edges_to_dict,
+    parse_edges,
+)
+from paraclap.captions.tables import BATCH
+from paraclap.captions.templates import InputError
 from small_corpora import (
+    DESCRIPTORS,
     GENDER,
     INTENSITY,
     MEASURED,
@@ -38,7 +46,7 @@ def test_edges_equal_hand_computed_quantiles():
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_edges_equal_numpy_over_the_whole_column_bit_for_bit(kind):
+def test_edges_equal_numpy_quantiles_to_the_bit(kind):
     generator = np.random.default_rng(0)
     for rows in (10, 11, 997, BATCH + 1):
         values = generator.lognormal(size=rows).astype(kind)
@@ -48,7 +56,7 @@ def test_edges_equal_numpy_over_the_whole_column_bit_for_bit(kind):
 
 
 @pytest.mark.parametrize("descriptor", [d for d in MEASURED if d.voiced], ids=lambda d: d.name)
-def test_unvoiced_clips_neither_move_edges_nor_get_levels(descriptor):
+def test_unvoiced_clips_do_not_change_edges_and_have_no_level(descriptor):
     voiced = make_corpus(60)
     silent = voiced.sample(140, replace=True, random_state=0)
     silent[VOICING_COLUMN] = np.repeat([0.0, np.nan], 70)
@@ -61,14 +69,14 @@ def test_unvoiced_clips_neither_move_edges_nor_get_levels(descriptor):
     assert levels_of(zeros, descriptor)[:20] == [None] * 20  # even without a column for pitch
 
 
-def test_zero_and_whole_numbers_are_values_of_a_measure():
+def test_zeros_and_integers_are_values():
     table = make_table(equivalentSoundLevel_dBp=list(range(-10, 11)))
     assert levels_of(table, INTENSITY)[10] == "normal"
     assert levels_of(table, INTENSITY) == levels_of(table.astype(float), INTENSITY)
 
 
 @pytest.mark.parametrize("undefined", [np.nan, np.inf, -np.inf])
-def test_undefined_values_get_no_phrase_and_do_not_move_edges(undefined):
+def test_undefined_values_do_not_change_edges_and_have_no_phrase(undefined):
     table = make_corpus(30)
     broken = join(table, table.assign(equivalentSoundLevel_dBp=undefined))
     assert fit(broken, [INTENSITY]) == fit(table, [INTENSITY])
@@ -81,7 +89,7 @@ def test_undefined_values_get_no_phrase_and_do_not_move_edges(undefined):
     [[], [1.0] * 30, [np.nan] * 30, [1.0, 2.0, 3.0], list(range(9)), [0.0] + [1.0] * 28 + [2.0]],
     ids=["empty", "constant", "nan", "three", "nine", "tied"],
 )
-def test_without_evidence_there_is_a_warning_and_no_phrase(values):
+def test_too_few_or_constant_values_warn_and_get_no_phrase(values):
     table = make_table(equivalentSoundLevel_dBp=np.asarray(values, dtype=float))
     with pytest.warns(UserWarning, match="intensity gets no phrase.*equivalentSoundLevel_dBp"):
         captions = phrases_by_row(table, [INTENSITY])
@@ -89,7 +97,7 @@ def test_without_evidence_there_is_a_warning_and_no_phrase(values):
 
 
 @pytest.mark.parametrize("rows", range(4))
-def test_too_few_rows_are_never_normal(rows):
+def test_a_few_rows_have_no_level(rows):
     with pytest.warns(UserWarning, match=f"has {rows} defined training values"):
         assert levels_of(make_corpus(60).iloc[:rows], INTENSITY) == [None] * rows
 
@@ -106,7 +114,7 @@ def test_edges_of_a_mostly_unvoiced_corpus_are_those_of_its_voiced_part(unvoiced
     assert levels[silent].isna().all(axis=None) and levels[~silent].notna().all(axis=None)
 
 
-def test_rows_of_other_splits_do_not_move_edges():
+def test_edges_depend_on_training_rows_alone():
     table = make_corpus(90).assign(split=np.repeat(["train", "dev", "test"], 30))
     changed = table.copy()
     changed.loc[changed["split"] != "train", INTENSITY.column] = 1000.0
@@ -119,7 +127,7 @@ def test_rows_of_other_splits_do_not_move_edges():
         fit(table.assign(split="test"))
 
 
-def test_changed_test_rows_leave_the_stored_edges_as_they_were(tmp_path):
+def test_edges_file_does_not_depend_on_test_rows(tmp_path):
     table, contents = make_corpus(300), []
     for name, scale in (("same", 1.0), ("changed", 7.0)):
         test = table["speaker"].isin(["05", "06"])
@@ -135,7 +143,7 @@ def test_changed_test_rows_leave_the_stored_edges_as_they_were(tmp_path):
     assert output.with_name("captions.edges.json").read_bytes() != contents[0]
 
 
-def test_edges_of_a_group_are_the_quantiles_of_its_rows():
+def test_group_edges_are_the_quantiles_of_its_rows():
     table = make_corpus(200)
     table["gender"] = ["female", "F", "male", "woman", "unknown"] * 40
     edges = fit(table, MEASURED, comparisons=[GENDER])
@@ -149,15 +157,79 @@ def test_edges_of_a_group_are_the_quantiles_of_its_rows():
     assert edges["duration"].by == () and edges["arousal"].by == ()
 
 
-def test_unknown_and_small_groups_get_no_phrase_and_a_warning(tmp_path, capsys):
+def test_missing_and_small_groups_warn_and_get_no_phrase(tmp_path, capsys):
     table = make_corpus(60)
     table["gender"] = ["female"] * 45 + ["male"] * 9 + [None, "unknown"] * 3
     output = tmp_path / "captions.parquet"
     assert run(write(table, tmp_path / "f.parquet"), "-o", output, "--edges-by", "gender") == 0
-    told = capsys.readouterr().err
-    assert re.search("pitch gets no phrase for man: column .* 9 defined training values", told)
-    assert "6 rows have no gender and no phrase compared by it" in told
+    errors = capsys.readouterr().err
+    assert re.search("pitch gets no phrase for man: column .* 9 defined training values", errors)
+    assert "6 rows have no gender and no phrase compared by it" in errors
     captions = pd.read_parquet(output)
     assert captions["pitch_level"][:45].notna().all() and captions["pitch_level"][45:].isna().all()
     assert captions["duration_level"].notna().all()
     assert "pitch" not in captions["caption_descriptors"][45:].explode().array
+
+
+# --- File of edges
+
+
+def test_stored_edges_are_equal_to_the_bit_and_reused(features, tmp_path):
+    table, edges = make_corpus(), tmp_path / "captions.edges.json"
+    assert run(features, "-o", tmp_path / "captions.parquet") == 0
+    fitted = fit(table, [d for d in MEASURED if d.default])
+    assert parse_edges(edges.read_text(), DESCRIPTORS) == fitted
+    shifted = table.assign(equivalentSoundLevel_dBp=table["equivalentSoundLevel_dBp"] + 10)
+    assert run(write(shifted, features), "-o", tmp_path / "b.parquet", "--edges", edges) == 0
+    assert set(pd.read_parquet(tmp_path / "b.parquet")["intensity_level"]) == {"high"}
+    assert (tmp_path / "b.edges.json").read_bytes() == edges.read_bytes()
+
+
+def test_format_without_groups_is_still_read():
+    entry = {"column": INTENSITY.column, "low": "0.1", "high": "0.30000000000000004", "n": 10}
+    old = {"format": 1, "descriptors": {"intensity": entry | {"quantiles": ["0.3", "0.7"]}}}
+    edges = parse_edges(json.dumps(old), DESCRIPTORS)
+    assert edges == {"intensity": Edges(INTENSITY.column, {(): Bounds(0.1, 0.1 + 0.2, 10)})}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"column": "loudness_sma3_amean"}, "'intensity' are .*loudness.*expected column"),
+        ({"groups": [{"group": [], "low": "5.0", "high": "4.0", "n": 10}]}, "low below high"),
+        ({"groups": [{"group": [], "low": "nan", "high": "4.0", "n": 10}]}, "finite"),
+        ({"groups": [{"group": ["man"], "low": "1", "high": "4.0", "n": 10}]}, "'intensity' are"),
+        ({"groups": [{"group": [], "low": "x", "high": "4.0", "n": 10}]}, "no edges of this"),
+        ({"colour": "red"}, "no edges of this program"),
+    ],
+)
+def test_invalid_edges_raise(change, message):
+    edges = {"intensity": Edges(INTENSITY.column, {(): Bounds(2.0, 4.0, 10)})}
+    content = edges_to_dict(edges)
+    assert parse_edges(json.dumps(content), DESCRIPTORS) == edges
+    with pytest.raises(InputError, match="unknown descriptor 'intensity'"):
+        parse_edges(json.dumps(content), [PITCH])
+    with pytest.raises(InputError, match="format is 3"):
+        parse_edges(json.dumps(content | {"format": 3}), DESCRIPTORS)
+    content["descriptors"]["intensity"].update(change)
+    with pytest.raises(InputError, match=message):
+        parse_edges(json.dumps(content), DESCRIPTORS)
+
+
+def test_group_edges_are_reused_and_other_groups_get_no_phrase(tmp_path, capsys):
+    table, output = make_corpus(60), tmp_path / "captions.parquet"
+    features = write(table, tmp_path / "f.parquet")
+    assert run(features, "-o", output, "--edges-by", "gender") == 0
+    captions, edges = pd.read_parquet(output), output.with_name("captions.edges.json")
+    again = tmp_path / "again.parquet"
+    assert run(features, "-o", again, "--edges", edges) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(again), captions)
+    other = table.assign(gender=["girl", "female"] * 30)
+    assert run(write(other, features), "-o", again, "--edges", edges) == 0
+    assert "pitch gets no phrase for girl: " in capsys.readouterr().err
+    levels = pd.read_parquet(again)["pitch_level"]
+    assert levels[::2].isna().all() and levels[1::2].notna().all()
+    assert run(features, "-o", again, "--edges", edges, "--edges-by", "gender") == 1
+    lacking = write(other.drop(columns="gender"), features)
+    assert run(lacking, "-o", again, "--edges", edges) == 1
+    assert run(lacking, "-o", again, "--edges-by", "gender") == 1

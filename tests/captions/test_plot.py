@@ -1,36 +1,31 @@
-"""The picture shows what the captions say."""
+"""Figure of edges and levels."""
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from paraclap.captions.captions import Captioner, captions_of
-from paraclap.captions.picture import shares_of
-from paraclap.captions.survey import survey
+from paraclap.captions.plot import level_proportions
 from paraclap.captions.templates import LEVELS
-from small_corpora import EXTENDED, INTENSITY, fit, make_corpus, run, stream
+from small_corpora import INTENSITY, captioner_of, fit, make_corpus, run
 
 
-def test_shares_in_the_picture_are_those_of_the_captions():
+def test_proportions_in_the_figure_equal_those_of_the_captions():
     table = make_corpus(200)
     table[INTENSITY.column] += np.where(table["emotion"] == "sad", 0.2, 0).astype(np.float32)
-    features = stream(table)
-    chosen = [INTENSITY]
-    found = survey(features, chosen)
-    captioner = Captioner(features, found, chosen, EXTENDED, fit(table, chosen))
-    frame = pa.Table.from_batches(list(captions_of(features, captioner))).to_pandas()
-    shares, emotions, columns = shares_of(captioner)
+    captioner = captioner_of(table, fit(table, [INTENSITY]), [INTENSITY])
+    frame = pa.Table.from_batches(list(captioner.batches())).to_pandas()
+    proportions, emotions, columns = level_proportions(captioner)
     assert emotions == ["all rows", "anger", "neutral", "sadness"]
     assert columns == [("intensity", level) for level in LEVELS]
     levels = frame["intensity_level"].astype(str)
     expected = pd.crosstab(frame["emotion"], levels, normalize="index")[list(LEVELS)]
-    np.testing.assert_allclose(shares[1:], expected.loc[["anger", "neutral", "sad"]])
-    np.testing.assert_allclose(shares[0], [0.3, 0.4, 0.3], atol=0.01)
+    np.testing.assert_allclose(proportions[1:], expected.loc[["anger", "neutral", "sad"]])
+    np.testing.assert_allclose(proportions[0], [0.3, 0.4, 0.3], atol=0.01)
 
 
 @pytest.mark.parametrize("options", ["", "--edges-by gender"])
-def test_picture_is_drawn(features, tmp_path, options):
+def test_figure_is_written(features, tmp_path, options):
     picture = tmp_path / "new" / "edges.png"
     assert run(features, "--plot", picture, *options.split()) == 0
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000

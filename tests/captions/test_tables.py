@@ -1,16 +1,15 @@
-"""Tables of features as one stream: several of them, splits, filters, batches."""
+"""Feature tables as one stream: several tables, splits, filters, batches, duplicates."""
 
 import json
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from paraclap.captions.feature_tables import BATCH
-from paraclap.captions.input_errors import InputError
-from paraclap.captions.survey import survey
-from paraclap.captions.templates import LEVELS
-from small_corpora import make_corpora, make_corpus, run, stream, write
+from paraclap.captions.tables import BATCH, INDEX
+from paraclap.captions.templates import LEVELS, InputError
+from small_corpora import caption, make_corpora, make_corpus, run, stream, write
 
 
 def test_speakers_are_compared_as_text(features, tmp_path):
@@ -22,7 +21,7 @@ def test_speakers_are_compared_as_text(features, tmp_path):
     assert found == {"01": "test", "02": "dev", "03": "test", **expected}
 
 
-def test_impossible_splits_are_refused():
+def test_invalid_splits_raise():
     for change, test, message in (
         ({}, ["1"], "no speaker '1', found 01, 02"),
         ({}, ["03", "02"], "02 are both"),
@@ -30,11 +29,10 @@ def test_impossible_splits_are_refused():
     ):
         table = make_corpus().assign(**change)
         with pytest.raises(InputError, match=message):
-            survey(stream(table, speakers={"dev": ["02"], "test": test}), [])
-            stream(table, speakers={"dev": ["02"], "test": test}).check_names()
+            stream(table, speakers={"dev": ["02"], "test": test})
 
 
-def test_filtered_emotions_are_gone_and_others_stay(tmp_path, capsys):
+def test_filter_removes_emotions_and_keeps_missing_ones(tmp_path, capsys):
     table = make_corpus()
     table.iloc[0, table.columns.get_loc("emotion")] = None
     features, output = write(table, tmp_path / "f.parquet"), tmp_path / "captions.parquet"
@@ -45,7 +43,7 @@ def test_filtered_emotions_are_gone_and_others_stay(tmp_path, capsys):
     assert len(left) == 45 and left["emotion"].isna().sum() == 1
 
 
-def test_several_tables_are_told_apart_by_their_corpus(tmp_path):
+def test_several_tables_get_a_corpus_column(tmp_path):
     one, two = make_corpora(tmp_path)  # with the same names of files
     output = tmp_path / "out" / "captions.parquet"
     assert run(one, two, "-o", output) == 0
@@ -61,7 +59,7 @@ def test_several_tables_are_told_apart_by_their_corpus(tmp_path):
     assert 'intensity is high within the corpus "two"' in captions["captions"][40:].explode().array
 
 
-def test_folder_of_tables_is_one_table(tmp_path):
+def test_folder_of_tables_equals_one_table(tmp_path):
     table, folder = make_corpus(90), tmp_path / "features"
     folder.mkdir()
     for part in range(3):
@@ -78,7 +76,7 @@ def test_folder_of_tables_is_one_table(tmp_path):
     assert run(tmp_path / "empty", "-o", output) == 1
 
 
-def test_table_without_the_named_column_keeps_its_rows_or_is_refused(tmp_path, capsys):
+def test_missing_column_keeps_rows_of_a_filter_and_raises_for_a_split(tmp_path, capsys):
     one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
     write(make_corpus(40), one)
     write(make_corpus(40).drop(columns=["emotion", "speaker"]), two)
@@ -89,18 +87,18 @@ def test_table_without_the_named_column_keeps_its_rows_or_is_refused(tmp_path, c
     assert "column 'speaker' without missing values" in capsys.readouterr().err
 
 
-def test_types_that_do_not_fit_together_are_refused():
+def test_types_without_a_common_type_raise():
     with pytest.raises(InputError, match="'gender' is int64 in table, large_string before"):
         stream(make_corpus(), make_corpus().assign(gender=1))
 
 
-def test_size_of_batches_changes_nothing(tmp_path, monkeypatch):
+def test_captions_do_not_depend_on_the_batch_size(tmp_path, monkeypatch):
     table = make_corpus(100)
     table.iloc[3, table.columns.get_loc("gender")] = None
     features, tables = write(table, tmp_path / "f.parquet"), []
     for size in (BATCH, 7):
-        for room in ("feature_tables", "caption_files"):
-            monkeypatch.setattr(f"paraclap.captions.{room}.BATCH", size)
+        for module in ("tables", "writer"):
+            monkeypatch.setattr(f"paraclap.captions.{module}.BATCH", size)
         output = tmp_path / f"{size}.parquet"
         options = ["--edges-by", "gender", "--filter-emotions", "sad", "--test-speakers", "01"]
         assert run(features, "-o", output, *options) == 0
@@ -108,3 +106,22 @@ def test_size_of_batches_changes_nothing(tmp_path, monkeypatch):
         assert pq.ParquetFile(output).metadata.num_row_groups == -(-100 // size)
     pd.testing.assert_frame_equal(*tables)
     assert list(tables[1]["pitch_level"].cat.categories) == list(LEVELS)
+
+
+def test_duplicate_rows_raise(tmp_path, capsys):
+    one, _ = make_corpora(tmp_path)
+    assert run(one, one, "-o", tmp_path / "out" / "captions.parquet") == 1
+    assert "contain a row twice: file a/00000.wav" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    table = make_corpus(40)
+    later = table.reset_index().assign(start=pd.Timedelta(1, "s")).set_index([*INDEX])
+    assert len(caption(pd.concat([table, later]), {})) == 80  # another segment of a file
+
+
+def test_rows_with_equal_hashes_are_compared(monkeypatch):
+    table = make_corpus(40)
+    equal = lambda table: np.zeros(len(table), np.uint64)  # noqa: E731
+    monkeypatch.setattr("paraclap.captions.tables.row_hashes", equal)
+    assert len(caption(table, {})) == 40
+    with pytest.raises(InputError, match="a/00007.wav"):
+        caption(pd.concat([table, table.iloc[7:8]]), {})
