@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from paraclap.captions.tables import Features, LabelEncoder, decoded, encode, value_type
 from paraclap.captions.templates import LEVELS, Comparison, Descriptor, Group, InputError, read_text
@@ -169,22 +168,17 @@ def comparisons_by(
 def training_values(
     features: Features, groups: Groups, descriptor: Descriptor, by: Sequence[str]
 ) -> dict[Group, np.ndarray]:
-    """Return the defined values of the training rows in each group that has rows.
-
-    Training rows are those with split "train", or all if there are no splits.
-    """
-    split = ["split"] if features.splits else []
-    values, places = [np.empty(0)], [np.empty(0, np.int32)]
-    columns = [*columns_of(features, descriptor), *by, *split]
-    for batch in features.batches(columns, descriptor.name):
-        defined, codes = defined_values(batch, descriptor), groups.codes(batch, by)
-        kept = ~np.isnan(defined) & (codes >= 0)
-        if split:
-            labels = decoded(batch.column("split")).cast(pa.large_string())
-            training = pc.equal(labels, "train").fill_null(False)
-            kept &= training.to_numpy(zero_copy_only=False)
+    """Return the defined values of the training rows in each group that has rows."""
+    values, places, done = [np.empty(0)], [np.empty(0, np.int32)], 0
+    for batch in features.batches([*columns_of(features, descriptor), *by], descriptor.name):
+        defined = defined_values(batch, descriptor)
+        kept = features.training[done : done + len(batch)] & ~np.isnan(defined)
+        done += len(batch)
+        if by:
+            codes = groups.codes(batch, by)
+            kept &= codes >= 0
+            places.append(codes[kept])
         values.append(defined[kept])
-        places.append(codes[kept])
     joined = np.concatenate(values)
     if not by:
         return {(): joined}

@@ -208,6 +208,16 @@ class Features:
         """Labels in the column "split", if there is one."""
         return self.distinct("split") if "split" in self.schema.names else []
 
+    @functools.cached_property
+    def training(self) -> np.ndarray:
+        """Which rows edges are fitted to: those with split "train", or all without splits."""
+        if not self.splits:
+            return np.ones(self.rows, bool)
+        encoder, found = LabelEncoder(lambda split: "train" if split == "train" else None), []
+        for batch in self.batches(["split"]):
+            found.append(encoder.encode(batch.column("split")) >= 0)
+        return np.concatenate(found)
+
     def count(self) -> int:
         """Return the number of rows without those of dropped emotions."""
         return sum(map(len, self.batches([INDEX[1]]))) if self._dropped else self.rows
