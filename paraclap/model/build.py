@@ -93,9 +93,10 @@ def _build_model(
     elif settings.audio.config.get("model_type") == LOG_MEL:
         defaults = {"feature_projection_input_dim": settings.mel.size}
     audio = build_encoder("audio", settings.audio, **defaults)
-    with as_model_error("model"):
-        if functionals is not None:
+    if functionals is not None:
+        with as_model_error("model.audio.config"):
             audio.standardise_by(functionals.mean, functionals.std)
+    with as_model_error("model"):
         text = build_encoder("text", settings.text, vocab_size=vocabulary_size)
         config = ParaCLAPConfig(
             audio_config=audio.config.to_dict(),

@@ -424,7 +424,58 @@ class Projection(nn.Module):
         return self.layer_norm(first + self.dropout(self.linear2(F.gelu(first))))
 
 
-class ParaCLAPModel(PreTrainedModel):
+class FreezableModel(PreTrainedModel):
+    """A model whose parts (`FREEZABLE`) can be frozen and made trainable again."""
+
+    _frozen: tuple[str, ...] = ()
+
+    def freeze(self, parts: Iterable[str]) -> "FreezableModel":
+        """Freeze the weights of `parts` (names of `FREEZABLE`) and keep them in evaluation mode.
+
+        Raises:
+            ValueError: if a name is not in `FREEZABLE`, or this model cannot freeze that part.
+        """
+        unknown = sorted(set(parts) - set(FREEZABLE))
+        if unknown:
+            raise ValueError(f"cannot freeze {unknown}, expected some of {sorted(FREEZABLE)}")
+        self._frozen = tuple(parts)
+        if "audio" in self._frozen and self.audio_branch.pooling == "attention":
+            raise ValueError(
+                "cannot freeze audio with audio_pooling 'attention': its learned weights need the "
+                "frames, but only pooled frames of a frozen encoder are cached; expected 'mean' or "
+                "'mean_std'"
+            )
+        has_convolutions = hasattr(self.audio_branch.base, "freeze_feature_encoder")
+        if "audio_convolutions" in self._frozen and not has_convolutions:
+            raise ValueError("cannot freeze audio_convolutions: this audio tower has none")
+        for part in self._frozen:
+            self.get_submodule(FREEZABLE[part]).requires_grad_(False)
+        if "audio_convolutions" in self._frozen:
+            # Otherwise the encoder sets requires_grad on its input in training mode.
+            self.audio_branch.base.freeze_feature_encoder()
+        return self.train(self.training)
+
+    def unfreeze(self) -> None:
+        """Make all parts trainable again."""
+        for part in self._frozen:
+            self.get_submodule(FREEZABLE[part]).requires_grad_(True)
+        self._frozen = ()
+        self.train(self.training)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Frozen parts, names of `FREEZABLE`."""
+        return self._frozen
+
+    def train(self, mode: bool = True) -> "FreezableModel":
+        """Set training mode, except for frozen parts, which have neither dropout nor masking."""
+        super().train(mode)
+        for part in self._frozen:
+            self.get_submodule(FREEZABLE[part]).eval()
+        return self
+
+
+class ParaCLAPModel(FreezableModel):
     """Two encoders, two projections and a learned scale of the cosine similarities."""
 
     config: ParaCLAPConfig
@@ -447,7 +498,6 @@ class ParaCLAPModel(PreTrainedModel):
             config.text_config.hidden_size, config.projection_dim, config.projection_dropout
         )
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
-        self._frozen: tuple[str, ...] = ()
         self.post_init()
 
     @classmethod
@@ -501,51 +551,6 @@ class ParaCLAPModel(PreTrainedModel):
                     nn.init.zeros_(parameter)
         elif isinstance(module, ParaCLAPModel):
             nn.init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-
-    def freeze(self, parts: Iterable[str]) -> "ParaCLAPModel":
-        """Freeze the weights of `parts` (names of `FREEZABLE`) and keep them in evaluation mode.
-
-        Raises:
-            ValueError: if a name is not in `FREEZABLE`, or this model cannot freeze that part.
-        """
-        unknown = sorted(set(parts) - set(FREEZABLE))
-        if unknown:
-            raise ValueError(f"cannot freeze {unknown}, expected some of {sorted(FREEZABLE)}")
-        self._frozen = tuple(parts)
-        if "audio" in self._frozen and self.audio_branch.pooling == "attention":
-            raise ValueError(
-                "cannot freeze audio with audio_pooling 'attention': its learned weights need the "
-                "frames, but only pooled frames of a frozen encoder are cached; expected 'mean' or "
-                "'mean_std'"
-            )
-        has_convolutions = hasattr(self.audio_branch.base, "freeze_feature_encoder")
-        if "audio_convolutions" in self._frozen and not has_convolutions:
-            raise ValueError("cannot freeze audio_convolutions: this audio tower has none")
-        for part in self._frozen:
-            self.get_submodule(FREEZABLE[part]).requires_grad_(False)
-        if "audio_convolutions" in self._frozen:
-            # Otherwise the encoder sets requires_grad on its input in training mode.
-            self.audio_branch.base.freeze_feature_encoder()
-        return self.train(self.training)
-
-    def unfreeze(self) -> None:
-        """Make all parts trainable again."""
-        for part in self._frozen:
-            self.get_submodule(FREEZABLE[part]).requires_grad_(True)
-        self._frozen = ()
-        self.train(self.training)
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Frozen parts, names of `FREEZABLE`."""
-        return self._frozen
-
-    def train(self, mode: bool = True) -> "ParaCLAPModel":
-        """Set training mode, except for frozen parts, which have neither dropout nor masking."""
-        super().train(mode)
-        for part in getattr(self, "_frozen", ()):
-            self.get_submodule(FREEZABLE[part]).eval()
-        return self
 
     def clamp_logit_scale(self) -> None:
         """Clamp the logarithmic scale to [0, ln 100]; called after every optimiser step."""
