@@ -13,8 +13,9 @@ import soundfile
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from paraclap.audio.reading import AudioError
-from paraclap.corpora import synthetic
+from paraclap.audio import SAMPLING_RATE, AudioError
+from paraclap.corpora.synthetic_speakers import draw_prosody, make_speakers
+from paraclap.corpora.synthetic_voice import render
 from paraclap.errors import ParaCLAPError
 from paraclap.inference.limits import KEPT_SECONDS, NEIGHBOURS, QUEUE, SWEEP_SECONDS
 from paraclap.inference.page import (
@@ -48,17 +49,16 @@ class ServerError(ParaCLAPError, OSError):
 def write_examples(folder: Path) -> Iterator[tuple[str, Path]]:
     """Synthesise the clips of `EXAMPLES`; yields title and file of each."""
     folder.mkdir(parents=True)
-    speakers = synthetic.make_speakers()
-    rate = synthetic.SAMPLING_RATE
+    speakers = make_speakers()
     for title, number, emotions in EXAMPLES:
         rng = np.random.default_rng(number)
         parts = []
         for emotion in emotions:
-            prosody = synthetic.draw_prosody(speakers[number], emotion, rng)
-            parts += [synthetic.render(speakers[number], prosody, rng)]
-            parts += [np.zeros(round(GAP_SECONDS * rate))]
+            prosody = draw_prosody(speakers[number], emotion, rng)
+            parts += [render(speakers[number], prosody, rng)]
+            parts += [np.zeros(round(GAP_SECONDS * SAMPLING_RATE))]
         path = folder / f"{title.replace(',', '').replace(' ', '_').lower()}.wav"
-        soundfile.write(path, np.concatenate(parts[:-1]), rate, subtype="PCM_16")
+        soundfile.write(path, np.concatenate(parts[:-1]), SAMPLING_RATE, subtype="PCM_16")
         yield title, path
 
 

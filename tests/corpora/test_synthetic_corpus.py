@@ -1,4 +1,4 @@
-"""The synthetic corpus repeats to the byte, loads as audformat and sounds as its tables say."""
+"""The synthetic corpus is reproducible, loads as audformat and has the prosody of its tables."""
 
 import dataclasses
 import hashlib
@@ -13,8 +13,9 @@ import pytest
 import scipy.signal
 import soundfile
 
+from paraclap.audio import SAMPLING_RATE
 from paraclap.cli import synthetic_corpus
-from paraclap.corpora import synthetic
+from paraclap.corpora import CorpusError, synthetic, synthetic_speakers, synthetic_voice
 
 F0 = "F0semitoneFrom27.5Hz_sma3nz_amean"
 LOUDNESS = "loudness_sma3_amean"
@@ -49,16 +50,16 @@ def rows(corpus: Path) -> pd.DataFrame:
 def features(smile: opensmile.Smile) -> pd.DataFrame:
     """Mean features of three clips each of a woman and a man in three emotions."""
     means = {}
-    for speaker in synthetic.make_speakers(6, seed=0)[:2]:
+    for speaker in synthetic_speakers.make_speakers(6, seed=0)[:2]:
         for emotion in ("anger", "neutral", "sadness"):
             streams = map(np.random.default_rng, range(3))
-            clips = [synthetic.synthesize(speaker, emotion, rng) for rng in streams]
+            clips = [synthetic_voice.synthesize(speaker, emotion, rng) for rng in streams]
             means[speaker.gender, emotion] = _measure(smile, clips)
     return pd.DataFrame(means).T
 
 
 def _measure(smile: opensmile.Smile, waveforms: list[np.ndarray]) -> pd.Series:
-    rate = synthetic.SAMPLING_RATE
+    rate = SAMPLING_RATE
     return pd.concat([smile.process_signal(waveform, rate) for waveform in waveforms]).mean()
 
 
@@ -74,7 +75,7 @@ def test_forced_rewrite_by_two_workers_gives_the_same_bytes(corpus, tmp_path):
     root = tmp_path / "corpus"
     shutil.copytree(corpus, root)
     next((root / "audio").rglob("*.wav")).unlink()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(CorpusError):
         synthetic.write_corpus(root, **TOY)
     assert synthetic.write_corpus(root, **TOY, force=True, workers=2)
     assert _digests(root) == _digests(corpus)
@@ -82,11 +83,11 @@ def test_forced_rewrite_by_two_workers_gives_the_same_bytes(corpus, tmp_path):
 
 
 def test_another_seed_gives_other_speakers_and_clips():
-    seven, eight = (synthetic.make_speakers(6, seed) for seed in (7, 8))
-    assert seven == synthetic.make_speakers(16, 7)[:6]
+    seven, eight = (synthetic_speakers.make_speakers(6, seed) for seed in (7, 8))
+    assert seven == synthetic_speakers.make_speakers(16, 7)[:6]
     assert not {voice.f0 for voice in seven} & {voice.f0 for voice in eight}
-    streams = [synthetic._random_stream(seed, 0, 0, 0) for seed in (7, 8)]
-    first, second = (synthetic.synthesize(seven[0], "fear", rng) for rng in streams)
+    streams = [synthetic_speakers.random_stream(seed, 0, 0, 0) for seed in (7, 8)]
+    first, second = (synthetic_voice.synthesize(seven[0], "fear", rng) for rng in streams)
     assert not np.array_equal(first[:16000], second[:16000])
 
 
@@ -95,7 +96,7 @@ def test_clips_of_one_corpus_all_differ(corpus):
     assert len(set(digests.values())) == len(digests) == 36
 
 
-def test_nothing_but_the_corpus_is_left_on_disk(corpus):
+def test_only_the_corpus_is_left_on_disk(corpus):
     assert [path.name for path in corpus.parent.iterdir()] == ["corpus"]
     suffixes = {path.suffix for path in corpus.rglob("*") if path.is_file()}
     assert suffixes == {".yaml", ".csv", ".wav"}
@@ -112,24 +113,24 @@ def test_audio_is_16_bit_mono_of_1_to_4_s_and_not_clipped(corpus, rows):
         assert np.sqrt(np.mean(waveform**2)) > 0.001
 
 
-@pytest.mark.parametrize("emotion", synthetic.PROSODY)
+@pytest.mark.parametrize("emotion", synthetic_speakers.PROSODY)
 def _assert_fit(waveform):
     assert waveform.dtype == np.float32 and waveform.ndim == 1
     assert np.isfinite(waveform).all()
-    assert np.abs(waveform).max() <= synthetic.PEAK + 1e-6
+    assert np.abs(waveform).max() <= synthetic_voice.PEAK + 1e-6
     assert 16000 <= len(waveform) <= 64000
 
 
-@pytest.mark.parametrize("emotion", synthetic.PROSODY)
+@pytest.mark.parametrize("emotion", synthetic_speakers.PROSODY)
 def test_waveform_is_finite_float32_in_range(emotion):
-    for speaker in synthetic.make_speakers(6, seed=1)[:2]:
-        _assert_fit(synthetic.synthesize(speaker, emotion, np.random.default_rng(5)))
+    for speaker in synthetic_speakers.make_speakers(6, seed=1)[:2]:
+        _assert_fit(synthetic_voice.synthesize(speaker, emotion, np.random.default_rng(5)))
 
 
-@pytest.mark.parametrize("prosody", [synthetic.LOWEST, synthetic.HIGHEST])
+@pytest.mark.parametrize("prosody", [synthetic_speakers.LOWEST, synthetic_speakers.HIGHEST])
 def test_extreme_prosody_stays_in_range(prosody):
-    speaker = synthetic.make_speakers(6)[1]
-    _assert_fit(synthetic.render(speaker, prosody, np.random.default_rng(0)))
+    speaker = synthetic_speakers.make_speakers(6)[1]
+    _assert_fit(synthetic_voice.render(speaker, prosody, np.random.default_rng(0)))
 
 
 def test_tables_are_complete(corpus, rows):
@@ -137,7 +138,7 @@ def test_tables_are_complete(corpus, rows):
     assert sorted(database.tables) == ["emotion.dev", "emotion.test", "emotion.train"]
     assert all(database[table].split_id == table.split(".")[1] for table in database.tables)
     assert database.license == "CC0-1.0"
-    assert set(rows["emotion"]) == set(synthetic.PROSODY)
+    assert set(rows["emotion"]) == set(synthetic_speakers.PROSODY)
     assert set(rows["file"]) == {
         path.relative_to(corpus).as_posix() for path in (corpus / "audio").rglob("*.wav")
     }
@@ -157,8 +158,8 @@ def test_arousal_and_valence_follow_the_emotion(rows):
     [(6, (2, 2, 2)), (7, (3, 2, 2)), (8, (4, 2, 2)), (12, (6, 2, 4)), (16, (10, 2, 4))],
 )
 def test_splits_share_no_speaker_and_have_both_sexes(count, sizes):
-    speakers = synthetic.make_speakers(count)
-    splits = synthetic.split_speakers(speakers)
+    speakers = synthetic_speakers.make_speakers(count)
+    splits = synthetic_speakers.split_speakers(speakers)
     assert tuple(len(splits[name]) for name in ("train", "dev", "test")) == sizes
     names = [speaker.name for members in splits.values() for speaker in members]
     assert sorted(names) == [speaker.name for speaker in speakers]
@@ -205,67 +206,67 @@ def test_women_speak_higher_than_men(features):
     ],
 )
 def test_parameter_raises_what_opensmile_measures(smile, parameter, low, high, feature):
-    speaker = synthetic.make_speakers(6)[1]
+    speaker = synthetic_speakers.make_speakers(6)[1]
     measured = []
     for value in (low, high):
-        prosody = dataclasses.replace(synthetic.PROSODY["neutral"], **{parameter: value})
+        prosody = dataclasses.replace(synthetic_speakers.PROSODY["neutral"], **{parameter: value})
         streams = map(np.random.default_rng, range(2))
-        clips = [synthetic.render(speaker, prosody, rng) for rng in streams]
+        clips = [synthetic_voice.render(speaker, prosody, rng) for rng in streams]
         measured.append(_measure(smile, clips)[feature])
     assert measured[1] > 1.1 * measured[0]
 
 
 def test_glottal_cycles_have_the_jitter_and_f0_asked_for():
-    f0 = np.full(20 * synthetic.SAMPLING_RATE, 150.0)
+    f0 = np.full(20 * SAMPLING_RATE, 150.0)
     for jitter in (0.0, 0.01, 0.03):
-        _, periods = synthetic._glottal_cycles(f0, jitter, np.random.default_rng(0))
+        _, periods = synthetic_voice._glottal_cycles(f0, jitter, np.random.default_rng(0))
         measured = np.abs(np.diff(periods)).mean() / periods.mean()
         assert measured == pytest.approx(jitter, rel=0.05, abs=1e-9)
-        assert synthetic.SAMPLING_RATE / periods.mean() == pytest.approx(150.0, rel=0.005)
+        assert SAMPLING_RATE / periods.mean() == pytest.approx(150.0, rel=0.005)
 
 
 def test_vocal_tract_of_steady_formants_equals_a_recursive_filter():
     formants = np.array([500.0, 1500.0, 2500.0, 3500.0])
     source = np.random.default_rng(0).standard_normal(4001)
-    blocks = -(-len(source) // synthetic.BLOCK) + 1
+    blocks = -(-len(source) // synthetic_voice.BLOCK) + 1
     expected = source
-    for frequency, bandwidth in zip(formants, synthetic.BANDWIDTHS, strict=False):
+    for frequency, bandwidth in zip(formants, synthetic_voice.BANDWIDTHS, strict=False):
         pole = np.exp((-np.pi * bandwidth + 2j * np.pi * frequency) / 16000)
         coefficients = np.poly([pole, pole.conj()]).real
         expected = scipy.signal.lfilter([coefficients.sum()], coefficients, expected)
-    output = synthetic.vocal_tract(source, np.tile(formants, (blocks, 1)))
+    output = synthetic_voice.vocal_tract(source, np.tile(formants, (blocks, 1)))
     np.testing.assert_allclose(output, expected, atol=1e-3)
 
 
 def test_spectral_tilt_attenuates_3_khz_and_keeps_0_hz():
     impulse = np.eye(1, 16000)[0]
-    spectrum = np.abs(np.fft.rfft(synthetic.spectral_tilt(impulse, 12.0)))
+    spectrum = np.abs(np.fft.rfft(synthetic_voice.spectral_tilt(impulse, 12.0)))
     assert spectrum[0] == pytest.approx(1.0)
     assert 20 * np.log10(spectrum[3000]) == pytest.approx(-12.0, abs=0.01)
 
 
-def test_existing_folder_is_refused_and_kept(tmp_path, capsys):
+def test_existing_folder_is_not_replaced_without_force(tmp_path):
     (tmp_path / "data").mkdir()
     note = tmp_path / "data" / "note.txt"
     note.write_text("mine")
     arguments = ["-o", str(note.parent), "--speakers", "6", "--clips-per-emotion", "1"]
-    assert synthetic_corpus.main(arguments) == 1
-    assert "--force" in capsys.readouterr().err
+    with pytest.raises(CorpusError, match="--force"):
+        synthetic_corpus.main(arguments)
     assert note.read_text() == "mine"
 
 
-def test_finished_corpus_is_left_alone_unless_arguments_differ(corpus, tmp_path):
+def test_existing_corpus_is_reused_for_the_same_arguments(corpus, tmp_path):
     before = _digests(corpus)
     assert not synthetic.write_corpus(corpus, **TOY)
-    with pytest.raises(FileExistsError, match="--force"):
+    with pytest.raises(CorpusError, match="--force"):
         synthetic.write_corpus(corpus, **{**TOY, "seed": 9})
     assert _digests(corpus) == before
 
 
-def test_force_does_not_delete_the_working_folder(tmp_path, monkeypatch):
+def test_force_does_not_replace_the_working_folder(tmp_path, monkeypatch):
     (tmp_path / "note.txt").write_text("mine")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="working folder"):
+    with pytest.raises(CorpusError, match="working folder"):
         synthetic.write_corpus(".", **TOY, force=True)
     assert (tmp_path / "note.txt").exists()
 
@@ -286,13 +287,13 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
         ({"workers": 0}, "workers is 0"),
     ],
 )
-def test_wrong_numbers_are_named(tmp_path, wrong, message):
-    with pytest.raises(ValueError, match=message):
+def test_wrong_numbers_are_an_error(tmp_path, wrong, message):
+    with pytest.raises(CorpusError, match=message):
         synthetic.write_corpus(tmp_path / "corpus", **{**TOY, **wrong})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_emotion_is_named():
-    speaker = synthetic.make_speakers(6)[0]
+def test_unknown_emotion_is_an_error():
+    speaker = synthetic_speakers.make_speakers(6)[0]
     with pytest.raises(ValueError, match="'awe' is unknown, expected one of anger"):
-        synthetic.synthesize(speaker, "awe", np.random.default_rng(0))
+        synthetic_voice.synthesize(speaker, "awe", np.random.default_rng(0))
