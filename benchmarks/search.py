@@ -1,15 +1,15 @@
-"""Search among a million generated clips: exact against approximate, in one run.
+"""Exact and approximate search among a million generated clips.
 
     python -m benchmarks.search
     python -m benchmarks.search --clips 100000 --dimensions 256 --queries 20 --spread flat
     python -m benchmarks.search --folder /data/scratch/index    # kept, and used again
 
-Embeddings are unit vectors. With --spread voices they are like those of recordings: many around
-each of some thousand voices, within 64 directions, and a little off these. Queries are near voices,
-too. With --spread flat all directions are as likely: the worst case for any approximate search,
-since no clip is much nearer than others. Printed are the seconds of single queries (median and
-worst; the first one, which reads from disk, apart), the clips found of the exact answer, and
-memory: "own" is what the process holds, "mapped" are pages of files that the system may take back.
+Embeddings are unit vectors. With --spread voices they resemble those of recordings: clusters around
+some thousand voices in a space of 64 dimensions, plus noise; queries are drawn in the same way.
+With --spread flat they are isotropic: the worst case for approximate search, since no clip is much
+nearer than others. The output is the time of single queries (median and maximum; the first one,
+which reads from disk, separately), the recall of the exact results, and memory: "own" of the
+process, "mapped" pages of files that the system may reclaim.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from paraclap.inference.approximate import ApproximateIndex, recall
 from paraclap.inference.index import ClipIndex
 
 VOICES, DIRECTIONS = 4_000, 64
-OFF = {"voices": 0.15, "flat": None}  # length of what is outside of the directions
+OFF = {"voices": 0.15, "flat": None}  # relative norm of the noise
 COUNT = 10
 
 
 def generate(rows: int, dimensions: int, spread: str, seed: Sequence[int]) -> np.ndarray:
-    """Unit vectors (rows, dimensions) in float32."""
+    """Return unit vectors (rows, dimensions) in float32."""
     fixed, rng = np.random.default_rng(0), np.random.default_rng(seed)
     noise = rng.standard_normal((rows, dimensions), np.float32)
     if spread == "voices":
@@ -50,7 +50,7 @@ def generate(rows: int, dimensions: int, spread: str, seed: Sequence[int]) -> np
 
 
 def write_index(folder: Path, clips: int, dimensions: int, spread: str) -> None:
-    """Write an index of generated clips, in the files of index_files.py."""
+    """Write an index of generated clips."""
     (folder / index_files.CHUNKS).mkdir(parents=True)
     tables = []
     for first in range(0, clips, index_update.CHUNK_ROWS):
@@ -68,14 +68,14 @@ def write_index(folder: Path, clips: int, dimensions: int, spread: str) -> None:
 
 
 def memory() -> dict[str, float]:
-    """Memory of this process [MiB]."""
+    """Return the memory of this process [MiB]."""
     status = Path("/proc/self/status").read_text()
     kib = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if "kB" in line}
     return {name: int(kib[key]) / 1024 for name, key in (("own", "RssAnon"), ("mapped", "RssFile"))}
 
 
 def search(folder: Path, kind: str, queries: np.ndarray) -> dict[str, Any]:
-    """Answer queries one by one; returns seconds of each, rows found, and memory taken [MiB]."""
+    """Search one query at a time; returns seconds of each, rows found, and memory used [MiB]."""
     before = memory()
     index = ClipIndex(folder)
     index = ApproximateIndex(index) if kind == "approximate" else index
@@ -90,26 +90,26 @@ def search(folder: Path, kind: str, queries: np.ndarray) -> dict[str, Any]:
 
 
 def report(folder: Path, options: argparse.Namespace) -> Iterator[str]:
-    """Yield lines with what was measured."""
+    """Yield the lines of the report."""
     queries = generate(options.queries, options.dimensions, options.spread, [2])
     start = time.perf_counter()
     yield approximate.build(ClipIndex(folder))
     made = time.perf_counter() - start
     size = sum(path.stat().st_size for path in folder.glob("approximate-*.faiss"))
-    yield f"made in {made:.0f} s, {size / 2**20:.0f} MiB"
+    yield f"built in {made:.0f} s, {size / 2**20:.0f} MiB"
     answers = {}
     for kind in ("exact", "approximate"):
-        # in a process of its own, for its memory
+        # in a separate process, to measure its memory
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             answers[kind] = pool.apply(search, (folder, kind, queries))
         first, *others = answers[kind]["seconds"]
         yield (
-            f"{kind:12} first {first:.3f} s, then {np.median(others):.4f} s, at worst"
+            f"{kind:12} first {first:.3f} s, then {np.median(others):.4f} s, at most"
             f" {max(others):.4f} s; memory own {answers[kind]['own']:.0f} MiB,"
             f" mapped {answers[kind]['mapped']:.0f} MiB"
         )
     share = recall(answers["approximate"]["rows"], answers["exact"]["rows"])
-    yield f"of the {COUNT} nearest clips of {len(queries)} queries {share:.1%} are found"
+    yield f"recall of the {COUNT} nearest clips of {len(queries)} queries: {share:.1%}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,44 +15,44 @@ from sklearn.metrics import confusion_matrix
 TIMELINE_POINTS = 100  # windows; beyond twice as many, moving averages are drawn
 
 
-def plot_answers(
-    answers: pd.DataFrame, classes: Sequence[str], calibration: Mapping[str, Any], title: str
+def plot_predictions(
+    predictions: pd.DataFrame, classes: Sequence[str], calibration: Mapping[str, Any], title: str
 ) -> Figure:
     """Plot the confusion matrix and the reliability diagram.
 
     Args:
-        answers: `truth` and `prediction` of each clip.
+        predictions: `truth` and `prediction` of each clip.
         classes: with a prompt.
         calibration: see `metrics.calibration`.
         title: of the figure.
     """
-    present = [name for name in classes if name in set(answers["truth"])]
+    present = [name for name in classes if name in set(predictions["truth"])]
     width, height = 2.4 + 0.85 * len(classes), 2.0 + 0.7 * max(len(present), 3)
     figure = Figure(figsize=(width + 3.6, height), dpi=120, layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2, width_ratios=[width, 3.2])
-    _plot_confusion(left, answers, list(classes), present)
+    _plot_confusion(left, predictions, list(classes), present)
     _plot_calibration(right, calibration)
     return figure
 
 
-def plot_confusion(answers: pd.DataFrame, classes: Sequence[str], title: str) -> Figure:
+def plot_confusion(predictions: pd.DataFrame, classes: Sequence[str], title: str) -> Figure:
     """Plot the confusion matrix of `truth` and `prediction` of each clip."""
-    present = [name for name in classes if name in set(answers["truth"])]
+    present = [name for name in classes if name in set(predictions["truth"])]
     figure, axes = _matrix_figure(len(present), len(classes), title)
-    _plot_confusion(axes, answers, list(classes), present)
+    _plot_confusion(axes, predictions, list(classes), present)
     return figure
 
 
-def plot_similarities(answers: pd.DataFrame, title: str) -> Figure:
+def plot_similarities(predictions: pd.DataFrame, title: str) -> Figure:
     """Plot the mean cosine of the clips of each class with each prompt.
 
     Args:
-        answers: `truth` of each clip, and its cosine with each prompt, `score.PROMPT`.
+        predictions: `truth` of each clip, and its cosine with each prompt, `score.PROMPT`.
         title: of the figure.
     """
     prefix = "score."
-    cosines = answers.filter(regex=f"^{re.escape(prefix)}").groupby(answers["truth"]).mean()
+    cosines = predictions.filter(regex=f"^{re.escape(prefix)}").groupby(predictions["truth"]).mean()
     prompts = [column.removeprefix(prefix) for column in cosines]
     order = [name for name in prompts if name in cosines.index]
     cosines = cosines.loc[[*order, *sorted(set(cosines.index) - set(order))]]
@@ -84,10 +84,10 @@ def to_pixels(figure: Figure) -> np.ndarray:
 
 
 def _plot_confusion(
-    axes: Axes, answers: pd.DataFrame, classes: list[str], present: list[str]
+    axes: Axes, predictions: pd.DataFrame, classes: list[str], present: list[str]
 ) -> None:
     """Plot shares of the true class (rows) and counts."""
-    matrix = confusion_matrix(answers["truth"], answers["prediction"], labels=classes)
+    matrix = confusion_matrix(predictions["truth"], predictions["prediction"], labels=classes)
     matrix = matrix[[classes.index(name) for name in present]]
     shares = matrix / matrix.sum(axis=1, keepdims=True)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -117,19 +117,19 @@ def _moving_average(values: pd.Series, windows: int) -> pd.Series:
     return values.rolling(windows, center=True, min_periods=1).mean()
 
 
-def plot_timeline(answers: pd.DataFrame, title: str) -> Figure:
+def plot_timeline(predictions: pd.DataFrame, title: str) -> Figure:
     """Plot the probability of each prompt over time.
 
     For long recordings, the lines are moving averages, with the single windows faint behind them.
 
     Args:
-        answers: one row for each window, in order: `start` and `end` [s], `none_of_these`, and
+        predictions: one row for each window, in order: `start` and `end` [s], `none_of_these`, and
             `probability.PROMPT` of each prompt.
         title: of the figure.
     """
     prefix = "probability."
-    columns = [column for column in answers if column.startswith(prefix)]
-    middles = ((answers["start"] + answers["end"]) / 2).to_numpy()
+    columns = [column for column in predictions if column.startswith(prefix)]
+    middles = ((predictions["start"] + predictions["end"]) / 2).to_numpy()
     figure = Figure(figsize=(12, 4.2), dpi=120, layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab10" if len(columns) <= 10 else "tab20"].colors
@@ -139,15 +139,19 @@ def plot_timeline(answers: pd.DataFrame, title: str) -> Figure:
         style = {"color": colours[number % len(colours)], "marker": marker}
         name = column.removeprefix(prefix)
         axes.plot(
-            middles, _moving_average(answers[column], averaged), label=name, linewidth=1.6, **style
+            middles,
+            _moving_average(predictions[column], averaged),
+            label=name,
+            linewidth=1.6,
+            **style,
         )
         if averaged > 1:
-            axes.plot(middles, answers[column], linewidth=0.6, alpha=0.25, **style)
-    none = _moving_average(answers["none_of_these"], averaged)
+            axes.plot(middles, predictions[column], linewidth=0.6, alpha=0.25, **style)
+    none = _moving_average(predictions["none_of_these"], averaged)
     axes.fill_between(middles, none, color="grey", alpha=0.2, label="none of these")
     if averaged > 1:
         title = f"{title} (lines: means of {averaged} windows)"
-    limits = answers["start"].iloc[0], answers["end"].iloc[-1]
+    limits = predictions["start"].iloc[0], predictions["end"].iloc[-1]
     axes.set(xlim=limits, ylim=(0, 1), xlabel="time [s]", ylabel="probability", title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -15,7 +15,7 @@ from paraclap.data.captions import caption_texts
 from paraclap.data.dataset import ClipDataset
 from paraclap.distributed import rank
 from paraclap.evaluation.embed import embed_clips, embed_text_batches
-from paraclap.evaluation.figures import plot_answers
+from paraclap.evaluation.figures import plot_predictions
 from paraclap.evaluation.probe import probe
 from paraclap.evaluation.report import Results
 from paraclap.evaluation.retrieval import score_retrieval
@@ -61,11 +61,11 @@ def evaluate(
             continue  # the first process scores and writes
         probes: dict[tuple[str, ...], dict[str, Any]] = {}
         for task in source.tasks:
-            scores, answers = evaluate_task(model, processor, table, audio, task)
+            scores, predictions = evaluate_task(model, processor, table, audio, task)
             scores["excluded"] += int((~chosen).sum())
-            _add(results, output, table, task, scores, answers)
+            _add(results, output, table, task, scores, predictions)
             if with_probe:
-                results.probe[task.name] = _probe(table, audio, answers, probes)
+                results.probe[task.name] = _probe(table, audio, predictions, probes)
         if captions is not None:
             results.retrieval[source.name] = evaluate_retrieval(
                 model, processor, table, audio, captions
@@ -86,14 +86,14 @@ def _add(
     table: pd.DataFrame,
     task: ZeroShotTask,
     scores: dict[str, Any],
-    answers: pd.DataFrame,
+    predictions: pd.DataFrame,
 ) -> None:
     """Add the scores of a task to the results, and write its predictions and figure."""
     name = task.name
     results.corpora[name] = scores
-    write_text(output / f"{name}.csv", answers.to_csv())
+    write_text(output / f"{name}.csv", predictions.to_csv())
     title = f"{name}: UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
-    figure = plot_answers(answers, list(scores["prompts"]), scores["calibration"], title)
+    figure = plot_predictions(predictions, list(scores["prompts"]), scores["calibration"], title)
     with atomic_write(output / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png")
     corpus = CORPORA.get(table.attrs["corpus"])
@@ -110,15 +110,15 @@ def _add(
 def _probe(
     table: pd.DataFrame,
     audio: np.ndarray,
-    answers: pd.DataFrame,
+    predictions: pd.DataFrame,
     done: dict[tuple[str, ...], dict[str, Any]],
 ) -> dict[str, Any]:
     """Probe the clips with predictions, once for all prompt sets with the same clips."""
-    chosen = table.index.isin(answers.index)
+    chosen = table.index.isin(predictions.index)
     speakers = known_speakers(table[chosen])
     if speakers is None:
         raise CorpusError(f"--probe requires the speaker of every clip of {table.attrs['name']}")
-    truth = answers["truth"]
+    truth = predictions["truth"]
     key = tuple(truth.reindex(table.index).fillna(""))
     if key not in done:
         done[key] = probe(audio[chosen], truth, speakers)

@@ -45,12 +45,12 @@ def classify_embeddings(
         PromptError: if two classes share a prompt.
     """
     cosines = audio @ embed_classes(model, processor, prompts).numpy().T
-    answers = pd.DataFrame(cosines, index, [f"score.{name}" for name in prompts])
+    predictions = pd.DataFrame(cosines, index, [f"score.{name}" for name in prompts])
     confidence = class_probabilities(model, cosines).max(axis=1)
     prediction = np.array(list(prompts), dtype=object)[cosines.argmax(axis=1)]
-    answers.insert(0, "prediction", prediction)
-    answers.insert(1, "confidence", confidence)
-    return answers
+    predictions.insert(0, "prediction", prediction)
+    predictions.insert(1, "confidence", confidence)
+    return predictions
 
 
 def classify_clips(
@@ -77,9 +77,9 @@ def classify_clips(
     model.eval()
     clips = clips or ClipDataset(table, recordings)
     audio = embed_clips(model, processor, clips, **options)
-    answers = classify_embeddings(model, processor, table.index, audio.numpy(), prompts)
+    predictions = classify_embeddings(model, processor, table.index, audio.numpy(), prompts)
     model.train(was_training)
-    return answers
+    return predictions
 
 
 def evaluate_task(
@@ -116,11 +116,11 @@ def evaluate_task(
             f"{task.prompt_set} has a prompt"
         )
     kept, truth = table[has_prompt], labels[has_prompt]
-    answers = classify_embeddings(model, processor, kept.index, audio[has_prompt], prompts)
-    answers.insert(0, "truth", truth)
+    predictions = classify_embeddings(model, processor, kept.index, audio[has_prompt], prompts)
+    predictions.insert(0, "truth", truth)
     groups = None if task.averaged_over is None else kept[task.averaged_over]
-    scores = score(truth, answers["prediction"], known_speakers(kept), groups)
-    cosines = answers[[f"score.{name}" for name in prompts]].to_numpy()
+    scores = score(truth, predictions["prediction"], known_speakers(kept), groups)
+    cosines = predictions[[f"score.{name}" for name in prompts]].to_numpy()
     scores["calibration"] = calibration(truth, class_probabilities(model, cosines), list(prompts))
     scores |= _rank_scores(model, processor, table, audio, task.target, prompts)
     scores |= {
@@ -130,7 +130,7 @@ def evaluate_task(
         "unused_prompts": sorted(set(prompts) - set(truth)),
         "excluded": len(table) - len(truth),
     }
-    return scores, answers
+    return scores, predictions
 
 
 def _rank_scores(

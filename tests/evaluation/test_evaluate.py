@@ -38,7 +38,9 @@ def test_predictions_equal_those_of_single_clips(tiny, corpus):
     model, processor = tiny
     table = corpora.read_corpus(corpus).iloc[::7]
     prompts = {name: (f"the speaker sounds {name}",) for name in EMOTIONS}
-    answers = zero_shot.classify_clips(model, processor, table, corpus, prompts, batch_seconds=9.0)
+    predictions = zero_shot.classify_clips(
+        model, processor, table, corpus, prompts, batch_seconds=9.0
+    )
     texts = embed_texts(model, processor, [q for (q,) in prompts.values()])
     clips = ClipDataset(table, corpus)
     for row in range(len(table)):
@@ -47,7 +49,7 @@ def test_predictions_equal_those_of_single_clips(tiny, corpus):
         )
         with torch.no_grad():
             cosines = (model.get_audio_features(**batch).pooler_output @ texts.T)[0]
-        given = answers.iloc[row]
+        given = predictions.iloc[row]
         assert given[[f"score.{n}" for n in EMOTIONS]].to_numpy(float) == pytest.approx(
             cosines.numpy(), abs=1e-5
         )
@@ -75,16 +77,16 @@ def test_command_writes_scores_predictions_and_figures(saved_model, corpus, tmp_
     assert scores["split"] == ["test"] and scores["prompt_set"] == "published"
     for name, classes in (("paraclap-synthetic", 6), ("paraclap-synthetic.gender", 2)):
         figures = scores["corpora"][name]
-        answers = pd.read_csv(output / f"{name}.csv")
-        assert figures["clips"] == len(answers) == 24
+        predictions = pd.read_csv(output / f"{name}.csv")
+        assert figures["clips"] == len(predictions) == 24
         assert figures["chance"] == pytest.approx(1 / classes)
-        expected = balanced_accuracy_score(answers["truth"], answers["prediction"])
+        expected = balanced_accuracy_score(predictions["truth"], predictions["prediction"])
         assert figures["UAR"] == pytest.approx(expected)
         assert f"{figures['UAR']:.3f}" in printed
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        columns = [c for c in answers if c.startswith("score.")]
-        best = answers[columns].idxmax(axis=1).str.removeprefix("score.")
-        assert (best == answers["prediction"]).all()
+        columns = [c for c in predictions if c.startswith("score.")]
+        best = predictions[columns].idxmax(axis=1).str.removeprefix("score.")
+        assert (best == predictions["prediction"]).all()
 
 
 def test_classes_without_a_prompt_in_the_file_are_excluded_and_counted(
@@ -156,8 +158,8 @@ def test_numbers_are_scored_by_opposed_prompts(tiny, corpus):
     table["arousal"] = np.random.default_rng(0).normal(size=len(table))
     table.iloc[3, table.columns.get_loc("arousal")] = np.nan
     audio = embed_clips(model, processor, ClipDataset(table, corpus)).numpy()
-    question = tasks.ZeroShotTask("a", "arousal", "sentence")
-    figures, answers = zero_shot.evaluate_task(model, processor, table, audio, question)
+    task = tasks.ZeroShotTask("a", "arousal", "sentence")
+    figures, predictions = zero_shot.evaluate_task(model, processor, table, audio, task)
     calm, aroused = embed_texts(
         model, processor, ["the speaker is calm", "the speaker is aroused"]
     ).numpy()
@@ -169,9 +171,9 @@ def test_numbers_are_scored_by_opposed_prompts(tiny, corpus):
     outer = known & ~table["arousal"].between(*edges, inclusive="neither").to_numpy()
     is_high = (table["arousal"] >= edges.iloc[1]).to_numpy()
     assert figures["AUC"] == pytest.approx(roc_auc_score(is_high[outer], value[outer]), abs=1e-6)
-    assert figures["clips"] == outer.sum() == len(answers) and figures["classes"] == 2
+    assert figures["clips"] == outer.sum() == len(predictions) and figures["classes"] == 2
     assert figures["excluded"] == len(table) - outer.sum()
-    cosines = answers[["score.low", "score.high"]].to_numpy()
+    cosines = predictions[["score.low", "score.high"]].to_numpy()
     assert np.allclose(cosines[:, 1] - cosines[:, 0], value[outer], atol=1e-6)
 
 
@@ -185,7 +187,9 @@ def toy(monkeypatch, corpus):
         return rows.assign(part=np.where(rows["emotion"] == "fear", "other", "scored"))
 
     labels = {name: name for name in EMOTIONS} | {"boredom": None, "happiness": "joy"}
-    asked = {c: f"this person is feeling {c}" for c in labels.values() if c not in (None, "fear")}
+    published = {
+        c: f"this person is feeling {c}" for c in labels.values() if c not in (None, "fear")
+    }
     row = corpora.Corpus(
         name="toy",
         title="Toy",
@@ -193,7 +197,7 @@ def toy(monkeypatch, corpus):
         expected="",
         clips=72,
         classes=labels,
-        published=asked,
+        published=published,
         licence="",
         citation="",
         part={"part": "scored"},
@@ -212,13 +216,13 @@ def test_protocol_of_the_paper_uses_its_rows_prompts_and_mean(toy, saved_model, 
     assert figures["prompts"] == {
         c: [f"this person is feeling {c}"] for c in ("anger", "joy", "neutral", "sadness")
     }
-    answers = pd.read_csv(output / "toy.csv")
+    predictions = pd.read_csv(output / "toy.csv")
     table = corpora.read_corpus(toy).reset_index()
-    answers = answers.merge(table[["file", "session", "emotion"]], on="file")
-    assert set(answers["emotion"]) == {"anger", "happiness", "neutral", "sadness"}
+    predictions = predictions.merge(table[["file", "session", "emotion"]], on="file")
+    assert set(predictions["emotion"]) == {"anger", "happiness", "neutral", "sadness"}
     each = [
         balanced_accuracy_score(part["truth"], part["prediction"])
-        for _, part in answers.groupby("session")
+        for _, part in predictions.groupby("session")
     ]
     assert figures["UAR"] == pytest.approx(np.mean(each))
     assert figures["excluded"] == 12, "boredom, of the part that is scored"

@@ -100,9 +100,9 @@ def test_gender_has_both_classes_in_every_corpus():
 @pytest.mark.parametrize("target", ["arousal", "valence", "dominance", "age"])
 def test_numeric_labels_have_opposed_prompts(target):
     table = labelled(**{target: [1.0, 2.0, 3.0]})
-    asked = prompts_for(table, target, "sentence")
-    assert list(asked) == ["low", "high"]
-    assert asked["low"] != asked["high"]
+    found = prompts_for(table, target, "sentence")
+    assert list(found) == ["low", "high"]
+    assert found["low"] != found["high"]
     words = prompts_for(table, target, "word")
     assert prompts_for(table, target, "published") == words
     assert not {("low",), ("high",)} & set(words.values())

@@ -57,9 +57,9 @@ def test_page_holds_selection_and_remarks():
 
 
 def test_confusion_matrix_shows_shares_and_counts_of_present_classes():
-    answers = pd.DataFrame({"truth": ["a", "a", "b"], "prediction": ["a", "c", "b"]})
+    predictions = pd.DataFrame({"truth": ["a", "a", "b"], "prediction": ["a", "c", "b"]})
     calibration = {"ECE": 0.1, "bins": [{"confidence": 0.6, "accuracy": 0.5, "clips": 3}]}
-    left, right = figures.plot_answers(answers, ["a", "b", "c"], calibration, "t").axes
+    left, right = figures.plot_predictions(predictions, ["a", "b", "c"], calibration, "t").axes
     assert [text.get_text() for text in left.texts] == [
         "50%\n1", "0%\n0", "50%\n1", "0%\n0", "100%\n1", "0%\n0"
     ]  # fmt: skip
@@ -80,12 +80,12 @@ def test_file_is_written_whole_or_not_at_all(tmp_path):
 def test_timeline_of_a_long_recording_shows_moving_averages(windows, averaged):
     rng = np.random.default_rng(0)
     starts = np.arange(windows) * 0.25
-    answers = pd.DataFrame({"start": starts, "end": starts + 1, "none_of_these": 0.5})
-    answers["probability.a"] = rng.uniform(size=windows)
-    axes = figures.plot_timeline(answers, "title").axes[0]
+    predictions = pd.DataFrame({"start": starts, "end": starts + 1, "none_of_these": 0.5})
+    predictions["probability.a"] = rng.uniform(size=windows)
+    axes = figures.plot_timeline(predictions, "title").axes[0]
     lines = [line.get_ydata() for line in axes.get_lines()]
     assert len(lines) == (1 if averaged == 1 else 2)
-    half, values = averaged // 2, answers["probability.a"].to_numpy()
+    half, values = averaged // 2, predictions["probability.a"].to_numpy()
     for place in (0, windows // 2, windows - 1):
         expected = values[max(place - half, 0) : place + half + 1].mean()
         assert lines[0][place] == pytest.approx(expected)

@@ -148,9 +148,9 @@ def test_description_holds_the_levels_and_phrases_of_the_captions_table(paraclap
 def test_predicted_level_has_the_nearest_prompts(paraclap, clip, captions):
     table = paraclap.describe(clip, captions.with_name("captions.edges.json")).table
     wordings = describe.wordings_of_levels()["pitch"]
-    answer = paraclap.score(clip, wordings).iloc[0]
-    assert table.loc["pitch", "predicted"] == answer["best"]
-    assert table.loc["pitch", "probability"] == pytest.approx(answer["probability"], abs=1e-6)
+    row = paraclap.score(clip, wordings).iloc[0]
+    assert table.loc["pitch", "predicted"] == row["best"]
+    assert table.loc["pitch", "probability"] == pytest.approx(row["probability"], abs=1e-6)
 
 
 def test_unvoiced_clip_has_no_phrase_about_pitch(captions):
