@@ -177,8 +177,8 @@ class ParaCLAP:
             labels: of the clip, such as `{"gender": "female"}`, for edges by group.
 
         Raises:
-            DescriptionError: if the edges cannot be used, or are by group and the labels are
-                missing.
+            MeasurementError: if the edges are by group, and the labels are missing.
+            InputError: if the file holds no edges.
         """
         waveform = _waveform(audio)
         embedding = self.embed_waveforms([waveform])

@@ -9,7 +9,7 @@ import pandas as pd
 
 from paraclap.evaluation.prompt_sets import class_prompts
 from paraclap.inference.classifier import ZeroShotClassifier
-from paraclap.inference.describe import measured_levels, wordings_of_levels
+from paraclap.inference.measurement import level_phrases, measured_levels
 
 LABELS = {
     "emotion": (
@@ -70,7 +70,7 @@ def descriptor_prompts() -> dict[str, dict[str, tuple[str, ...]]]:
         target: {name: class_prompts(name, target, "ensemble") for name in classes}
         for target, classes in LABELS.items()
     }
-    return wordings_of_levels() | labels
+    return level_phrases() | labels
 
 
 def describe(

@@ -24,7 +24,6 @@ from paraclap.audio.segments import windows
 from paraclap.errors import ParaCLAPError
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.classifier import ZeroShotClassifier
-from paraclap.inference.describe import groups_of_edges, measured_levels, reference_values
 from paraclap.inference.index import ClipIndex
 from paraclap.inference.limits import (
     NEIGHBOURS,
@@ -33,6 +32,7 @@ from paraclap.inference.limits import (
     PROMPTS,
     Limits,
 )
+from paraclap.inference.measurement import groups_of_edges, measured_levels, reference_values
 from paraclap.inference.search import find
 
 HINTS = {

@@ -13,7 +13,7 @@ from paraclap.acoustics.extraction import measure
 from paraclap.audio import AudioError
 from paraclap.audio.reading import read_audio
 from paraclap.captions.templates import LEVELS
-from paraclap.inference import describe
+from paraclap.inference import measurement
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.classifier import NEUTRAL_PROMPTS
 
@@ -147,8 +147,8 @@ def test_description_holds_the_levels_and_phrases_of_the_captions_table(paraclap
 
 def test_predicted_level_has_the_nearest_prompts(paraclap, clip, captions):
     table = paraclap.describe(clip, captions.with_name("captions.edges.json")).table
-    wordings = describe.wordings_of_levels()["pitch"]
-    row = paraclap.score(clip, wordings).iloc[0]
+    phrases = measurement.level_phrases()["pitch"]
+    row = paraclap.score(clip, phrases).iloc[0]
     assert table.loc["pitch", "predicted"] == row["best"]
     assert table.loc["pitch", "probability"] == pytest.approx(row["probability"], abs=1e-6)
 
@@ -156,7 +156,7 @@ def test_predicted_level_has_the_nearest_prompts(paraclap, clip, captions):
 def test_unvoiced_clip_has_no_phrase_about_pitch(captions):
     noise = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     edges = captions.with_name("captions.edges.json")
-    table = describe.measured_levels(noise, edges)
+    table = measurement.measured_levels(noise, edges)
     assert measure(egemaps.Extractor("captions"), noise).quality == "unvoiced"
     assert table.loc["pitch", ["level", "phrase"]].isna().all()
     assert table.loc["intensity", "level"] in LEVELS

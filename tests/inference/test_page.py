@@ -11,7 +11,7 @@ import soundfile
 from paraclap.audio import reading
 from paraclap.cli import template_creation
 from paraclap.corpora.table import read_clips
-from paraclap.inference import describe, page
+from paraclap.inference import measurement, page
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index import ClipIndex
 from paraclap.inference.index_update import update_index
@@ -113,7 +113,7 @@ def test_rank_counts_equal_values_half():
 
 
 def test_every_measurable_descriptor_has_a_display():
-    assert set(page.DISPLAYS) == set(describe.wordings_of_levels())
+    assert set(page.DISPLAYS) == set(measurement.level_phrases())
     assert page.hertz(12) == 55
 
 

@@ -1,4 +1,4 @@
-"""descriptions.py: levels within groups, and what values are compared with."""
+"""Measured levels: groups, reference values, unusable tables."""
 
 import numpy as np
 import pandas as pd
@@ -9,8 +9,13 @@ from paraclap.audio.reading import read_audio
 from paraclap.captions.levels import parse_edges
 from paraclap.captions.templates import default_descriptors
 from paraclap.cli import template_creation
-from paraclap.inference import describe
 from paraclap.inference.api import ParaCLAP
+from paraclap.inference.measurement import (
+    MeasurementError,
+    groups_of_edges,
+    measured_levels,
+    reference_values,
+)
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +35,9 @@ def edges_of(captions):
 def test_levels_and_phrases_within_a_group_are_those_of_the_captions_table(by_gender, corpus):
     stored = pd.read_parquet(by_gender)
     rows = [stored["gender"].eq(gender).argmax() for gender in ("female", "male")]
-    for row, gender in zip(rows, ("f", "male"), strict=True):  # worded alike, one group
+    for row, gender in zip(rows, ("f", "male"), strict=True):  # two words for one group
         waveform = read_audio(corpus / stored.index[row][0])
-        table = describe.measured_levels(waveform, edges_of(by_gender), {"gender": gender})
+        table = measured_levels(waveform, edges_of(by_gender), {"gender": gender})
         for name in ("pitch", "intensity", "duration"):
             assert table.loc[name, "level"] == stored[f"{name}_level"].iloc[row]
             assert table.loc[name, "phrase"] in stored["captions"].iloc[row]
@@ -41,38 +46,38 @@ def test_levels_and_phrases_within_a_group_are_those_of_the_captions_table(by_ge
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
-    [({}, "gender, which is not told"), ({"gender": "robot"}, "expected woman; man")],
+    ("labels", "message"),
+    [({}, "the gender of the clip is required"), ({"gender": "robot"}, "expected woman; man")],
 )
-def test_group_that_is_not_told_or_not_known_is_refused(by_gender, labels, told):
+def test_missing_and_unknown_groups_are_refused(by_gender, labels, message):
     noise = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
-    with pytest.raises(ValueError, match=told):
-        describe.measured_levels(noise, edges_of(by_gender), labels)
+    with pytest.raises(MeasurementError, match=message):
+        measured_levels(noise, edges_of(by_gender), labels)
 
 
-def test_groups_are_named(by_gender, captions):
-    assert describe.groups_of_edges(edges_of(by_gender)) == {"gender": ("woman", "man")}
-    assert describe.groups_of_edges(edges_of(captions)) == {}
+def test_groups_of_edges_are_listed(by_gender, captions):
+    assert groups_of_edges(edges_of(by_gender)) == {"gender": ("woman", "man")}
+    assert groups_of_edges(edges_of(captions)) == {}
 
 
-def test_description_takes_the_group(by_gender, corpus, tiny):
+def test_description_uses_the_group(by_gender, corpus, tiny):
     file = corpus / pd.read_parquet(by_gender).index[0][0]
     description = ParaCLAP(*tiny).describe(file, edges_of(by_gender), {"gender": "female"})
     assert "for a woman" in description.caption
 
 
-def test_without_edges_values_are_measured_alone(captions, corpus):
+def test_without_edges_only_values_are_returned(captions, corpus):
     waveform = read_audio(corpus / pd.read_parquet(captions).index[3][0])
-    alone = describe.measured_levels(waveform)
-    full = describe.measured_levels(waveform, edges_of(captions))
+    alone = measured_levels(waveform)
+    full = measured_levels(waveform, edges_of(captions))
     assert alone["value"].to_dict() == full["value"].to_dict()
     assert alone[["low", "level", "phrase"]].isna().all(axis=None)
     assert (full[["below", "above"]] - 0.3).abs().lt(1e-9).all(axis=None)
 
 
-def test_reference_is_what_the_edges_were_fitted_to(captions):
+def test_reference_values_are_those_the_edges_were_fitted_to(captions):
     features = captions.with_name("features.parquet")
-    found = describe.reference_values(features, edges_of(captions))
+    found = reference_values(features, edges_of(captions))
     stored = pd.read_parquet(features)
     stored = stored[stored["split"] == "train"]
     pitch = np.sort(stored["F0semitoneFrom27.5Hz_sma3nz_amean"].dropna())
@@ -83,21 +88,21 @@ def test_reference_is_what_the_edges_were_fitted_to(captions):
         assert (len(values), np.quantile(values, 0.3)) == (bounds.n, pytest.approx(bounds.low))
 
 
-def test_reference_of_a_group_holds_that_group_alone(by_gender, captions):
+def test_reference_values_are_of_the_group(by_gender, captions):
     features = captions.with_name("features.parquet")
-    found = describe.reference_values(features, edges_of(by_gender), {"gender": "female"})
+    found = reference_values(features, edges_of(by_gender), {"gender": "female"})
     stored = pd.read_parquet(features)
     women = stored[(stored["split"] == "train") & (stored["gender"] == "female")]
     assert len(found["pitch"]) == len(women) < len(found["duration"])
 
 
-def test_table_without_features_is_told(captions):
-    with pytest.raises(ValueError, match=r"captions.parquet has no column .*features table"):
-        describe.reference_values(captions, edges_of(captions))
+def test_table_without_features_is_refused(captions):
+    with pytest.raises(MeasurementError, match=r"captions.parquet has no column .*features table"):
+        reference_values(captions, edges_of(captions))
 
 
-def test_no_clips_for_training_is_told(captions, tmp_path):
+def test_table_without_training_clips_is_refused(captions, tmp_path):
     table = pq.read_table(captions.with_name("features.parquet"))
     pq.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
-    with pytest.raises(ValueError, match="no clips for training"):
-        describe.reference_values(tmp_path / "empty.parquet", edges_of(captions))
+    with pytest.raises(MeasurementError, match="no training clips"):
+        reference_values(tmp_path / "empty.parquet", edges_of(captions))

@@ -1,13 +1,12 @@
-"""What can be measured about a clip, in words: features, levels, phrases, a pseudo-caption.
+"""Measured levels of a clip: features, levels by the edges of a training corpus, phrases.
 
     rows = measured_levels(waveform, "captions.edges.json")  # one row per descriptor
     rows = measured_levels(waveform, edges_by_gender, {"gender": "female"})
-    reference_values("features.parquet", "captions.edges.json")["pitch"]  # what it compares with
-    wordings_of_levels()["pitch"]["high"]                    # ("pitch is high", ...)
+    reference_values("features.parquet", "captions.edges.json")["pitch"]  # values of training clips
+    level_phrases()["pitch"]["high"]                         # ("pitch is high", ...)
 
-The only room that knows how features.py measures and how preprocessing/template_creation.py words.
-The edges between low, normal and high are those that were fitted to a training corpus: what is
-normal there may not be normal elsewhere, of level (dB) least of all.
+The edges between low, normal and high were fitted to a training corpus. Levels in dB in particular
+depend on the recording conditions of that corpus.
 """
 
 import functools
@@ -33,11 +32,16 @@ from paraclap.captions.templates import (
     compared,
     default_descriptors,
 )
+from paraclap.errors import ParaCLAPError
 
 TRAINING = "train"
-"""Rows of a features table with a column `split` that edges are fitted on."""
+"""Split of a features table that edges are fitted to."""
 _measuring = threading.Lock()
-"""One openSMILE instance serves all threads, one after the other."""
+"""The one openSMILE instance is not thread-safe."""
+
+
+class MeasurementError(ParaCLAPError, ValueError):
+    """Edges or a features table that cannot be used to describe a clip."""
 
 
 @functools.cache
@@ -46,7 +50,7 @@ def _extractor() -> egemaps.Extractor:
 
 
 def _descriptors() -> list[Descriptor]:
-    """Descriptors of the default templates that one clip tells by itself."""
+    """Return the descriptors of the default templates that can be measured on a single clip."""
     measurable = {*_extractor().names, DURATION}
     return [d for d in default_descriptors() if d.kind == "level" and d.column in measurable]
 
@@ -56,11 +60,11 @@ def measured_levels(
     edges: str | Path | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Measure a clip, and say for each descriptor with edges what level it has.
+    """Measure a clip, and return the level of each descriptor.
 
     Args:
         waveform: (T,) at 16 kHz
-        edges: ``captions.edges.json`` of template_creation.py; None = measure, without levels
+        edges: ``captions.edges.json`` of template_creation.py; None = values without levels
         labels: of the clip, column -> label, for edges that were fitted with ``--edges-by``
 
     Returns:
@@ -70,8 +74,8 @@ def measured_levels(
 
     Raises:
         AudioError: if the clip cannot be measured
-        ValueError: if the file does not hold edges, or such of groups, and the labels do not say
-            to which of them the clip belongs
+        MeasurementError: if the edges are by group, and the labels do not give a known group
+        InputError: if the file holds no edges
     """
     fitted = {} if edges is None else _read_edges(edges)
     groups = {name: _group(edges, entry, labels or {}) for name, entry in fitted.items()}
@@ -99,23 +103,25 @@ def _comparison(column: str) -> Comparison:
 
 
 def _group(path: str | Path, fitted: Edges, labels: Mapping[str, str]) -> Group:
-    """Return the group that labels put a clip into; () where all clips are compared."""
-    lacking = [column for column in fitted.by if column not in labels]
-    if lacking:
-        raise ValueError(f"{path} holds edges by {', '.join(lacking)}, which is not told")
+    """Return the group of a clip by its labels; () for edges without groups."""
+    missing = [column for column in fitted.by if column not in labels]
+    if missing:
+        raise MeasurementError(
+            f"{path} holds edges by {', '.join(missing)}: the {missing[0]} of the clip is required"
+        )
     group = tuple(_comparison(column).group(labels[column]) for column in fitted.by)
     if group not in fitted.groups:
         given = ", ".join(f"{column} {labels[column]!r}" for column in fitted.by)
         known = "; ".join(", ".join(group) for group in fitted.groups)
-        raise ValueError(f"{path} holds no edges for {given}, expected {known}")
+        raise MeasurementError(f"{path} holds no edges for {given}, expected {known}")
     return group
 
 
 def groups_of_edges(edges: str | Path) -> dict[str, tuple[str, ...]]:
-    """Return column -> names of its groups that edges were fitted by; empty without groups.
+    """Return column -> groups that edges were fitted by; empty without groups.
 
     Raises:
-        ValueError: if the file does not hold edges
+        InputError: if the file holds no edges
     """
     found: dict[str, dict[str, None]] = {}
     for fitted in _read_edges(edges).values():
@@ -127,16 +133,17 @@ def groups_of_edges(edges: str | Path) -> dict[str, tuple[str, ...]]:
 def reference_values(
     features: str | Path, edges: str | Path, labels: Mapping[str, str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Return descriptor -> its defined values in a features table, ascending.
+    """Return descriptor -> the defined values of the training clips, ascending.
 
     Args:
-        features: parquet table of features.py that the edges were fitted to; of a table with a
-            column ``split``, the rows for training
-        edges: ``captions.edges.json``; values of descriptors without edges are left out
-        labels: as for `measured_levels`: rows of other groups are left out
+        features: parquet table of features.py that the edges were fitted to; with a column
+            ``split``, only the training rows are used
+        edges: ``captions.edges.json``; descriptors without edges are left out
+        labels: as in `measured_levels`; only clips of the same group are used
 
     Raises:
-        ValueError: if a column is absent, or as `measured_levels`
+        MeasurementError: if the table cannot be used, or as in `measured_levels`
+        InputError: if the file holds no edges
     """
     fitted = _read_edges(edges)
     found = {}
@@ -156,32 +163,33 @@ def reference_values(
 
 
 def _read_columns(path: str | Path, columns: set[str], voiced: bool) -> pa.RecordBatch:
-    """Return columns of the rows for training, and that which tells voiced clips, if there is."""
-    known = set(pq.read_schema(path).names)
-    if absent := columns - known:
-        raise ValueError(f"{path} has no column {', '.join(absent)}, expected a features table")
+    """Return columns of the training rows, and the column that marks voiced clips, if present."""
     wanted = columns | ({VOICING_COLUMN} if voiced else set())
-    table = pq.read_table(path, columns=sorted((wanted | {"split"}) & known))
+    try:
+        known = set(pq.read_schema(path).names)
+        table = pq.read_table(path, columns=sorted((wanted | {"split"}) & known))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise MeasurementError(f"{path} cannot be read: {error}") from error
+    if absent := columns - known:
+        raise MeasurementError(
+            f"{path} has no column {', '.join(sorted(absent))}, expected a features table"
+        )
     if "split" in known:
         table = table.filter(pc.equal(table["split"].cast(pa.string()), TRAINING))
     if not len(table):
-        raise ValueError(f"{path} has no clips for training, expected a features table")
+        raise MeasurementError(f"{path} has no training clips, expected a features table")
     return table.combine_chunks().to_batches()[0]
 
 
 def _level_row(
-    descriptor: Descriptor,
-    value: float,
-    fitted: Edges,
-    group: Group,
+    descriptor: Descriptor, value: float, fitted: Edges, group: Group
 ) -> dict[str, object]:
     bounds = fitted.groups[group]
     level = phrase = None
     if not np.isnan(value):
         level = "low" if value <= bounds.low else "high" if value >= bounds.high else "normal"
         comparisons = [_comparison(column) for column in fitted.by]
-        phrases = compared(descriptor.phrases[level], group, comparisons)
-        phrase = phrases[0]
+        phrase = compared(descriptor.phrases[level], group, comparisons)[0]
     return {
         "descriptor": descriptor.name,
         "value": value,
@@ -195,6 +203,6 @@ def _level_row(
     }
 
 
-def wordings_of_levels() -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return descriptor -> level -> its wordings, of everything that can be measured."""
+def level_phrases() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return descriptor -> level -> phrases, for all descriptors that can be measured."""
     return {d.name: {level: d.phrases[level] for level in LEVELS} for d in _descriptors()}
