@@ -18,6 +18,7 @@ from paraclap.audio.paths import resolve_inside
 from paraclap.audio.reading import read_audio
 from paraclap.audio.segments import Position
 from paraclap.data.dataset import ClipDataset, Collate
+from paraclap.data.loader import Loader
 from paraclap.data.sampler import length_sorted_batches
 from paraclap.distributed import broadcast, rank, share, sum_in_place, world_size
 from paraclap.evaluation.embedding_cache import EmbeddingCache, clip_keys
@@ -138,7 +139,7 @@ def _features(
     """Yield rows of `clips` and their embeddings for each batch of this process."""
     durations = _durations(clips, rows)
     batches = [[rows[i] for i in b] for b in length_sorted_batches(durations, batch_seconds)]
-    loader = torch.utils.data.DataLoader(
+    loader = Loader(
         clips,
         batch_sampler=batches[rank() :: world_size()],
         num_workers=workers,

@@ -20,6 +20,7 @@ import torch.utils.data
 from tqdm import tqdm
 
 from paraclap.data.dataset import CaptionDataset, Collate
+from paraclap.data.loader import Loader
 from paraclap.evaluation.embedding_cache import EmbeddingCache, clip_keys, encoder_fingerprint
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
@@ -223,7 +224,7 @@ def _read(
     timeout: float,
 ) -> Iterator[dict[str, Any]]:
     """Yield batches of the crops of these rows, in their order."""
-    loader = torch.utils.data.DataLoader(
+    loader = Loader(
         _Crops(clips, rows),
         batch_size=CLIPS_READ,
         num_workers=workers,

@@ -36,6 +36,7 @@ from paraclap.data.dataset import (
     clip_seconds,
 )
 from paraclap.data.functionals import standards
+from paraclap.data.loader import Loader
 from paraclap.data.sampler import TrainingBatches, bucketed, mixed
 from paraclap.data.tables import Lists
 from paraclap.distributed import (
@@ -359,10 +360,10 @@ class Trainer:
         batches = [batch[own] for batch in itertools.islice(self.batches(), ahead)]
         return sorted({self.train_table.index[row][0] for batch in batches for _, row in batch})
 
-    def loader(self) -> torch.utils.data.DataLoader:
+    def loader(self) -> Loader:
         """The same as batches of tensors."""
         data = self.settings.data
-        return torch.utils.data.DataLoader(
+        return Loader(
             self.dataset(),
             batch_sampler=self.batches(),
             num_workers=data.workers,
