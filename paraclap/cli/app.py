@@ -23,19 +23,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from paraclap.errors import ParaCLAPError
+from paraclap.errors import MissingPackageError
 from paraclap.inference.limits import HOST, MEGABYTES, PORT, Limits
-
-
-class MissingGradioError(ParaCLAPError, ImportError):
-    """Gradio is not installed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
     if not importlib.util.find_spec("gradio"):
-        raise MissingGradioError('the web page needs gradio: pip install "paraclap[demo]"')
+        raise MissingPackageError("gradio", "demo")
     with tempfile.TemporaryDirectory(prefix="paraclap-") as folder:
         _serve(options, Path(folder))
     return 0

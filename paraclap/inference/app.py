@@ -21,7 +21,7 @@ from paraclap.inference.limits import KEPT_SECONDS, NEIGHBOURS, QUEUE, SWEEP_SEC
 from paraclap.inference.page import (
     Analysis,
     Analyzer,
-    InputError,
+    RequestError,
     acoustics_table,
     excerpt,
     timeline_table,
@@ -92,7 +92,7 @@ def build_page(
             labels = dict(zip(analyzer.groups, groups, strict=True))
             try:
                 analysis = analyzer.analyze(path, prompts, template, labels)
-            except InputError as error:
+            except RequestError as error:
                 gr.Warning(html.escape(str(error)))
                 return cleared(len(outputs))
             return shown(analysis)

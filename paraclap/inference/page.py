@@ -5,7 +5,7 @@ r"""Analysis of one recording for the web page, as tables; independent of gradio
     analysis.probabilities()     # prompt -> probability
     acoustics_table(analysis)    # measured values beside the training clips
 
-Invalid input raises `InputError` with a message for the visitor, without paths of this machine.
+Invalid input raises `RequestError` with a message for the visitor, without paths of this machine.
 
 Letters: T samples at 16 kHz, W windows, D embedding size.
 """
@@ -22,6 +22,7 @@ from paraclap.audio.paths import resolve_inside
 from paraclap.audio.reading import read_audio, read_audio_with_report
 from paraclap.audio.segments import windows
 from paraclap.errors import ParaCLAPError
+from paraclap.evaluation.prompts import PromptError
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.classifier import ZeroShotClassifier
 from paraclap.inference.index import ClipIndex
@@ -58,7 +59,7 @@ FLAGS = {
 """Flags of an audio report -> note on the page."""
 
 
-class InputError(ParaCLAPError, ValueError):
+class RequestError(ParaCLAPError, ValueError):
     """Invalid recording or prompts; the message is shown to the visitor."""
 
 
@@ -148,11 +149,11 @@ class Analyzer:
                 group there are no levels.
 
         Raises:
-            InputError: for an invalid recording or invalid prompts.
+            RequestError: for an invalid recording or invalid prompts.
         """
         classifier = self._embed_prompts(prompts, template)
         if path is None:
-            raise InputError("Upload or record an audio clip first, or choose an example.")
+            raise RequestError("Upload or record an audio clip first, or choose an example.")
         path = Path(path)
         labels = {column: label for column, label in (labels or {}).items() if label}
         edges = self.edges if set(self.groups) <= set(labels) else None
@@ -160,7 +161,7 @@ class Analyzer:
             waveform, report = read_audio_with_report(path, max_seconds=self.limits.seconds)
             acoustics = measured_levels(waveform, edges, labels)
         except AudioError as error:
-            raise InputError(_explain(error, path)) from error
+            raise RequestError(_explain(error, path)) from error
         seconds = len(waveform) / SAMPLING_RATE
         places = self._places(seconds)
         embedded = self.paraclap.embed_waveforms([_cut(waveform, *place) for place in places])
@@ -187,18 +188,18 @@ class Analyzer:
     def _embed_prompts(self, prompts: str, template: str) -> ZeroShotClassifier:
         lines = [line.strip() for line in prompts.splitlines() if line.strip()]
         if not lines:
-            raise InputError("Enter at least one prompt, one per line, such as “angry”.")
+            raise RequestError("Enter at least one prompt, one per line, such as “angry”.")
         if len(lines) > PROMPTS:
-            raise InputError(f"{len(lines)} prompts, expected at most {PROMPTS}.")
+            raise RequestError(f"{len(lines)} prompts, expected at most {PROMPTS}.")
         template = template.strip() or "{}"
         longest = max([*lines, template], key=len)
         if len(longest) > PROMPT_CHARACTERS:
             found = f"“{longest[:40]}…” has {len(longest)} characters"
-            raise InputError(f"{found}, expected at most {PROMPT_CHARACTERS}.")
+            raise RequestError(f"{found}, expected at most {PROMPT_CHARACTERS}.")
         try:
             return self.paraclap.classifier(lines, template)
-        except ValueError as error:
-            raise InputError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+        except PromptError as error:
+            raise RequestError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
 
     def _places(self, seconds: float) -> list[tuple[float, float]]:
         """Return (start, end) [s] of the windows."""

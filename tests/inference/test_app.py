@@ -28,6 +28,7 @@ from paraclap.audio.containers import read_duration
 from paraclap.audio.reading import read_audio
 from paraclap.cli import app as cli_app
 from paraclap.corpora.table import read_clips
+from paraclap.errors import MissingPackageError
 from paraclap.inference import guards
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index_update import update_index
@@ -91,7 +92,7 @@ def test_wrong_options_need_neither_torch_nor_gradio():
 
 def test_missing_gradio_names_the_extra(monkeypatch):
     monkeypatch.setattr(cli_app.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(cli_app.MissingGradioError, match=r'pip install "paraclap\[demo\]"'):
+    with pytest.raises(MissingPackageError, match=r'pip install "paraclap\[demo\]"'):
         cli_app.main(["MODEL"])
 
 

@@ -11,12 +11,13 @@ import soundfile
 from paraclap.audio import reading
 from paraclap.cli import template_creation
 from paraclap.corpora.table import read_clips
+from paraclap.errors import ParaCLAPError
 from paraclap.inference import measurement, page
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index import ClipIndex
 from paraclap.inference.index_update import update_index
 from paraclap.inference.limits import Limits
-from paraclap.inference.page import Analyzer, InputError
+from paraclap.inference.page import Analyzer, RequestError
 
 PROMPTS = "angry\ncalm\n\n  sad  \n"
 NAMES = ["angry", "calm", "sad"]
@@ -150,6 +151,18 @@ def test_features_without_edges_are_refused(paraclap, captions):
         Analyzer(paraclap, features=captions.with_name("features.parquet"))
 
 
+def test_wrong_reference_data_is_refused_at_the_start(paraclap, captions, tmp_path):
+    edges, wrong = captions.with_name("captions.edges.json"), tmp_path / "text"
+    wrong.write_text("no table")
+    for files, culprit in (
+        ((wrong,), wrong),
+        ((edges, wrong), wrong),
+        ((edges, captions), captions),
+    ):
+        with pytest.raises(ParaCLAPError, match=str(culprit)):
+            Analyzer(paraclap, *files)
+
+
 # --- Similar clips -------------------------------------------------------------------------------
 
 
@@ -183,7 +196,7 @@ def test_most_similar_clip_of_a_clip_is_itself_and_can_be_played(paraclap, tmp_p
     ],
 )
 def test_invalid_prompts_are_refused(analyzer, clip, prompts, template, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(RequestError, match=message):
         analyzer.analyze(clip, prompts, template)
 
 
@@ -202,7 +215,7 @@ def test_empty_template_means_none(analyzer, clip):
 )
 def test_unreadable_audio_is_refused_without_naming_folders(analyzer, clip, content, message):
     clip.write_bytes(content(clip.read_bytes()))
-    with pytest.raises(InputError, match=message) as raised:
+    with pytest.raises(RequestError, match=message) as raised:
         analyzer.analyze(clip, PROMPTS)
     assert str(clip.parent) not in str(raised.value)
 
@@ -210,20 +223,20 @@ def test_unreadable_audio_is_refused_without_naming_folders(analyzer, clip, cont
 @pytest.mark.parametrize("samples", [np.zeros(16_000), np.ones(500) / 9])
 def test_silence_and_too_short_recordings_are_refused(analyzer, clip, samples):
     soundfile.write(clip, samples, 16_000)
-    with pytest.raises(InputError, match="^clip.wav: "):
+    with pytest.raises(RequestError, match="^clip.wav: "):
         analyzer.analyze(clip, PROMPTS)
 
 
 def test_too_long_recording_is_refused_before_decoding(paraclap, clip, monkeypatch):
     monkeypatch.setattr(reading, "_mono_blocks", lambda *arguments: pytest.fail("decoded"))
-    with pytest.raises(InputError, match=r"clip.wav: 1.5 s to read, expected at most 1 s\."):
+    with pytest.raises(RequestError, match=r"clip.wav: 1.5 s to read, expected at most 1 s\."):
         Analyzer(paraclap, limits=Limits(seconds=1)).analyze(clip, PROMPTS)
 
 
 def test_missing_recording_is_refused(analyzer, tmp_path):
-    with pytest.raises(InputError, match="Upload or record"):
+    with pytest.raises(RequestError, match="Upload or record"):
         analyzer.analyze(None, PROMPTS)
-    with pytest.raises(InputError, match="has been deleted"):
+    with pytest.raises(RequestError, match="has been deleted"):
         analyzer.analyze(tmp_path / "gone.wav", PROMPTS)
 
 
