@@ -1,21 +1,20 @@
-"""Captions of a generated features table: the plain way against template_creation.py, in one run.
+"""Speed of template_creation.py on generated features, against a plain loop over the rows.
 
     python -m benchmarks.captions
     python -m benchmarks.captions --rows 1000000 --plain-rows 20000 --repeat 5
     TMPDIR=/dev/shm python -m benchmarks.captions
     python -m benchmarks.captions --large 10000000
 
-The plain way walks over the rows with pandas' iterrows, picks the phrases and writes one JSON file
-per row; it is given the edges and the table in memory, and walks over the first --plain-rows rows.
-Ours is the whole command: reading the file, fitting the edges, writing the captions. Both take
-turns, and both must have written the same texts. The last lines are the ratios of their rows/s, as
-the median over the turns and from the worst pair to the best: by the clock, where ours may use two
-cores, and per second of CPU time, which other programs on the machine disturb less.
+The plain loop uses pandas' iterrows on the first --plain-rows rows, collects the phrases and writes
+one JSON file per row; its time excludes reading the table and fitting the edges. The time of
+template_creation.py includes both. The two run in turns, and their texts must be equal. The last
+lines are ratios of rows/s, as the median over the turns and the range: by wall-clock time, where
+template_creation.py may use two cores, and by CPU time, which depends less on other programs.
 
-Making a file costs the plain way ten times as much on ext4 within minutes after many others were
-deleted, for instance by an earlier run. With TMPDIR=/dev/shm there is no such effect.
+On ext4, creating files takes ten times as long within minutes after many others were deleted, for
+example by an earlier run. TMPDIR=/dev/shm avoids this.
 
---large measures ours alone in a process of its own and tells its peak memory.
+--large measures template_creation.py alone, in its own process, with its peak memory.
 """
 
 import argparse
@@ -46,10 +45,11 @@ UNVOICED = 0.1  # share of clips
 SPEAKERS = 200
 MEANS = {"Duration": 3.0, "equivalentSoundLevel_dBp": -30.0}  # others are about 1
 MIB = 2**20
+SCRIPT = Path(__file__).parents[1] / "preprocessing" / "template_creation.py"
 
 
 def generate(first: int, rows: int) -> pa.Table:
-    """Rows of a features table that depend on their numbers only by `first` and `rows`."""
+    """Return rows of a feature table, a function of `first` and `rows` alone."""
     generator = np.random.default_rng([first, rows])
     numbers = np.arange(first, first + rows)
     speakers = generator.integers(SPEAKERS, size=rows)
@@ -76,7 +76,7 @@ def generate(first: int, rows: int) -> pa.Table:
 
 
 def write_features(path: Path, rows: int) -> None:
-    """Write a generated features table in parts, so that it may be large."""
+    """Write a generated feature table in chunks, so that it may be large."""
     firsts = range(0, rows, CHUNK)
     with pq.ParquetWriter(path, generate(0, 1).schema) as writer:
         for first in firsts:
@@ -90,7 +90,7 @@ def plain(
     columns: dict[str, str],
     folder: Path,
 ) -> None:
-    """Write the captions of each row as one JSON file, the way that first comes to mind.
+    """Write the captions of each row as one JSON file, in a plain loop.
 
     Args:
         table: features, undefined values NaN
@@ -116,14 +116,14 @@ def plain(
 
 
 def rates(rows: int, work: Callable[[], None]) -> tuple[float, float]:
-    """Rows per second by the clock, and per second of this process's CPU time."""
+    """Return the rows per second of wall-clock time and of CPU time."""
     start = time.perf_counter(), time.process_time()
     work()
     return rows / (time.perf_counter() - start[0]), rows / (time.process_time() - start[1])
 
 
 def time_plain(features: Path, rows: int, folder: Path) -> tuple[float, float]:
-    """Rates of the plain way, not counting what it is given."""
+    """Return the rates of the plain loop, without reading the table and fitting edges."""
     selected = [d for d in default_descriptors() if d.default]
     whole = pd.read_parquet(features)
     selected = [d for d in selected if d.column in whole]
@@ -148,21 +148,16 @@ def time_plain(features: Path, rows: int, folder: Path) -> tuple[float, float]:
 
 
 def time_ours(features: Path, rows: int, output: Path) -> tuple[float, float]:
-    """Rates of the whole command in this process."""
-
-    def command() -> None:
-        if template_creation.main([str(features), "-o", str(output)]):
-            raise RuntimeError(f"template_creation.py failed on {features}")
-
-    return rates(rows, command)
+    """Return the rates of the whole command in this process."""
+    return rates(rows, lambda: template_creation.main([str(features), "-o", str(output)]))
 
 
 def check_equal(output: Path, folder: Path) -> int:
-    """Number of rows whose texts are equal in both ways.
+    """Return the number of rows, all of which have equal texts in both outputs.
 
     Raises:
         RuntimeError: if a row differs
-        ValueError: if ours wrote fewer rows
+        ValueError: if template_creation.py wrote fewer rows
     """
     names = ["captions", "caption_descriptors"]
     written = sorted(folder.iterdir())
@@ -175,7 +170,7 @@ def check_equal(output: Path, folder: Path) -> int:
 
 
 def compare(rows: int, plain_rows: int, repeat: int) -> tuple[np.ndarray, int]:
-    """Rows/s (turns, plain or ours, clock or CPU), and the number of texts that are equal."""
+    """Return rows/s (turns, plain or ours, wall or CPU), and the number of equal texts."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         features, output = folder / "features.parquet", folder / "captions.parquet"
@@ -192,7 +187,7 @@ def compare(rows: int, plain_rows: int, repeat: int) -> tuple[np.ndarray, int]:
 
 
 def report(speeds: np.ndarray, equal: int, options: argparse.Namespace) -> None:
-    """Print medians and ratios of what `compare` measured."""
+    """Print the medians and ratios of `compare`."""
     print(f"texts of {equal} of {equal} rows are equal")
     for clock, name in enumerate(("rows/s", "rows/s of CPU time")):
         theirs, ours = speeds[..., clock].T
@@ -205,11 +200,11 @@ def report(speeds: np.ndarray, equal: int, options: argparse.Namespace) -> None:
 
 
 def measure_large(rows: int, options: Sequence[str]) -> None:
-    """Print rows/s and peak memory of ours in a process of its own."""
+    """Print rows/s and peak memory of template_creation.py in its own process."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         features, output = folder / "features.parquet", folder / "captions.parquet"
-        # in a process of its own: the peak of a process begins at that of the one that started it
+        # in its own process: the peak memory of a process starts at that of its parent
         generating = multiprocessing.get_context("spawn").Process(
             target=write_features, args=(features, rows)
         )
@@ -217,7 +212,7 @@ def measure_large(rows: int, options: Sequence[str]) -> None:
         generating.join()
         print(f"{features.name}: {rows} rows, {features.stat().st_size / MIB:,.0f} MiB")
         start = time.perf_counter()
-        command = [sys.executable, template_creation.__file__, features, "-o", output, *options]
+        command = [sys.executable, SCRIPT, features, "-o", output, *options]
         _, status, usage = os.wait4(subprocess.Popen(command).pid, 0)
         seconds = time.perf_counter() - start
         if status:
@@ -236,9 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--rows", type=int, default=100_000, help="of the table (%(default)s)")
-    add("--plain-rows", type=int, default=5_000, help="for the plain way (%(default)s)")
+    add("--plain-rows", type=int, default=5_000, help="of the plain loop (%(default)s)")
     add("--repeat", type=int, default=3, help="turns (%(default)s)")
-    add("--large", type=int, metavar="ROWS", help="ours alone on so many rows, with its memory")
+    add("--large", type=int, metavar="ROWS", help="measure template_creation.py alone")
     add("--options", nargs=argparse.REMAINDER, default=[], help="for template_creation.py, last")
     options = parser.parse_args(arguments)
     if options.large:

@@ -103,7 +103,7 @@ def given_levels(features: Features, descriptors: Iterable[Descriptor]) -> froze
 
 
 class Groups:
-    """Groups of rows by the labels of some columns.
+    """Groups of rows with equal labels in some columns.
 
     Attributes:
         missing: column -> number of rows without a label.
@@ -185,11 +185,13 @@ def training_values(
     codes = np.concatenate(places)
     order = np.argsort(codes, kind="stable")
     joined, codes = joined[order], codes[order]
-    places = [groups.names(by).index(group) for group in groups.occurring(by)]
+    place_of = {group: place for place, group in enumerate(groups.names(by))}
+    occurring = groups.occurring(by)
+    places = [place_of[group] for group in occurring]
     firsts, lasts = (np.searchsorted(codes, places, side) for side in ("left", "right"))
     return {
         group: joined[first:last]
-        for group, first, last in zip(groups.occurring(by), firsts, lasts, strict=True)
+        for group, first, last in zip(occurring, firsts, lasts, strict=True)
     }
 
 
@@ -246,10 +248,10 @@ def fit_edges(
 
 
 class LevelCoder:
-    """Levels and rules of record batches as codes.
+    """Codes of the levels and rules of record batches.
 
     Attributes:
-        levels: descriptors that are measured.
+        levels: level descriptors.
     """
 
     def __init__(
@@ -308,7 +310,7 @@ def read_edges(path: Path, descriptors: Sequence[Descriptor]) -> dict[str, Edges
     """Return the edges in a file of `edges_to_dict`.
 
     Raises:
-        InputError: if the file cannot be read, or see `parse_edges`
+        InputError: if the file cannot be read or parsed
     """
     return read_text(path, lambda text: parse_edges(text, descriptors))
 
@@ -356,7 +358,7 @@ def edges_to_dict(edges: Mapping[str, Edges]) -> dict[str, Any]:
 
 
 def parse_edges(text: str, descriptors: Sequence[Descriptor]) -> dict[str, Edges]:
-    """Return the edges in the JSON of `edges_to_dict`, equal to the bit.
+    """Return the edges in the JSON of `edges_to_dict`, bit-identical to the fitted ones.
 
     Raises:
         InputError: if the text has another form, or a descriptor is unknown or of another column

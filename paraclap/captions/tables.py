@@ -161,41 +161,15 @@ class Features:
         self._splits: dict[str, str] = {}
         self._dropped: dict[str, str] = {}
         if speakers and any(speakers.values()):
-            self._splits = self._split_of_speakers(speakers)
+            self._splits = _splits_by_speaker(self, speakers)
             new = pa.field("split", pa.large_string())
             place = self.schema.get_field_index("split")
             self.schema = self.schema.append(new) if place < 0 else self.schema.set(place, new)
         if dropped_emotions:
-            self._drop(dropped_emotions)
-
-    def _split_of_speakers(self, speakers: Mapping[str, Sequence[str]]) -> dict[str, str]:
-        """Return speaker -> split; speakers are compared as text."""
-        splits: dict[str, str] = {}
-        for split, names in speakers.items():
-            for name in names:
-                if splits.setdefault(name, split) != split:
-                    raise InputError(f"speakers {name} are both in validation and in test")
-        encoder, complete = LabelEncoder(str), "speaker" in self.schema.names
-        for batch in self.batches(["speaker"]) if complete else ():
-            complete &= bool((encoder.encode(batch.column("speaker")) >= 0).all())
-        if not complete:
-            raise InputError("a split by speaker needs a column 'speaker' without missing values")
-        if unknown := [repr(name) for name in splits if name not in encoder.labels]:
-            found = ", ".join(sorted(encoder.labels))
-            raise InputError(f"no speaker {', '.join(unknown)}, found {found}")
-        return splits
-
-    def _drop(self, emotions: Sequence[str]) -> None:
-        if "emotion" not in self.schema.names:
-            raise InputError("filtering emotions needs a column 'emotion'")
-        found = {label_key(emotion) for emotion in self.distinct("emotion")}
-        self._dropped = {label_key(emotion): emotion for emotion in emotions}
-        for key, emotion in self._dropped.items():
-            if key not in found:
-                warnings.warn(f"no row has emotion {emotion!r}", stacklevel=3)
-        if not self.count():
-            dropped = ", ".join(self._dropped.values())
-            raise InputError(f"no row is left without the emotions {dropped}")
+            self._dropped = _emotions_by_key(self, dropped_emotions)
+            if not self.count():
+                dropped = ", ".join(dropped_emotions)
+                raise InputError(f"no row is left without the emotions {dropped}")
 
     @property
     def labels(self) -> list[str]:
@@ -267,6 +241,36 @@ class Features:
         codes, emotions = encode(self._column(source, batch, "emotion"))
         kept = [label_key(emotion) not in self._dropped for emotion in emotions]
         return pa.array(np.array([*kept, True])[codes])
+
+
+def _splits_by_speaker(features: Features, speakers: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return speaker -> split; speakers are compared as text."""
+    splits: dict[str, str] = {}
+    for split, names in speakers.items():
+        for name in names:
+            if splits.setdefault(name, split) != split:
+                raise InputError(f"speakers {name} are both in validation and in test")
+    encoder, complete = LabelEncoder(str), "speaker" in features.schema.names
+    for batch in features.batches(["speaker"]) if complete else ():
+        complete &= bool((encoder.encode(batch.column("speaker")) >= 0).all())
+    if not complete:
+        raise InputError("a split by speaker needs a column 'speaker' without missing values")
+    if unknown := [repr(name) for name in splits if name not in encoder.labels]:
+        found = ", ".join(sorted(encoder.labels))
+        raise InputError(f"no speaker {', '.join(unknown)}, found {found}")
+    return splits
+
+
+def _emotions_by_key(features: Features, emotions: Sequence[str]) -> dict[str, str]:
+    """Return label key -> emotion, with a warning for emotions that no row has."""
+    if "emotion" not in features.schema.names:
+        raise InputError("filtering emotions needs a column 'emotion'")
+    found = {label_key(emotion) for emotion in features.distinct("emotion")}
+    keys = {label_key(emotion): emotion for emotion in emotions}
+    for key, emotion in keys.items():
+        if key not in found:
+            warnings.warn(f"no row has emotion {emotion!r}", stacklevel=4)
+    return keys
 
 
 def _joined_schema(sources: Sequence[Source]) -> pa.Schema:

@@ -73,7 +73,7 @@ class PhraseTable:
         self._table = None
 
     def take(self, codes: np.ndarray) -> np.ndarray:
-        """Return the numbers for each code (rows, longest), filled up with -1."""
+        """Return the numbers for each code (rows, longest), padded with -1."""
         if self._table is None:
             longest = max([1, *map(len, self._rows)])
             rows = [row + [-1] * (longest - len(row)) for row in [*self._rows, []]]
@@ -86,7 +86,7 @@ class Statistics:
 
     Attributes:
         rows: number of rows.
-        silent: number of rows without a phrase.
+        empty: number of rows without a phrase.
         phrases: number of phrases.
         counts: descriptor or "split" -> (emotions + 1, values + 1) rows with an emotion and a
             value; missing ones come first.
@@ -95,7 +95,7 @@ class Statistics:
     """
 
     def __init__(self) -> None:
-        self.rows = self.silent = self.phrases = 0
+        self.rows = self.empty = self.phrases = 0
         self.counts: dict[str, np.ndarray] = {}
         self.values: dict[str, list] = {}
         self.emotions: list[str] = []
@@ -103,7 +103,7 @@ class Statistics:
 
     @property
     def different(self) -> int:
-        """Number of rows with different first wordings."""
+        """Number of distinct combinations of first wordings."""
         hashes = np.sort(np.concatenate([np.empty(0, np.uint64), *self._hashes]))
         return int((hashes[1:] != hashes[:-1]).sum()) + bool(len(hashes))
 
@@ -119,9 +119,9 @@ class Statistics:
     def count_phrases(self, lengths: np.ndarray, first: np.ndarray) -> None:
         """Add the number of phrases (rows,) and the first phrases (rows, descriptors)."""
         self.rows += len(lengths)
-        self.silent += int((lengths == 0).sum())
+        self.empty += int((lengths == 0).sum())
         self.phrases += int(lengths.sum())
-        # a random linear hash: equal for equal rows, and hardly ever for others
+        # random linear hash of each row: collisions are unlikely
         weights = np.random.default_rng(0).integers(2**64, size=first.shape[1], dtype=np.uint64)
         self._hashes.append(first.astype(np.uint64) @ (weights | np.uint64(1)))
 
@@ -130,8 +130,12 @@ class Captioner:
     """Captions of feature tables, batch by batch.
 
     Attributes:
-        schema: of the captions table.
+        features: feature tables.
+        groups: groups of rows that edges are fitted within.
         selected: descriptors in the order of their phrases.
+        descriptors: all templates.
+        edges: descriptor name -> edges.
+        schema: of the captions table.
         statistics: of the rows captioned so far.
     """
 
@@ -156,24 +160,11 @@ class Captioner:
         self._labels = {d.name: LabelEncoder() for d in selected if d.kind == "label"}
         self._emotion = Comparison("emotion", descriptors)
         self._emotions, self._splits = LabelEncoder(self._emotion.group), LabelEncoder()
-        self.schema = self._schema()
+        self.schema = _captions_schema(features, self._coded)
         self._numbers: dict[str, int] = {}
         self._phrases = {d.name: PhraseTable(self._numbers) for d in selected}
         for descriptor in self._coded:
             self._add_phrases(descriptor)
-
-    def _schema(self) -> pa.Schema:
-        stored, labels = self.features.schema, self.features.labels
-        new = [d.output_column for d in self._coded] + [*TEXTS]
-        if taken := [name for name in new if name in labels]:
-            raise InputError(f"the table already holds {', '.join(taken)}, expected features")
-        level = pa.dictionary(pa.int8(), pa.large_string(), True)
-        return pa.schema(
-            [stored.field(name) for name in labels]
-            + [(d.output_column, level) for d in self._coded]
-            + [stored.field(name) for name in INDEX]
-            + [pa.field(name, TEXT_LIST, nullable=False) for name in TEXTS]
-        )
 
     def _add_phrases(self, descriptor: Descriptor) -> None:
         """Enter the phrases for every group and value of a level or a rule."""
@@ -223,22 +214,19 @@ class Captioner:
 
     def _texts(self, batch: pa.RecordBatch, codes: Mapping[str, np.ndarray]) -> list[pa.Array]:
         """Return the lists of phrases and of their descriptors, in the order of these."""
-        blocks = [
-            self._phrases[d.name].take(self._places(batch, d, codes[d.name])) for d in self.selected
-        ]
+        blocks = [np.zeros((len(batch), 0), np.int32)]
+        for d in self.selected:
+            blocks.append(self._phrases[d.name].take(self._places(batch, d, codes[d.name])))
         names = [descriptor.name for descriptor in self.selected]
-        owners = np.repeat(np.arange(len(names), dtype=np.int32), [b.shape[1] for b in blocks])
-        none = np.zeros((len(batch), 0), np.int32)
-        numbers = np.concatenate([none, *blocks], axis=1)
+        owners = np.repeat(np.arange(len(names), dtype=np.int32), [b.shape[1] for b in blocks[1:]])
+        numbers = np.concatenate(blocks, axis=1)
         present = numbers >= 0
         lengths = present.sum(axis=1, dtype=np.int32)
-        self.statistics.count_phrases(
-            lengths, np.concatenate([none, *(block[:, :1] for block in blocks)], axis=1)
-        )
-        owners = np.broadcast_to(owners, numbers.shape)
+        first = np.concatenate([block[:, :1] for block in blocks], axis=1)
+        self.statistics.count_phrases(lengths, first)
         return [
             _as_lists(lengths, numbers[present], list(self._numbers)),
-            _as_lists(lengths, owners[present], names),
+            _as_lists(lengths, np.broadcast_to(owners, numbers.shape)[present], names),
         ]
 
     def _places(
@@ -251,6 +239,20 @@ class Captioner:
         groups = self.groups.codes(batch, by)
         places = groups * len(VALUES[descriptor.kind]) + codes
         return np.where((groups < 0) | (codes < 0), -1, places)
+
+
+def _captions_schema(features: Features, coded: Iterable[Descriptor]) -> pa.Schema:
+    """Return the columns: labels, levels and rules, index, texts."""
+    columns = [d.output_column for d in coded]
+    if taken := [name for name in [*columns, *TEXTS] if name in features.labels]:
+        raise InputError(f"the table already holds {', '.join(taken)}, expected features")
+    level = pa.dictionary(pa.int8(), pa.large_string(), True)
+    return pa.schema(
+        [features.schema.field(name) for name in features.labels]
+        + [(name, level) for name in columns]
+        + [features.schema.field(name) for name in INDEX]
+        + [pa.field(name, TEXT_LIST, nullable=False) for name in TEXTS]
+    )
 
 
 def _as_lists(lengths: np.ndarray, indices: np.ndarray, texts: Sequence[str]) -> pa.Array:

@@ -186,7 +186,7 @@ def summary(captioner: Captioner) -> str:
     """Return the counts of levels and labels, and the edges with their units, as text."""
     counted = captioner.statistics
     lines = [
-        f"{counted.rows} rows, {counted.silent} without any phrase; "
+        f"{counted.rows} rows, {counted.empty} without any phrase; "
         f"{counted.phrases / max(counted.rows, 1):.1f} phrases a row, "
         f"{counted.different} different sets of phrases"
     ]

@@ -153,7 +153,7 @@ def test_statistics_count_phrases_and_different_captions():
     statistics = captioner.statistics
     assert statistics.different == len({tuple(row["captions"]) for row in rows})
     assert statistics.phrases == sum(len(row["captions"]) for row in rows)
-    assert statistics.rows == 400 and statistics.silent == 0
+    assert statistics.rows == 400 and statistics.empty == 0
 
 
 # --- File
