@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -20,3 +21,11 @@ class RenamedOption(argparse.Action):
     ) -> None:
         """Report the error."""
         parser.error(f"{option_string} was renamed to {self.const}")
+
+
+def output_file(text: str) -> Path:
+    """Return the path of a file to be written, whose folder must exist."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: the folder {path.parent} does not exist")
+    return path

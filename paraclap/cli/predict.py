@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING
 
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.conditioning import RATE_LIMITS
-from paraclap.cli.options import RenamedOption
+from paraclap.cli.options import RenamedOption, output_file
 from paraclap.files import write_text
 from paraclap.model.sources import find_model
 from paraclap.settings import BATCH_SECONDS
@@ -183,7 +183,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--prompts", nargs="+", metavar="TEXT", help="prompts, or one YAML file")
     add("--template", default="{}", help='text for {} = prompt, e.g. "the speaker sounds {}"')
-    add("-o", "--output", type=Path, help="file; .csv, .json and .jsonl select the format")
+    add("-o", "--output", type=output_file, help="file; .csv, .json and .jsonl select the format")
     add("--format", choices=FORMATS, help="of the output (table; json is one list)")
     add("--windows", type=float, metavar="SECONDS", help="score windows of this length")
     add("--hop", type=float, metavar="SECONDS", help="from window to window (window length)")

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paraclap.audio import AudioError
+from paraclap.cli.options import output_file
 from paraclap.files import write_text
 from paraclap.model.sources import find_model
 from paraclap.settings import BATCH_SECONDS
@@ -137,8 +138,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("descriptions", nargs="*", metavar="TEXT", help="descriptions of the voice")
     add("--like", nargs="+", metavar="AUDIO", help="example recordings")
     add("--count", type=int, default=10, help="clips per query (%(default)s)")
-    add("--page", type=Path, metavar="FILE.html", help="page with players")
-    add("-o", "--output", type=Path, metavar="FILE.csv", help="table of the results")
+    add("--page", type=output_file, metavar="FILE.html", help="page with players")
+    add("-o", "--output", type=output_file, metavar="FILE.csv", help="table of the results")
     add("--exact", action="store_true", help="compare every clip despite an approximate index")
     add("--model", help="place of the model, if it was moved")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.segments import Position
 from paraclap.data.dataset import ClipDataset
-from paraclap.files import write_bytes
+from paraclap.files import make_folder, write_bytes
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
 DIGEST_BYTES = 32
@@ -108,14 +108,14 @@ class EmbeddingCache:
         return len(self._places)
 
     def _read(self, path: Path) -> None:
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+            stored = load(content)
+        except (OSError, SafetensorError) as error:
+            warnings.warn(f"{path} cannot be read, ignored: {error}", stacklevel=3)
+            return
         if hashlib.sha256(content).hexdigest() != path.stem:
             warnings.warn(f"{path} does not have the hash of its name, ignored", stacklevel=3)
-            return
-        try:
-            stored = load(content)
-        except SafetensorError as error:
-            warnings.warn(f"{path} is no table of embeddings, ignored: {error}", stacklevel=3)
             return
         self._remember([key.tobytes() for key in stored["keys"]], stored["embeddings"])
 
@@ -144,7 +144,7 @@ class EmbeddingCache:
             "embeddings": block,
         }
         content = save(tensors)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
         write_bytes(path, content)
         self._remember(keys, block)

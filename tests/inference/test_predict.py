@@ -166,6 +166,7 @@ def test_window_is_yielded_before_more_is_read():
         (["x.wav", *PROMPTS, "--group", "gender=female"], "--group requires --describe"),
         (["x.wav", "--describe", "--group", "female"], "expected COLUMN=LABEL"),
         (["--stdin-pcm", "12", "--windows", "1", *PROMPTS], "12 Hz"),
+        (["x.wav", *PROMPTS, "-o", "/no/such/x.csv"], "/no/such does not exist"),
         (["x.wav", "--queries", "angry", "calm"], "--queries was renamed to --prompts"),
     ],
 )
