@@ -88,7 +88,8 @@ TOWERS: Mapping[str, Mapping[str, Recipe]] = {
 }
 """Audio tower -> its recipes."""
 
-REFERENCES: Mapping[str, str] = {CHOSEN_SENTENCES: PUBLISHED_SENTENCES} | {
-    EMOTION_SENTENCES: PUBLISHED_SENTENCES
+REFERENCES: Mapping[str, str] = {
+    CHOSEN_SENTENCES: PUBLISHED_SENTENCES,
+    EMOTION_SENTENCES: PUBLISHED_SENTENCES,
 }
 """Recipe -> the published recipe with the same text tower, where that is not `PUBLISHED`."""

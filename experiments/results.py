@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from paraclap.evaluation.bootstrap import CONFIDENCE, RESAMPLES
+from paraclap.evaluation.bootstrap import RESAMPLES, percentile_interval
 
 COLUMNS = ["tower", "direction", "part", "fold", "recipe", "seed", "settings", "counts"]
 Counts = Mapping[str, Mapping[str, Sequence[int]]]
 """Speaker -> class -> hits and clips."""
-TAILS = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
 
 
 # --- The file ------------------------------------------------------------------------------------
@@ -117,7 +116,7 @@ def summary(runs: Sequence[Counts], reference: Sequence[Counts] = ()) -> dict[st
     sign = [1, -1][: len(sides)]
     values = sum(s * d for s, d in zip(sign, drawn, strict=True))
     mean = float(sum(s * m for s, m in zip(sign, means, strict=True)))
-    interval = np.quantile(values, TAILS).tolist() if speakers > 1 else None
+    interval = percentile_interval(values).tolist() if speakers > 1 else None
     return {"mean": mean, "interval": interval}
 
 
@@ -134,7 +133,7 @@ def recalls(runs: Sequence[Counts]) -> pd.DataFrame:
     drawn_seeds = rng.integers(seeds, size=(RESAMPLES, seeds))
     drawn = _recalls(counts[:, :, chosen].sum(axis=3))  # (seeds, resamples, K)
     drawn = np.take_along_axis(drawn, drawn_seeds.T[..., None], axis=0).mean(axis=0)
-    low, high = np.nanquantile(drawn, TAILS, axis=0)
+    low, high = percentile_interval(drawn)
     mean = _recalls(counts.sum(axis=2)).mean(axis=0)
     return pd.DataFrame({"mean": mean, "low": low, "high": high}, classes_of(runs))
 
