@@ -1,15 +1,14 @@
-"""How fast features are measured: features.py and the plain way, side by side in one run.
+"""Speed of features.py compared with opensmile's own ``Smile(...).process_files``.
 
     python -m benchmarks.features /data/RAVDESS --files 240 --rounds 3
 
-The plain way is ``Smile(...).process_files`` with its own workers. Each way is a process of its own
-and they take turns, so that what else the machine does falls on all. Processor seconds are those of
-the whole tree of processes, parent and children; wall time says what workers add. Starting (imports
-and the first clip, 1 to 3 s) is left out on both sides: in each round, each way also measures one
-file, and that is taken off. Ratios are formed within a round; their median is what to quote, with
-the lowest and the highest. The values of every way are compared bit for bit.
+Every method runs as a separate process, in turns, so that other load affects all of them. Processor
+time is that of the process and its children; wall time shows the gain of several workers. Start-up
+(imports and the first clip, 1 to 3 s) is excluded: in each round, each method also measures a
+single file, whose time is subtracted. Ratios are computed within a round; median, minimum and
+maximum are reported. The values of all methods are compared bit by bit.
 
-Without a folder, RAVDESS in the folder that PARACLAP_DATA names is measured.
+The default folder is RAVDESS in the folder of the environment variable PARACLAP_DATA.
 """
 
 import argparse
@@ -28,7 +27,7 @@ import pandas as pd
 import soundfile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PLAIN = """
+OPENSMILE = """
 import sys
 import opensmile
 import pandas as pd
@@ -43,12 +42,12 @@ if __name__ == "__main__":
     )
     smile.process_files(pd.read_csv(table)["path"].tolist()).to_parquet(output)
 """
-"""The plain way, as a user of opensmile writes it."""
+"""Extraction with opensmile alone."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to measure: its name, its workers, its command, and what it writes."""
+class Method:
+    """An extraction method: name, number of workers, command and output."""
 
     name: str
     workers: int
@@ -64,12 +63,15 @@ class Time:
     wall: float
 
 
-def ways(table: Path, folder: Path, workers: int) -> list[Way]:
-    """Return every way to measure a table, the plain one first."""
-    script = folder / "plain.py"
-    script.write_text(PLAIN)
-    plain = (("plain", 1, 0), ("plain, threads", workers, 0), ("plain, processes", workers, 1))
-    commands = [(name, n, (script, table, "OUT", n, parallel)) for name, n, parallel in plain]
+def methods(table: Path, folder: Path, workers: int) -> list[Method]:
+    """Return all methods for a table, opensmile first."""
+    script = folder / "process_files.py"
+    script.write_text(OPENSMILE)
+    reference = [("", 1, 0), (", threads", workers, 0), (", processes", workers, 1)]
+    commands = [
+        (f"opensmile{name}", n, (script, table, "OUT", n, parallel))
+        for name, n, parallel in reference
+    ]
     for feature_set in ("egemaps", "captions-extended", "captions"):
         for n in (1, workers):
             options = ("--feature-set", feature_set, "--workers", n)
@@ -79,17 +81,17 @@ def ways(table: Path, folder: Path, workers: int) -> list[Way]:
     for name, n, command in commands:
         output = folder / f"{table.stem} {name} {n}.parquet"
         words = (str(output) if word == "OUT" else str(word) for word in command)
-        found.append(Way(name, n, tuple(words), output))
+        found.append(Method(name, n, tuple(words), output))
     return found
 
 
-def run(way: Way) -> Time:
-    """Run a way from nothing and return what it took."""
-    for path in [*way.output.with_suffix(".parts").glob("*"), way.output]:
+def run(method: Method) -> Time:
+    """Run a method without earlier output and return its times."""
+    for path in [*method.output.with_suffix(".parts").glob("*"), method.output]:
         path.unlink(missing_ok=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
-    subprocess.run([sys.executable, *way.command], check=True, capture_output=True)
+    subprocess.run([sys.executable, *method.command], check=True, capture_output=True)
     wall = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -97,24 +99,24 @@ def run(way: Way) -> Time:
 
 
 def compare(output: Path, reference: Path) -> str:
-    """Return how the values of a way differ from those of the plain way."""
-    found, plain = pd.read_parquet(output), pd.read_parquet(reference)
-    names = [name for name in plain if name in found]
+    """Return how the values of a method differ from those of opensmile."""
+    found, expected = pd.read_parquet(output), pd.read_parquet(reference)
+    names = [name for name in expected if name in found]
     ours = found[names].to_numpy(np.float32)
-    theirs = plain[names].to_numpy(np.float32)
+    theirs = expected[names].to_numpy(np.float32)
     same = ours.view(np.int32) == theirs.view(np.int32)
     undefined = np.isnan(ours) & np.isin(theirs, (0, -201))
     spread = np.array(["stddev" in name for name in names])
     wrong = int((~same & ~undefined & ~(np.isnan(ours) & spread)).sum())
-    told = f"{len(names)} columns, {same.size} values: {wrong} differ"
-    return told + (f", {int(np.isnan(ours).sum())} undefined" if np.isnan(ours).any() else "")
+    summary = f"{len(names)} columns, {same.size} values: {wrong} differ"
+    return summary + (f", {int(np.isnan(ours).sum())} undefined" if np.isnan(ours).any() else "")
 
 
 def choose(folder: Path, count: int, where: Path) -> tuple[Path, Path, float]:
-    """Return a table of files of a folder, one of the first of them, and the sound in between [s].
+    """Return a table of files, a table of the first one, and the duration of the others [s].
 
-    They are spread evenly, and must be mono at 16 kHz to be compared: opensmile reads the first
-    channel and never resamples.
+    The files are spread evenly over the folder. They must be mono at 16 kHz, because opensmile
+    reads the first channel only and does not resample.
     """
     paths = sorted(p for s in ("wav", "flac") for p in folder.rglob(f"*.{s}"))
     chosen = paths[:: max(1, len(paths) // count)][:count]
@@ -148,46 +150,46 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         where = Path(name)
         table, start, seconds = choose(options.folder, options.files, where)
-        compared = ways(table, where, options.workers)
-        starting = ways(start, where, options.workers)
+        compared = methods(table, where, options.workers)
+        starting = methods(start, where, options.workers)
         rounds = [
-            [(run(way), run(first)) for way, first in zip(compared, starting, strict=True)]
+            [(run(method), run(first)) for method, first in zip(compared, starting, strict=True)]
             for _ in range(options.rounds)
         ]
-        print(f"{options.files} files, {seconds:.0f} s of sound, {options.rounds} rounds")
+        print(f"{options.files} files, {seconds:.0f} s of audio, {options.rounds} rounds")
         report(compared, rounds, seconds)
 
 
 def spread(ratios: np.ndarray) -> str:
-    """Return the median of the ratios of all rounds, and the lowest and highest."""
+    """Return median, minimum and maximum of the ratios of all rounds."""
     return f"{np.median(ratios):.2f}x ({ratios.min():.2f}-{ratios.max():.2f})"
 
 
-def report(compared: list[Way], rounds: list[list[tuple[Time, Time]]], seconds: float) -> None:
-    """Print a row for each way, with ratios to the plain one and to its own single worker.
+def report(compared: list[Method], rounds: list[list[tuple[Time, Time]]], seconds: float) -> None:
+    """Print a row per method, with ratios to opensmile and to its own single worker.
 
     Args:
-        compared: the ways, the plain one first
-        rounds: for each round and way, the time for all files and for one
-        seconds: sound in all files but that one [s]
+        compared: the methods, opensmile first
+        rounds: for each round and method, the times for all files and for one file
+        seconds: duration of all files but that one [s]
     """
     times = np.array(
         [[[(t.processor, t.wall) for t in pair] for pair in one] for one in rounds]
-    )  # (rounds, ways, all or one file, processor or wall)
-    load, wall = np.moveaxis(times[:, :, 0] - times[:, :, 1], 2, 0)  # (rounds, ways) each
-    is_plain = [way.name.startswith("plain") for way in compared]
-    best = wall[:, is_plain].min(axis=1)
-    single = {way.name: place for place, way in enumerate(compared) if way.workers == 1}
-    head = ("way", "workers", "start", "sound s per processor s", "per core")
-    head += ("wall, to best plain", "scaling", "values")
+    )  # (rounds, methods, all or one file, processor or wall)
+    load, wall = np.moveaxis(times[:, :, 0] - times[:, :, 1], 2, 0)  # (rounds, methods) each
+    is_reference = [method.name.startswith("opensmile") for method in compared]
+    best = wall[:, is_reference].min(axis=1)
+    single = {m.name: place for place, m in enumerate(compared) if m.workers == 1}
+    head = ("method", "workers", "start", "audio s per processor s", "per core")
+    head += ("wall, to best opensmile", "scaling", "values")
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for place, way in enumerate(compared):
-        alone = wall[:, single.get(way.name, 0)]
+    for place, method in enumerate(compared):
+        alone = wall[:, single.get(method.name, 0)]
         print(
-            f"| {way.name} | {way.workers} | {np.median(times[:, place, 1, 0]):.1f} s "
+            f"| {method.name} | {method.workers} | {np.median(times[:, place, 1, 0]):.1f} s "
             f"| {np.median(seconds / load[:, place]):.0f} "
             f"| {spread(load[:, 0] / load[:, place])} | {spread(best / wall[:, place])} "
-            f"| {spread(alone / wall[:, place])} | {compare(way.output, compared[0].output)} |"
+            f"| {spread(alone / wall[:, place])} | {compare(method.output, compared[0].output)} |"
         )
 
 

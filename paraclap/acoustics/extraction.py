@@ -89,7 +89,7 @@ def versions() -> dict[str, str]:
 # --- One clip ------------------------------------------------------------------------------------
 
 
-def windows(clip: Clip) -> list[tuple[int, int | None]]:
+def divide_long(clip: Clip) -> list[tuple[int, int | None]]:
     """Return the windows (start, end) [ns] of a clip: one, unless it is too long to be read whole.
 
     With ``clip.longest``, a clip above `segments.MAX_SECONDS` is cut into equal windows of at most
@@ -127,7 +127,7 @@ def _attempt(clip: Clip, stage: str, start: int, end: int | None, work: Callable
 
 def read_clip(clip: Clip) -> Iterator[tuple[int, int | None, _Sound | Record]]:
     """Yield (start, end, samples or failure) of each window of a clip."""
-    pieces = _attempt(clip, "read", clip.start, clip.end, lambda: windows(clip))
+    pieces = _attempt(clip, "read", clip.start, clip.end, lambda: divide_long(clip))
     if isinstance(pieces, Record):
         yield clip.start, clip.end, pieces
         return

@@ -33,6 +33,8 @@ PENDING = 3
 """Clips sent to a worker at once: one is measured, one is being read, one waits in the socket."""
 START_SECONDS = 300.0
 """Longest time that a worker may take to import its libraries, as from a slow shared disk [s]."""
+EXIT_SECONDS = 1.0
+"""Time for a process to exit after it has closed its socket, so that its exit code is known [s]."""
 STAGE = "process"
 """Stage of failures that may not be the file's fault: the next run tries again."""
 
@@ -69,9 +71,9 @@ class Worker:
         self.connection = Connection(ours.detach())
         try:
             self.names: list[str] = self.receive(START_SECONDS)
-        except WorkerError:
+        except WorkerError as error:
             self.stop()
-            raise
+            raise WorkerError(error.error, f"a worker did not start: {error}") from error
 
     def send(self, ticket: int, clip: Clip) -> None:
         """Send a clip to be measured.
@@ -99,7 +101,7 @@ class Worker:
 
     def _death(self) -> WorkerError:
         """Return the error that describes how the process ended."""
-        self.stop()
+        self.stop(EXIT_SECONDS)
         code = self.process.returncode
         if code < 0:
             return WorkerError("crash", f"the process died of {signal.Signals(-code).name}")
@@ -109,10 +111,10 @@ class Worker:
         """Return whether the process is running."""
         return self.process.poll() is None
 
-    def stop(self) -> None:
-        """End the process at once."""
+    def stop(self, patience: float = 0.0) -> None:
+        """End the process, unless it ends by itself within ``patience`` seconds."""
         try:
-            self.process.wait(0.2 if self.connection.closed else 0)
+            self.process.wait(patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

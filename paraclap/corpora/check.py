@@ -54,7 +54,7 @@ def read_headers(table: pd.DataFrame, workers: int = 4, progress: bool = False) 
 
 
 def equal_files(root: str | Path, files: Iterable[str]) -> list[list[str]]:
-    """Return groups of files with equal content; most are told apart by size and first bytes."""
+    """Return groups of files with equal content; most differ in size or first bytes."""
     for key in (os.path.getsize, _digest_of_start, hash_audio):
         groups: dict[object, list[str]] = {}
         for file in files:

@@ -34,7 +34,7 @@ RECIPE = 1  # stored with the corpus; raise it when audio or tables change
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipPlan:
     """Everything that determines the content of a file."""
 
     speaker: Speaker
@@ -106,7 +106,7 @@ def _write_database(
     root: Path, speakers: list[Speaker], parameters: dict[str, int], workers: int
 ) -> None:
     clips = [
-        Clip(
+        ClipPlan(
             speaker=speaker,
             emotion=name,
             file=f"audio/{speaker.name}/{speaker.name}_{name}_{repetition + 1:02d}.wav",
@@ -159,7 +159,7 @@ def _describe_database(speakers: list[Speaker], parameters: dict[str, int]) -> a
     return database
 
 
-def _write_clips(root: Path, clips: list[Clip], workers: int) -> np.ndarray:
+def _write_clips(root: Path, clips: list[ClipPlan], workers: int) -> np.ndarray:
     """Write all audio files; return arousal and valence, (clips, 2)."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -168,7 +168,7 @@ def _write_clips(root: Path, clips: list[Clip], workers: int) -> np.ndarray:
         return np.array(list(tqdm(written, "synthetic corpus", len(clips), unit="clip")))
 
 
-def _write_clip(root: Path, clip: Clip) -> tuple[float, float]:
+def _write_clip(root: Path, clip: ClipPlan) -> tuple[float, float]:
     """Write an audio file; return its arousal and valence."""
     rng = random_stream(*clip.stream)
     prosody = draw_prosody(clip.speaker, clip.emotion, rng)

@@ -140,9 +140,9 @@ def test_long_clip_is_rejected_or_cut_into_equal_windows(tmp_path, monkeypatch, 
 
 def test_short_clip_is_never_cut(tmp_path, voice):
     soundfile.write(tmp_path / "a.wav", voice(0.5), 16_000)
-    assert extraction.windows(Clip(str(tmp_path), "a.wav", longest=0.1)) == [(0, None)]
+    assert extraction.divide_long(Clip(str(tmp_path), "a.wav", longest=0.1)) == [(0, None)]
     segment = Clip("/nowhere", "a.wav", SECOND, 2 * SECOND, longest=0.1)
-    assert extraction.windows(segment) == [(SECOND, 2 * SECOND)]
+    assert extraction.divide_long(segment) == [(SECOND, 2 * SECOND)]
 
 
 @pytest.mark.parametrize("longest, error", [(None, "too_long"), (10.0, None)])

@@ -35,7 +35,7 @@ def folder(tmp_path, voice) -> Path:
 
 
 def spoil(root: Path) -> dict[str, str]:
-    """Add one bad clip of each kind to a folder and return file -> error."""
+    """Add one bad clip of each kind to a folder and return file -> expected error."""
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000)
     soundfile.write(root / "bad_nan.wav", np.append(noise, np.nan), 16_000, subtype="FLOAT")
     soundfile.write(root / "bad_short.wav", noise[:959], 16_000)

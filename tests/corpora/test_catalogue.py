@@ -516,7 +516,7 @@ def test_msp_podcast_from_audformat_equals_the_release(tmp_path, folder):
         for dimension, number in zip(("arousal", "valence", "dominance"), numbers, strict=True):
             table[dimension] = audformat.Column(scheme_id=dimension)
             table[dimension].set([number])
-        # Single ratings contradict each other, and are not what is asked for.
+        # ratings of individual raters must be ignored
         table = database[f"categories.raw.{suffix}"] = audformat.Table(index)
         table["emotion"] = audformat.Column(scheme_id="emotion")
         table["emotion"].set(["other"])
@@ -530,7 +530,7 @@ def test_msp_podcast_from_audformat_equals_the_release(tmp_path, folder):
     assert len(warned) == 1 and "1 audio files have no label" in warned[0]
 
 
-# --- What the table says -------------------------------------------------------------------------
+# --- Fields of the catalogue ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("corpus", CORPORA.values(), ids=lambda corpus: corpus.name)

@@ -91,7 +91,7 @@ def test_another_seed_gives_other_speakers_and_clips():
     assert not np.array_equal(first[:16000], second[:16000])
 
 
-def test_clips_of_one_corpus_all_differ(corpus):
+def test_all_clips_differ(corpus):
     digests = _digests(corpus / "audio")
     assert len(set(digests.values())) == len(digests) == 36
 
@@ -157,7 +157,7 @@ def test_arousal_and_valence_follow_the_emotion(rows):
     "count, sizes",
     [(6, (2, 2, 2)), (7, (3, 2, 2)), (8, (4, 2, 2)), (12, (6, 2, 4)), (16, (10, 2, 4))],
 )
-def test_splits_share_no_speaker_and_have_both_sexes(count, sizes):
+def test_splits_share_no_speaker_and_have_both_genders(count, sizes):
     speakers = synthetic_speakers.make_speakers(count)
     splits = synthetic_speakers.split_speakers(speakers)
     assert tuple(len(splits[name]) for name in ("train", "dev", "test")) == sizes
@@ -167,7 +167,7 @@ def test_splits_share_no_speaker_and_have_both_sexes(count, sizes):
         assert {speaker.gender for speaker in members} == {"female", "male"}
 
 
-def test_written_splits_share_no_speaker_and_have_both_sexes(rows):
+def test_written_splits_share_no_speaker_and_have_both_genders(rows):
     assert (rows.groupby("speaker", observed=True)["split"].nunique() == 1).all()
     assert (rows.groupby("split", observed=True)["gender"].nunique() == 2).all()
 
@@ -205,7 +205,7 @@ def test_women_speak_higher_than_men(features):
         ("f0_range", 0.5, 3.5, "F0semitoneFrom27.5Hz_sma3nz_stddevNorm"),
     ],
 )
-def test_parameter_raises_what_opensmile_measures(smile, parameter, low, high, feature):
+def test_parameters_change_the_measured_functionals(smile, parameter, low, high, feature):
     speaker = synthetic_speakers.make_speakers(6)[1]
     measured = []
     for value in (low, high):
@@ -216,7 +216,7 @@ def test_parameter_raises_what_opensmile_measures(smile, parameter, low, high, f
     assert measured[1] > 1.1 * measured[0]
 
 
-def test_glottal_cycles_have_the_jitter_and_f0_asked_for():
+def test_glottal_cycles_have_the_requested_jitter_and_f0():
     f0 = np.full(20 * SAMPLING_RATE, 150.0)
     for jitter in (0.0, 0.01, 0.03):
         _, periods = synthetic_voice._glottal_cycles(f0, jitter, np.random.default_rng(0))
@@ -225,7 +225,7 @@ def test_glottal_cycles_have_the_jitter_and_f0_asked_for():
         assert SAMPLING_RATE / periods.mean() == pytest.approx(150.0, rel=0.005)
 
 
-def test_vocal_tract_of_steady_formants_equals_a_recursive_filter():
+def test_vocal_tract_with_constant_formants_equals_a_recursive_filter():
     formants = np.array([500.0, 1500.0, 2500.0, 3500.0])
     source = np.random.default_rng(0).standard_normal(4001)
     blocks = -(-len(source) // synthetic_voice.BLOCK) + 1
@@ -271,7 +271,7 @@ def test_force_does_not_replace_the_working_folder(tmp_path, monkeypatch):
     assert (tmp_path / "note.txt").exists()
 
 
-def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_failure_leaves_no_files(tmp_path, monkeypatch):
     monkeypatch.setattr(soundfile, "write", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         synthetic.write_corpus(tmp_path / "corpus", **TOY)

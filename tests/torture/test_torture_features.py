@@ -1,4 +1,4 @@
-"""Bad inputs, one corpus of them: each has one row in the table or one in the list of errors."""
+"""Every file of a corpus of damaged and unusual files is measured or listed as an error."""
 
 import os
 import struct
@@ -22,14 +22,14 @@ NOISE = rng.normal(0, 0.1, RATE)
 
 
 def speech(seconds=1.0, rate=RATE):
-    """Return a buzz of 120 Hz (T,)."""
+    """Return a harmonic tone of 120 Hz (T,)."""
     time = np.arange(round(seconds * rate)) / rate
     harmonics = np.arange(1, 50)[:, None]
     return 0.2 * (np.sin(2 * np.pi * 120 * harmonics * time) / harmonics**2).sum(axis=0)
 
 
 def sound(samples, rate=RATE, **keywords):
-    """Return a maker of a file with these samples."""
+    """Return a function that writes a file with these samples."""
 
     def write(path):
         with open(path, "wb") as file:
@@ -39,12 +39,12 @@ def sound(samples, rate=RATE, **keywords):
 
 
 def data(content):
-    """Return a maker of a file with these bytes."""
+    """Return a function that writes a file with these bytes."""
     return lambda path: path.write_bytes(content)
 
 
 def cut(share, **keywords):
-    """Return a maker of a file of which only a share is there."""
+    """Return a function that writes a file cut to a share of its bytes."""
 
     def write(path):
         sound(np.tile(NOISE, 3), **keywords)(path)
@@ -54,7 +54,7 @@ def cut(share, **keywords):
 
 
 def patched(offset, value):
-    """Return a maker of a WAV with a number of its header replaced."""
+    """Return a function that writes a WAV with a changed number in its header."""
 
     def write(path):
         sound(speech())(path)
@@ -66,28 +66,28 @@ def patched(offset, value):
 
 
 def long(path):
-    """Write two hours of silence, 175 kB as FLAC."""
+    """Write two hours of silence (175 kB as FLAC)."""
     with soundfile.SoundFile(path, "w", RATE, 1, format="FLAC") as file:
         for _ in range(120):
             file.write(np.zeros(60 * RATE, dtype=np.int16))
 
 
 def secret(path):
-    """Write a link to a sound outside of the root."""
+    """Write a link to a file outside of the root."""
     outside = path.parent.parent / "secret.wav"
     sound(speech())(outside)
     path.symlink_to(outside)
 
 
 def frames(count):
-    """Return a maker of a WAV of so many frames."""
+    """Return a function that writes a WAV with a number of frames."""
     return sound(speech()[:count])
 
 
 stereo = np.stack
 limited = np.clip(speech() * 8, -1, 32767 / 32768)
 CASES = (
-    # row of the list, name, how it is made, what has to become of it
+    # row of the list of faults, name, function that writes the file, expected outcome
     (0, "good.wav", sound(speech()), "ok"),
     (2, "rate_1.wav", patched(24, 1), "sample_rate"),
     (2, "rate_800M.wav", patched(24, 800_000_000), "sample_rate"),
@@ -172,11 +172,11 @@ CASES = (
     (18, "two/same.wav", sound(speech(0.81)), "ok"),
 )
 MUTANTS = 60
-"""WAVs of which random bytes of the first 80 are replaced (row 4): anything may become of them."""
+"""Number of WAVs with random changes in their first 80 bytes (row 4), with any outcome."""
 
 
 def mutants(root):
-    """Write WAVs with random damage to their headers and return their names."""
+    """Write WAVs with randomly damaged headers and return their names."""
     sound(speech(0.3))(root / "whole.wav")
     whole = (root / "whole.wav").read_bytes()
     for number in range(MUTANTS):
@@ -189,7 +189,7 @@ def mutants(root):
 
 @pytest.fixture(scope="module")
 def tortured(tmp_path_factory, faulty_decoder):
-    """Every case and mutant measured once: (feature table, errors, exit code)."""
+    """Feature table, errors and exit code of all cases and mutants."""
     folder = tmp_path_factory.mktemp("torture")
     root = folder / "clips"
     for _, name, make, _ in CASES:
@@ -209,7 +209,7 @@ def tortured(tmp_path_factory, faulty_decoder):
 
 
 def outcomes(tortured):
-    """Return what became of each file: an error, or ``ok`` and its flags."""
+    """Return file -> error, or ``ok`` with flags."""
     found, errors, _ = tortured
     quality = found[merge.QUALITY].droplevel(["start", "end"])
     return errors["error"].to_dict() | {
@@ -221,16 +221,16 @@ def test_every_row_has_one_outcome_and_counts_add_up(tortured):
     found, errors, code = tortured
     assert len(found) + len(errors) == len(CASES) + MUTANTS == len(outcomes(tortured))
     assert not set(found.index.get_level_values("file")) & set(errors.index)
-    assert code == 1, "far more than 1 % were rejected"
+    assert code == 1, "more than 1 % were rejected"
 
 
 @pytest.mark.parametrize("row, name, expected", [(r, n, e) for r, n, _, e in CASES])
-def test_case_ends_as_the_list_says(tortured, row, name, expected):
+def test_case_has_the_expected_outcome(tortured, row, name, expected):
     found = outcomes(tortured)[name]
     assert found.startswith(expected) if expected.endswith(".") else found == expected
 
 
-def test_good_rows_have_values_and_bad_ones_a_reason(tortured):
+def test_measured_rows_have_values_and_errors_a_reason(tortured):
     found, errors, _ = tortured
     assert found["loudness_sma3_amean"].gt(0).all() and found["Duration"].ge(0.06).all()
     assert errors["message"].str.len().gt(0).all()
@@ -240,7 +240,7 @@ def test_good_rows_have_values_and_bad_ones_a_reason(tortured):
     assert voiced[unvoiced].isna().all() and voiced[~unvoiced].gt(0).all() and unvoiced.any()
 
 
-def test_copies_of_one_signal_are_within_tolerance(tortured):
+def test_formats_and_rates_of_one_signal_have_similar_values(tortured):
     found = tortured[0].droplevel(["start", "end"])
     good = found.loc["good.wav"]
     pitch, loudness = "F0semitoneFrom27.5Hz_sma3nz_amean", "loudness_sma3_amean"
@@ -285,7 +285,7 @@ def test_impossible_segments_are_rejected_before_measuring(tmp_path, rows, probl
     assert not (tmp_path / "f.parts").exists()
 
 
-def test_segments_beyond_the_end_are_rejected_one_by_one(tmp_path):
+def test_segments_beyond_the_end_are_rejected_individually(tmp_path):
     sound(speech())(tmp_path / "a.wav")
     (tmp_path / "table.csv").write_text(
         "file,start,end\na.wav,0.5,\na.wav,0.5,1.04\na.wav,0.5,1.2\na.wav,1.5,\n"
@@ -305,8 +305,8 @@ def test_name_that_is_not_utf_8_is_an_error(tmp_path):
         read_corpus(tmp_path)
 
 
-def test_table_of_what_happened(tortured, happened):
-    """Note the outcomes for people."""
+def test_report_of_all_outcomes(tortured, happened):
+    """Report the outcomes."""
     found = outcomes(tortured)
     others = pd.Series([found[f"mutant{number:02}.wav"] for number in range(MUTANTS)])
     counts = "; ".join(f"{n} {outcome}" for outcome, n in others.value_counts().items())
@@ -319,6 +319,6 @@ def test_table_of_what_happened(tortured, happened):
 
 
 def audio_errors():
-    """Return the codes that damage to a header leads to."""
+    """Return the error codes of damaged headers."""
     systems = {reason for reason, _ in SYSTEM_REASONS.values()}
     return {"not_audio", "sample_rate", "channels", "truncated", "empty", *systems}
