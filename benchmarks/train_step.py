@@ -39,9 +39,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG, ParaCLAPConfig, ParaCLAPModel
+from paraclap.training.encoding import prepare_encoders, token_keys
 from paraclap.training.losses import ContrastiveLoss
 from paraclap.training.optim import seed_step
-from paraclap.training.step import TrainingStep, prepare_encoders, token_keys
+from paraclap.training.step import TrainingStep
 
 SECONDS = 5.0  # of a clip
 RATE = 16_000
@@ -174,7 +175,7 @@ def every_way(model: ParaCLAPModel, options: argparse.Namespace) -> list[Way]:
             model, ContrastiveLoss(), "own", precision == "bf16", micro_batch=micro_batch
         )
         input_ids, mask = captions()
-        ours.captions(token_keys(input_ids, mask), input_ids, mask)
+        ours.encoder.captions(token_keys(input_ids, mask), input_ids, mask)
         way.step = remembered(ours) if owed == (0, 0) else lambda batch: ours(batch).loss
 
     if PUBLISHED in options.recipes:
@@ -198,9 +199,9 @@ def remembered(ours: TrainingStep) -> Callable[[dict[str, Any]], torch.Tensor]:
     """Steps of the second epoch: every clip was heard."""
 
     def step(batch: dict[str, Any]) -> torch.Tensor:
-        if ours.clips is None:
-            encode = ours.frozen["audio"]
-            ours.clips = encode(batch["input_values"], batch["padding_mask"]).cpu()
+        if ours.encoder.clips is None:
+            encode = ours.encoder.frozen["audio"]
+            ours.encoder.clips = encode(batch["input_values"], batch["padding_mask"]).cpu()
         return ours(batch).loss
 
     return step

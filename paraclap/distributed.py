@@ -1,26 +1,27 @@
-"""Several processes as one: shares of a batch, gathered embeddings, summed gradients, one error.
+"""Several processes that train and evaluate as one.
 
     torchrun --nproc-per-node=4 train.py configs/paraclap.yaml data.root=/data/MSP-Podcast
 
-A batch is the same whatever the number of processes; each takes its share of the clips. Every
-process computes its own terms of the loss over the embeddings of all, and gradients are *summed*,
-so that loss and gradients are those of one process on the whole batch. Every process must ask for
-the same exchanges in the same order; what decides about one (a signal, a score) is agreed first.
+A batch is the same for any number of processes; each processes its share of the clips. Each process
+computes its own terms of the loss over the embeddings of all, and gradients are *summed*, so loss
+and gradients equal those of one process on the whole batch. All processes must call the same
+exchanges in the same order; a local decision (a signal, a score) has to be agreed on first.
 
-Gradients travel in buckets of a fixed layout while the backward pass still runs. torch's
-DistributedDataParallel does that too, but lays its buckets out anew after its first step, so that
-with three or more processes a resumed run adds in another order than an uninterrupted one and
-differs from it in the last bits; it also stops on parameters that a step does not use.
+Gradients are sent in buckets of a fixed layout during the backward pass. torch's
+DistributedDataParallel does the same, but changes its buckets after the first step, so that with
+three or more processes a resumed run sums in another order than an uninterrupted one and differs in
+the last bits; it also stops at parameters that a step does not use.
 
-If one process fails, all stop with its message. The processes share a small table (torch's store)
-beside the connections that tensors take. A process with an error writes it there, and leaves when
-the others have read it; a thread of each does so, whatever its process is doing or waiting for.
+If one process fails, all stop with its message. The processes share a key-value store (of torch)
+besides the connections for tensors. A failing process writes its error to the store and exits once
+the others have read it; a thread of each process watches the store.
 
 Letters: b rows of this process, B rows of all, D embedding size.
 """
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -34,61 +35,61 @@ import torch.distributed as dist
 from torch import nn
 
 from paraclap.errors import ParaCLAPError
-from paraclap.signals import Stopped
+from paraclap.signals import Stopped, StopRequests
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 TIMEOUT = 1800.0  # s
 BUCKET_BYTES = 25 * 2**20
-BEAT = 0.5  # s between two signs of life
-SILENCE = 6  # beats without a sign, after which a process counts as gone
-PATIENCE = 2.0  # s that a process with an error waits until the others have read it
-GRACE = 15.0  # s after an error until a process that does not notice is ended
+BEAT = 0.5  # s between heartbeats
+SILENCE = 6  # missed heartbeats after which a process counts as lost
+PATIENCE = 2.0  # s that a failing process waits for the others to read its error
+GRACE = 15.0  # s after an error until a process that does not react is ended
 ERROR, READ, ALIVE, LOST = (f"paraclap/{name}" for name in ("error", "read", "alive", "lost"))
 
 
 class PeerError(ParaCLAPError, RuntimeError):
-    """Another process stopped; the message is that of its error."""
+    """Another process failed; the message is that of its error."""
 
 
 class ContactError(RuntimeError):
-    """Another process did not answer; why is not known here."""
+    """An exchange failed, because of another process."""
 
 
-# --- Who and how many ----------------------------------------------------------------------------
+# --- Ranks and devices ---------------------------------------------------------------------------
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def share(total: int, number: int | None = None) -> slice:
-    """Rows out of `total` of process `number` (None = this one); shares differ by one at most."""
+    """Return the rows out of `total` of process `number`; None = this process."""
     number, world = rank() if number is None else number, world_size()
     return slice(total * number // world, total * (number + 1) // world)
 
 
 def device_named(name: str) -> torch.device:
-    """Device of this process: "auto" is a GPU if there is one, "cuda" the one of its own."""
+    """Return the device of this process: "auto" = a GPU if available, "cuda" = its own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name)
 
 
-# --- Together from the first to the last line ----------------------------------------------------
+# --- Errors --------------------------------------------------------------------------------------
 
 
 @contextmanager
 def processes(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
-    """Join the processes that torchrun started; a process alone does nothing here.
+    """Join the processes that torchrun started; without torchrun, do nothing.
 
-    If one process fails in the block, all stop: it with its error, the others with its message.
-    Only process 0 prints; what goes to the standard error is seen of all.
+    If one process fails in the block, all stop: that process with its error, the others with its
+    message. Only process 0 prints to the standard output.
 
     Args:
         device: of this process, see `device_named`.
@@ -113,7 +114,7 @@ def processes(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
         with _printing(number == 0):
             yield
             meet()
-    except Stopped:  # all of them, at the same step
+    except Stopped:  # all processes, at the same step
         raise
     except BaseException as error:
         reason = watch.reason_of(error)
@@ -140,11 +141,11 @@ def _printing(allowed: bool) -> Iterator[None]:
 
 
 class _Watch(threading.Thread):
-    """Gives signs of life, and reads the error of another process, also while this one waits.
+    """Thread that sends heartbeats and watches for errors of other processes.
 
     Attributes:
-        reason: the error that stops all, once there is one.
-        done: set when the process needs no watching any more; it is ended if it does not notice.
+        reason: error that stops all processes, or None.
+        done: set when this process has finished or failed; otherwise it is ended after an error.
     """
 
     def __init__(self, store: dist.Store, number: int, world: int) -> None:
@@ -154,7 +155,7 @@ class _Watch(threading.Thread):
         self.done = threading.Event()
 
     def run(self) -> None:
-        """Until the process is done, or another has failed."""
+        """Watch until this process is done or another one has failed."""
         while self.reason is None and not self.done.wait(BEAT):
             try:
                 self.store.add(f"{ALIVE}/{self.number}", 1)
@@ -162,25 +163,25 @@ class _Watch(threading.Thread):
                     self.reason = self.store.get(ERROR).decode()
                     self.store.add(READ, 1)
             except RuntimeError as error:
-                self.reason = self.reason or f"the process that started the others is gone: {error}"
+                self.reason = self.reason or f"lost the connection to process 0: {error}"
         if self.reason is not None and not self.done.wait(GRACE):
             print(f"process {self.number} ends: {self.reason}", file=sys.stderr, flush=True)
             os._exit(1)
 
     def reason_of(self, error: BaseException) -> str | None:
-        """Tell the others what stopped this process; returns what did, or None if `error` did."""
+        """Publish an error; returns the error of another process that caused it, or None."""
         own = f"process {self.number}: {type(error).__name__}: {error}"
         try:
             if isinstance(error, ContactError):
                 own = self._reason_of_silence(error)
             first = self.store.compare_set(ERROR, "", own).decode()
             self._let_others_read()
-        except RuntimeError:  # the store went with the process that kept it
+        except RuntimeError:  # the store ended with its process
             first = self.reason or own
         return first if isinstance(error, ContactError) or first != own else None
 
     def _reason_of_silence(self, error: ContactError) -> str:
-        """The error of another process, or which one is gone, or which one did not come."""
+        """Error of another process, or the number of a lost or late process."""
         self.store.add(f"{LOST}/{self.number}", 1)
         before = self._counts(ALIVE)
         deadline = time.monotonic() + SILENCE * BEAT
@@ -191,7 +192,8 @@ class _Watch(threading.Thread):
         after = self._counts(ALIVE)
         silent = [number for number in range(self.world) if before[number] == after[number]]
         if silent:
-            return f"process {_listed(silent)} ended without a word (killed, out of memory?)"
+            lost = _listed(silent)
+            return f"process {lost} exited without an error message (killed, out of memory?)"
         absent = [number for number, lost in enumerate(self._counts(LOST)) if not lost]
         return f"process {_listed(absent)} did not answer in time ({error})"
 
@@ -199,7 +201,7 @@ class _Watch(threading.Thread):
         return [self.store.add(f"{name}/{number}", 0) for number in range(self.world)]
 
     def _let_others_read(self) -> None:
-        """Stay, but not for long: a launcher ends the others as soon as one has ended."""
+        """Wait, because a launcher ends all processes as soon as one has exited."""
         deadline = time.monotonic() + PATIENCE
         while self.store.add(READ, 0) < self.world and time.monotonic() < deadline:
             time.sleep(BEAT / 10)
@@ -211,7 +213,7 @@ def _listed(numbers: Iterable[int]) -> str:
 
 @contextmanager
 def _contact() -> Iterator[None]:
-    """An exchange that fails, fails because of another process."""
+    """Raise errors of an exchange as `ContactError`."""
     try:
         yield
     except RuntimeError as error:
@@ -222,12 +224,12 @@ def _contact() -> Iterator[None]:
 
 
 def meet() -> None:
-    """Wait until every process is here."""
+    """Wait for all processes."""
     largest(0)
 
 
 def largest(*values: int) -> list[int]:
-    """The largest of the values of all processes, one by one."""
+    """Return the elementwise maximum of the values of all processes."""
     if world_size() == 1:
         return list(values)
     tensor = torch.tensor([int(value) for value in values])
@@ -236,8 +238,14 @@ def largest(*values: int) -> list[int]:
     return tensor.tolist()
 
 
+def agreed_signal(requests: StopRequests) -> signal.Signals | None:
+    """Return a signal that any process received, the same in all processes; None = no signal."""
+    (number,) = largest(requests.received or 0)
+    return signal.Signals(number) if number else None
+
+
 def broadcast(value: Any) -> Any:
-    """The value that process 0 has: numbers, text and containers of them."""
+    """Return the value of process 0: numbers, text and containers of them."""
     if world_size() == 1:
         return value
     values = [value]
@@ -255,7 +263,7 @@ def broadcast_in_place(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def sum_in_place(tensor: torch.Tensor) -> torch.Tensor:
-    """Replace a tensor by the sum of those of all processes; returns it."""
+    """Replace a tensor by its sum over all processes; returns it."""
     if world_size() > 1:
         with _contact():
             dist.all_reduce(tensor)
@@ -263,23 +271,23 @@ def sum_in_place(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather(tensor: torch.Tensor, total: int) -> torch.Tensor:
-    """Rows of all processes, (b, D) to (B, D), with gradients to where they came from.
+    """Return the rows of all processes, (b, D) to (B, D), with gradients.
 
     Args:
         tensor: rows of this process, `share(total)` of them.
         total: B.
 
     Raises:
-        ValueError: if these are not its share.
+        ValueError: if the number of rows is not that of `share(total)`.
     """
     if world_size() == 1:
         return tensor
-    exact = torch.promote_types(tensor.dtype, torch.float32)  # gradients are summed on the way back
+    exact = torch.promote_types(tensor.dtype, torch.float32)  # gradients are summed
     return _Gather.apply(tensor.to(exact), total)
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenate shares; the gradient of a row is the sum of those of all processes."""
+    """Concatenate rows; the gradient of a row is the sum of those of all processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, total: int) -> torch.Tensor:
@@ -288,7 +296,7 @@ class _Gather(torch.autograd.Function):
         if len(tensor) != sizes[rank()]:
             raise ValueError(f"{len(tensor)} rows, expected {sizes[rank()]} of {total}")
         ctx.rows = slices[rank()]
-        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])  # what travels has one size
+        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])  # all_gather needs equal sizes
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in sizes]
         with _contact():
@@ -301,12 +309,12 @@ class _Gather(torch.autograd.Function):
 
 
 class GradientSum:
-    """Sums gradients over processes, bucket by bucket while the backward pass still runs.
+    """Sum of gradients over processes, bucket by bucket during the backward pass.
 
-    Call `expect()` before the last backward pass of a step and `finish()` after it. Buckets leave
-    in one order on every process, each when it and all before it are complete, the rest in
-    `finish()`. A parameter that a process did not use adds nothing; one that none of them used has
-    no gradient, as with one process.
+    Call `expect()` before the last backward pass of a step and `finish()` after it. Buckets are
+    sent in the same order by all processes, each once it and all before it are complete, the others
+    in `finish()`. A parameter without gradient in one process adds zero; a parameter without
+    gradient in all processes has none, as with one process.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -323,18 +331,18 @@ class GradientSum:
             ]
 
     def retire(self) -> None:
-        """Let go of the parameters, for another one that sums them from now on."""
+        """Remove the hooks, so that another object can sum these gradients."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
     def expect(self) -> None:
-        """From here on a gradient that arrives is complete."""
+        """Expect complete gradients from now on."""
         self._missing, self._sent = [set(bucket) for bucket in self.buckets], []
         self._is_expecting = True
 
     def finish(self) -> None:
-        """Wait until every parameter holds the sum of its gradients."""
+        """Wait until every parameter has the sum of its gradients."""
         self._is_expecting = False
         if world_size() == 1:
             return
@@ -360,7 +368,7 @@ class GradientSum:
 
     @torch.no_grad()
     def _send(self) -> None:
-        """Let the next bucket leave: its gradients become parts of one tensor that is summed."""
+        """Start to sum the next bucket, whose gradients become views of one tensor."""
         bucket = self.buckets[len(self._sent)]
         used = bucket[0].new_tensor([parameter.grad is not None for parameter in bucket])
         parts = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in bucket]
@@ -373,10 +381,10 @@ class GradientSum:
 
 
 def _in_buckets(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Trainable parameters in the order in which gradients come, roughly.
+    """Trainable parameters by bucket, roughly in the order of the backward pass.
 
-    Scalars (scale, bias of the loss) come last: their gradients may arrive before or after those
-    of the gathered embeddings have travelled, and no bucket may overtake these on one process only.
+    Scalars (scale, bias of the loss) come last: their gradients may be computed before or after the
+    exchange of the embeddings' gradients, which must have the same position in all processes.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     order = sorted(reversed(trained), key=lambda parameter: parameter.ndim == 0)

@@ -1,9 +1,9 @@
-"""Requests to stop: a run that is told to end saves first, and says by its exit code what it wants.
+"""Signals that ask a run to stop: it saves first, and its exit code tells if it can be requeued.
 
-SIGTERM and SIGUSR1 are what a scheduler sends before it takes the machine away (SLURM:
-`--signal=USR1@120`); exit code 75 (EX_TEMPFAIL) asks it to queue the same command again. Ctrl-C
-saves as well; a second one stops at once. Schedulers and torchrun send a signal to every process
-of a group; those that only read audio leave it to the one that they read for.
+Schedulers send SIGTERM or SIGUSR1 before they end a job (SLURM: `--signal=USR1@120`); exit code 75
+(EX_TEMPFAIL) asks them to requeue the same command. Ctrl-C saves as well; a second Ctrl-C stops
+immediately. Schedulers and torchrun send signals to all processes of a group; processes that only
+read audio leave them to their parent.
 """
 
 import os
@@ -15,8 +15,8 @@ REQUEUE = 75
 EXIT_CODES = {signal.SIGTERM: REQUEUE, signal.SIGUSR1: REQUEUE, signal.SIGINT: 130}
 
 
-class Stopped(Exception):  # noqa: N818  it is no error
-    """The run has saved and ends early.
+class Stopped(Exception):  # noqa: N818  not an error
+    """The run was saved and ends early.
 
     Attributes:
         code: exit code of the process.
@@ -28,10 +28,10 @@ class Stopped(Exception):  # noqa: N818  it is no error
 
 
 class StopRequests:
-    """While open, signals are noted instead of obeyed.
+    """Context in which signals are recorded and have no other effect.
 
     Attributes:
-        received: the signal, or None.
+        received: last signal, or None.
     """
 
     def __init__(self) -> None:
@@ -58,9 +58,10 @@ class StopRequests:
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """Let a process that reads for another go on when both get a signal; `worker_init_fn` of torch.
+    """Ignore signals in a `DataLoader` worker (`worker_init_fn`), except SIGTERM by its parent.
 
-    SIGTERM of the parent still ends it: so do its parent's own means of stopping it.
+    Args:
+        worker: number of the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -69,7 +70,7 @@ def leave_signals_to_the_parent(worker: int) -> None:
 
 
 def _end_with_the_parent() -> None:
-    """Take SIGTERM, which is blocked elsewhere, until it comes from the parent."""
+    """Exit at a SIGTERM by the parent; the signal is blocked in the other threads."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

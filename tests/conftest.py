@@ -310,7 +310,7 @@ def together(tmp_path_factory, monkeypatch):
     """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def run(world, function, *arguments, limit=60):
+    def run(world, function, *arguments, limit=300):
         folder, port, start = tmp_path_factory.mktemp("together"), _free_port(), time.monotonic()
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # a pool of threads does not survive a fork

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: complete or absent, checked by hash, the newest good one wins.
+"""Checkpoints of a run: complete or absent, verified by hash.
 
 A checkpoint is a folder `checkpoints/step_00000100` with `state.pt` and its SHA-256. It is written
-beside its place and renamed when whole, so a kill or a full disk leaves the previous one as it was.
+under a temporary name and renamed, so a kill or a full disk leaves earlier checkpoints intact.
 """
 
 import pickle
@@ -20,20 +20,20 @@ HASH = "state.pt.sha256"
 
 
 class CheckpointError(ParaCLAPError, RuntimeError):
-    """No checkpoint can be used, although there are some, or none can be written."""
+    """A checkpoint or model cannot be written, or no checkpoint can be read."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
     """Write the state after `step` steps, then remove all but the newest `keep` checkpoints.
 
     Args:
-        folder: the run's `checkpoints` folder.
-        step: number of steps done.
+        folder: `checkpoints` in the run folder.
+        step: number of completed steps.
         state: tensors, numbers, text and containers of them.
         keep: number of checkpoints to keep, at least 1.
 
     Raises:
-        CheckpointError: if it cannot be written, as on a full disk; older ones are as they were.
+        CheckpointError: if it cannot be written, as on a full disk; older ones are unchanged.
     """
     path = checkpoint_path(folder, step)
     try:
@@ -42,23 +42,22 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
             (temporary / HASH).write_text(file_sha256(temporary / STATE))
     except OSError as error:
         older = list_checkpoints(folder)
-        left = f"the last good one is {older[-1]}" if older else "there is no older one"
-        reason = error.__cause__ or error
+        left = f"the latest checkpoint is {older[-1]}" if older else "there is no older checkpoint"
         raise CheckpointError(
-            f"{path} cannot be written ({reason}); {left}. Free space or give another output, "
-            "then give the same command again"
+            f"{path} cannot be written ({error.__cause__ or error}); {left}. Free disk space or "
+            "set another output, then run the same command again"
         ) from error
     for old in list_checkpoints(folder)[: -max(keep, 1)]:
         shutil.rmtree(old)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps is."""
+    """Path of the checkpoint after `step` steps."""
     return folder / f"step_{step:08d}"
 
 
 def _write(state: dict[str, Any], path: Path) -> None:
-    """Save a state; torch tells a failed write as a RuntimeError, which hides the reason."""
+    """Save a state; torch raises RuntimeError if a write fails, which hides the reason."""
     with path.open("wb") as stream:
         try:
             torch.save(state, stream)
@@ -73,13 +72,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """State of the newest checkpoint that is whole; None if there are no checkpoints.
+    """Return the state of the newest intact checkpoint, or None if there are no checkpoints.
 
-    Warns of every checkpoint that had to be passed over.
+    Damaged checkpoints are skipped with a warning.
 
     Raises:
-        CheckpointError: if there are checkpoints and none is good; a run must not start from
-            zero unasked.
+        CheckpointError: if all checkpoints are damaged, so that a run does not silently start anew.
     """
     faults = []
     for path in reversed(list_checkpoints(folder)):
@@ -89,22 +87,22 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
             warnings.warn(str(error), stacklevel=2)
             faults.append(str(error))
     if faults:
-        raise CheckpointError("no checkpoint is usable: " + "; ".join(faults))
+        raise CheckpointError("no checkpoint is intact: " + "; ".join(faults))
     return None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """State of one checkpoint folder, on the CPU.
+    """Return the state in one checkpoint folder, on the CPU.
 
     Raises:
-        CheckpointError: if the folder is incomplete, its content was changed or would run code.
+        CheckpointError: if the folder is incomplete or damaged, or its content would execute code.
     """
     state, hashed = path / STATE, path / HASH
     if not state.is_file() or not hashed.is_file():
         raise CheckpointError(f"{path} is incomplete, expected {STATE} and {HASH}")
     if file_sha256(state) != hashed.read_text().strip():
-        raise CheckpointError(f"{state} does not have the hash of {HASH}: damaged")
+        raise CheckpointError(f"{state} is damaged: its hash is not that of {HASH}")
     try:
         return torch.load(state, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{state} holds more than tensors and numbers: {error}") from error
+        raise CheckpointError(f"{state} contains more than tensors and numbers: {error}") from error

@@ -1,14 +1,13 @@
-"""Classes as texts: a classification loss beside the contrastive one.
+"""Class-prompt loss: cross entropy over all classes, each the mean embedding of its phrases.
 
     class_prompts = ClassPrompts(ClipPhrases(table), "emotion", processor)
     loss = class_prompts.loss(audio, texts, logit_scale, rows)
 
-The prototype of a class is the mean embedding of its phrases ("emotion is anger", "the speaker
-sounds angry", ...), as a prompt ensemble asks for it. Every clip with a label is told from all
-other classes in every step, whichever of them its batch happens to hold. A clip without the label
-has no term.
+The phrases of a class ("emotion is anger", "the speaker sounds angry", ...) form a prompt ensemble,
+as in evaluation. Each labelled clip is contrasted with all classes in every step, whether or not
+the batch contains them. Clips without the label are ignored.
 
-Letters: N clips of the table, b of this process, W wordings, K classes, L tokens, D embedding size.
+Letters: N training clips, b of this process, W phrases, K classes, L tokens, D embedding size.
 """
 
 from collections.abc import Sequence
@@ -19,18 +18,19 @@ from transformers import ProcessorMixin
 
 from paraclap.data.captions import Phrases
 from paraclap.model.modeling_paraclap import scaled_cosines
+from paraclap.settings import SettingsError
 
-UNKNOWN = -1  # number of the class of a clip without the label
+UNKNOWN = -1  # class of a clip without the label
 
 
 class ClassPrompts:
     """Phrases of the classes of one descriptor, and the class of each clip.
 
     Attributes:
-        classes: first wordings (K).
-        input_ids: of all wordings (W, L).
+        classes: first phrase of each class (K).
+        input_ids: tokens of all phrases (W, L).
         attention_mask: (W, L).
-        weights: (K, W), that give the mean over the wordings of a class.
+        weights: (K, W), matrix that averages over the phrases of a class.
         labels: class of each clip (N,), `UNKNOWN` without the label.
     """
 
@@ -39,9 +39,9 @@ class ClassPrompts:
     ) -> None:
         known = {p[descriptor][0]: tuple(p[descriptor]) for p in phrases if descriptor in p}
         if len(known) < 2:
-            raise ValueError(
-                f"loss.class_prompts: {len(known)} classes of {descriptor} have phrases, "
-                "expected two; loss.class_prompts=0 does without them"
+            raise SettingsError(
+                f"loss.class_prompts requires at least 2 classes of {descriptor} with phrases, "
+                f"found {len(known)}; set loss.class_prompts=0"
             )
         self.classes = sorted(known)
         numbers = {name: number for number, name in enumerate(self.classes)}
@@ -63,13 +63,13 @@ class ClassPrompts:
         logit_scale: torch.Tensor,
         rows: Sequence[int],
     ) -> torch.Tensor:
-        """Sum of the cross entropies of own clips.
+        """Return the sum of the cross entropies of local clips.
 
         Args:
             audio: unit embeddings (b, D).
-            texts: unit embeddings of the wordings (W, D).
+            texts: unit embeddings of the phrases (W, D).
             logit_scale: logarithm of the factor on the cosines.
-            rows: of the clips in the table (b).
+            rows: rows of the clips in the table (b).
         """
         class_prompts = F.normalize(self.weights.to(texts) @ texts, dim=-1)
         logits = scaled_cosines(audio, class_prompts, logit_scale)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from paraclap.files import write_text
-from paraclap.training.config import SettingsError
+from paraclap.settings import SettingsError
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 PROJECT = "paraclap"

@@ -1,85 +1,90 @@
-"""The training loop: step, log, validate, save, stop on request."""
+"""The training loop."""
 
 import dataclasses
 import math
 import signal
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
-import pandas as pd
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from paraclap.distributed import broadcast_in_place, largest, rank
-from paraclap.evaluation.figures import plot_confusion, plot_similarities, to_pixels
-from paraclap.evaluation.report import to_markdown
+from paraclap.distributed import agreed_signal, largest, rank
 from paraclap.files import write_text
 from paraclap.settings import Settings
 from paraclap.signals import EXIT_CODES, Stopped, StopRequests
 from paraclap.training.config import flatten
+from paraclap.training.data import files_in_flight, raise_worker_error, sample_captions
+from paraclap.training.encoding import Batch
 from paraclap.training.loggers import Log, check_loggers
+from paraclap.training.resources import memory_in_use
 from paraclap.training.tables import check_data, with_captions
-from paraclap.training.trainer import Trainer, agreed, in_short, resume
+from paraclap.training.trainer import Trainer
+from paraclap.training.validation import log_figures
 
 
 def train(settings: Settings) -> Trainer:
-    """Train as `settings` say; returns the finished run.
+    """Train a model; returns the finished run.
 
     Raises:
-        SettingsError: if the settings and the data do not go together.
+        SettingsError: if the settings do not go together with each other or with the data.
+        Stopped: after a checkpoint was written, if a signal was received.
     """
     settings = with_captions(settings)
     check_data(settings)
     check_loggers(settings.train.loggers)
     run = Trainer(settings)
     run.output.mkdir(parents=True, exist_ok=True)
-    resume(run)
+    run.resume()
     if rank() == 0:
-        text = OmegaConf.to_yaml(OmegaConf.structured(settings))
-        write_text(run.output / "config.yaml", text)
-    print(in_short(run))
-    with _log(run) as log:
+        config = OmegaConf.to_yaml(OmegaConf.structured(settings))
+        write_text(run.output / "config.yaml", config)
+    print(run)
+    with _log(run) as log, StopRequests() as requests:
         if log is not None and run.step < run.steps:
-            log.text(run.step, "captions", to_markdown(run.sample_captions()))
-        with StopRequests() as requests:
-            _train_to_the_end(run, log, requests)
-    every = run.settings.train.validate_every
-    validations = 0 if run.classes.empty else -(-run.whole_steps // every)
+            captions = sample_captions(run.data, run.dataset(), run.batches())
+            log.text(run.step, "captions", captions)
+        _train(run, log, requests)
+    validations = math.ceil(run.whole_steps / settings.train.validate_every)
+    if run.validate.classes.empty:
+        validations = 0
     print(run.stopwatch.summary(run.device, run.whole_steps, validations))
     return run
 
 
 def _log(run: Trainer) -> AbstractContextManager[Log | None]:
-    """The log of process 0; the others have none."""
+    """Log of process 0; the other processes have none."""
     if rank():
         return nullcontext()
     settings = flatten(dataclasses.asdict(run.settings))
     return Log(run.output, run.step, run.settings.train.loggers, settings)
 
 
-def _train_to_the_end(run: Trainer, log: Log | None, requests: StopRequests) -> None:
-    """Step, log, validate, save; stop early when asked to.
-
-    Args:
-        run: at its first step, or where it was resumed.
-        log: of process 0; None for the others.
-        requests: signals to this process.
-
-    Raises:
-        Stopped: after a checkpoint was written, if a signal asked for it.
-    """
+def _train(run: Trainer, log: Log | None, requests: StopRequests) -> None:
+    """Train to the last step: rate, forward, backward, clip, step, log, validate, save."""
     settings = run.settings.train
     if run.step and _is_due(run, settings.validate_every) and run.validated < run.step:
-        _validate_and_keep(run, log)  # the run was stopped between this step and its validation
-    for values in _steps(run, requests):
-        if log is not None and _is_due(run, settings.log_every):
-            log.write(run.step, values | run.condition(), "train")
-        if _is_due(run, settings.validate_every) and not agreed(requests):
-            _validate_and_keep(run, log)
-        if _is_due(run, settings.save_every):
-            run.save()
+        _validate(run, log)  # the run was stopped between this step and its validation
+    run.prepare(requests)
+    with _progress_bar(run) as bar:
+        run.stopwatch.start()
+        for batch in _batches(run, requests):
+            waiting = run.stopwatch.elapsed()
+            values = run.training_step(batch)
+            seconds = run.stopwatch.end_step()
+            _show(bar, settings.batch_size, values["loss"], waiting / seconds)
+            if log is not None and _is_due(run, settings.log_every):
+                values |= memory_in_use(run.device) | run.learner.weight_norms()
+                values |= {
+                    "clips_per_second": settings.batch_size / seconds,
+                    "waiting": waiting / seconds,
+                }
+                log.write(run.step, values, "train")
+            if _is_due(run, settings.validate_every) and not agreed_signal(requests):
+                _validate(run, log)
+            if _is_due(run, settings.save_every):
+                run.save()
+            run.stopwatch.start()
     run.save_model("last")
 
 
@@ -87,36 +92,9 @@ def _is_due(run: Trainer, every: int) -> bool:
     return run.step % every == 0 or run.step == run.steps
 
 
-def _save_or_stop(run: Trainer, requests: StopRequests) -> None:
-    """Between two steps: save if it is time to, or if a signal came to any of the processes.
-
-    Raises:
-        Stopped: in every process, if there was a signal.
-    """
-    minutes = run.settings.train.save_minutes
-    is_late = bool(minutes) and time.monotonic() - run.saved_at > 60 * minutes
-    number, late = largest(requests.received or 0, int(is_late))
-    if run.step and (number or late):
-        run.save()
-    if number:
-        asked = signal.Signals(number)
-        state = f"{run.output} is saved at step {run.step}" if run.step else "nothing is done"
-        raise Stopped(
-            f"{asked.name}: {state} of {run.steps}; the same command goes on from there",
-            EXIT_CODES[asked],
-        )
-
-
-def _steps(run: Trainer, requests: StopRequests) -> Iterator[dict[str, float | None]]:
-    """Train to the end, one step at a time, behind a progress bar."""
+def _progress_bar(run: Trainer) -> tqdm:
     size = run.settings.train.batch_size
-    if run.step == 0 and run.settings.text_pretraining.steps:
-        run.text_pretraining(requests)
-    broadcast_in_place(parameter.detach() for parameter in run.gradients.parameters())
-    run.model.train()
-    run.unfreeze()
-    run.precompute_audio_embeddings(requests)
-    bar = tqdm(
+    return tqdm(
         total=run.steps * size,
         initial=run.step * size,
         unit="clip",
@@ -124,32 +102,28 @@ def _steps(run: Trainer, requests: StopRequests) -> Iterator[dict[str, float | N
         mininterval=2,
         disable=rank() > 0,
     )
-    with bar:
-        run.stopwatch.start()
-        for batch in _batches(run, requests):
-            waited = run.stopwatch.elapsed()
-            values = run.training_step(batch)
-            elapsed = run.stopwatch.end_step()
-            bar.update(size)
-            shown = math.nan if values["loss"] is None else values["loss"]
-            bar.set_postfix(loss=f"{shown:.3f}", waiting=f"{waited / elapsed:.0%}", refresh=False)
-            yield values | {"clips_per_second": size / elapsed, "waiting": waited / elapsed}
-            run.stopwatch.start()
 
 
-def _batches(run: Trainer, requests: StopRequests) -> Iterator[Mapping[str, Any]]:
-    """Batches of the steps that are left; a worker that dies is told with what it was reading.
+def _show(bar: tqdm, clips: int, loss: float | None, waiting: float) -> None:
+    """Show the loss and the share of the time spent waiting for audio."""
+    bar.update(clips)
+    loss = math.nan if loss is None else loss
+    bar.set_postfix(loss=f"{loss:.3f}", waiting=f"{waiting:.0%}", refresh=False)
+
+
+def _batches(run: Trainer, requests: StopRequests) -> Iterator[Batch]:
+    """Yield the batches of the remaining steps.
 
     Raises:
-        Stopped: after a checkpoint was written, if a signal asked for it.
-        RuntimeError: naming the clips, if a worker crashed or hangs.
+        Stopped: after a checkpoint was written, if a signal was received.
+        WorkerError: naming the clips, if a worker crashes or hangs.
     """
     loader = iter(run.loader())
     while True:
         try:
             batch = next(loader, None)
         except RuntimeError as error:
-            raise RuntimeError(f"{error}; being read: {run.files_in_flight()}") from error
+            raise_worker_error(error, files_in_flight(run.data, run.batches()))
         _save_or_stop(run, requests)
         if batch is not None:
             yield batch
@@ -160,34 +134,39 @@ def _batches(run: Trainer, requests: StopRequests) -> Iterator[Mapping[str, Any]
             return
 
 
-def _validate_and_keep(run: Trainer, log: Log | None) -> None:
-    """Validate, and keep the model if it is the best so far (or if nothing tells)."""
+def _save_or_stop(run: Trainer, requests: StopRequests) -> None:
+    """Between two steps, save if it is late or if any process received a signal.
+
+    Raises:
+        Stopped: in every process, if there was a signal.
+    """
+    number, late = largest(requests.received or 0, int(run.checkpointer.is_late()))
+    if run.step and (number or late):
+        run.save()
+    if number:
+        received = signal.Signals(number)
+        state = f"{run.output} is saved at step {run.step}" if run.step else "stopped at step 0"
+        raise Stopped(
+            f"{received.name}: {state} of {run.steps}; the same command continues from there",
+            EXIT_CODES[received],
+        )
+
+
+def _validate(run: Trainer, log: Log | None) -> None:
+    """Validate, and save the model as `best` if it is, or if there are no validation clips."""
     run.validated = run.step
-    if run.classes.empty:
+    if run.validate.classes.empty:
         run.save_model("best")
         return
     run.stopwatch.start()
-    scores, answers = run.validate()
+    scores, answers = run.validate(run.model, run.processor)
     run.stopwatch.end_validation()
     if log is not None:
         log.write(run.step, scores, "validation")
-        for name, part in answers.items():
-            _show_answers(run, log, part, name)
+        log_figures(log, run.step, run.settings.train.target, answers)
     tqdm.write(
         f"step {run.step}: validation UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
     )
     if scores["UAR"] > run.best:
         run.best = scores["UAR"]
         run.save_model("best")
-
-
-def _show_answers(run: Trainer, log: Log, answers: pd.DataFrame, corpus: str) -> None:
-    """Show the confusion matrix, and how near classes and prompts are."""
-    title = f"{corpus} {run.settings.train.target}, step {run.step}".strip()
-    prompts = [column.removeprefix("score.") for column in answers.filter(regex=r"^score\.")]
-    pictures = {
-        "confusion": lambda: to_pixels(plot_confusion(answers, prompts, title)),
-        "similarity": lambda: to_pixels(plot_similarities(answers, title)),
-    }
-    for name, draw in pictures.items():
-        log.image(run.step, f"validation/{name}.{corpus}".rstrip("."), draw)

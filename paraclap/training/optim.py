@@ -1,4 +1,4 @@
-"""How weights change: parameter groups, learning rates, and generators that follow the step."""
+"""Parameter groups, learning rates, unfreezing, and random states that follow from the step."""
 
 import math
 import random
@@ -13,8 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from paraclap.model.modeling_paraclap import FREEZABLE, ParaCLAPModel
-from paraclap.settings import OptimSettings
-from paraclap.training.config import SettingsError
+from paraclap.settings import OptimSettings, SettingsError
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -23,13 +22,13 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 LAYER = re.compile(r"(?!adapter\.)(?:\w+\.)?layers?\.(\d+)\.")
 ABOVE_LAYERS = ("pooler.", "adapter.", "intermediate_ffn.", "final_norm.")
-"""Parts of an encoder that follow its layers; what is neither of them nor a layer comes before."""
+"""Parts of an encoder after its layers; all other parts are before them."""
 
 
 def layers_above(base: PreTrainedModel) -> dict[str, int]:
-    """How many layers of an encoder stand above each of its parameters.
+    """Return the number of layers above each parameter of an encoder.
 
-    0 for the last layer and what follows it, the number of layers for embeddings and convolutions.
+    0 for the top layer and the parts after it, the number of layers for the parts before them.
 
     Raises:
         SettingsError: if the encoder has no numbered layers.
@@ -38,11 +37,11 @@ def layers_above(base: PreTrainedModel) -> dict[str, int]:
     numbers = {name: int(found[1]) for name in names if (found := LAYER.match(name))}
     if not numbers:
         raise SettingsError(
-            f"optim.layer_decay: an encoder of type {base.config.model_type} has no layers that "
-            "are numbered; expected one like wav2vec2 or BERT, or a layer_decay of 1"
+            f"optim.layer_decay requires numbered layers, as in wav2vec2 and BERT; an encoder of "
+            f"type {base.config.model_type} has none"
         )
     above = ABOVE_LAYERS
-    if getattr(base.config, "do_stable_layer_norm", False):  # otherwise it comes before the layers
+    if getattr(base.config, "do_stable_layer_norm", False):  # otherwise it is before the layers
         above = (*above, "encoder.layer_norm.")
     last = max(numbers.values())
     return {
@@ -54,11 +53,11 @@ def layers_above(base: PreTrainedModel) -> dict[str, int]:
 def _layer_factors(
     model: ParaCLAPModel, optim: OptimSettings, never: Collection[str]
 ) -> dict[str, float]:
-    """Factors on the learning rates of encoders by `optim.layer_decay`, where they ever learn."""
+    """Factors of `optim.layer_decay` on the learning rates of encoders that are ever trained."""
     if optim.layer_decay == 1:
         return {}
     if not 0 < optim.layer_decay < 1:
-        raise SettingsError(f"optim.layer_decay is {optim.layer_decay}, expected more than 0, to 1")
+        raise SettingsError(f"optim.layer_decay is {optim.layer_decay}, expected 0 < value <= 1")
     return {
         f"{branch}_branch.base.{name}": optim.layer_decay**above
         for branch in ("audio", "text")
@@ -70,15 +69,15 @@ def _layer_factors(
 def unfreeze_steps(
     unfreeze: Mapping[str, float], frozen: Collection[str], steps: int
 ) -> dict[str, int]:
-    """Part -> number of the step that it first learns in, from `train.unfreeze`.
+    """Return the first step in which each part of `train.unfreeze` is trained.
 
     Args:
-        unfreeze: part -> share of the steps, or number of steps.
-        frozen: parts that are frozen at first.
-        steps: of the run.
+        unfreeze: fraction of all steps or number of steps, by part.
+        frozen: frozen parts.
+        steps: number of steps of the whole run.
 
     Raises:
-        SettingsError: for a part that is not frozen, or a step that is not in the run.
+        SettingsError: if a part is not frozen, or a step is not within the run.
     """
     found = {}
     for part, when in unfreeze.items():
@@ -87,15 +86,15 @@ def unfreeze_steps(
         step = round(when * steps) if when < 1 else when
         if not 1 <= step < steps or step != int(step):
             raise SettingsError(
-                f"train.unfreeze: {part} at {when:g}, which is step {step:g} of {steps}; expected "
-                "a share between 0 and 1, or a number of steps that ends before the run does"
+                f"train.unfreeze: {part} is {when:g}, which is step {step:g} of {steps}; expected "
+                f"a fraction below 1 or a whole number below {steps}"
             )
         found[part] = int(step)
     return found
 
 
 def _first_steps(model: ParaCLAPModel, unfreeze: Mapping[str, int]) -> dict[str, int]:
-    """Parameter -> number of the step that it first learns in; those that never do are missing."""
+    """First step in which each parameter is trained; frozen parameters are missing."""
     first = {name: 0 for name, _ in model.named_parameters()}
     for part in model.frozen:
         for name, _ in model.get_submodule(FREEZABLE[part]).named_parameters(FREEZABLE[part]):
@@ -112,12 +111,11 @@ def parameter_groups(
     objective: torch.nn.Module | None = None,
     unfreeze: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameters that learn, by learning rate, matrices with weight decay and vectors without.
+    """Return the trained parameters by learning rate, weight decay and first step.
 
-    Those of the objective, if it has any, have the rate of the scale. In encoders the rate falls by
-    `optim.layer_decay` with each layer below the last. What is frozen at first has groups of its
-    own, with the number of its first step as `start`: until then it has no gradients, so that the
-    optimiser leaves it alone.
+    Matrices have weight decay, vectors and scalars none. Parameters of the loss have the rate of
+    the logit scale. Parts that are unfrozen later have groups with their first step as `start`; the
+    optimiser skips them before it, because they have no gradients.
     """
     rates = {
         "audio_branch.base": optim.audio_lr,
@@ -143,10 +141,9 @@ def parameter_groups(
 
 
 def learning_rate_factor(step: int, steps: int, optim: OptimSettings, start: int = 0) -> float:
-    """Factor on the base learning rates in step number `step` of `steps`, counted from 0.
+    """Return the factor on the base learning rates in step `step` of `steps`, counted from 0.
 
-    What learns from step number `start` on has a warm-up of its own there, and otherwise the
-    schedule of the others.
+    Parameters unfrozen at step `start` are warmed up from there, and follow the same schedule.
     """
     warm = min(1.0, max(0, step - start + 1) / max(1, optim.warmup_steps))
     done = max(0, step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)
@@ -154,9 +151,9 @@ def learning_rate_factor(step: int, steps: int, optim: OptimSettings, start: int
 
 
 def seed_step(seed: int, *place: int) -> None:
-    """Set every generator from the seed and a place in the run (step, ...).
+    """Seed all random generators by the seed and a position in the run (step, ...).
 
-    A resumed run draws what an uninterrupted one would have drawn, because nothing else decides.
+    So a resumed run has the random numbers of an uninterrupted one.
     """
     derived = int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
     random.seed(derived)
@@ -166,7 +163,7 @@ def seed_step(seed: int, *place: int) -> None:
 
 @dataclass(frozen=True)
 class RandomState:
-    """Where every generator stands that a forward pass may draw from."""
+    """State of all random generators that a forward pass may use."""
 
     device: torch.device
     python: tuple
@@ -176,7 +173,7 @@ class RandomState:
 
 
 def random_state(device: torch.device) -> RandomState:
-    """State of the generators of Python, numpy, torch and this device."""
+    """Return the states of the generators of Python, numpy, torch and this device."""
     accelerator = None if device.type == "cpu" else torch.cuda.get_rng_state(device)
     return RandomState(
         device, random.getstate(), np.random.get_state(False), torch.get_rng_state(), accelerator
@@ -185,7 +182,7 @@ def random_state(device: torch.device) -> RandomState:
 
 @contextmanager
 def drawing_from(state: RandomState) -> Iterator[None]:
-    """Draw the same random numbers again; afterwards the generators stand where they stood."""
+    """Repeat the random numbers from a state; the current states are restored afterwards."""
     before = random_state(state.device)
     _set_random_state(state)
     try:

@@ -1,6 +1,6 @@
-"""What a run reads: captions of one corpus or several, split by speaker, and where they are from.
+"""Tables of a run: captions of one or several corpora, split by speaker, and their provenance.
 
-With several corpora the names of files and speakers begin with that of their corpus.
+With several corpora, the name of the corpus is prepended to files and speakers.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from paraclap.audio.augment import TRANSFORMS, Augmenter
@@ -18,37 +19,40 @@ from paraclap.data.captions import PHRASE_COLUMNS
 from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels, is_label_table
 from paraclap.data.tables import read_caption_table
-from paraclap.settings import DataSettings, Settings, corpora_of
-from paraclap.training.config import SettingsError, check_paths
+from paraclap.settings import DataSettings, Settings, SettingsError, corpora_of
+from paraclap.training.config import check_paths
 
-CAPTIONS_METADATA = b"paraclap"  # key of what features.py knew about the corpus
+CAPTIONS_METADATA = b"paraclap"  # key under which features.py stores the corpus
 
 
 def read_captions(path: str | Path) -> pd.DataFrame:
-    """Read a captions table; clips without any phrase are left out and counted.
+    """Read a captions table; clips without phrases are excluded and counted.
 
     Raises:
-        SettingsError: if the table is missing or holds no captions.
+        SettingsError: if the table cannot be read or has no captions.
     """
-    if not Path(path).is_file():
-        raise SettingsError(
-            f"data.captions: there is no table {path}; preprocessing/template_creation.py writes it"
-        )
-    missing = [column for column in PHRASE_COLUMNS if column not in pq.read_schema(path).names]
+    try:
+        names = pq.read_schema(path).names
+    except (OSError, pa.ArrowInvalid) as error:
+        raise SettingsError(f"data.captions: {path} cannot be read: {error}") from error
+    missing = [column for column in PHRASE_COLUMNS if column not in names]
     if missing:
-        raise SettingsError(f"{path} lacks {missing}; expected a table of template_creation.py")
+        raise SettingsError(
+            f"data.captions: {path} has no column {missing[0]}, expected a captions table of "
+            "preprocessing/template_creation.py"
+        )
     table = read_caption_table(path, PHRASE_COLUMNS)
     empty = table["captions"].list.len().fillna(0).to_numpy(int) == 0
     if empty.any():
-        print(f"{empty.sum()} of {len(table)} clips have no phrase and are left out")
+        print(f"{empty.sum()} of {len(table)} clips have no phrase and are excluded")
     return table[~empty] if empty.any() else table
 
 
 def read_tables(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and validation rows of all corpora, one corpus after the other.
+    """Return training and validation rows of all corpora, one corpus after the other.
 
-    With several corpora the names of files and speakers begin with that of their corpus, which also
-    stands in the column `corpus`: two people of one name in two corpora are two.
+    With several corpora, the column `corpus` has the name of the corpus, which is also prepended to
+    files and speakers, so that equal names in two corpora are different speakers.
 
     Raises:
         SettingsError: naming the corpus, if its table cannot be used.
@@ -67,12 +71,12 @@ def read_tables(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _named(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
-    """Rows of a corpus, with its name before those of files and speakers."""
+    """Rows of a corpus, with its name prepended to files and speakers."""
     if "corpus" in table:
         found = sorted(table["corpus"].unique())
         table = table[table["corpus"] == corpus]
         if table.empty:
-            raise SettingsError(f"no row is of this corpus, only of {found}")
+            raise SettingsError(f"the table has no rows of this corpus, only of {found}")
     table = table.set_axis(_named_index(table.index, corpus)).assign(corpus=corpus)
     if "speaker" in table:
         table["speaker"] = f"{corpus}/" + table["speaker"].astype("str")
@@ -87,7 +91,7 @@ def _named_index(index: pd.MultiIndex, corpus: str) -> pd.MultiIndex:
 
 
 def read_all_functionals(settings: Settings, clips: pd.Index) -> pd.DataFrame | None:
-    """Functionals of clips of all corpora, named as in `read_tables`; None if none are given."""
+    """Return functionals of clips named as in `read_tables`; None without `data.features`."""
     corpora = corpora_of(settings.data)
     given = {name: corpus.features for name, corpus in corpora.items() if corpus.features}
     if not given:
@@ -102,11 +106,16 @@ def read_all_functionals(settings: Settings, clips: pd.Index) -> pd.DataFrame | 
 def provenance(
     settings: Settings, clips: int, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What a model card has to tell of a run on so many clips; no paths.
+    """Return what the model card states about the training, without paths.
 
-    An encoder is None if it starts from random weights; `corpora` is missing if the captions table
-    does not say where it is from. Of a model that was fine-tuned, `start` says from what, and
-    `before` is what was known of that: its encoders, with their licences, are those of this one.
+    An encoder is None if it had random weights. `corpora` is missing if the captions table does not
+    name them. For a fine-tuned model, `start` names the model it was initialised from, `before` has
+    the provenance of that model, and the encoders are those of that model.
+
+    Args:
+        settings: of the run.
+        clips: number of training clips.
+        before: provenance of the model in `model.start`.
     """
     model = settings.model
     encoders = {
@@ -129,22 +138,22 @@ def provenance(
 
 
 def _corpora_of_captions(path: str) -> list[str | None]:
-    """Names of the corpora of a captions table; None if it does not tell."""
+    """Names of the corpora of a captions table; None where unknown."""
     metadata = pq.read_schema(path).metadata or {}
     about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
     return list(about.get("corpora", [about.get("corpus") or about.get("name")]))
 
 
 def _public_name(encoder: str) -> str:
-    """A Hub name as it is; of a local folder only the last part."""
+    """A Hub name, or the last part of a local path."""
     return Path(encoder).name if Path(encoder).exists() else encoder
 
 
 def split_table(table: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and validation rows, which share no speaker.
+    """Return training and validation rows, which have no speaker in common.
 
     Raises:
-        SettingsError: if a part is empty, or no speaker column tells whom to hold out.
+        SettingsError: if a part is empty, or speakers are unknown and have to be held out.
     """
     data = settings.data
     splits = table["split"] if "split" in table else pd.Series(data.train_split, table.index)
@@ -160,13 +169,14 @@ def split_table(table: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, 
         return train, validation
     if "speaker" not in train:
         raise SettingsError(
-            "there is no validation split and no speaker column to make one; "
-            "data.validation_speakers=0 trains without validation"
+            "the captions table has no validation split and no speakers to hold out; set "
+            "data.validation_speakers=0 to train without validation"
         )
     speakers = np.array(sorted(train["speaker"].dropna().unique()))
     if len(speakers) <= data.validation_speakers:
         raise SettingsError(
-            f"data.validation_speakers is {data.validation_speakers} of {len(speakers)} speakers"
+            f"data.validation_speakers is {data.validation_speakers}, expected less than the "
+            f"{len(speakers)} training speakers"
         )
     rng = np.random.default_rng(settings.train.seed)
     held_out = set(rng.choice(speakers, data.validation_speakers, replace=False))
@@ -179,22 +189,26 @@ def _refuse_shared_speakers(train: pd.DataFrame, validation: pd.DataFrame) -> No
     if "speaker" in train:
         shared = sorted(set(train["speaker"].dropna()) & set(validation["speaker"].dropna()))
         if shared:
-            raise SettingsError(f"speakers {shared} are in the training and the validation split")
+            raise SettingsError(
+                f"speakers {shared} are in both the training and the validation split"
+            )
 
 
-def with_captions(settings: Settings, folder: str | Path | None = None) -> Settings:
-    """Settings whose `data.captions` is a captions table; one of labels gets its captions now.
+def with_captions(settings: Settings) -> Settings:
+    """Generate captions if `data.captions` is a table of labels.
 
     Args:
         settings: of a run.
-        folder: where captions are written; None = the run folder.
+
+    Returns:
+        Settings whose `data.captions` is a captions table.
     """
     data = settings.data
     if not is_label_table(data.captions):
         return settings
-    captions = Path(folder or settings.output) / "captions.parquet"
+    captions = Path(settings.output) / "captions.parquet"
     root = caption_labels(data.captions, captions, data.templates, data.root)
-    print(f"captions of the labels in {data.captions} are in {captions}")
+    print(f"captions generated from {data.captions} are in {captions}")
     return dataclasses.replace(
         settings, data=dataclasses.replace(data, captions=str(captions), root=root)
     )
@@ -206,13 +220,13 @@ def _check_augmentation(data: DataSettings) -> None:
     changing = [f"data.augment.{name}" for name in TRANSFORMS if getattr(data.augment, name)]
     if changing and data.crop != "random":
         raise SettingsError(
-            f"{changing[0]} needs data.crop=random: with {data.crop!r} a clip is the same in every "
-            "epoch, and a frozen encoder hears it only once"
+            f"{changing[0]} requires data.crop=random; with {data.crop!r} crops are the same in "
+            "every epoch and may be encoded only once"
         )
     if changing and any(corpus.features for corpus in corpora_of(data).values()):
         raise SettingsError(
-            f"{changing[0]} is for towers that read waveforms; functionals (data.features) were "
-            "measured before, of clips as they are"
+            f"{changing[0]} requires an audio encoder on waveforms; functionals (data.features) "
+            "are extracted before training"
         )
 
 

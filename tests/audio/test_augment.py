@@ -216,8 +216,11 @@ def test_any_number_of_workers_reads_the_same(config):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        (["data.augment.gain=0.5", "data.crop=centre"], "augment.gain needs data.crop=random"),
-        (["data.augment.noise=0.5", "data.features=x.parquet"], "augment.noise is for towers that"),
+        (["data.augment.gain=0.5", "data.crop=centre"], "augment.gain requires data.crop=random"),
+        (
+            ["data.augment.noise=0.5", "data.features=x.parquet"],
+            "noise requires an audio encoder",
+        ),
         (["data.augment.noise=2"], "augment.noise is 2"),
     ],
 )

@@ -194,5 +194,5 @@ def test_labels_without_speakers_need_validation_speakers_0(command, labels, tmp
     with pytest.raises(SettingsError, match="data.validation_speakers=0"):
         loop.train(read_settings(command))
     run = loop.train(read_settings([*command, "data.validation_speakers=0"]))
-    assert len(run.train_table) == 6
+    assert len(run.data.train_table) == 6
     assert (tmp_path / "mine" / "best" / "config.json").is_file()

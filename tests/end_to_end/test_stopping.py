@@ -16,7 +16,7 @@ from training_runs import ENVIRONMENT, REPOSITORY, same_runs, start, wait_for_st
 
 from paraclap.files import atomic_folder
 from paraclap.signals import REQUEUE, StopRequests, leave_signals_to_the_parent
-from paraclap.training import loop, trainer
+from paraclap.training import checkpointer, loop
 from paraclap.training.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -24,6 +24,7 @@ from paraclap.training.checkpoint import (
     save_checkpoint,
 )
 from paraclap.training.config import SettingsError, read_settings
+from paraclap.training.data import WorkerError
 
 
 @pytest.fixture
@@ -37,9 +38,7 @@ def one_thread():
 
 @pytest.mark.torture(28, "signal in the middle of a run")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_signal_saves_and_asks_for_requeue_and_the_run_goes_on_exactly(
-    config, tmp_path, one_thread, number
-):
+def test_signal_saves_requeues_and_resumes_exactly(config, tmp_path, one_thread, number):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     loop.train(read_settings([config, f"output={whole}"]))
     workers = "data.workers=2" if number == signal.SIGTERM else "data.workers=0"
@@ -82,14 +81,32 @@ def read_while_the_group_gets(number, init):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_workers_go_on_reading_when_all_get_a_signal(together, number):
+def test_workers_continue_when_all_processes_get_a_signal(together, number):
     run = together(1, read_while_the_group_gets, number, leave_signals_to_the_parent)
     assert run.results == [list(range(20))], run.errors
 
 
-def test_without_that_they_would_end(together):
-    run = together(1, read_while_the_group_gets, signal.SIGTERM, None)
-    assert "RuntimeError: DataLoader worker" in run.results[0]
+def exit_code_after(number, is_protected):
+    """Exit code of a process that gets a signal from another one than its parent."""
+    started, finish = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.signal(number, signal.SIG_DFL)
+        if is_protected:
+            leave_signals_to_the_parent(0)
+        os.write(started[1], b".")
+        os.read(finish[0], 1)
+        os._exit(7)
+    os.read(started[0], 1)
+    subprocess.run(["sh", "-c", f"kill -{number.value} {child}"], check=True)
+    os.write(finish[1], b".")
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_signals_end_a_process_unless_it_leaves_them_to_its_parent(number):
+    assert exit_code_after(number, is_protected=True) == 7
+    assert exit_code_after(number, is_protected=False) == -number
 
 
 def end_a_worker():
@@ -104,12 +121,12 @@ def end_a_worker():
     return worker.exitcode
 
 
-def test_a_worker_still_ends_when_its_parent_says_so(together):
+def test_a_worker_is_ended_by_its_parent(together):
     assert together(1, end_a_worker).results == [0]
 
 
 @pytest.mark.torture(28, "SIGUSR1 between a step and its validation")
-def test_stopped_before_its_validation_a_step_is_validated_on_resuming(
+def test_a_step_stopped_before_its_validation_is_validated_on_resuming(
     config, tmp_path, one_thread, monkeypatch
 ):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -134,13 +151,13 @@ def test_stopped_before_its_validation_a_step_is_validated_on_resuming(
 
 @pytest.mark.torture(28, "SIGTERM while a checkpoint is written")
 def test_signal_while_saving_waits_for_the_whole_checkpoint(config, tmp_path, monkeypatch):
-    original = trainer.save_checkpoint
+    original = checkpointer.save_checkpoint
 
     def save_with_signal(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         original(*arguments)
 
-    monkeypatch.setattr(trainer, "save_checkpoint", save_with_signal)
+    monkeypatch.setattr(checkpointer, "save_checkpoint", save_with_signal)
     with pytest.raises(loop.Stopped):
         loop.train(read_settings([config]))
     assert load_newest(tmp_path / "run" / "checkpoints")["step"] == 3
@@ -173,7 +190,7 @@ def whole_and_stopped(config, tmp_path):
 
 
 @pytest.mark.torture(29, "newest checkpoint truncated, flipped, empty, without hash")
-def test_damaged_checkpoints_are_passed_over_and_the_end_is_the_same(
+def test_damaged_checkpoints_are_skipped_and_the_result_is_equal(
     config, whole_and_stopped, happened
 ):
     whole, parts = whole_and_stopped
@@ -189,7 +206,7 @@ def test_damaged_checkpoints_are_passed_over_and_the_end_is_the_same(
 
 
 @pytest.mark.torture(32, "every checkpoint damaged")
-def test_with_nothing_but_damaged_checkpoints_a_run_does_not_start_anew(config, whole_and_stopped):
+def test_a_run_with_damaged_checkpoints_alone_does_not_start_anew(config, whole_and_stopped):
     _, parts = whole_and_stopped
     for checkpoint in list_checkpoints(parts / "checkpoints"):
         damage(checkpoint / "state.pt", "flipped")
@@ -198,14 +215,12 @@ def test_with_nothing_but_damaged_checkpoints_a_run_does_not_start_anew(config, 
 
 
 @pytest.mark.torture(33, "audio changed between start and resume")
-def test_audio_that_was_changed_is_told_on_resuming_and_force_goes_on(
-    config, corpus, tmp_path, capsys
-):
+def test_changed_audio_is_refused_on_resuming_unless_forced(config, corpus, tmp_path, capsys):
     copy = tmp_path / "corpus"
     shutil.copytree(corpus, copy)
     arguments = [config, f"data.root={copy}", "train.epochs=1"]
     run = loop.train(read_settings(arguments))
-    file = copy / run.train_table.index[0][0]
+    file = copy / run.data.train_table.index[0][0]
     file.write_bytes(file.read_bytes() + b"\0\0")
     with pytest.raises(SettingsError, match="the audio"):
         loop.train(read_settings(arguments))
@@ -227,7 +242,7 @@ save_checkpoint(folder, 2, state, 2)
 
 
 @pytest.mark.torture(31, "disk full while a checkpoint is written (RLIMIT_FSIZE)")
-def test_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(tmp_path):
+def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", LIMIT, str(tmp_path)],
         cwd=REPOSITORY,
@@ -302,21 +317,21 @@ class Faulty(torch.utils.data.Dataset):
 
     def __getitem__(self, draw):
         if draw[1] == 7:
-            os.kill(os.getpid(), signal.SIGSEGV) if self.fault == "crash" else time.sleep(60)
+            os.kill(os.getpid(), signal.SIGSEGV) if self.fault == "crash" else time.sleep(600)
         return self.inner[draw]
 
 
 @pytest.mark.torture(42, "worker of the loader dies or hangs")
 @pytest.mark.parametrize(
-    "fault, message", [("crash", "Segmentation|exited"), ("hang", "timed out")]
+    "fault, timeout, message", [("crash", 300, "Segmentation|exited"), ("hang", 8, "timed out")]
 )
-def test_worker_that_dies_is_told_with_what_was_being_read(config, monkeypatch, fault, message):
+def test_lost_worker_is_an_error_that_names_its_clips(config, monkeypatch, fault, timeout, message):
     original = loop.Trainer.dataset
     monkeypatch.setattr(loop.Trainer, "dataset", lambda self: Faulty(original(self), fault))
     run = loop.Trainer(read_settings([config]))
-    file = run.train_table.index[7][0]
-    arguments = [config, "data.workers=1", "data.timeout=3", "train.resume=never"]
-    with pytest.raises(RuntimeError, match=message) as stopped:
+    file = run.data.train_table.index[7][0]
+    arguments = [config, "data.workers=1", f"data.timeout={timeout}", "train.resume=never"]
+    with pytest.raises(WorkerError, match=message) as stopped:
         loop.train(read_settings(arguments))
     assert file in str(stopped.value)
 

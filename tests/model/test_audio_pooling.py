@@ -19,10 +19,11 @@ from paraclap.model.onnx import export_onnx
 from paraclap.settings import MelSettings, OptimSettings
 from paraclap.training import loop
 from paraclap.training.config import read_settings
+from paraclap.training.encoding import prepare_encoders
 from paraclap.training.frozen import FrozenEncoder
 from paraclap.training.losses import ContrastiveLoss
 from paraclap.training.optim import parameter_groups
-from paraclap.training.step import TrainingStep, prepare_encoders
+from paraclap.training.step import TrainingStep
 from tiny_models import RATE, TEXTS, TINY_AUDIO, TINY_MEL, embed
 
 ALL = [(pooling, layers) for pooling in AUDIO_POOLINGS for layers in AUDIO_LAYERS]

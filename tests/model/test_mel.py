@@ -139,7 +139,7 @@ def test_frozen_tower_is_embedded_row_by_row(mel, waveforms, at_once):
     model, processor = built(mel)
     model.freeze(["audio"]).train()
     batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
-    found = FrozenEncoder(model, "audio", at_once=at_once)(
+    found = FrozenEncoder(model, "audio", batch_size=at_once)(
         batch["input_values"], batch["padding_mask"]
     )
     expected = model.pool("audio", batch["input_values"], batch["padding_mask"])

@@ -29,7 +29,7 @@ def test_newest_checkpoint_is_loaded(folder):
     assert torch.equal(state["weights"], torch.full((3,), 3))
 
 
-def test_only_the_newest_are_kept(folder):
+def test_only_the_newest_checkpoints_are_kept(folder):
     save_checkpoint(folder, 4, {"step": 4}, keep=2)
     assert [path.name for path in list_checkpoints(folder)] == ["step_00000003", "step_00000004"]
 
@@ -58,21 +58,21 @@ def drop_hash(path):
 
 @pytest.mark.torture(29, "checkpoint damaged by")
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, drop_hash])
-def test_damaged_checkpoint_is_passed_over_with_a_warning(folder, damage):
+def test_damaged_checkpoint_is_skipped_with_a_warning(folder, damage):
     damage(folder / "step_00000003" / "state.pt")
     with pytest.warns(UserWarning, match="step_00000003"):
         assert load_newest(folder)["step"] == 2
 
 
 @pytest.mark.torture(32, "every checkpoint flipped")
-def test_a_run_with_nothing_but_damaged_checkpoints_stops(folder):
+def test_damaged_checkpoints_alone_are_an_error(folder):
     for path in list_checkpoints(folder):
         flip_a_bit(path / "state.pt")
     with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="step_00000001"):
         load_newest(folder)
 
 
-def test_failed_write_leaves_the_old_folder_and_no_traces(tmp_path):
+def test_failed_write_keeps_the_old_folder_and_leaves_no_files(tmp_path):
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "file").write_text("old")
     with pytest.raises(OSError, match="disk full"), atomic_folder(tmp_path / "best") as new:

@@ -27,7 +27,7 @@ def class_prompts(tiny):
     return ClassPrompts(PHRASES, "emotion", tiny[1])
 
 
-def test_classes_and_labels_are_those_of_the_phrases(class_prompts):
+def test_classes_and_labels_come_from_the_phrases(class_prompts):
     assert class_prompts.classes == ["emotion is angry", "emotion is sad"]
     assert class_prompts.labels.tolist() == [1, 0, UNKNOWN, 1]
     assert len(class_prompts.input_ids) == 5  # of all wordings, each once
@@ -50,7 +50,7 @@ def test_loss_equals_hand_computation_and_ignores_unlabelled_clips(class_prompts
 
 
 def test_one_class_is_refused(tiny):
-    with pytest.raises(ValueError, match="1 classes of pitch"):
+    with pytest.raises(ValueError, match="2 classes of pitch .* found 1"):
         ClassPrompts(PHRASES[:2], "pitch", tiny[1])
 
 
@@ -110,6 +110,6 @@ def test_classes_are_sampled_equally_with_an_exponent_of_zero(config, tmp_path):
     def drawn(*more):
         run = loop.Trainer(read_settings([*given, *more]))
         rows = [row for batch in run.batches() for _, row in batch]
-        return run.train_table["emotion"].iloc[rows].value_counts(normalize=True)["anger"]
+        return run.data.train_table["emotion"].iloc[rows].value_counts(normalize=True)["anger"]
 
     assert drawn() < 0.08 and 0.14 < drawn("data.class_sampling_exponent=0") < 0.2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from paraclap.settings import SMALL_BERT, Settings
+from paraclap.settings import SMALL_BERT, OptimSettings, Settings
 from paraclap.training.config import (
     SettingsError,
     attribute_texts,
@@ -124,3 +124,51 @@ def test_command_prints_the_reference():
     command = [sys.executable, "-m", "paraclap.training.config"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout == reference()
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("optim.lrr=1", "optim.lr"),
+        ("optm.lr=1", "optim.lr"),
+        ("train.epochs=many", "train.epochs"),
+        ("loss.positives=some", "own"),
+        ("loss.name=triplet", "sigmoid"),
+        ("data.crop=center", "centre"),
+        ("train.precision=fp8", "bf16"),
+    ],
+)
+def test_wrong_settings_are_named_with_what_is_expected(config, argument, message):
+    with pytest.raises(SettingsError, match=message):
+        read_settings([config, argument])
+
+
+def test_arguments_override_the_file_and_the_file_overrides_defaults(config):
+    settings = read_settings([config, "optim.lr=1e-4", "model.freeze=[text]"])
+    assert settings.optim.lr == 1e-4 and settings.model.freeze == ["text"]
+    assert settings.train.epochs == 2
+    assert settings.optim.weight_decay == OptimSettings().weight_decay
+
+
+@pytest.mark.torture(49, "!!python/object in a configuration")
+def test_python_objects_in_a_configuration_are_refused(tmp_path):
+    marker = tmp_path / "executed"
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"output: !!python/object/apply:os.mkdir ['{marker}']\n")
+    with pytest.raises(SettingsError, match="bad.yaml"):
+        read_settings([str(path)])
+    assert not marker.exists()
+
+
+def test_missing_configuration_is_named():
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
+        read_settings(["nowhere.yaml"])
+
+
+def test_training_without_a_data_root_stops_with_one_sentence():
+    result = subprocess.run(
+        [sys.executable, "train.py"], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().startswith("train.py: data.root is not set")
+    assert len(result.stderr.strip().splitlines()) == 1

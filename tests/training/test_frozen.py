@@ -1,4 +1,4 @@
-"""frozen.py: a frozen encoder says the same of a row whatever stands beside it, and only once."""
+"""Frozen encoders: outputs of a row do not depend on its batch, and are cached."""
 
 import dataclasses
 import os
@@ -10,9 +10,11 @@ import torch
 from paraclap.audio.recordings import Files
 from paraclap.data.dataset import CaptionDataset
 from paraclap.settings import CaptionSettings, DataSettings
-from paraclap.training import frozen
-from paraclap.training.frozen import FrozenEncoder, RememberedRows, encode_clips
-from paraclap.training.step import token_keys
+from paraclap.training import frozen, precompute
+from paraclap.training.data import WorkerError
+from paraclap.training.encoding import token_keys
+from paraclap.training.frozen import EmbeddingCache, FrozenEncoder
+from paraclap.training.precompute import encode_clips
 
 CENTRE = DataSettings(crop="centre", crop_seconds=0.8)
 CAPTIONS = ["emotion is anger", "the speaker sounds sad and pitch is high", "the voice is loud"]
@@ -41,14 +43,14 @@ def rows_of(branch, processor, waveforms):
 
 
 @pytest.mark.parametrize("branch", ["audio", "text"])
-def test_row_is_encoded_the_same_bit_for_bit_whatever_stands_beside_it(still, waveforms, branch):
+def test_output_of_a_row_is_bit_equal_in_any_batch(still, waveforms, branch):
     model, processor = still
     inputs, mask = rows_of(branch, processor, waveforms)
     encoder = FrozenEncoder(model, branch)
     together = encoder(inputs, mask)
     for rows in ([3], [1, 4], [4, 0, 2]):
         assert torch.equal(encoder(inputs[rows], mask[rows]), together[rows])
-    batch = model.pool(branch, inputs, mask).detach()  # the plain way: one padded batch
+    batch = model.pool(branch, inputs, mask).detach()  # one padded batch
     assert not together.requires_grad
     torch.testing.assert_close(together, batch, atol=2e-6, rtol=1e-5)
     assert not torch.equal(together, batch)  # so the first comparison can fail
@@ -59,7 +61,7 @@ def test_batches_of_equal_shape_give_the_same_rows(still, waveforms, branch):
     model, processor = still
     inputs, mask = rows_of(branch, processor, waveforms)
     alone = FrozenEncoder(model, branch)(inputs, mask)
-    encoder = FrozenEncoder(model, branch, at_once=4)
+    encoder = FrozenEncoder(model, branch, batch_size=4)
     shapes = []
     original = model.pool
     model.pool = lambda name, x, m: shapes.append(tuple(x.shape)) or original(name, x, m)
@@ -69,29 +71,29 @@ def test_batches_of_equal_shape_give_the_same_rows(still, waveforms, branch):
     assert shapes[-1][0] == 4 and shapes[-1] in shapes[:-1]
 
 
-def test_encoder_that_learns_cannot_be_remembered(tiny):
+def test_trained_encoder_cannot_be_cached(tiny):
     with pytest.raises(ValueError, match="audio encoder is not frozen"):
         FrozenEncoder(tiny[0], "audio")
 
 
-def test_caption_is_encoded_once_however_often_it_comes(still):
+def test_caption_is_encoded_once(still):
     model, processor = still
-    remembered = RememberedRows(FrozenEncoder(model, "text"), budget=10**6)
+    cache = EmbeddingCache(FrozenEncoder(model, "text"), budget=10**6)
     ids, mask = tokens_of(processor, CAPTIONS)
-    first = remembered(token_keys(ids, mask), ids, mask)
+    first = cache(token_keys(ids, mask), ids, mask)
     wider, wider_mask = tokens_of(processor, [CAPTIONS[2], CAPTIONS[0], "sad " * 40])
-    again = remembered(token_keys(wider, wider_mask), wider, wider_mask)
-    assert remembered.encoded == len(remembered) == 4
+    again = cache(token_keys(wider, wider_mask), wider, wider_mask)
+    assert cache.encoded == len(cache) == 4
     assert torch.equal(again[:2], first[[2, 0]])
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
-def test_memory_is_bounded_and_forgets_what_was_used_least_recently(still, rows):
+def test_cache_is_bounded_and_drops_the_least_recently_used_rows(still, rows):
     model, processor = still
     ids, mask = tokens_of(processor, CAPTIONS)
     keys = token_keys(ids, mask)
-    size = max(len(key) for key in keys) + 4 * 32 + frozen.OVERHEAD
-    small = RememberedRows(FrozenEncoder(model, "text"), budget=rows * size)
+    size = max(len(key) for key in keys) + 4 * 32 + frozen.ROW_OVERHEAD
+    small = EmbeddingCache(FrozenEncoder(model, "text"), budget=rows * size)
     whole = FrozenEncoder(model, "text")(ids, mask)
     for order in ([0, 1], [0, 2], [0, 1], [0, 1, 2]):  # 0 is always used
         given = small([keys[row] for row in order], ids[order], mask[order])
@@ -101,46 +103,49 @@ def test_memory_is_bounded_and_forgets_what_was_used_least_recently(still, rows)
     assert small.encoded == encoded_again[rows]
 
 
-def test_clips_of_a_corpus_are_heard_once_and_found_again_on_disk(
+def centre_crops(corpus, captions, **settings):
+    """Six clips whose crops are the same in every epoch."""
+    settings = dataclasses.replace(CENTRE, **settings)
+    table = pd.read_parquet(captions).iloc[:6]
+    return CaptionDataset(table, corpus, CaptionSettings(), settings, seed=1)
+
+
+def test_clips_are_encoded_once_and_found_again_on_disk(
     still, corpus, captions, tmp_path, monkeypatch
 ):
     model, processor = still
-    table = pd.read_parquet(captions).iloc[:6]
-    clips = CaptionDataset(table, corpus, CaptionSettings(), CENTRE, seed=1)
     encoder = FrozenEncoder(model, "audio")
-    monkeypatch.setattr(frozen, "CHUNK", 4)
+    monkeypatch.setattr(precompute, "CHUNK", 4)
 
-    def heard(**options):
-        return list(encode_clips(encoder, processor, clips, **options))
+    def progress(**settings):
+        return encode_clips(encoder, processor, centre_crops(corpus, captions, **settings))
 
-    progress = heard(folder=tmp_path / "kept")
-    assert [done for _, done in progress] == [0, 4, 6]
-    rows = progress[-1][0]
+    kept = {"embeddings": str(tmp_path / "kept")}
+    steps = list(progress(**kept))
+    assert [done for _, done in steps] == [0, 4, 6]
+    rows, clips = steps[-1][0], centre_crops(corpus, captions)
     values = clips_of(processor, [clips.waveform(5)])
     assert torch.equal(rows[5], encoder(*values)[0])
     assert len(clips.waveform(5)) == round(0.8 * 16_000)
     opened = []
     crop = Files.crop
     monkeypatch.setattr(Files, "crop", lambda *a: opened.append(a) or crop(*a))
-    again = heard(folder=tmp_path / "kept")
+    again = list(progress(**kept))
     assert torch.equal(again[-1][0], rows) and not opened
-    monkeypatch.setattr(frozen, "CLIPS_READ", 3)
-    stopped = encode_clips(encoder, processor, clips, folder=tmp_path / "stopped")
-    assert [next(stopped)[1], next(stopped)[1]] == [0, 3]
-    stopped.close()  # in the middle of a chunk
-    assert heard(folder=tmp_path / "stopped")[0][1] == 3
-    clips.data = dataclasses.replace(clips.data, crop_seconds=0.5)  # other crops, other keys
-    assert heard(folder=tmp_path / "kept")[0][1] == 0
+    monkeypatch.setattr(precompute, "BATCH_SIZE", 3)
+    interrupted = {"embeddings": str(tmp_path / "interrupted")}
+    steps = progress(**interrupted)
+    assert [next(steps)[1], next(steps)[1]] == [0, 3]
+    steps.close()  # in the middle of a chunk
+    assert next(progress(**interrupted))[1] == 3
+    assert next(progress(**kept, crop_seconds=0.5))[1] == 0  # other crops
 
 
-def test_worker_that_dies_while_clips_are_heard_is_told_with_its_clips(
-    still, corpus, captions, monkeypatch
-):
+def test_lost_worker_is_an_error_that_names_its_clips(still, corpus, captions):
     model, processor = still
-    table = pd.read_parquet(captions).iloc[:6]
-    clips = CaptionDataset(table, corpus, CaptionSettings(), CENTRE, seed=1)
+    clips = centre_crops(corpus, captions, workers=1)
     last = clips.clips[5][0]
     original = clips.waveform
     clips.waveform = lambda row: os._exit(3) if row == 5 else original(row)
-    with pytest.raises(RuntimeError, match=rf"exited.*being read: .*{last}"):
-        list(encode_clips(FrozenEncoder(model, "audio"), processor, clips, workers=1, timeout=60))
+    with pytest.raises(WorkerError, match=rf"exited.*being read: .*{last}"):
+        list(encode_clips(FrozenEncoder(model, "audio"), processor, clips))

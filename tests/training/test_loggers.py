@@ -10,8 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import rows
 
 from paraclap.evaluation import report
-from paraclap.training import loop, resources, trainer
+from paraclap.training import loop, resources
 from paraclap.training.config import SettingsError, read_settings
+from paraclap.training.data import sample_captions, training_batches
+from paraclap.training.learner import PARTS
 from paraclap.training.loggers import Log
 
 PIXELS = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
@@ -27,37 +29,40 @@ def events(output):
 # --- TensorBoard ---------------------------------------------------------------------------------
 
 
-def test_tensorboard_shows_figures_memory_norms_recalls_pictures_and_captions(config, tmp_path):
+def test_tensorboard_has_scalars_images_and_captions(config, tmp_path):
     settings = read_settings([config, "train.loggers=[tensorboard]"])
-    sampled = loop.Trainer(settings).sample_captions()
+    dataset = loop.Trainer(settings).dataset()
     run = loop.train(settings)
     shown = events(tmp_path / "run")
     scalars = set(shown.Tags()["scalars"])
     assert {f"train/{n}" for n in ("loss", "lr", "logit_scale", "gradient_norm")} <= scalars
     assert {f"train/{n}" for n in ("clips_per_second", "waiting", "memory_gib")} <= scalars
-    assert {f"train/weight_norm/{part}" for part in trainer.PARTS} <= scalars
-    assert {f"validation/recall/{name}" for name in set(run.classes)} <= scalars
+    assert {f"train/weight_norm/{part}" for part in PARTS} <= scalars
+    assert {f"validation/recall/{name}" for name in set(run.validate.classes)} <= scalars
     assert set(shown.Tags()["images"]) == {"validation/confusion", "validation/similarity"}
     assert [image.step for image in shown.Images("validation/confusion")] == [4, 8]
     (captions,) = (tag for tag in shown.Tags()["tensors"] if tag.startswith("captions"))
     text = shown.Tensors(captions)[0].tensor_proto.string_val[0].decode()
-    assert all(row.caption in text and row.file in text for row in sampled.itertuples())
+    assert text == sample_captions(run.data, dataset, training_batches(run.data, 0, 1))
     logged = {row["step"]: row["loss"] for row in rows(tmp_path / "run") if "loss" in row}
     shown = {event.step: event.value for event in shown.Scalars("train/loss")}
     assert shown == pytest.approx(logged)
 
 
-def test_captions_that_are_shown_are_those_of_the_first_batch(config):
+def test_logged_captions_are_those_of_the_first_batch(config):
     run = loop.Trainer(read_settings([config]))
-    shown, batch = run.sample_captions(), next(iter(run.loader()))
-    assert shown["caption"].tolist() == batch["captions"]
-    assert shown["file"].tolist() == [run.train_table.index[row][0] for row in batch["row"]]
+    shown = sample_captions(run.data, run.dataset(), run.batches())
+    batch = next(iter(run.loader()))
+    files = [run.data.train_table.index[row][0] for row in batch["row"]]
+    lines = shown.splitlines()[2:]
+    for line, file, caption in zip(lines, files, batch["captions"], strict=True):
+        assert file in line and caption in line
 
 
-def test_norms_of_weights_are_those_of_numpy(config):
+def test_weight_norms_equal_those_of_numpy(config):
     run = loop.Trainer(read_settings([config]))
-    norms = run.condition()
-    for part in trainer.PARTS:
+    norms = run.learner.weight_norms()
+    for part in PARTS:
         weights = run.model.get_submodule(part).parameters()
         expected = np.linalg.norm(np.concatenate([w.detach().double().ravel() for w in weights]))
         assert norms[f"weight_norm/{part}"] == pytest.approx(expected, rel=1e-5)
@@ -82,7 +87,7 @@ def test_resumed_events_hide_what_came_after_the_checkpoint(tmp_path):
     assert [row["loss"] for row in rows(tmp_path)] == [11.0, 12.0, 3.0]
 
 
-def test_bar_shows_loss_rate_and_share_of_waiting(config, capfd):
+def test_progress_bar_shows_loss_rate_and_waiting_time(config, capfd):
     loop.train(read_settings([config]))
     bar = capfd.readouterr().err
     assert "clip/s" in bar and "loss=" in bar and "waiting=" in bar
@@ -95,7 +100,7 @@ def test_nothing_is_drawn_without_loggers(tmp_path):
     assert not drawn
 
 
-def test_logger_without_a_name_of_the_table_is_refused(config):
+def test_unknown_logger_is_refused(config):
     with pytest.raises(SettingsError, match="tensorboard"):
         read_settings([config, "train.loggers=[tensorbord]"])
 
@@ -167,7 +172,7 @@ def test_secrets_of_the_environment_are_written_nowhere(
 # --- Pictures ------------------------------------------------------------------------------------
 
 
-def test_picture_of_similarities_shows_mean_cosines_of_classes_and_queries():
+def test_similarity_plot_has_mean_cosines_of_classes_and_prompts():
     answers = pd.DataFrame(
         {
             "truth": ["b", "b", "a"],
@@ -188,7 +193,7 @@ def test_picture_of_similarities_shows_mean_cosines_of_classes_and_queries():
     assert pixels.min() < 50 and pixels.max() == 255
 
 
-def test_picture_of_confusion_has_the_counts_of_the_answers():
+def test_confusion_plot_has_the_counts_of_the_predictions():
     answers = pd.DataFrame({"truth": ["a", "a", "b"], "prediction": ["a", "b", "b"]})
     axes = report.plot_confusion(answers, ["a", "b"], "t").axes[0]
     assert [text.get_text() for text in axes.texts] == ["50%\n1", "50%\n1", "0%\n0", "100%\n1"]

@@ -1,6 +1,8 @@
 """Learning rates by layer, and parts that are unfrozen later."""
 
+import numpy as np
 import pytest
+import torch
 from transformers import (
     BertConfig,
     BertModel,
@@ -23,6 +25,7 @@ from paraclap.training.optim import (
     layers_above,
     learning_rate_factor,
     parameter_groups,
+    seed_step,
     unfreeze_steps,
 )
 from tiny_models import TINY_AUDIO
@@ -89,7 +92,7 @@ ENCODERS = {
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_layers_of_an_encoder_are_counted_from_above(name):
+def test_layers_of_an_encoder_are_counted_from_the_top(name):
     kind, config, expected = ENCODERS[name]
     found = layers_above(kind(config))
     assert {part: found[part] for part in expected} == expected
@@ -107,7 +110,7 @@ def rates_of(model, optim):
     return rates
 
 
-def test_learning_rates_fall_by_a_factor_with_each_layer_of_both_encoders(tiny):
+def test_learning_rates_decay_by_layer_in_both_encoders(tiny):
     model, _ = tiny
     rates = rates_of(model, OptimSettings(lr=5.0, audio_lr=2.0, text_lr=1.0, layer_decay=0.5))
     assert rates.keys() == {name for name, _ in model.named_parameters()}
@@ -128,7 +131,7 @@ def test_learning_rates_fall_by_a_factor_with_each_layer_of_both_encoders(tiny):
     assert {name: rates[name] for name in expected} == expected
 
 
-def test_without_decay_groups_are_those_of_before(tiny):
+def test_without_decay_layers_have_equal_rates(tiny):
     model, _ = tiny
     rates = rates_of(model, OptimSettings(lr=5.0, audio_lr=2.0, text_lr=1.0))
     assert set(rates.values()) == {5.0, 2.0, 1.0}
@@ -184,7 +187,7 @@ def test_unfrozen_part_is_warmed_up_and_then_follows_the_schedule():
     assert [learning_rate_factor(step, 9, sudden, start=4) for step in (3, 4)] == [0, 1]
 
 
-def test_groups_hold_what_ever_learns_with_its_first_step(tiny):
+def test_groups_have_the_first_step_of_each_trained_parameter(tiny):
     model, _ = tiny
     model.freeze(["audio", "audio_convolutions", "text", "text_projection"])
     unfreeze = {"audio": 3, "audio_convolutions": 8, "text_projection": 5}
@@ -200,3 +203,53 @@ def test_groups_hold_what_ever_learns_with_its_first_step(tiny):
     for name, parameter in model.named_parameters():
         first = next((step for part, step in parts.items() if name.startswith(part)), 0)
         assert starts.get(id(parameter)) == first, name
+
+
+def test_learning_rate_warms_up_and_falls_along_a_cosine():
+    optim = OptimSettings(warmup_steps=10, schedule="cosine")
+    factors = [learning_rate_factor(step, 110, optim) for step in range(111)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == factors[10] == pytest.approx(1.0)
+    assert factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0.0, abs=1e-9)
+    constant = OptimSettings(warmup_steps=0, schedule="constant")
+    assert {learning_rate_factor(step, 9, constant) for step in range(9)} == {1.0}
+
+
+def test_parameter_groups_hold_each_trainable_weight_once(tiny):
+    model, _ = tiny
+    model.freeze(["audio_convolutions"])
+    groups = parameter_groups(
+        model, OptimSettings(lr=3.0, audio_lr=2.0, text_lr=1.0, weight_decay=0.5)
+    )
+    found = {id(p): group for group in groups for p in group["params"]}
+    assert len(found) == sum(len(group["params"]) for group in groups)
+    rates = {"audio_branch": 2.0, "text_branch": 1.0}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert id(parameter) not in found
+            continue
+        group = found[id(parameter)]
+        assert group["base_lr"] == rates.get(name.split(".")[0], 3.0), name
+        assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0.0), name
+
+
+@pytest.mark.parametrize("rate, expected", [(None, 3.0), (0.5, 0.5), (0.0, 0.0)])
+def test_text_projection_has_its_own_rate(tiny, rate, expected):
+    model, _ = tiny
+    optim = OptimSettings(lr=3.0, text_projection_lr=rate)
+    weight = model.text_projection.linear1.weight
+    groups = parameter_groups(model, optim)
+    found = [g for g in groups if any(p is weight for p in g["params"])]
+    assert [group["base_lr"] for group in found] == [expected]
+
+
+def test_a_step_is_seeded_by_its_number():
+    def draw():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist()
+
+    seed_step(1, 7)
+    first = draw()
+    draw()
+    seed_step(1, 7)
+    assert draw() == first
+    seed_step(1, 8)
+    assert draw() != first

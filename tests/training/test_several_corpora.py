@@ -14,8 +14,9 @@ from paraclap.captions.templates import default_descriptors, phrases_of
 from paraclap.cli import template_creation
 from paraclap.evaluation.prompt_sets import class_words
 from paraclap.settings import CorpusSettings, Settings
-from paraclap.training import loop, tables, trainer
+from paraclap.training import loop, tables
 from paraclap.training.config import SettingsError, changed_keys, read_settings
+from paraclap.training.validation import SCORES
 
 
 @pytest.fixture
@@ -38,26 +39,26 @@ def rows(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_speakers_and_files_are_those_of_their_corpus(both, captions):
+def test_corpus_name_is_prepended_to_speakers_and_files(both, captions):
     run = loop.Trainer(read_settings(both))
     single = pd.read_parquet(captions)
-    for table in (run.train_table, run.validation_table):
+    for table in (run.data.train_table, run.data.validation_table):
         assert set(table["corpus"]) == {"first", "second"}
         for (file, _, _), corpus, speaker in zip(
             table.index, table["corpus"], table["speaker"], strict=True
         ):
             assert file.startswith(f"{corpus}/") and speaker.startswith(f"{corpus}/")
-    first = run.train_table[run.train_table["corpus"] == "first"]
+    first = run.data.train_table[run.data.train_table["corpus"] == "first"]
     expected = single[single["split"] == "train"]
     assert [file for file, _, _ in first.index] == [
         f"first/{file}" for file, _, _ in expected.index
     ]
-    assert not set(run.train_table["speaker"]) & set(run.validation_table["speaker"])
-    assert isinstance(run.recordings, JoinedRecordings)
+    assert not set(run.data.train_table["speaker"]) & set(run.data.validation_table["speaker"])
+    assert isinstance(run.data.recordings, JoinedRecordings)
     assert run.model.config.provenance["corpora"] == ["first", "second"]
 
 
-def test_equal_names_in_two_corpora_are_no_shared_speaker(tmp_path):
+def test_equal_speaker_names_in_two_corpora_are_different_speakers(tmp_path):
     """One holds speaker 01 out, the other trains on its own 01."""
     index = pd.MultiIndex.from_tuples(
         [(f"{n}.wav", pd.Timedelta(0), pd.NaT) for n in range(4)], names=["file", "start", "end"]
@@ -80,7 +81,7 @@ def test_equal_names_in_two_corpora_are_no_shared_speaker(tmp_path):
     assert set(validation["speaker"]) == {"x/02", "y/01"}
 
 
-def test_rows_of_a_common_table_go_to_their_corpus(both, captions, tmp_path):
+def test_rows_of_a_shared_table_are_assigned_to_their_corpus(both, captions, tmp_path):
     table = pd.read_parquet(captions)
     table["corpus"] = ["first" if number % 2 else "second" for number in range(len(table))]
     table.to_parquet(tmp_path / "common.parquet")
@@ -95,17 +96,19 @@ def test_rows_of_a_common_table_go_to_their_corpus(both, captions, tmp_path):
         tables.read_tables(read_settings([*both, absent]))
 
 
-def test_scores_are_those_of_each_corpus_and_their_mean(both, tmp_path):
+def test_scores_are_given_by_corpus_and_as_their_mean(both, tmp_path):
     run = loop.train(read_settings([*both, "train.epochs=1"]))
     validated = [row for row in rows(tmp_path / "run") if "UAR" in row]
     for row in validated:
-        for figure in trainer.FIGURES:
+        for figure in SCORES:
             parts = [row[f"{figure}.{name}"] for name in ("first", "second")]
             assert row[figure] == pytest.approx(sum(parts) / 2)
     assert run.best == max(row["UAR"] for row in validated)
-    table = run.validation_table
-    alone, _ = run._validate(
-        table[table["corpus"] == "first"].loc[lambda t: t.index.isin(run.classes.index)]
+    table = run.data.validation_table
+    alone, _ = run.validate.corpus(
+        run.model,
+        run.processor,
+        table[table["corpus"] == "first"].loc[lambda t: t.index.isin(run.validate.classes.index)],
     )
     assert alone["UAR"] == validated[-1]["UAR.first"]
 
@@ -208,7 +211,7 @@ def attribute(target, label):
 
 
 @pytest.mark.parametrize("target", ["emotion", "gender"])
-def test_labels_that_are_asked_for_in_the_same_words_are_one_class_of_captions(target):
+def test_labels_with_equal_prompts_have_equal_captions(target):
     """RAVDESS says angry where EmoDB says anger: both are worded, and asked for, as one."""
     attributes = {}
     for label, words in class_words(target).items():
@@ -234,7 +237,7 @@ def recaptioned(measured, captions, folder):
     return target
 
 
-def test_levels_are_those_of_each_corpus(both, captions, tmp_path):
+def test_levels_are_relative_to_each_corpus(both, captions, tmp_path):
     """A corpus that was recorded much louder is not a corpus of loud speakers."""
     measured = pd.read_parquet(captions.parent / "features.parquet")
     louder = measured.copy()
@@ -249,7 +252,7 @@ def test_levels_are_those_of_each_corpus(both, captions, tmp_path):
     assert levels["first"].tolist() == levels["second"].tolist()
 
 
-def test_corpora_that_name_classes_differently_train_on_one_name_for_each(both, captions, tmp_path):
+def test_corpora_with_different_labels_share_classes(both, captions, tmp_path):
     """ClassPrompts and matching captions know no corpus; each is validated by its own names."""
     measured = pd.read_parquet(captions.parent / "features.parquet")
     named = measured.assign(
@@ -259,12 +262,12 @@ def test_corpora_that_name_classes_differently_train_on_one_name_for_each(both, 
     target = recaptioned(named, captions, tmp_path)
     given = [*both, f"data.corpora.second.captions={target}", "loss.class_prompts=1"]
     run = loop.Trainer(read_settings(given))
-    class_prompts = run.gradients.class_prompts
-    table = run.train_table
+    class_prompts = run.learner.gradients.class_prompts
+    table = run.data.train_table
     assert len(set(table["emotion"])) > len(class_prompts.classes)
     assert len(class_prompts.classes) == len(set(measured["emotion"]))
     for label, number in zip(table["emotion"], class_prompts.labels.tolist(), strict=True):
         assert class_prompts.classes[number] == attribute("emotion", label)
-    scores, _ = run.validate()
+    scores, _ = run.validate(run.model, run.processor)
     recalls = {name.removeprefix("recall/") for name in scores if name.startswith("recall/")}
     assert {"anger.first", "angry.second"} <= recalls

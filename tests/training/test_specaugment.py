@@ -9,10 +9,10 @@ from paraclap.model.build import build_model
 from paraclap.settings import MelSettings, TowerSettings
 from paraclap.training import loop
 from paraclap.training.config import read_settings
+from paraclap.training.encoding import shortest_masked
 from paraclap.training.losses import ContrastiveLoss
 from paraclap.training.optim import seed_step
 from paraclap.training.step import TrainingStep
-from paraclap.training.trainer import shortest_masked
 from tiny_models import RATE, TEXTS, TINY_MEL, batch_of, model_of
 
 TIME = {"mask_time_prob": 0.5, "mask_time_length": 4}

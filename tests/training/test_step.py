@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from paraclap.training import step as steps
+from paraclap.training import encoding
+from paraclap.training.encoding import distinct_captions, prepare_encoders
 from paraclap.training.losses import LOSSES, ContrastiveLoss
 from paraclap.training.optim import drawing_from, random_state, seed_step
-from paraclap.training.step import TrainingStep, distinct_captions, prepare_encoders
+from paraclap.training.step import TrainingStep
 from tiny_models import CAPTIONS, TINY_AUDIO, batch_of, model_of
 
 DROPOUT = {"hidden_dropout": 0.3, "mask_time_prob": 0.3, "layerdrop": 0.3}
@@ -63,7 +64,7 @@ def test_gradients_equal_those_of_one_plain_pass(settings, micro_batch, positive
     assert sum(seen) == 3 * passes and max(seen) <= (micro_batch or 3)
 
 
-def test_captions_that_tokenise_alike_are_one_caption_with_the_sum_of_gradients(settings):
+def test_captions_with_equal_tokens_are_one_caption(settings):
     _, processor = model_of(settings)
     tokens = processor.tokenizer(["Sad", "loud", "sad", "sad sad"], padding=True)
     first, places = distinct_captions(*map(torch.tensor, (tokens.input_ids, tokens.attention_mask)))
@@ -113,14 +114,14 @@ def test_micro_batches_draw_the_same_dropout_and_masks_twice(settings, name, mon
     found = gradients(model, objective)
     assert_equal_gradients(found, expected, rtol=1e-9)
     assert ("bias" in found) == (name == "sigmoid")
-    monkeypatch.setattr(steps, "drawing_from", lambda state: contextlib.nullcontext())
+    monkeypatch.setattr(encoding, "drawing_from", lambda state: contextlib.nullcontext())
     seed_step(1, 2)
     step(batch)
     with pytest.raises(AssertionError):  # other masks are other gradients
         assert_equal_gradients(gradients(model, objective), expected, rtol=1e-3)
 
 
-def test_generators_draw_again_and_then_go_on():
+def test_random_numbers_are_repeated_and_then_continued():
     def draw():
         return torch.rand(2).tolist(), np.random.rand(2).tolist()
 
@@ -186,7 +187,7 @@ def same_weights(first, second):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_remembered_encoders_change_no_bit_of_losses_and_weights(settings):
+def test_caches_change_no_bit_of_losses_and_weights(settings):
     models, processor = frozen_twins(settings, 3)
     batches = [
         batch_of(processor, captions=np.random.default_rng(n).choice(CAPTIONS, 4), seed=n % 2)
@@ -197,11 +198,11 @@ def test_remembered_encoders_change_no_bit_of_losses_and_weights(settings):
     ]
     table = torch.cat(
         [
-            steps_of[2].frozen["audio"](b["input_values"], b["padding_mask"])
+            steps_of[2].encoder.frozen["audio"](b["input_values"], b["padding_mask"])
             for b in (batch_of(processor, seed=0), batch_of(processor, seed=1))
         ]
     )
-    steps_of[2].clips = table
+    steps_of[2].encoder.clips = table
     silent = [
         {k: v for k, v in b.items() if k not in ("input_values", "padding_mask")}
         | {"row": [4 * (n % 2) + row for row in b["row"]]}
@@ -211,7 +212,7 @@ def test_remembered_encoders_change_no_bit_of_losses_and_weights(settings):
     assert train(models[1], steps_of[1], batches) == plain
     assert train(models[2], steps_of[2], silent) == plain
     assert same_weights(models[0], models[1]) and same_weights(models[0], models[2])
-    assert steps_of[1].captions.encoded == 3 < steps_of[0].captions.encoded
+    assert steps_of[1].encoder.captions.encoded == 3 < steps_of[0].encoder.captions.encoded
 
 
 def train_plainly(model, batches, lr=0.01):
@@ -229,7 +230,7 @@ def train_plainly(model, batches, lr=0.01):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("double, tolerance", [(True, 1e-9), (False, 1e-4)])
-def test_fifty_steps_over_frozen_encoders_equal_the_plain_way(settings, double, tolerance):
+def test_fifty_steps_over_frozen_encoders_equal_plain_training(settings, double, tolerance):
     models, processor = frozen_twins(settings, 2)
     batches = [
         batch_of(processor, captions=np.random.default_rng(n).choice(CAPTIONS, 4), seed=n)
@@ -246,7 +247,7 @@ def test_fifty_steps_over_frozen_encoders_equal_the_plain_way(settings, double, 
 
 
 @pytest.mark.parametrize("micro_batch", [0, 1])
-def test_clips_shorter_than_the_mask_of_training_are_learned_from(settings, micro_batch):
+def test_clips_shorter_than_the_time_mask_are_trained_on(settings, micro_batch):
     model, processor = model_of(settings, DROPOUT, precise=False)
     batch = batch_of(processor, lengths=(399, 3200, 1, 9000))  # 200 ms, and less than a frame
     result = TrainingStep(model, ContrastiveLoss(), micro_batch=micro_batch)(batch)
@@ -298,7 +299,7 @@ def test_bfloat16_reaches_every_weight_that_float32_reaches(settings, frozen, mi
 
 
 @pytest.mark.parametrize("copies", [1, 2, 4])
-def test_captions_that_come_k_times_leave_a_loss_of_at_least_ln_k(copies):
+def test_captions_repeated_k_times_have_a_loss_of_at_least_ln_k(copies):
     """Perfect embeddings: each caption and its clips in a direction of their own."""
     directions = torch.eye(8)[torch.arange(8) // copies]
     matches = (directions @ directions.T > 0).float()

@@ -54,12 +54,12 @@ def test_parts_are_trained_from_their_step_on(config, monkeypatch):
 
 def test_caches_are_dropped_and_audio_is_read_after_unfreezing(config, monkeypatch):
     def look(run, batch):
-        step, model = run.gradients, run.model
+        encoder, model = run.learner.gradients.encoder, run.model
         return (
-            step.clips is not None,
+            encoder.clips is not None,
             "input_values" in batch,
-            step.captions is not None,
-            sorted(step.frozen),
+            encoder.captions is not None,
+            sorted(encoder.frozen),
             model.audio_branch.base.training,
             model.text_branch.training,
         )
@@ -82,14 +82,14 @@ def test_gradients_after_unfreezing_equal_those_of_a_model_never_frozen(config, 
     twin.unfreeze()
     batch = next(iter(run.loader()))
     run.model.train()
-    run.unfreeze(2)
+    run.learner.unfreeze(2)
     assert run.model.frozen == ("audio_convolutions",)
-    run.gradients.backward(batch)
+    run.learner.gradients.backward(batch)
     convolutions = run.model.audio_branch.base.feature_extractor
     assert all(parameter.grad is None for parameter in convolutions.parameters())
-    run.unfreeze(3)
+    run.learner.unfreeze(3)
     run.model.zero_grad()
-    run.gradients.backward(batch)
+    run.learner.gradients.backward(batch)
     tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
     targets = (batch["matches"][0] == 1).float()
     twin.train()(**tensors, targets=targets, return_loss=True).loss.backward()
@@ -104,8 +104,8 @@ def test_gradients_after_unfreezing_equal_those_of_a_model_never_frozen(config, 
 def test_optimiser_has_no_state_of_a_part_before_it_is_trained(config, monkeypatch):
     def look(run, batch):
         weight = run.model.audio_branch.base.encoder.layers[0].attention.k_proj.weight
-        lr = next(g["lr"] for g in run.optimizer.param_groups if g["start"] == 4)
-        return int(run.optimizer.state.get(weight, {}).get("step", 0)), round(lr, 9)
+        lr = next(g["lr"] for g in run.learner.optimizer.param_groups if g["start"] == 4)
+        return int(run.learner.optimizer.state.get(weight, {}).get("step", 0)), round(lr, 9)
 
     seen = watched(monkeypatch, look)
     warm = ["optim.schedule=constant", "optim.warmup_steps=2", "optim.audio_lr=0.5"]

@@ -1,4 +1,4 @@
-"""Several processes as one: sums, gathered rows, loss and gradients, errors that stop all."""
+"""Exchanges between processes, loss and gradients of all, and errors that stop all."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ TOTAL = 7  # rows; no number of processes here divides it
 
 
 def exchanges():
-    with distributed.processes(CPU, 20):
+    with distributed.processes(CPU, 60):
         number = distributed.rank()
         rows = torch.arange(TOTAL * 2.0).view(TOTAL, 2)
         own = rows[distributed.share(TOTAL)].clone().requires_grad_()
@@ -42,7 +42,7 @@ def exchanges():
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_exchanges_give_every_process_what_all_of_them_have(together, world):
+def test_exchanges_give_every_process_the_values_of_all(together, world):
     run = together(world, exchanges)
     assert run.codes == [0] * world, run.errors
     limits = [edge for result in run.results for edge in result["share"]]
@@ -56,7 +56,7 @@ def test_exchanges_give_every_process_what_all_of_them_have(together, world):
         assert result["told"] == {"by": 0, "text": ["x"]}
 
 
-def test_alone_nothing_is_exchanged():
+def test_a_single_process_exchanges_nothing():
     tensor = torch.ones(3, 2)
     with distributed.processes(CPU):
         assert not torch.distributed.is_initialized()
@@ -69,7 +69,7 @@ def test_alone_nothing_is_exchanged():
 
 
 def wrong_share():
-    with distributed.processes(CPU, 20):
+    with distributed.processes(CPU, 60):
         distributed.gather(torch.ones(5, 1), TOTAL)
 
 
@@ -110,8 +110,8 @@ def batch_of(seed):
 
 
 def trained(name, steps=2, skipping=-1, chunks=1):
-    """Losses and gradients of some steps; process `skipping` leaves a layer out in the second."""
-    with distributed.processes(CPU, 20):
+    """Losses and gradients of some steps; process `skipping` skips a layer in the second."""
+    with distributed.processes(CPU, 60):
         model, objective = Towers(), LOSSES[name]().double()
         parameters = [*model.parameters(), *objective.parameters()]
         together, optimizer = (
@@ -137,7 +137,7 @@ def trained(name, steps=2, skipping=-1, chunks=1):
 
 
 def expected_gradients(name):
-    """The same steps by formulas over the whole batch, without any of the code that is tested."""
+    """The same steps by formulas over the whole batch, without the tested code."""
     model, bias = Towers(), nn.Parameter(torch.tensor(-10.0, dtype=torch.float64))
     parameters = [*model.parameters(), *([bias] if name == "sigmoid" else [])]
     optimizer, losses = torch.optim.AdamW(parameters, 0.01), []
@@ -158,7 +158,7 @@ def expected_gradients(name):
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 @pytest.mark.parametrize("world", [2, 3])
-def test_loss_and_gradients_are_those_of_one_process_on_the_whole_batch(together, name, world):
+def test_loss_and_gradients_equal_those_of_one_process_on_the_whole_batch(together, name, world):
     losses, gradients = expected_gradients(name)
     assert gradients["unused.weight"] is None and gradients["logit_scale"] != 0
     run = together(world, trained, name)
@@ -174,13 +174,13 @@ def test_loss_and_gradients_are_those_of_one_process_on_the_whole_batch(together
                 assert error < 1e-10, parameter
 
 
-def test_without_gathering_the_gradients_would_be_others(together, monkeypatch):
+def test_without_gathering_shapes_do_not_match(together, monkeypatch):
     monkeypatch.setattr("paraclap.training.losses.gather", lambda tensor, total: tensor)
     run = together(2, trained, "contrastive")
-    assert all("RuntimeError" in result for result in run.results)  # shapes do not go together
+    assert all("RuntimeError" in result for result in run.results)  # shapes do not match
 
 
-def test_small_buckets_and_logits_in_rows_change_nothing(together, monkeypatch):
+def test_small_buckets_and_logits_by_rows_change_nothing(together, monkeypatch):
     monkeypatch.setattr(distributed, "BUCKET_BYTES", 200)
     monkeypatch.setattr("paraclap.training.losses.LOGITS_AT_ONCE", TOTAL)
     losses, gradients = expected_gradients("sigmoid")
@@ -203,7 +203,7 @@ def test_a_layer_that_one_process_skips_gets_the_gradients_of_the_others(togethe
 
 
 def changed_after_sending():
-    with distributed.processes(CPU, 20):
+    with distributed.processes(CPU, 60):
         model = nn.Linear(2, 2)
         together = distributed.GradientSum(model.parameters())
         together.expect()
@@ -218,19 +218,21 @@ def test_a_gradient_that_changes_after_it_was_sent_is_an_error(together):
 
 # --- Errors --------------------------------------------------------------------------------------
 
+NEVER = 1000  # s; tests that would wait for it fail first
+
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Waiting as in a run, but shorter."""
-    for name, seconds in {"BEAT": 0.2, "PATIENCE": 0.6, "GRACE": 1.0}.items():
+    """Shorter waiting times, but long enough for a busy machine."""
+    for name, seconds in {"BEAT": 0.3, "PATIENCE": 1.0, "GRACE": 1.0}.items():
         monkeypatch.setattr(distributed, name, seconds)
 
 
-def failing(how, timeout):
+def failing(fault, timeout):
     with distributed.processes(CPU, timeout):
         distributed.meet()
         if distributed.rank() == 1:
-            FAULTS[how]()
+            FAULTS[fault]()
         distributed.sum_in_place(torch.ones(10))
         distributed.meet()
     return "went on"
@@ -242,7 +244,7 @@ def raise_error():
 
 def raise_in_flight():
     work = torch.distributed.all_reduce(torch.ones(10), async_op=True)
-    raise OSError("the disk is full") if work else None  # it holds on to the connections
+    raise OSError("the disk is full") if work else None  # keeps the connections open
 
 
 def raise_stopped():
@@ -253,67 +255,63 @@ FAULTS = {
     "error": raise_error,
     "error in flight": raise_in_flight,
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "left": lambda: os._exit(3),
-    "hangs": lambda: time.sleep(1000),
+    "exited": lambda: os._exit(3),
+    "hangs": lambda: time.sleep(NEVER),
 }
 
 
-@pytest.mark.parametrize("how", ["error", "error in flight"])
-def test_an_error_of_one_process_stops_all_with_its_message(together, impatient, how):
-    run = together(3, failing, how, 30)
+@pytest.mark.parametrize("fault", ["error", "error in flight"])
+def test_an_error_of_one_process_stops_all_with_its_message(together, impatient, fault):
+    run = together(3, failing, fault, NEVER)
     assert run.results.pop(1) == "OSError: the disk is full"
     assert set(run.results) == {"PeerError: process 1: OSError: the disk is full"}
-    assert run.seconds < 5 and 0 not in run.codes
+    assert 0 not in run.codes
 
 
-@pytest.mark.parametrize("how, code", [("killed", -signal.SIGKILL), ("left", 3)])
-def test_a_process_that_is_gone_is_named_by_the_others(together, impatient, how, code):
-    run = together(3, failing, how, 30)
+@pytest.mark.parametrize("fault, code", [("killed", -signal.SIGKILL), ("exited", 3)])
+def test_a_lost_process_is_named_by_the_others(together, impatient, fault, code):
+    run = together(3, failing, fault, NEVER)
     assert run.codes.pop(1) == code and set(run.codes) == {1}
     assert run.results.pop(1) is None
     for result in run.results:
-        assert "PeerError: process 1 ended without a word" in result
-    assert run.seconds < 10
+        assert "PeerError: process 1 exited without an error message" in result
 
 
 def test_a_process_that_hangs_is_named_and_ended(together, impatient):
-    run = together(2, failing, "hangs", 2)
+    run = together(2, failing, "hangs", 5)
     assert "PeerError: process 1 did not answer in time" in run.results[0]
     assert run.codes == [1, 1] and "process 1 ends: process 1 did not answer" in run.errors[1]
-    assert run.seconds < 12
 
 
 def first_fails():
-    with distributed.processes(CPU, 30):
+    with distributed.processes(CPU, NEVER):
         distributed.meet()
         if distributed.rank() == 0:
             raise OSError("no space")
-        time.sleep(1000)  # reading, say: no exchange tells
+        time.sleep(NEVER)  # outside of any exchange, such as reading
 
 
-def test_a_process_that_does_not_notice_is_ended_though_the_store_is_gone(together, impatient):
+def test_a_process_that_does_not_notice_is_ended_although_the_store_is_gone(together, impatient):
     run = together(2, first_fails)
     assert run.codes == [1, 1] and "OSError: no space" in run.errors[1]
-    assert run.seconds < 10
 
 
 def stopped():
-    with distributed.processes(CPU, 20):
+    with distributed.processes(CPU, NEVER):
         distributed.meet()
-        raise Stopped("saved", 75)
+        raise_stopped()
 
 
-def test_all_stop_together_when_it_was_agreed(together):
+def test_all_stop_together_on_an_agreed_signal(together):
     run = together(3, stopped)
     assert run.codes == [75] * 3 and set(run.results) == {"Stopped: saved"}
-    assert run.seconds < 3
 
 
 def printing():
-    with distributed.processes(CPU, 20):
+    with distributed.processes(CPU, 60):
         print(f"printed by {distributed.rank()}", flush=True)
 
 
-def test_only_the_first_process_prints(together, capfd):
+def test_only_process_0_prints(together, capfd):
     assert together(2, printing).codes == [0, 0]
     assert capfd.readouterr().out == "printed by 0\n"

@@ -1,0 +1,230 @@
+"""Training and validation clips of a run, and the batches that are read from them."""
+
+import functools
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable
+from typing import NoReturn
+
+import numpy as np
+import pandas as pd
+import torch.utils.data
+
+from paraclap.audio.conditioning import CONDITIONING
+from paraclap.audio.paths import resolve_inside
+from paraclap.audio.recordings import Files, JoinedRecordings, Recordings
+from paraclap.audio.waveform_cache import cache_waveforms
+from paraclap.data.dataset import CaptionDataset, Collate, clip_seconds
+from paraclap.data.functionals import standards
+from paraclap.data.loader import Loader
+from paraclap.data.sampler import TrainingBatches, bucketed, mixed
+from paraclap.data.tables import Lists
+from paraclap.distributed import share
+from paraclap.errors import ParaCLAPError
+from paraclap.evaluation.report import to_markdown
+from paraclap.files import file_sha256
+from paraclap.model.build import Functionals
+from paraclap.model.modeling_paraclap import ParaCLAPProcessor
+from paraclap.settings import Settings, SettingsError, corpora_of
+from paraclap.signals import leave_signals_to_the_parent
+from paraclap.training.tables import read_all_functionals, read_tables
+
+SHOWN_CAPTIONS = 16
+PREFETCH = 2  # batches that each worker reads ahead
+LOST_WORKER = re.compile(r"DataLoader (worker|timed out)")  # messages of torch
+
+
+class WorkerError(ParaCLAPError, RuntimeError):
+    """A process that reads audio crashed or hangs."""
+
+
+class TrainingData:
+    """Tables, recordings and batches of a run.
+
+    Attributes:
+        train_table: captions table of the training clips.
+        validation_table: captions table of the validation clips.
+        functionals: of all clips, or None if waveforms are read.
+        steps_per_epoch: number of whole batches in an epoch.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.train_table, self.validation_table = read_tables(settings)
+        self._refuse_missing_columns()
+        self.steps_per_epoch = TrainingBatches.per_epoch(
+            len(self.train_table), settings.train.batch_size
+        )
+        clips = self.train_table.index.append(self.validation_table.index)
+        self.functionals = read_all_functionals(settings, clips)
+
+    def texts(self) -> list[str]:
+        """Every phrase of the training captions."""
+        return Lists(self.train_table["captions"]).texts()
+
+    def standards(self) -> Functionals | None:
+        """Mean and standard deviation of the training functionals; None if waveforms are read."""
+        if self.functionals is None:
+            return None
+        return standards(self.functionals.loc[self.train_table.index])
+
+    def functionals_of(self, table: pd.DataFrame) -> np.ndarray | None:
+        """Functionals of the clips of a table (rows, F) float32; None if waveforms are read."""
+        if self.functionals is None:
+            return None
+        return self.functionals.loc[table.index].to_numpy(np.float32)
+
+    def by_corpus(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Parts of a table by corpus; a single corpus has the name ""."""
+        if not self.settings.data.corpora:
+            return {"": table}
+        return {str(name): part for name, part in table.groupby("corpus", sort=False)}
+
+    @functools.cached_property
+    def recordings(self) -> Recordings:
+        """Audio files, or the waveform cache, which is written on first use."""
+        data = self.settings.data
+        recordings: dict[str, Recordings] = {}
+        for name, corpus in corpora_of(data).items():
+            recordings[name] = Files(corpus.root)
+            if data.waveform_cache is not None:
+                recordings[name] = cache_waveforms(
+                    data.waveform_cache, corpus.root, self._files()[name]
+                )
+        return JoinedRecordings(recordings) if data.corpora else recordings[""]
+
+    @functools.cached_property
+    def clip_lengths(self) -> np.ndarray:
+        """Durations of the training clips [s], from the headers."""
+        return clip_seconds(self.recordings, self.train_table.index)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Two hashes: of the captions tables, and of the names and sizes of the audio files."""
+        corpora = corpora_of(self.settings.data)
+        sizes = [
+            f"{resolve_inside(corpora[name].root, file).stat().st_size} {name and name + '/'}{file}"
+            for name, files in self._files().items()
+            for file in files
+        ]
+        if self.recordings.conditioning != CONDITIONING:  # other samples of the same files
+            sizes.append(self.recordings.conditioning)
+        return {
+            "captions table": " ".join(file_sha256(c.captions) for c in corpora.values()),
+            "audio": hashlib.sha256("\n".join(sizes).encode()).hexdigest(),
+        }
+
+    def _files(self) -> dict[str, list[str]]:
+        """Files of each corpus, relative to its root, in the order of the tables."""
+        tables = (self.train_table, self.validation_table)
+        files = dict.fromkeys(file for table in tables for file, _, _ in table.index)
+        if not self.settings.data.corpora:
+            return {"": list(files)}
+        inside: dict[str, list[str]] = {name: [] for name in self.settings.data.corpora}
+        for file in files:
+            corpus, _, name = file.partition("/")
+            inside[corpus].append(name)
+        return inside
+
+    def _refuse_missing_columns(self) -> None:
+        target = self.settings.train.target
+        if self.settings.data.class_sampling_exponent != 1 and target not in self.train_table:
+            raise SettingsError(
+                f"data.class_sampling_exponent: the captions table has no column {target}"
+            )
+
+
+def training_dataset(data: TrainingData, repeat_short: bool, read: bool = True) -> CaptionDataset:
+    """Return the training clips with captions.
+
+    Args:
+        data: of the run.
+        repeat_short: repeat short clips, for encoders without padding masks.
+        read: whether items contain audio.
+    """
+    settings = data.settings
+    return CaptionDataset(
+        data.train_table,
+        data.recordings,
+        settings.captions,
+        settings.data,
+        settings.train.seed,
+        repeat_short=repeat_short,
+        own=share(settings.train.batch_size),
+        functionals=data.functionals_of(data.train_table),
+        read=read,
+    )
+
+
+def training_batches(data: TrainingData, start: int, end: int) -> TrainingBatches:
+    """Return the batches of (epoch, row) of the steps `start` to `end`."""
+    settings, train = data.settings.data, data.settings.train
+    table = data.train_table
+    sizes = [len(part) for part in data.by_corpus(table).values()]
+    exponent = settings.class_sampling_exponent
+    labels = () if exponent == 1 else table[train.target].astype("str").fillna("")
+    draws = mixed(sizes, settings.sampling_exponent, train.seed, labels, exponent)
+    if train.bucket:
+        seconds = np.minimum(data.clip_lengths, settings.crop_seconds)
+        draws = bucketed(draws, seconds, train.batch_size, train.seed)
+    return TrainingBatches(len(table), train.batch_size, end, train.seed, start, draws)
+
+
+def training_loader(
+    dataset: CaptionDataset,
+    batches: TrainingBatches,
+    processor: ParaCLAPProcessor,
+    settings: Settings,
+    least_samples: int,
+    device: torch.device,
+) -> Loader:
+    """Return a loader of these batches as tensors.
+
+    Args:
+        dataset: training clips.
+        batches: of the steps to read.
+        processor: of the model.
+        settings: of the run.
+        least_samples: pad to at least this number of samples.
+        device: of the model.
+    """
+    data = settings.data
+    seconds = None if settings.train.bucket else data.crop_seconds
+    return Loader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=data.workers,
+        collate_fn=Collate(processor, seconds, least_samples),
+        pin_memory=device.type == "cuda",
+        timeout=data.timeout if data.workers else 0,
+        prefetch_factor=PREFETCH if data.workers else None,
+        generator=torch.Generator(),
+        worker_init_fn=leave_signals_to_the_parent,
+    )
+
+
+def sample_captions(data: TrainingData, dataset: CaptionDataset, batches: TrainingBatches) -> str:
+    """Return files and captions of the first of these batches as a Markdown table."""
+    draws = next(iter(batches), [])[:SHOWN_CAPTIONS]
+    items = [dataset.unread(draw) for draw in draws]
+    rows = [
+        {"file": data.train_table.index[item["row"]][0], "caption": item["caption"].text}
+        for item in items
+    ]
+    return to_markdown(pd.DataFrame(rows))
+
+
+def files_in_flight(data: TrainingData, batches: TrainingBatches) -> list[str]:
+    """Files that a loader may be reading: of the next batch, and of those read ahead."""
+    settings = data.settings
+    ahead = 1 + PREFETCH * settings.data.workers
+    local = share(settings.train.batch_size)
+    read = [batch[local] for batch in itertools.islice(batches, ahead)]
+    return sorted({data.train_table.index[row][0] for batch in read for _, row in batch})
+
+
+def raise_worker_error(error: RuntimeError, files: Iterable[str]) -> NoReturn:
+    """Raise `WorkerError` with the files being read if a worker was lost, else the error itself."""
+    if not LOST_WORKER.search(str(error)):
+        raise error
+    raise WorkerError(f"{error}; files being read: {sorted(set(files))}") from error

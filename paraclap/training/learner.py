@@ -1,0 +1,135 @@
+"""Model, loss and optimiser of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from paraclap.data.captions import ClipPhrases
+from paraclap.model.build import build_model
+from paraclap.model.modeling_paraclap import ParaCLAPModel
+from paraclap.settings import Settings
+from paraclap.training.class_prompts import ClassPrompts
+from paraclap.training.data import TrainingData
+from paraclap.training.encoding import prepare_encoders
+from paraclap.training.losses import LOSSES
+from paraclap.training.optim import (
+    OPTIMIZERS,
+    learning_rate_factor,
+    parameter_groups,
+    seed_step,
+    unfreeze_steps,
+)
+from paraclap.training.step import TrainingStep
+from paraclap.training.tables import provenance
+
+PARTS = ("audio_branch", "text_branch", "audio_projection", "text_projection")
+
+
+def use_bfloat16(precision: str, device: torch.device) -> bool:
+    """Return whether to train under bfloat16 autocast; "auto" = if the hardware supports it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+class Learner:
+    """Model, loss and optimiser of a run.
+
+    Attributes:
+        model: ParaCLAP model on its device.
+        processor: of the model.
+        objective: loss.
+        gradients: forward and backward pass of a step.
+        optimizer: of all parameters that are ever trained.
+        unfreezing: step from which each part of `train.unfreeze` is trained.
+        bfloat16: whether encoders and projections run under bfloat16 autocast.
+    """
+
+    def __init__(
+        self, settings: Settings, data: TrainingData, device: torch.device, steps: int
+    ) -> None:
+        train = settings.train
+        self.settings = settings
+        self.steps = steps
+        self.bfloat16 = use_bfloat16(train.precision, device)
+        seed_step(train.seed, 0)
+        self.model: ParaCLAPModel
+        self.model, self.processor = build_model(settings.model, data.texts(), data.standards())
+        self.unfreezing = unfreeze_steps(train.unfreeze, self.model.frozen, steps)
+        config = self.model.config
+        config.provenance = provenance(settings, len(data.train_table), config.provenance)
+        self.model.to(device)
+        prepare_encoders(self.model, train.checkpoint_activations, train.compile)
+        self.objective = LOSSES[settings.loss.name]().to(device)
+        self.gradients = TrainingStep(
+            self.model,
+            self.objective,
+            positives=settings.loss.positives,
+            bfloat16=self.bfloat16,
+            clip_norm=settings.optim.clip_norm,
+            micro_batch=train.micro_batch,
+            text_cache=train.text_cache,
+            class_prompts=self._class_prompts(data),
+            class_prompt_weight=settings.loss.class_prompts,
+        )
+        groups = parameter_groups(self.model, settings.optim, self.objective, self.unfreezing)
+        self.optimizer = OPTIMIZERS[settings.optim.name](groups, lr=settings.optim.lr)
+
+    def _class_prompts(self, data: TrainingData) -> ClassPrompts | None:
+        if not self.settings.loss.class_prompts:
+            return None
+        phrases = ClipPhrases(data.train_table)
+        return ClassPrompts(phrases, self.settings.train.target, self.processor)
+
+    def set_learning_rates(self, step: int) -> float:
+        """Set the rates of all parameter groups; returns the rate of the projections."""
+        optim = self.settings.optim
+        for group in self.optimizer.param_groups:
+            factor = learning_rate_factor(step, self.steps, optim, group["start"])
+            group["lr"] = group["base_lr"] * factor
+        return optim.lr * learning_rate_factor(step, self.steps, optim)
+
+    def update(self) -> None:
+        """Take a step of the optimiser."""
+        self.optimizer.step()
+        self.model.clamp_logit_scale()
+
+    def unfreeze(self, step: int) -> list[str]:
+        """Unfreeze the parts that are trained from `step` on; returns their names."""
+        due = [part for part, first in self.unfreezing.items() if first <= step]
+        due = sorted(set(due) & set(self.model.frozen))
+        if due:
+            self.gradients.unfreeze(due)
+            prepare_encoders(self.model, self.settings.train.checkpoint_activations)
+        return due
+
+    def weight_norms(self) -> dict[str, float]:
+        """Norm of the weights of each part of the model."""
+        return {
+            f"weight_norm/{part}": torch.nn.utils.get_total_norm(
+                [p.detach() for p in self.model.get_submodule(part).parameters()]
+            ).item()
+            for part in PARTS
+        }
+
+    def nonfinite_weight(self) -> str | None:
+        """Name of the first parameter that is not finite; None = all are finite."""
+        named = [*self.model.named_parameters(), *self.objective.named_parameters()]
+        return next((name for name, p in named if not bool(p.isfinite().all())), None)
+
+    def state(self) -> dict[str, Any]:
+        """State dicts of model, loss and optimiser."""
+        return {
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load the state dicts of a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,78 @@
+"""Tables of a run: splits by speaker and provenance."""
+
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from paraclap.settings import DataSettings, Settings
+from paraclap.training import loop, tables
+from paraclap.training.config import SettingsError, read_settings
+
+
+def table_of(speakers, splits=None):
+    columns = {"speaker": speakers} | ({"split": splits} if splits else {})
+    return pd.DataFrame(columns, index=range(len(speakers)))
+
+
+def settings_with(**data):
+    return Settings(data=DataSettings(**data))
+
+
+def test_validation_uses_the_split_column():
+    table = table_of(list("aabbcc"), ["train", "train", "dev", "dev", "test", "test"])
+    training, validation = tables.split_table(table, settings_with())
+    assert training.index.tolist() == [0, 1] and validation.index.tolist() == [2, 3]
+
+
+def test_validation_holds_out_speakers_without_a_split_column():
+    table = table_of(list("aabbccdd"))
+    training, validation = tables.split_table(table, settings_with(validation_speakers=2))
+    assert len(training) == len(validation) == 4
+    assert not set(training["speaker"]) & set(validation["speaker"])
+    again = tables.split_table(table, settings_with(validation_speakers=2))[1]
+    assert again.index.equals(validation.index)
+
+
+@pytest.mark.parametrize(
+    "table, data, message",
+    [
+        (table_of(list("aab"), ["train", "dev", "dev"]), {}, "'a'"),
+        (table_of(list("aab"), ["x", "x", "x"]), {}, "no row has split 'train'"),
+        (table_of(list("aab")), {}, "2 training speakers"),
+        (table_of(list("aab")).drop(columns="speaker"), {}, "no speakers to hold out"),
+    ],
+)
+def test_impossible_splits_are_refused(table, data, message):
+    with pytest.raises(SettingsError, match=message):
+        tables.split_table(table, settings_with(**data))
+
+
+def test_provenance_has_no_paths_and_no_unrecorded_corpus(captions, tmp_path):
+    pd.read_parquet(captions).to_parquet(tmp_path / "bare.parquet")
+    (tmp_path / "encoder").mkdir()
+    settings = Settings()
+    settings.data.captions = str(tmp_path / "bare.parquet")
+    settings.model.audio.name = str(tmp_path / "encoder")
+    settings.model.text.name = "bert-base-uncased"
+    facts = tables.provenance(settings, 7)
+    assert facts["audio_encoder"] == "encoder"
+    assert facts["text_encoder"] == "bert-base-uncased"
+    assert facts["clips"] == 7 and "corpora" not in facts
+
+
+def test_provenance_has_every_corpus_of_joined_captions(tmp_path):
+    about = {"corpora": {"ravdess": {"root": "/secret"}, "emodb": {}}}
+    table = pa.table({"captions": [["x"]]})
+    metadata = {tables.CAPTIONS_METADATA: json.dumps(about).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "joined.parquet")
+    settings = Settings()
+    settings.data.captions = str(tmp_path / "joined.parquet")
+    assert tables.provenance(settings, 7)["corpora"] == ["ravdess", "emodb"]
+
+
+def test_missing_captions_table_is_named(config):
+    with pytest.raises(SettingsError, match="template_creation"):
+        loop.train(read_settings([config, "data.captions=nowhere.parquet"]))
