@@ -224,7 +224,7 @@ NEVER = 1000  # s; tests that would wait for it fail first
 @pytest.fixture
 def impatient(monkeypatch):
     """Shorter waiting times, but long enough for a busy machine."""
-    for name, seconds in {"BEAT": 0.3, "PATIENCE": 1.0, "GRACE": 1.0}.items():
+    for name, seconds in {"BEAT": 0.3, "PATIENCE": 1.0, "GRACE": 5.0}.items():
         monkeypatch.setattr(distributed, name, seconds)
 
 

@@ -41,7 +41,7 @@ def train(settings: Settings) -> Trainer:
         write_text(run.output / "config.yaml", config)
     print(run)
     with _log(run) as log, StopRequests() as requests:
-        if log is not None and run.step < run.steps:
+        if log is not None and log.writer is not None and run.step < run.steps:
             captions = sample_captions(run.data, run.dataset(), run.batches())
             log.text(run.step, "captions", captions)
         _train(run, log, requests)

@@ -35,7 +35,7 @@ from paraclap.training.config import read_settings
 @pytest.fixture
 def impatient(monkeypatch):
     """Shorter waiting times, but long enough for a busy machine."""
-    for name, seconds in {"BEAT": 0.3, "PATIENCE": 1.0, "GRACE": 1.0}.items():
+    for name, seconds in {"BEAT": 0.3, "PATIENCE": 1.0, "GRACE": 5.0}.items():
         monkeypatch.setattr(distributed, name, seconds)
 
 

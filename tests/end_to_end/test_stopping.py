@@ -253,7 +253,7 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     )
     assert result.returncode == 1
     assert "step_00000002 cannot be written" in result.stderr and "File too large" in result.stderr
-    assert "step_00000001. Free space" in result.stderr
+    assert "step_00000001. Free disk space" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
     assert torch.equal(load_newest(tmp_path)["weights"], torch.arange(50_000))
 

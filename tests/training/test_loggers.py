@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import rows
 
-from paraclap.evaluation import report
+from paraclap.evaluation import figures
 from paraclap.training import loop, resources
 from paraclap.training.config import SettingsError, read_settings
 from paraclap.training.data import sample_captions, training_batches
@@ -181,19 +181,19 @@ def test_similarity_plot_has_mean_cosines_of_classes_and_prompts():
             "score.c": [0.0, 0.0, 0.0],
         }
     )
-    figure = report.plot_similarities(answers, "t")
+    figure = figures.plot_similarities(answers, "t")
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.texts] == [
         "0.90", "0.00", "0.00", "0.20", "0.60", "0.00"
     ]  # fmt: skip
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
-    pixels = report.to_pixels(figure)
+    pixels = figures.to_pixels(figure)
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     assert pixels.min() < 50 and pixels.max() == 255
 
 
 def test_confusion_plot_has_the_counts_of_the_predictions():
     answers = pd.DataFrame({"truth": ["a", "a", "b"], "prediction": ["a", "b", "b"]})
-    axes = report.plot_confusion(answers, ["a", "b"], "t").axes[0]
+    axes = figures.plot_confusion(answers, ["a", "b"], "t").axes[0]
     assert [text.get_text() for text in axes.texts] == ["50%\n1", "50%\n1", "0%\n0", "100%\n1"]

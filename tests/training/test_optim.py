@@ -147,7 +147,7 @@ def test_encoder_without_numbered_layers_is_refused_unless_it_is_frozen(settings
     settings.text.config = {"model_type": "albert", "embedding_size": 16, "hidden_size": 32}
     settings.text.config |= {"num_attention_heads": 2, "intermediate_size": 64}
     model, _ = build_model(settings, ["sad"])
-    with pytest.raises(SettingsError, match="type albert has no layers"):
+    with pytest.raises(SettingsError, match="type albert has none"):
         parameter_groups(model, OptimSettings(layer_decay=0.5))
     model.freeze(["text"])
     assert rates_of(model, OptimSettings(layer_decay=0.5))

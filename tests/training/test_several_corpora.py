@@ -92,7 +92,7 @@ def test_rows_of_a_shared_table_are_assigned_to_their_corpus(both, captions, tmp
     known = table[table["split"] == "train"]["corpus"]
     assert training["corpus"].value_counts().to_dict() == known.value_counts().to_dict()
     absent = f"data.corpora.third={{root: ., captions: {tmp_path / 'common.parquet'}}}"
-    with pytest.raises(SettingsError, match=r"third: no row is of this corpus.*first"):
+    with pytest.raises(SettingsError, match=r"third: .* no rows of this corpus.*first"):
         tables.read_tables(read_settings([*both, absent]))
 
 
