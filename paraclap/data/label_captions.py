@@ -1,9 +1,9 @@
-"""Captions from labels alone: a table of files and labels in, a captions table out.
+"""Captions from labels alone: from a table of files and labels to a captions table.
 
     root = caption_labels("my.csv", "runs/mine/captions.parquet")
 
-What a table says of its clips (emotion, gender, arousal, ...) is worded by the templates of
-preprocessing/template_creation.py; nothing is measured, so no phrase describes pitch or loudness.
+The templates of preprocessing/template_creation.py turn the labels of a table (emotion, gender,
+arousal, ...) into phrases; nothing is measured, so no phrase describes pitch or loudness.
 """
 
 import json
@@ -21,7 +21,7 @@ from paraclap.settings import LABEL_TABLES
 
 
 def is_label_table(path: str | Path) -> bool:
-    """Whether a file is a table of labels rather than of captions, by its suffix."""
+    """Return whether a file is a table of labels rather than of captions, by its suffix."""
     return Path(path).suffix.lower() in LABEL_TABLES
 
 
