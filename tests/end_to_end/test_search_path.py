@@ -4,8 +4,10 @@ The real scripts run beside a stand-in for `paraclap` that starts no training: i
 third-party module, which imports `datasets`, in the main process and in forked and spawned workers.
 """
 
+import ast
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -24,19 +26,20 @@ MAIN = """
 import json
 import multiprocessing
 
-def find(queue):
+def find(sender):
     import third_party
-    queue.put(third_party.OWNER)
+    sender.send(third_party.OWNER)
 
 def main():
     import third_party
     found = [third_party.OWNER]
     for method in ("fork", "spawn"):
         context = multiprocessing.get_context(method)
-        queue = context.SimpleQueue()
-        worker = context.Process(target=find, args=[queue])
+        receiver, sender = context.Pipe(duplex=False)
+        worker = context.Process(target=find, args=[sender])
         worker.start()
-        found.append(queue.get())
+        sender.close()  # so that a worker that fails ends the wait
+        found.append(receiver.recv())
         worker.join()
     print(json.dumps(found))
     return 0
@@ -63,8 +66,9 @@ def folder(tmp_path_factory):
     names = (
         "def __getattr__(name):\n    return None if name[0] != '_' else object.__getattr__(name)"
     )
-    for module in ("model/build", "model/modeling_paraclap", "model/publish", "settings"):
-        files[f"clone/paraclap/{module}.py"] = names
+    for node in ast.walk(ast.parse((REPOSITORY / "models.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and re.match(r"paraclap\.(?!cli)", node.module):
+            files[f"clone/{node.module.replace('.', '/')}.py"] = names
     for name, text in (STAND_INS | files).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
