@@ -41,9 +41,9 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from paraclap.captions.levels import QUANTILES
 from paraclap.captions.plot import FORMATS, plot
@@ -56,9 +56,6 @@ from paraclap.captions.templates import (
     read_templates,
 )
 from paraclap.captions.writer import Captioner, prepare_captioner, write_captions
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 GROUPS_SHOWN = 6  # groups of edges in a line of the summary
 
@@ -153,8 +150,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def with_preview(
-    batches: Iterable["pa.RecordBatch"], rows: int, wanted: int
-) -> Iterator["pa.RecordBatch"]:
+    batches: Iterable[pa.RecordBatch], rows: int, wanted: int
+) -> Iterator[pa.RecordBatch]:
     """Yield batches unchanged, then print some of their rows, spread evenly over the table.
 
     Prints the file, the first wordings, and their paraphrases.

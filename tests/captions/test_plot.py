@@ -26,10 +26,10 @@ def test_proportions_in_the_figure_equal_those_of_the_captions():
 
 @pytest.mark.parametrize("options", ["", "--edges-by gender"])
 def test_figure_is_written(features, tmp_path, options):
-    picture = tmp_path / "new" / "edges.png"
-    assert run(features, "--plot", picture, *options.split()) == 0
-    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
-    assert [path.name for path in picture.parent.iterdir()] == ["edges.png"]
+    figure = tmp_path / "new" / "edges.png"
+    assert run(features, "--plot", figure, *options.split()) == 0
+    assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 10_000
+    assert [path.name for path in figure.parent.iterdir()] == ["edges.png"]
     assert run(features, "--plot", tmp_path / "edges.txt") == 1
     assert run(features, "--plot", tmp_path / "b.png", "--descriptors", "emotion") == 1
     assert not (tmp_path / "b.png").exists()
