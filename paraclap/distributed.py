@@ -51,6 +51,10 @@ class PeerError(ParaCLAPError, RuntimeError):
     """Another process failed; the message is that of its error."""
 
 
+class DeviceError(ParaCLAPError, RuntimeError):
+    """The named device is not available."""
+
+
 class ContactError(RuntimeError):
     """An exchange failed, because of another process."""
 
@@ -75,10 +79,25 @@ def share(total: int, number: int | None = None) -> slice:
 
 
 def device_named(name: str) -> torch.device:
-    """Return the device of this process: "auto" = a GPU if available, "cuda" = its own GPU."""
+    """Return the device of this process: "auto" = a GPU if available, "cuda" = its own GPU.
+
+    Raises:
+        DeviceError: if there is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name)
+    own_name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name
+    try:
+        device = torch.device(own_name)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"{name!r} is not a device, expected auto, cpu, cuda or cuda:1"
+        ) from error
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
+        raise DeviceError(
+            f"{own_name} does not exist, {torch.cuda.device_count()} GPUs are available"
+        )
+    return device
 
 
 # --- Errors --------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def _evaluate(options: argparse.Namespace, sources: "list[Source]") -> None:
     """Load the model, evaluate it, and write the report."""
     # torch and transformers take seconds to import: after arguments and corpora are checked.
     from paraclap.distributed import device_named, processes, rank
-    from paraclap.evaluation.embedding_cache import EmbeddingCache, audio_fingerprint
+    from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, audio_fingerprint
     from paraclap.evaluation.report import write_report
     from paraclap.evaluation.run import evaluate
     from paraclap.model.engines import load_engine
@@ -95,7 +95,7 @@ def _evaluate(options: argparse.Namespace, sources: "list[Source]") -> None:
             waveform_cache=options.waveform_cache,
             batch_seconds=options.batch_seconds,
             workers=options.workers,
-            cache=options.cache and EmbeddingCache(options.cache, audio_fingerprint(*parts)),
+            cache=options.cache and DiskEmbeddingCache(options.cache, audio_fingerprint(*parts)),
         )
         if rank() == 0:
             if options.reference and not options.protocol:

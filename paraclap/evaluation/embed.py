@@ -21,7 +21,7 @@ from paraclap.data.dataset import ClipDataset, Collate
 from paraclap.data.loader import Loader
 from paraclap.data.sampler import length_sorted_batches
 from paraclap.distributed import broadcast, rank, share, sum_in_place, world_size
-from paraclap.evaluation.embedding_cache import EmbeddingCache, clip_keys
+from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, clip_keys
 from paraclap.evaluation.prompts import PromptError
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import BATCH_SECONDS
@@ -83,7 +83,7 @@ def embed_clips(
     batch_seconds: float = BATCH_SECONDS,
     workers: int = 0,
     progress: str | None = None,
-    cache: EmbeddingCache | None = None,
+    cache: DiskEmbeddingCache | None = None,
 ) -> torch.Tensor:
     """Embed whole clips: (B, D) on the CPU in the order of `clips`, unit length.
 

@@ -89,7 +89,7 @@ def _fingerprint(model: ParaCLAPModel, side: tuple[str, ...], settings: Sequence
     return digest.hexdigest()
 
 
-class EmbeddingCache:
+class DiskEmbeddingCache:
     """Embeddings of one model on disk, in append-only files that are named by their hash.
 
     Several processes may share a folder. Damaged files are ignored with a warning.

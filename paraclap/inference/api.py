@@ -27,6 +27,7 @@ from paraclap.audio.conditioning import condition
 from paraclap.audio.containers import read_duration
 from paraclap.audio.reading import read_audio
 from paraclap.audio.segments import Position, windows
+from paraclap.distributed import device_named
 from paraclap.evaluation.embed import embed_each, embed_text_batches, embed_waveforms
 from paraclap.inference.classifier import Prompts, ZeroShotClassifier, build_classifier
 from paraclap.inference.description import Description, describe, descriptor_prompts
@@ -72,8 +73,7 @@ class ParaCLAP:
             device: None = a GPU if available.
             batch_seconds: padded audio per batch [s].
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(*load_model(source, device), batch_seconds)
+        return cls(*load_model(source, device_named(str(device or "auto"))), batch_seconds)
 
     @classmethod
     def from_onnx(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from paraclap.data.dataset import CaptionDataset, Collate
 from paraclap.data.loader import Loader
 from paraclap.distributed import agreed_signal, share, sum_in_place
-from paraclap.evaluation.embedding_cache import EmbeddingCache, clip_keys, encoder_fingerprint
+from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, clip_keys, encoder_fingerprint
 from paraclap.model.modeling_paraclap import ParaCLAPProcessor
 from paraclap.signals import EXIT_CODES, Stopped, StopRequests
 from paraclap.training.data import raise_worker_error
@@ -101,7 +101,7 @@ def encode_clips(
     wanted, keys, cache = len(rows), [], None
     if settings.embeddings is not None:
         how = [settings.crop, settings.crop_seconds, clips.repeat_short, encoder.bfloat16]
-        cache = EmbeddingCache(
+        cache = DiskEmbeddingCache(
             settings.embeddings, encoder_fingerprint(encoder.model, processor, how)
         )
         keys = clip_keys(clips)

@@ -12,7 +12,7 @@ from paraclap.corpora import table as corpora
 from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation import embed
 from paraclap.evaluation.embed import embed_clips
-from paraclap.evaluation.embedding_cache import EmbeddingCache, audio_fingerprint, clip_keys
+from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, audio_fingerprint, clip_keys
 from paraclap.model.build import build_model
 
 
@@ -84,9 +84,9 @@ def test_unreadable_clip_is_named(tiny, clips, tmp_path):
 def test_cached_embeddings_are_equal_and_not_computed_again(tiny, clips, tmp_path):
     count = counted(tiny[0])
     mark = audio_fingerprint(*tiny)
-    first = embed_clips(*tiny, clips, cache=EmbeddingCache(tmp_path, mark))
+    first = embed_clips(*tiny, clips, cache=DiskEmbeddingCache(tmp_path, mark))
     assert len(count) == 9
-    second = embed_clips(*tiny, clips, cache=EmbeddingCache(tmp_path, mark))
+    second = embed_clips(*tiny, clips, cache=DiskEmbeddingCache(tmp_path, mark))
     assert len(count) == 9, "nothing was embedded again"
     assert torch.equal(first, second)
     assert not list(tmp_path.rglob("*.tmp"))
@@ -96,8 +96,8 @@ def test_only_missing_clips_are_embedded(tiny, clips, corpus, tmp_path):
     count = counted(tiny[0])
     mark = audio_fingerprint(*tiny)
     few = ClipDataset(corpora.read_corpus(corpus).iloc[2:5], corpus)
-    known = embed_clips(*tiny, few, cache=EmbeddingCache(tmp_path, mark))
-    every = embed_clips(*tiny, clips, cache=EmbeddingCache(tmp_path, mark))
+    known = embed_clips(*tiny, few, cache=DiskEmbeddingCache(tmp_path, mark))
+    every = embed_clips(*tiny, clips, cache=DiskEmbeddingCache(tmp_path, mark))
     assert len(count) == 3 + 6
     assert torch.equal(every[2:5], known)
     assert torch.allclose(every, embed_clips(*tiny, clips), atol=1e-6)
@@ -116,8 +116,8 @@ def test_interrupted_run_keeps_finished_chunks(tiny, clips, tmp_path, monkeypatc
 
     tiny[0].get_audio_features = failing
     with pytest.raises(KeyboardInterrupt):
-        embed_clips(*tiny, clips, cache=EmbeddingCache(tmp_path, mark))
-    assert len(EmbeddingCache(tmp_path, mark)) == 4
+        embed_clips(*tiny, clips, cache=DiskEmbeddingCache(tmp_path, mark))
+    assert len(DiskEmbeddingCache(tmp_path, mark)) == 4
 
 
 def test_key_is_the_content_of_the_file_and_the_segment(clips, tmp_path):
@@ -152,22 +152,22 @@ def test_fingerprint_depends_on_the_audio_side_alone(tiny):
 
 def test_damaged_cache_file_is_ignored(tiny, clips, tmp_path):
     mark = audio_fingerprint(*tiny)
-    embed_clips(*tiny, clips, cache=EmbeddingCache(tmp_path, mark))
+    embed_clips(*tiny, clips, cache=DiskEmbeddingCache(tmp_path, mark))
     (path,) = tmp_path.rglob("*.safetensors")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # one bit of one embedding
     path.write_bytes(content)
     with pytest.warns(UserWarning, match="does not have the hash"):
-        cache = EmbeddingCache(tmp_path, mark)
+        cache = DiskEmbeddingCache(tmp_path, mark)
     assert len(cache) == 0
 
 
 def test_keys_and_embeddings_belong_together(tmp_path):
-    cache = EmbeddingCache(tmp_path, "model")
+    cache = DiskEmbeddingCache(tmp_path, "model")
     rows = torch.eye(3)
     cache.add([bytes([n]) * 32 for n in range(3)], rows)
-    again = EmbeddingCache(tmp_path, "model")
+    again = DiskEmbeddingCache(tmp_path, "model")
     found = torch.zeros(2, 3)
     assert again.fill(found, [bytes([2]) * 32, bytes([9]) * 32]) == [1]
     assert np.array_equal(found[0], rows[2])
-    assert len(EmbeddingCache(tmp_path, "other model")) == 0
+    assert len(DiskEmbeddingCache(tmp_path, "other model")) == 0

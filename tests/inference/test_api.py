@@ -13,6 +13,7 @@ from paraclap.acoustics.extraction import measure
 from paraclap.audio import AudioError
 from paraclap.audio.reading import read_audio
 from paraclap.captions.templates import LEVELS
+from paraclap.errors import ParaCLAPError
 from paraclap.inference import measurement
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.classifier import NEUTRAL_PROMPTS
@@ -160,6 +161,12 @@ def test_unvoiced_clip_has_no_phrase_about_pitch(captions):
     assert measure(egemaps.Extractor("captions"), noise).quality == "unvoiced"
     assert table.loc["pitch", ["level", "phrase"]].isna().all()
     assert table.loc["intensity", "level"] in LEVELS
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_unavailable_device_is_named(model_folder, device):
+    with pytest.raises(ParaCLAPError, match=device):
+        ParaCLAP.from_pretrained(model_folder, device)
 
 
 def test_single_embeddings_have_the_model_size(paraclap):
