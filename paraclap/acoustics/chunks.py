@@ -70,7 +70,7 @@ class Job:
     Attributes:
         root: folder that the files are relative to
         folder: folder of the chunk files
-        feature_set: key of `egemaps.FEATURE_SETS`
+        feature_set: key of `FEATURE_SETS`
         longest: length of the windows that overlong clips are cut into [s]; None rejects such clips
         timeout: longest time that a clip may take [s]
         versions: of the libraries in the process that merges; workers must have the same

@@ -174,7 +174,7 @@ def measure_clips(
 
     Args:
         clips: clips to measure
-        feature_set: key of `egemaps.FEATURE_SETS`
+        feature_set: key of `FEATURE_SETS`
         timeout: longest time without an answer [s] before a worker counts as hanging
 
     Raises:

@@ -26,7 +26,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from paraclap.acoustics.egemaps import FEATURE_SETS
+from paraclap.acoustics.feature_sets import FEATURE_SETS
 from paraclap.audio.segments import MAX_SECONDS
 from paraclap.corpora import SOURCE_FORMS
 

@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from paraclap.acoustics import egemaps
+from paraclap.acoustics.feature_sets import FEATURE_SETS, FeatureSet
 from paraclap.audio import reading
 
 DATA = Path(os.environ.get("PARACLAP_DATA", "../shared/data"))
 RATE = 16_000
-SETS = sorted(egemaps.FEATURE_SETS)
+SETS = sorted(FEATURE_SETS)
 PITCH = "F0semitoneFrom27.5Hz_sma3nz_amean"
 
 
@@ -88,7 +89,7 @@ def test_values_equal_opensmile_on_real_speech(corpus, reference):
     files = sorted((DATA / corpus).rglob("*.flac"))[::5]
     if not files:
         pytest.skip(f"no {DATA / corpus}")
-    extractors = [egemaps.Extractor(name) for name in egemaps.FEATURE_SETS]
+    extractors = [egemaps.Extractor(name) for name in FEATURE_SETS]
     for file in files:
         waveform = reading.read_audio(file)
         expected = plain(reference, waveform)
@@ -153,8 +154,8 @@ def test_extractor_does_not_import_pandas():
 
 
 def test_change_of_a_missing_key_is_an_error(monkeypatch):
-    broken = egemaps.FeatureSet("broken", {"funcconcat": {"reader.dmLevl": "x"}})
-    monkeypatch.setitem(egemaps.FEATURE_SETS, "broken", broken)
+    broken = FeatureSet("broken", {"funcconcat": {"reader.dmLevl": "x"}})
+    monkeypatch.setitem(FEATURE_SETS, "broken", broken)
     with pytest.raises(ValueError, match=r"cVectorConcat has 0 keys reader.dmLevl"):
         egemaps.component_graph("broken")
 

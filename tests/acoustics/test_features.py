@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from paraclap.acoustics import merge, worker_pool
+from paraclap.acoustics import backends, merge, worker_pool
 from paraclap.cli import features
 from paraclap.corpora import CorpusError, table
 from paraclap.files import OutputError
@@ -243,6 +243,10 @@ def test_help_and_wrong_options_import_no_slow_library(arguments):
     command = [sys.executable, "-c", code, *arguments]
     ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == ""
+
+
+def test_command_line_offers_every_backend():
+    assert tuple(backends.BACKENDS) == features.BACKENDS
 
 
 def test_output_folder_that_cannot_be_created_is_an_error(folder, tmp_path):
