@@ -22,7 +22,7 @@ ENSEMBLE = "ensemble"
 
 WORDS: dict[str, dict[str, dict[str, str]]] = {
     "emotion": {
-        # "calm" is also a noun, but "emotion is calm" would read as its adjective
+        # not the noun "calm" of the captions, which reads like the adjective
         "calm": {"adjective": "calm", "noun": "calmness"},
         "calmness": {"adjective": "calm", "noun": "calmness"},
         "emphatic": {"adjective": "emphatic", "noun": "emphasis"},

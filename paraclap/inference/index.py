@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from paraclap.evaluation.embedding_cache import audio_fingerprint, text_fingerprint
-from paraclap.inference.api import ParaCLAP
+from paraclap.inference.embedder import Embedder
 from paraclap.inference.index_files import (
     TABLE,
     ClipIndexError,
@@ -29,9 +29,9 @@ BLOCK_ROWS = 4096
 """Rows that each thread multiplies at a time."""
 
 
-def fingerprints(paraclap: ParaCLAP) -> dict[str, str]:
+def fingerprints(embedder: Embedder) -> dict[str, str]:
     """Return the fingerprints of the audio and the text side of a model."""
-    parts = paraclap.model, paraclap.processor
+    parts = embedder.model, embedder.processor
     return {"audio": audio_fingerprint(*parts), "text": text_fingerprint(*parts)}
 
 
@@ -85,13 +85,13 @@ class ClipIndex:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def check(self, paraclap: ParaCLAP) -> None:
+    def check(self, embedder: Embedder) -> None:
         """Check that a model made this index; embeddings of another one are not comparable.
 
         Raises:
             ClipIndexError: naming the side that differs.
         """
-        check_model(self.folder, fingerprints(paraclap))
+        check_model(self.folder, fingerprints(embedder))
 
     def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the nearest clips of each query, by exact search.

@@ -24,7 +24,7 @@ from paraclap.audio import AudioError
 from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.evaluation.embedding_cache import DIGEST_BYTES, clip_key
 from paraclap.files import atomic_write, make_folder, write_text
-from paraclap.inference.api import ParaCLAP
+from paraclap.inference.embedder import Embedder
 from paraclap.inference.index import check_model, fingerprints
 from paraclap.inference.index_files import ABOUT, CHUNKS, FORMAT, TABLE, chunk_paths, read_table
 
@@ -55,12 +55,12 @@ class Update:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def update_index(folder: str | Path, paraclap: ParaCLAP, model: str, clips: pd.DataFrame) -> Update:
+def update_index(folder: str | Path, embedder: Embedder, model: str, clips: pd.DataFrame) -> Update:
     """Make an index hold exactly these clips; only new and changed ones are embedded.
 
     Args:
         folder: of the index, new or existing.
-        paraclap: the model.
+        embedder: the model.
         model: its source, for later queries.
         clips: table of `read_clips`.
 
@@ -69,7 +69,7 @@ def update_index(folder: str | Path, paraclap: ParaCLAP, model: str, clips: pd.D
         OutputError: if it cannot be written.
     """
     folder = make_folder(Path(folder, CHUNKS)).parent
-    found = fingerprints(paraclap)
+    found = fingerprints(embedder)
     if (folder / ABOUT).is_file():
         check_model(folder, found)
     about = {"format": FORMAT, "model": model, "fingerprints": found}
@@ -78,7 +78,7 @@ def update_index(folder: str | Path, paraclap: ParaCLAP, model: str, clips: pd.D
     update = Update()
     table = _with_keys(clips, old, update)
     stored = _stored_places(folder)
-    _embed_missing(folder, paraclap, table, stored, update)
+    _embed_missing(folder, embedder, table, stored, update)
     table = table[table["key"].isin(stored)].reset_index(drop=True)
     obsolete = _merge_files(folder, set(table["key"]), stored)
     places = [stored[key] for key in table["key"]]
@@ -129,7 +129,7 @@ def _with_keys(clips: pd.DataFrame, old: pd.DataFrame | None, update: Update) ->
 
 def _embed_missing(
     folder: Path,
-    paraclap: ParaCLAP,
+    embedder: Embedder,
     table: pd.DataFrame,
     stored: dict[str, Place],
     update: Update,
@@ -139,7 +139,7 @@ def _embed_missing(
     places = missing[["root", "file", "start", "end"]].itertuples(index=False, name=None)
     keys: list[str] = []
     rows: list[np.ndarray] = []
-    embedded = zip(missing["key"], missing["name"], paraclap.embed_clips(places), strict=True)
+    embedded = zip(missing["key"], missing["name"], embedder.embed_clips(places), strict=True)
     for key, name, item in tqdm(embedded, "embedding", len(missing), unit="clip", disable=None):
         if isinstance(item, AudioError):
             update.failures[name] = str(item)
