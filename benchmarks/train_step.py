@@ -1,25 +1,24 @@
-"""Training steps at the size of the published model: the plain way against ours, in one run.
+"""Training steps at the size of the published model: a plain step against `TrainingStep`.
 
     python -m benchmarks.train_step
     python -m benchmarks.train_step --batch 8 --rounds 5
     python -m benchmarks.train_step --device cuda --batch 64 --rounds 20
 
-Towers of the published size from random weights, noise as clips, generated captions; no data and no
-network. The plain way is float32, encodes every caption in every step, and runs the backward pass
-through the speech encoder even where the optimiser does not hold its weights, as in the recipe of
-the paper. Ours is steps.TrainingStep; its frozen text encoder has read every caption before, as
-after the first epoch, and where clips are "remembered", the speech encoder has heard them too.
+Encoders of the published size with random weights, noise as audio, random captions; neither data
+nor network are needed. A plain step runs in float32, encodes every caption, and runs the backward
+pass through the audio encoder even if its weights are not optimised, as the published code does.
+`TrainingStep` has all captions of a frozen text encoder in its cache, as after the first epoch; for
+"cached clips", so are the embeddings of a frozen audio encoder.
 
-In every round each way takes one step on the same batch, so what else the machine does falls on
-all; the order turns from round to round. A first round warms up and is not counted. Ratios are to
-the plain way of the same recipe, as the median over the rounds and from the worst to the best: by
-the clock, and per second of CPU time, which other programs disturb less. Utilisation is what the
-recipe owes (speech encoder alone: the forward pass, and twice that again where it learns) over the
-time, against the fastest matrix product in this run. Memory is what a step adds at its peak to what
-stood before it.
+In each round, each variant takes one step on the same batch, in rotating order, so that other load
+affects all variants alike. A first round is not counted. Ratios are relative to the plain step of
+the same recipe: median and range over the rounds, of wall-clock time and of CPU time, which depends
+less on other load. Utilisation is the required work (of the audio encoder: one forward pass, and
+twice as much for its backward pass if it is trained) over the time, relative to the fastest matrix
+product in this run. Memory is the peak during a step minus the memory before it.
 
-Both ways of the paper's recipe start from the same weights and draw the same random numbers; the
-last lines say how far losses and weights are apart.
+All variants of the published recipe start from the same weights and random states; the last lines
+show how far their losses and weights differ.
 """
 
 import argparse
@@ -49,28 +48,29 @@ RATE = 16_000
 WORDS = 20  # tokens of the longest caption
 CAPTIONS = 40  # that differ
 GIB = 2**30
-RECIPES = PUBLISHED, LEARNING = (
-    "published",
-    "audio",
-)  # both encoders frozen; the speech encoder learns
+PUBLISHED, LEARNING = "published", "audio"  # both encoders frozen; audio encoder trained
+RECIPES = (PUBLISHED, LEARNING)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Heads = tuple[torch.nn.Module, torch.nn.Module, torch.nn.Parameter]
 
 
 @dataclass
-class Way:
-    """One way to take a step.
+class Variant:
+    """A variant of a training step.
 
     Attributes:
-        recipe: what learns; ratios are among the ways of one recipe.
-        name: of the way.
-        freeze: parts of the model that it takes as frozen.
-        owed: passes through all of the speech encoder and through its transformer, in forwards.
+        recipe: which encoders are trained; ratios are within a recipe.
+        name: of the variant.
+        freeze: frozen parts of the model.
+        owed: work in forward passes: of the whole audio encoder, and of its transformer.
         dtype: of its matrix products.
-        step: gradients of a batch; returns the loss.
-        heads: projections and scale of its own.
-        optimizers: of what learns.
-        memory: bytes at the peak of each step; `wall` and `load` are its seconds.
+        step: function that leaves gradients of a batch and returns the loss.
+        heads: its own projections and scale.
+        optimizers: of the trained parameters.
+        losses: loss of each step.
+        wall: wall-clock time of each step [s].
+        load: CPU time of each step [s].
+        memory: peak memory of each step [bytes].
     """
 
     recipe: str
@@ -88,7 +88,7 @@ class Way:
 
 
 def captions() -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and mask (CAPTIONS, WORDS) of every caption there is."""
+    """Tokens and mask (CAPTIONS, WORDS) of all captions."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(8, WORDS + 1, CAPTIONS)
     mask = torch.from_numpy((np.arange(WORDS) < lengths[:, None]).astype(np.int64))
@@ -96,7 +96,7 @@ def captions() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def batches(size: int, rounds: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield batches as datasets.Collate gives them; every batch holds the same clips."""
+    """Yield batches in the form of `Collate`, all of the same clips."""
     rng = np.random.default_rng(seed)
     samples = round(SECONDS * RATE)
     values = torch.from_numpy(0.1 * rng.standard_normal((size, samples), np.float32))
@@ -116,7 +116,7 @@ def batches(size: int, rounds: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def plain_step(model: ParaCLAPModel, batch: dict[str, Any]) -> torch.Tensor:
-    """Encode everything, compare everything, and let the backward pass run as far as it goes."""
+    """Encode all clips and captions, and run the whole backward pass."""
     device = model.device
     inputs = {n: t.to(device) for n, t in batch.items() if torch.is_tensor(t)}
     model.zero_grad()
@@ -127,30 +127,30 @@ def plain_step(model: ParaCLAPModel, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def new_heads(model: ParaCLAPModel) -> Heads:
-    """Projections and scale that start where those of the model stand."""
+    """Copies of the projections and the scale of the model."""
     return tuple(
         copy.deepcopy(part)
         for part in (model.audio_projection, model.text_projection, model.logit_scale)
     )
 
 
-def install(model: ParaCLAPModel, way: Way) -> None:
-    """Give the model the heads of a way, and take as frozen what the way takes as frozen."""
-    model.audio_projection, model.text_projection, model.logit_scale = way.heads
+def install(model: ParaCLAPModel, variant: Variant) -> None:
+    """Set the heads and the frozen parts of a variant."""
+    model.audio_projection, model.text_projection, model.logit_scale = variant.heads
     model.freeze([])
     model.requires_grad_(True)
-    model.freeze(way.freeze)
+    model.freeze(variant.freeze)
     model.audio_branch.base.feature_extractor._requires_grad = True
     model.train()
-    model.audio_branch.eval()  # so that no way draws random numbers in its encoders
+    model.audio_branch.eval()  # no random numbers in the encoders
     model.text_branch.eval()
 
 
-def every_way(model: ParaCLAPModel, options: argparse.Namespace) -> list[Way]:
-    """The plain way of each recipe, and ours."""
-    found: list[Way] = []
+def all_variants(model: ParaCLAPModel, options: argparse.Namespace) -> list[Variant]:
+    """The plain step and `TrainingStep` for each recipe."""
+    found: list[Variant] = []
     both, text, convolutions = ("audio", "text"), ("text",), ("audio_convolutions", "text")
-    tower = torch.optim.Adam(model.audio_branch.parameters(), lr=0.0)  # measures all, changes none
+    tower = torch.optim.Adam(model.audio_branch.parameters(), lr=0.0)  # costs time, changes nothing
 
     def plain(batch: dict[str, Any]) -> torch.Tensor:
         return plain_step(model, batch)
@@ -166,23 +166,23 @@ def every_way(model: ParaCLAPModel, options: argparse.Namespace) -> list[Way]:
         heads = new_heads(model)
         learned = [*heads[0].parameters(), *heads[1].parameters(), heads[2]]
         optimizers = [torch.optim.Adam(learned, lr=1e-3), *([tower] if owed[1] else [])]
-        way = Way(recipe, name, freeze, owed, DTYPES[precision], plain, heads, optimizers)
-        found.append(way)
+        variant = Variant(recipe, name, freeze, owed, DTYPES[precision], plain, heads, optimizers)
+        found.append(variant)
         if name == "plain":
             return
-        install(model, way)
+        install(model, variant)
         ours = TrainingStep(
             model, ContrastiveLoss(), "own", precision == "bf16", micro_batch=micro_batch
         )
         input_ids, mask = captions()
         ours.encoder.captions(token_keys(input_ids, mask), input_ids, mask)
-        way.step = remembered(ours) if owed == (0, 0) else lambda batch: ours(batch).loss
+        variant.step = with_cached_clips(ours) if owed == (0, 0) else lambda batch: ours(batch).loss
 
     if PUBLISHED in options.recipes:
         add(PUBLISHED, "plain", (), (1, 0))
         for precision in options.precisions:
             add(PUBLISHED, precision, both, (1, 0), precision)
-        add(PUBLISHED, "fp32, clips remembered", both, (0, 0))
+        add(PUBLISHED, "fp32, cached clips", both, (0, 0))
     if LEARNING in options.recipes:
         add(LEARNING, "plain", (), (1, 2))
         for precision in options.precisions:
@@ -195,8 +195,8 @@ def every_way(model: ParaCLAPModel, options: argparse.Namespace) -> list[Way]:
     return found
 
 
-def remembered(ours: TrainingStep) -> Callable[[dict[str, Any]], torch.Tensor]:
-    """Steps of the second epoch: every clip was heard."""
+def with_cached_clips(ours: TrainingStep) -> Callable[[dict[str, Any]], torch.Tensor]:
+    """Steps of the second epoch, when all clips are cached."""
 
     def step(batch: dict[str, Any]) -> torch.Tensor:
         if ours.encoder.clips is None:
@@ -207,20 +207,20 @@ def remembered(ours: TrainingStep) -> Callable[[dict[str, Any]], torch.Tensor]:
     return step
 
 
-def take(model: ParaCLAPModel, way: Way, batch: dict[str, Any], number: int) -> None:
-    """Take one step and note what it took."""
-    install(model, way)
+def take(model: ParaCLAPModel, variant: Variant, batch: dict[str, Any], number: int) -> None:
+    """Take one step and record its time and memory."""
+    install(model, variant)
     seed_step(1, number)
     synchronise(model.device)
     before = start_memory(model.device)
     wall, load = time.perf_counter(), time.process_time()
-    way.losses.append(way.step(batch).item())
-    for optimizer in way.optimizers:
+    variant.losses.append(variant.step(batch).item())
+    for optimizer in variant.optimizers:
         optimizer.step()
     synchronise(model.device)
-    way.wall.append(time.perf_counter() - wall)
-    way.load.append(time.process_time() - load)
-    way.memory.append(peak_memory(model.device) - before)
+    variant.wall.append(time.perf_counter() - wall)
+    variant.load.append(time.process_time() - load)
+    variant.memory.append(peak_memory(model.device) - before)
     model.zero_grad()
 
 
@@ -231,17 +231,17 @@ def synchronise(device: torch.device) -> None:
 
 
 def start_memory(device: torch.device) -> float:
-    """Start to watch the peak; returns the bytes in use."""
+    """Reset the peak; returns the memory in use [bytes]."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    ctypes.CDLL(None).malloc_trim(0)  # or memory that is free already would hide what is needed
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory would hide the peak
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes at the peak since the start."""
+    """Peak memory since the reset [bytes]."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM")
@@ -252,7 +252,7 @@ def _status(name: str) -> float:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """FLOP/s of the fastest of a few square matrix products."""
+    """Speed of the fastest of four square matrix products [FLOP/s]."""
     first, second = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(4):
@@ -266,7 +266,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype, size: int) -> float:
 
 @torch.no_grad()
 def forward_flops(model: ParaCLAPModel, batch: dict[str, Any]) -> tuple[float, float]:
-    """FLOP of a clip in one forward pass of the speech encoder, and of all but its convolutions."""
+    """FLOP per clip of a forward pass of the audio encoder, and without its convolutions."""
     values = batch["input_values"][:1].to(model.device)
     counted = []
     for part in (model.audio_branch, model.audio_branch.base.feature_extractor):
@@ -282,50 +282,64 @@ def spread(values: list[float]) -> str:
 
 
 def report(
-    ways: list[Way],
+    variants: list[Variant],
     size: int,
     flops: tuple[float, float],
     peaks: dict[torch.dtype, float],
     start: list[torch.Tensor],
 ) -> str:
-    """Markdown table of all ways, and how far plain and ours are apart."""
-    head = ("recipe", "way", "ratio", "ratio of CPU time", "clips/s", "peak GiB", "utilisation")
+    """Markdown table of all variants, and differences from the plain step."""
+    head = ("recipe", "variant", "ratio", "ratio of CPU time", "clips/s", "peak GiB", "utilisation")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    base: dict[str, Way] = {way.recipe: way for way in ways if way.name == "plain"}
-    for way in ways:
-        plain = base[way.recipe]
+    base: dict[str, Variant] = {
+        variant.recipe: variant for variant in variants if variant.name == "plain"
+    }
+    for variant in variants:
+        plain = base[variant.recipe]
         ratios, loads = (
-            [a / b for a, b in zip(getattr(plain, name), getattr(way, name), strict=True)]
+            [a / b for a, b in zip(getattr(plain, name), getattr(variant, name), strict=True)]
             for name in ("wall", "load")
         )
-        seconds = statistics.median(way.wall)
-        owed = size * (way.owed[0] * flops[0] + way.owed[1] * flops[1 if "conv" in way.name else 0])
-        used = f"{owed / seconds / peaks[way.dtype]:.0%}" if owed else "-"
-        cells = (way.recipe, way.name, spread(ratios), spread(loads), f"{size / seconds:.2f}")
-        lines.append(f"| {' | '.join(cells)} | {max(way.memory) / GIB:.1f} | {used} |")
-    told = ", ".join(f"{str(d).split('.')[1]} {p / 1e9:.0f}" for d, p in peaks.items())
-    lines += ["", f"Matrix products: {told} GFLOP/s; a clip is {flops[0] / 1e9:.0f} GFLOP forward."]
-    return "\n".join([*lines, *differences(ways, start)])
+        seconds = statistics.median(variant.wall)
+        owed = size * (
+            variant.owed[0] * flops[0] + variant.owed[1] * flops[1 if "conv" in variant.name else 0]
+        )
+        used = f"{owed / seconds / peaks[variant.dtype]:.0%}" if owed else "-"
+        cells = (
+            variant.recipe,
+            variant.name,
+            spread(ratios),
+            spread(loads),
+            f"{size / seconds:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} | {max(variant.memory) / GIB:.1f} | {used} |")
+    speeds = ", ".join(f"{str(d).split('.')[1]} {p / 1e9:.0f}" for d, p in peaks.items())
+    lines += [
+        "",
+        f"Matrix products: {speeds} GFLOP/s; a clip is {flops[0] / 1e9:.0f} GFLOP forward.",
+    ]
+    return "\n".join([*lines, *differences(variants, start)])
 
 
-def differences(ways: list[Way], start: list[torch.Tensor]) -> list[str]:
-    """How far losses and learned weights are from the plain way's, after the same steps."""
-    published = [way for way in ways if way.recipe == PUBLISHED]
+def differences(variants: list[Variant], start: list[torch.Tensor]) -> list[str]:
+    """Differences of losses and trained weights from the plain step."""
+    published = [variant for variant in variants if variant.recipe == PUBLISHED]
     lines = [""]
-    for way in published[1:]:
+    for variant in published[1:]:
         plain = published[0]
-        losses = max(abs(a - b) for a, b in zip(way.losses, plain.losses, strict=True))
+        losses = max(abs(a - b) for a, b in zip(variant.losses, plain.losses, strict=True))
         pairs = [
             (a, b)
-            for ours, theirs in zip(way.heads[:2], plain.heads[:2], strict=True)
+            for ours, theirs in zip(variant.heads[:2], plain.heads[:2], strict=True)
             for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
         ]
         weights = max((a - b).abs().max().item() for a, b in pairs)
         moved = [(b - c) for (_, b), c in zip(pairs, start, strict=True)]
         apart = _norm(a - b for a, b in pairs) / _norm(moved)
         lines.append(
-            f"{way.name}, {len(way.losses)} steps: losses differ by at most {losses:.1e}, weights "
-            f"of the projections by {weights:.1e}, in norm {apart:.1e} of the way that they went."
+            f"{variant.name}, {len(variant.losses)} steps: losses differ by at most {losses:.1e}, "
+            f"weights of the projections by {weights:.1e}, "
+            f"in norm {apart:.1e} of their total change."
         )
     return lines
 
@@ -353,20 +367,25 @@ def main() -> None:
     prepare_encoders(model, compiled=options.compile)
     projections = (model.audio_projection, model.text_projection)
     start = [p.detach().clone() for part in projections for p in part.parameters()]
-    ways = every_way(model, options)
+    variants = all_variants(model, options)
     size = 8192 if device.type == "cuda" else 2048
-    peaks = {dtype: peak_flops(device, dtype, size) for dtype in {way.dtype for way in ways}}
+    peaks = {
+        dtype: peak_flops(device, dtype, size) for dtype in {variant.dtype for variant in variants}
+    }
     for number, batch in enumerate(batches(options.batch, options.rounds + 1)):
-        for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
-            take(model, way, batch, number)
-            print(f"{number}: {way.recipe}, {way.name}: {way.wall[-1]:.2f} s", file=sys.stderr)
+        for variant in variants[number % len(variants) :] + variants[: number % len(variants)]:
+            take(model, variant, batch, number)
+            print(
+                f"{number}: {variant.recipe}, {variant.name}: {variant.wall[-1]:.2f} s",
+                file=sys.stderr,
+            )
         if number == 0:  # it warmed up
-            for way in ways:
-                way.wall, way.load, way.memory = [], [], []
+            for variant in variants:
+                variant.wall, variant.load, variant.memory = [], [], []
     threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
     print(f"Batch of {options.batch} clips of {SECONDS:g} s; {where}.\n")
-    print(report(ways, options.batch, forward_flops(model, batch), peaks, start))
+    print(report(variants, options.batch, forward_flops(model, batch), peaks, start))
 
 
 if __name__ == "__main__":

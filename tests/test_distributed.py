@@ -37,7 +37,7 @@ def exchanges():
             "sum": distributed.sum_in_place(torch.tensor([1.0, number])),
             "largest": distributed.largest(number, -number),
             "replaced": replaced.item(),
-            "told": distributed.broadcast({"by": number, "text": ["x"]}),
+            "broadcast": distributed.broadcast({"by": number, "text": ["x"]}),
         }
 
 
@@ -53,7 +53,7 @@ def test_exchanges_give_every_process_the_values_of_all(together, world):
         assert result["sum"].tolist() == [world, sum(range(world))]
         assert result["largest"] == [world - 1, 0]
         assert result["replaced"] == 5
-        assert result["told"] == {"by": 0, "text": ["x"]}
+        assert result["broadcast"] == {"by": 0, "text": ["x"]}
 
 
 def test_a_single_process_exchanges_nothing():

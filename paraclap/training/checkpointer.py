@@ -1,4 +1,4 @@
-"""What a run saves: checkpoints, the models `best` and `last`, and what it resumes from."""
+"""Saving and resuming: checkpoints, and the models `best` and `last` of a run."""
 
 import shutil
 import time

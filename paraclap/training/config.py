@@ -53,6 +53,16 @@ CHOICES: dict[str, Sequence[str]] = {
     "train.loggers": ("tensorboard", "wandb"),
 }
 
+MINIMUM: dict[str, float] = {
+    **{"data.class_sampling_exponent": 0, "data.sampling_exponent": 0, "data.workers": 0},
+    **{"data.validation_speakers": 0, "loss.class_prompts": 0, "model.projection_dim": 1},
+    **{"optim.clip_norm": 0, "optim.warmup_steps": 0, "text_pretraining.steps": 0},
+    **{"train.batch_size": 2, "train.epochs": 1, "train.keep": 1, "train.log_every": 1},
+    **{"train.max_skipped": 0, "train.max_steps": 0, "train.micro_batch": 0},
+    **{"train.save_every": 1, "train.text_cache": 0, "train.validate_every": 1},
+}
+"""Smallest values of numbers."""
+
 RENAMED = {
     "captions.counts": "captions.phrase_count_probs",
     "captions.shares": "captions.label_probs",
@@ -103,6 +113,9 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         given = flat[key] if isinstance(flat[key], list) else [flat[key]]
         if not set(given) <= set(choices):
             raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(choices)}")
+    for key, minimum in MINIMUM.items():
+        if flat[key] < minimum:
+            raise SettingsError(f"{key} is {flat[key]}, expected at least {minimum}")
     _fill_text_encoder(settings)
     return settings
 

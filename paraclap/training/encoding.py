@@ -17,7 +17,6 @@ import torch
 import transformers
 
 from paraclap.model.modeling_paraclap import ParaCLAPModel, mel_frames
-from paraclap.settings import SettingsError
 from paraclap.training.frozen import EmbeddingCache, FrozenEncoder
 from paraclap.training.optim import drawing_from, random_state
 
@@ -52,8 +51,6 @@ class BatchEncoder:
         micro_batch: int = 0,
         text_cache: int = 256,
     ) -> None:
-        if micro_batch < 0:
-            raise SettingsError(f"train.micro_batch is {micro_batch}, expected 0 or more")
         self.model = model
         self.bfloat16 = bfloat16
         self.micro_batch = micro_batch

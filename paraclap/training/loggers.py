@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from paraclap.files import write_text
+from paraclap.files import OutputError, write_text
 from paraclap.settings import SettingsError
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
@@ -77,9 +77,16 @@ class Log:
         self.close(finished=error is None)
 
     def write(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
-        """Add one row; loggers show its values under `prefix`."""
-        with self.path.open("a") as stream:
-            stream.write(json.dumps({"step": step, **values}) + "\n")
+        """Add one row; loggers show its values under `prefix`.
+
+        Raises:
+            OutputError: if it cannot be written, as on a full disk.
+        """
+        try:
+            with self.path.open("a") as stream:
+                stream.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}") from error
         if self.writer is not None:
             for name, value in values.items():
                 if value is not None:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from paraclap.distributed import agreed_signal, largest, rank
-from paraclap.files import write_text
+from paraclap.files import make_folder, write_text
 from paraclap.settings import Settings
 from paraclap.signals import EXIT_CODES, Stopped, StopRequests
 from paraclap.training.config import flatten
@@ -27,6 +27,7 @@ def train(settings: Settings) -> Trainer:
     """Train a model; returns the finished run.
 
     Raises:
+        OutputError: if the run folder cannot be written.
         SettingsError: if the settings do not go together with each other or with the data.
         Stopped: after a checkpoint was written, if a signal was received.
     """
@@ -34,7 +35,7 @@ def train(settings: Settings) -> Trainer:
     check_data(settings)
     check_loggers(settings.train.loggers)
     run = Trainer(settings)
-    run.output.mkdir(parents=True, exist_ok=True)
+    make_folder(run.output)
     run.resume()
     if rank() == 0:
         config = OmegaConf.to_yaml(OmegaConf.structured(settings))

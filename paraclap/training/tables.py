@@ -236,9 +236,5 @@ def check_data(settings: Settings) -> None:
     Raises:
         SettingsError: naming the wrong key.
     """
-    data = settings.data
-    for key in ("sampling_exponent", "class_sampling_exponent"):
-        if getattr(data, key) < 0:
-            raise SettingsError(f"data.{key} is {getattr(data, key)}, expected 0 or more")
-    _check_augmentation(data)
+    _check_augmentation(settings.data)
     check_paths(settings)

@@ -368,7 +368,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(
     assert killed_run([*arguments, f"output={parts}"], parts, 20, seed=workers) == 20
     assert same_runs(whole, parts)
     loop.train(read_settings([*arguments, f"output={other}", "train.seed=1"]))
-    assert not same_runs(whole, other)  # the comparison can tell
+    assert not same_runs(whole, other)  # control of the comparison
     steps = load_newest(parts / "checkpoints")["step"]
     happened(
         f"20 kills in {steps} steps: losses and weights equal to the bit; another seed differs"

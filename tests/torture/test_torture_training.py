@@ -34,12 +34,12 @@ def test_every_row_has_a_test():
 
 def test_table_has_a_line_per_case_in_the_order_of_the_list():
     table = torture_table(
-        [(31, "disk full", "stopped | told"), (0, "nothing", "ok"), (4, "x", "y")]
+        [(31, "disk full", "stopped | named"), (0, "nothing", "ok"), (4, "x", "y")]
     )
     assert table.splitlines()[2:] == [
         "|  | nothing | ok |",
         "| 4 | x | y |",
-        r"| 31 | disk full | stopped \| told |",
+        r"| 31 | disk full | stopped \| named |",
     ]
 
 
@@ -85,9 +85,9 @@ def test_names_that_lead_out_of_the_root_stop_a_run_before_its_first_step(
     with pytest.raises((AudioError, CorpusError, ValueError)) as refused:
         loop.train(read_settings(arguments))
     assert not list_checkpoints(tmp_path / "run" / "checkpoints")
-    told = str(refused.value).replace(str(tmp_path), "")
-    assert name.split("\0")[0] in told
-    happened(told.replace("\0", r"\0"))
+    message = str(refused.value).replace(str(tmp_path), "")
+    assert name.split("\0")[0] in message
+    happened(message.replace("\0", r"\0"))
 
 
 @pytest.mark.torture(48, "evaluation of a run whose weights are gone")

@@ -28,19 +28,19 @@ def test_reference_in_the_documentation_is_up_to_date():
 
 def test_reference_holds_every_key_with_a_default_that_can_be_given(tmp_path):
     cells = [line.split(" | ") for line in reference().splitlines() if line.startswith("| `")]
-    told = {row[0].strip("| `"): row[1].strip("`") for row in cells}
+    given = {row[0].strip("| `"): row[1].strip("`") for row in cells}
     expected = flatten(dataclasses.asdict(Settings()))
     expected["model.audio.config"] = expected["model.text.config"] = {}
     for key in list(expected):
         if key.startswith("captions.label_probs."):
             expected["captions.label_probs"] = {"emotion": expected.pop(key)}
-    assert told.keys() == expected.keys()
-    assert {key: yaml.safe_load(text) for key, text in told.items()} == expected
+    assert given.keys() == expected.keys()
+    assert {key: yaml.safe_load(text) for key, text in given.items()} == expected
     (tmp_path / "empty.yaml").write_text("{}")
-    given = [f"{key}={text}" for key, text in told.items()]
+    arguments = [f"{key}={text}" for key, text in given.items()]
     defaults = Settings()
     defaults.model.text.config = SMALL_BERT
-    assert read_settings([str(tmp_path / "empty.yaml"), *given]) == defaults
+    assert read_settings([str(tmp_path / "empty.yaml"), *arguments]) == defaults
 
 
 def test_text_encoder_without_name_and_type_is_the_small_bert(tmp_path):
@@ -92,13 +92,13 @@ def test_field_without_description_and_description_without_field_are_named():
         """Odd.
 
         Attributes:
-            told: but
+            described: but
                 no field.
         """
 
-        untold: int = 0
+        missing: int = 0
 
-    with pytest.raises(ValueError, match=r"Odd: \['told', 'untold'\]"):
+    with pytest.raises(ValueError, match=r"Odd: \['described', 'missing'\]"):
         attribute_texts(Odd)
 
 
@@ -136,6 +136,8 @@ def test_command_prints_the_reference():
         ("loss.name=triplet", "sigmoid"),
         ("data.crop=center", "centre"),
         ("train.precision=fp8", "bf16"),
+        ("train.epochs=0", "at least 1"),
+        ("train.micro_batch=-1", "at least 0"),
     ],
 )
 def test_wrong_settings_are_named_with_what_is_expected(config, argument, message):

@@ -143,15 +143,15 @@ def test_unlabelled_clips_are_no_negatives_of_captions_with_the_label(partly_lab
         phrases = [dataset.phrases[row] for row in batch["row"]]
         for clip, row in zip(phrases, batch["matches"][0].tolist(), strict=True):
             for text, value in zip(batch["captions"], row, strict=True):
-                tells = [p for p in phrases if text in p.get("emotion", [])]
-                if tells and "emotion" not in clip:
+                owners = [p for p in phrases if text in p.get("emotion", [])]
+                if owners and "emotion" not in clip:
                     assert math.isnan(value)
-                elif tells:
+                elif owners:
                     assert value == float(text in clip["emotion"])
-                seen.add((bool(tells), "emotion" in clip))
+                seen.add((bool(owners), "emotion" in clip))
         assert batch["matches"][0].diagonal().eq(1).all()
         assert math.isfinite(run.training_step(batch)["loss"])
-    assert seen == {(told, known) for told in (True, False) for known in (True, False)}
+    assert seen == {(named, known) for named in (True, False) for known in (True, False)}
 
 
 def test_resuming_with_another_loss_is_refused(config):

@@ -212,7 +212,7 @@ def attribute(target, label):
 
 @pytest.mark.parametrize("target", ["emotion", "gender"])
 def test_labels_with_equal_prompts_have_equal_captions(target):
-    """RAVDESS says angry where EmoDB says anger: both are worded, and asked for, as one."""
+    """RAVDESS has the label angry, EmoDB anger; captions and prompts are the same."""
     attributes = {}
     for label, words in class_words(target).items():
         attributes.setdefault(words["adjective"], set()).add(attribute(target, label))

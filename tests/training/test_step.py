@@ -315,8 +315,3 @@ def test_clip_norm_limits_the_gradients_of_model_and_objective(settings):
     after = math.sqrt(sum(g.square().sum().item() for g in gradients(model, objective).values()))
     assert before > 0.01 and after == pytest.approx(0.01, rel=1e-3)
     assert objective.bias.grad is not None
-
-
-def test_negative_micro_batch_is_refused(tiny):
-    with pytest.raises(ValueError, match="micro_batch is -1"):
-        TrainingStep(tiny[0], ContrastiveLoss(), micro_batch=-1)

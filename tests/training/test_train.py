@@ -146,17 +146,18 @@ def test_precomputed_embeddings_change_no_bit_of_a_run(config, tmp_path, monkeyp
     for way in ("crop", "read"):
         read = getattr(Files, way)
         monkeypatch.setattr(Files, way, lambda *a, read=read: opened.append(a) or read(*a))
-    for name in ("heard", "read"):
+    for name in ("precomputed", "read"):
         arguments = [config, *FROZEN, "train.validate_every=1000", f"output={tmp_path / name}"]
         run = loop.train(read_settings(arguments))
-        training = len(run.data.train_table) if name == "heard" else 5 * run.steps
+        training = len(run.data.train_table) if name == "precomputed" else 5 * run.steps
         opens = len(run.validate.classes) + training
         assert len(opened) == opens
         opened.clear()
         monkeypatch.setattr(loop.Trainer, "precompute_audio_embeddings", lambda *a: None)
-    assert same(weights(tmp_path / "heard"), weights(tmp_path / "read"))
+    assert same(weights(tmp_path / "precomputed"), weights(tmp_path / "read"))
     losses = [
-        [row["loss"] for row in rows(tmp_path / n) if "loss" in row] for n in ("heard", "read")
+        [row["loss"] for row in rows(tmp_path / n) if "loss" in row]
+        for n in ("precomputed", "read")
     ]
     assert losses[0] == losses[1]
 
@@ -204,7 +205,7 @@ def test_sigmoid_bias_learns_and_is_part_of_the_checkpoint(config):
 
 @pytest.mark.torture(27, "control: resumed with weights alone")
 def test_resuming_without_the_optimiser_differs(config, tmp_path, monkeypatch):
-    """Control of the test above: it can tell an inexact resume."""
+    """Control of the tests of exact resume."""
     whole, parts = (f"output={tmp_path / name}" for name in ("whole", "parts"))
     loop.train(read_settings([config, whole]))
     with monkeypatch.context() as patch:
