@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _index(options: argparse.Namespace) -> int:
     """Make or update an index; returns the exit code."""
+    model = find_model(options.model)
     from paraclap.corpora.table import read_clips
 
-    model = find_model(options.model)
     clips = read_clips(options.sources)
     from paraclap.inference import approximate
     from paraclap.inference.api import ParaCLAP
