@@ -11,28 +11,11 @@ from paraclap.evaluation.prompt_sets import class_prompts
 from paraclap.inference.classifier import ZeroShotClassifier
 from paraclap.inference.measurement import level_phrases, measured_levels
 
-LABELS = {
-    "emotion": (
-        "neutral",
-        "amused",
-        "angry",
-        "bored",
-        "calm",
-        "confused",
-        "contemptuous",
-        "disgusted",
-        "excited",
-        "fearful",
-        "frustrated",
-        "happy",
-        "pleasantly surprised",
-        "proud",
-        "relieved",
-        "sad",
-        "surprised",
-    ),
-    "gender": ("female", "male"),
-}
+EMOTIONS = (
+    "neutral, amused, angry, bored, calm, confused, contemptuous, disgusted, excited, fearful, "
+    "frustrated, happy, pleasantly surprised, proud, relieved, sad, surprised"
+)
+LABELS = {"emotion": tuple(EMOTIONS.split(", ")), "gender": ("female", "male")}
 """Targets that are predicted besides the measured descriptors -> classes."""
 
 

@@ -7,7 +7,6 @@
 Letters: n clips, m some of them, K queries, D embedding size.
 """
 
-import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -143,8 +142,3 @@ class ClipIndex:
             for first in range(0, len(chunk), BLOCK_ROWS):
                 yield start + first, chunk[first : first + BLOCK_ROWS]
             start += len(chunk)
-
-    def seconds(self, row: int) -> tuple[float, float | None]:
-        """Return start and end of a clip [s]; None = the end of its file."""
-        start, end = self.clips.loc[row, ["start", "end"]]
-        return float(start), None if math.isnan(end) else float(end)
