@@ -134,12 +134,13 @@ MEASURED_MAIN = """
 import re, sys, time
 from pathlib import Path
 import models
+from paraclap.cli.models import main
 
 def peak():  # kB; getrusage would include the memory of the parent process
     return re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]
 
 before, start = peak(), time.perf_counter()
-models.main(sys.argv[1:])
+main(sys.argv[1:])
 print("MEASURED", time.perf_counter() - start, before, peak())
 """
 

@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from training_runs import same
 
-from paraclap.evaluation import zero_shot
+from paraclap.evaluation.embed import embed_texts
 from paraclap.model.build import build_model
 from paraclap.training import loop
 from paraclap.training.config import read_settings
 
 
 def mean_cosine(run, texts):
-    cosines = zero_shot.embed_texts(run.model.eval(), run.processor, texts)
+    cosines = embed_texts(run.model.eval(), run.processor, texts)
     cosines = (cosines @ cosines.T).numpy()
     return cosines[~np.eye(len(texts), dtype=bool)].mean()
 
