@@ -2,29 +2,28 @@
 
     python -m benchmarks.features /data/RAVDESS --files 240 --rounds 3
 
-Every method runs as a separate process, in turns, so that other load affects all of them. Processor
-time is that of the process and its children; wall time shows the gain of several workers. Start-up
-(imports and the first clip, 1 to 3 s) is excluded: in each round, each method also measures a
-single file, whose time is subtracted. Ratios are computed within a round; median, minimum and
-maximum are reported. The values of all methods are compared bit by bit.
-
-The default folder is RAVDESS in the folder of the environment variable PARACLAP_DATA.
+Every variant runs in a process of its own. Start-up (imports and the first clip, 1 to 3 s) is
+excluded: in each round, each variant also measures a single file, whose time is subtracted. "per
+core" is the ratio of CPU time to that of opensmile with one worker, "wall time" the ratio to the
+fastest opensmile; median and range over the rounds. Values are compared bit by bit.
 """
 
 import argparse
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pandas as pd
 import soundfile
+
+from benchmarks.timing import Run, alternate, markdown_table, spread
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OPENSMILE = """
@@ -38,159 +37,132 @@ if __name__ == "__main__":
         feature_set=opensmile.FeatureSet.eGeMAPSv02,
         feature_level=opensmile.FeatureLevel.Functionals,
         num_workers=int(workers),
-        multiprocessing=bool(int(processes)),
+        multiprocessing=processes == "processes",
     )
     smile.process_files(pd.read_csv(table)["path"].tolist()).to_parquet(output)
 """
 """Extraction with opensmile alone."""
+Variant = tuple[str, int]
+"""Name and number of workers."""
 
 
-@dataclass(frozen=True)
-class Method:
-    """An extraction method: name, number of workers, command and output."""
-
-    name: str
-    workers: int
-    command: tuple[str, ...]
-    output: Path
-
-
-@dataclass
-class Time:
-    """Processor and wall seconds of one run."""
-
-    processor: float
-    wall: float
-
-
-def methods(table: Path, folder: Path, workers: int) -> list[Method]:
-    """Return all methods for a table, opensmile first."""
-    script = folder / "process_files.py"
-    script.write_text(OPENSMILE)
-    reference = [("", 1, 0), (", threads", workers, 0), (", processes", workers, 1)]
-    commands = [
-        (f"opensmile{name}", n, (script, table, "OUT", n, parallel))
-        for name, n, parallel in reference
+def command(variant: Variant, table: Path, output: Path) -> list[str]:
+    """Return the command of a variant."""
+    name, workers = variant
+    if name.startswith("opensmile"):
+        kind = name.rpartition(" ")[2]
+        return [sys.executable, "-c", OPENSMILE, str(table), str(output), str(workers), kind]
+    options = ["--feature-set", name, "--workers", str(workers)]
+    return [
+        sys.executable,
+        str(REPOSITORY / "features.py"),
+        str(table),
+        "-o",
+        str(output),
+        *options,
     ]
-    for feature_set in ("egemaps", "captions-extended", "captions"):
-        for n in (1, workers):
-            options = ("--feature-set", feature_set, "--workers", n)
-            command = (REPOSITORY / "features.py", table, "-o", "OUT", *options)
-            commands.append((feature_set, n, command))
-    found = []
-    for name, n, command in commands:
-        output = folder / f"{table.stem} {name} {n}.parquet"
-        words = (str(output) if word == "OUT" else str(word) for word in command)
-        found.append(Method(name, n, tuple(words), output))
-    return found
 
 
-def run(method: Method) -> Time:
-    """Run a method without earlier output and return its times."""
-    for path in [*method.output.with_suffix(".parts").glob("*"), method.output]:
+def output_of(variant: Variant, table: Path) -> Path:
+    """Return the file that a variant writes for a table."""
+    return table.with_name(f"{table.stem} {variant[0]} {variant[1]}.parquet")
+
+
+def extract(variant: Variant, table: Path, output: Path) -> None:
+    """Run a variant without earlier output."""
+    for path in [*output.with_suffix(".parts").glob("*"), output]:
         path.unlink(missing_ok=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.perf_counter()
-    subprocess.run([sys.executable, *method.command], check=True, capture_output=True)
-    wall = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Time(processor, wall)
+    subprocess.run(command(variant, table, output), check=True, capture_output=True)
 
 
 def compare(output: Path, reference: Path) -> str:
-    """Return how the values of a method differ from those of opensmile."""
+    """Return how the values of a variant differ from those of opensmile."""
     found, expected = pd.read_parquet(output), pd.read_parquet(reference)
     names = [name for name in expected if name in found]
     ours = found[names].to_numpy(np.float32)
     theirs = expected[names].to_numpy(np.float32)
     same = ours.view(np.int32) == theirs.view(np.int32)
     undefined = np.isnan(ours) & np.isin(theirs, (0, -201))
-    spread = np.array(["stddev" in name for name in names])
-    wrong = int((~same & ~undefined & ~(np.isnan(ours) & spread)).sum())
+    deviations = np.array(["stddev" in name for name in names])
+    wrong = int((~same & ~undefined & ~(np.isnan(ours) & deviations)).sum())
     summary = f"{len(names)} columns, {same.size} values: {wrong} differ"
     return summary + (f", {int(np.isnan(ours).sum())} undefined" if np.isnan(ours).any() else "")
 
 
-def choose(folder: Path, count: int, where: Path) -> tuple[Path, Path, float]:
-    """Return a table of files, a table of the first one, and the duration of the others [s].
+def choose(folder: Path, count: int, copies: Path) -> pd.DataFrame:
+    """Copy files that are spread evenly over a folder; return `file`, `path` and `seconds`.
 
-    The files are spread evenly over the folder. They must be mono at 16 kHz, because opensmile
-    reads the first channel only and does not resample.
+    They must be mono at 16 kHz: opensmile reads the first channel only and does not resample.
     """
     paths = sorted(p for s in ("wav", "flac") for p in folder.rglob(f"*.{s}"))
-    chosen = paths[:: max(1, len(paths) // count)][:count]
-    infos = [soundfile.info(path) for path in chosen]
-    for path, info in zip(chosen, infos, strict=True):
+    rows = []
+    for number, path in enumerate(paths[:: max(1, len(paths) // count)][:count]):
+        info = soundfile.info(path)
         if (info.samplerate, info.channels) != (16_000, 1):
             sys.exit(f"{path} has {info.channels} channels at {info.samplerate} Hz, not 1 at 16000")
-    if len(chosen) < 2:
-        sys.exit(f"{folder} holds {len(chosen)} WAV or FLAC files, expected at least 2")
-    rows = pd.DataFrame({"file": [f"{n:05}{path.suffix}" for n, path in enumerate(chosen)]})
-    rows["path"] = [str(where / file) for file in rows["file"]]
-    for path, copy in zip(chosen, rows["path"], strict=True):
+        copy = copies / f"{number:05}{path.suffix}"
         shutil.copyfile(path, copy)
-    tables = {where / "all.csv": rows, where / "start.csv": rows[:1]}
-    for table, part in tables.items():
-        part.to_csv(table, index=False)
-    return *tables, sum(info.duration for info in infos[1:])
+        rows.append({"file": copy.name, "path": str(copy), "seconds": info.duration})
+    if len(rows) < 2:
+        sys.exit(f"{folder} holds {len(rows)} WAV or FLAC files, expected at least 2")
+    return pd.DataFrame(rows)
 
 
-def main() -> None:
-    """Print the table."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = Path(os.environ.get("PARACLAP_DATA", REPOSITORY.parent / "shared" / "data"))
-    parser.add_argument("folder", type=Path, nargs="?", default=default / "ravdess")
-    parser.add_argument("--files", type=int, default=240)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    options = parser.parse_args()
+    parser.add_argument("folder", type=Path, help="WAV or FLAC, 16 kHz, mono")
+    parser.add_argument("--files", type=int, default=240, help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="(%(default)s)")
+    options = parser.parse_args(arguments)
+    n = options.workers
+    reference = ("opensmile", 1)
+    variants = [reference, ("opensmile, threads", n), ("opensmile, processes", n)]
+    for feature_set in ("egemaps", "captions-extended", "captions"):
+        variants += [(feature_set, 1), (feature_set, n)]
     with tempfile.TemporaryDirectory() as name:
-        where = Path(name)
-        table, start, seconds = choose(options.folder, options.files, where)
-        compared = methods(table, where, options.workers)
-        starting = methods(start, where, options.workers)
-        rounds = [
-            [(run(method), run(first)) for method, first in zip(compared, starting, strict=True)]
-            for _ in range(options.rounds)
-        ]
-        print(f"{options.files} files, {seconds:.0f} s of audio, {options.rounds} rounds")
-        report(compared, rounds, seconds)
+        copies = Path(name)
+        files = choose(options.folder, options.files, copies)
+        calls = {}
+        for part, rows in (("start", files[:1]), ("all", files)):
+            rows.to_csv(table := copies / f"{part}.csv", index=False)
+            for variant in variants:
+                calls[variant, part] = partial(extract, variant, table, output_of(variant, table))
+        runs = alternate(calls, options.rounds)
+        expected = output_of(reference, table)
+        values = {variant: compare(output_of(variant, table), expected) for variant in variants}
+    seconds = files["seconds"][1:].sum()
+    print(f"{len(files)} files, {seconds:.0f} s of audio, {options.rounds} rounds\n")
+    print(report(runs, variants, seconds, values))
 
 
-def spread(ratios: np.ndarray) -> str:
-    """Return median, minimum and maximum of the ratios of all rounds."""
-    return f"{np.median(ratios):.2f}x ({ratios.min():.2f}-{ratios.max():.2f})"
-
-
-def report(compared: list[Method], rounds: list[list[tuple[Time, Time]]], seconds: float) -> None:
-    """Print a row per method, with ratios to opensmile and to its own single worker.
-
-    Args:
-        compared: the methods, opensmile first
-        rounds: for each round and method, the times for all files and for one file
-        seconds: duration of all files but that one [s]
-    """
-    times = np.array(
-        [[[(t.processor, t.wall) for t in pair] for pair in one] for one in rounds]
-    )  # (rounds, methods, all or one file, processor or wall)
-    load, wall = np.moveaxis(times[:, :, 0] - times[:, :, 1], 2, 0)  # (rounds, methods) each
-    is_reference = [method.name.startswith("opensmile") for method in compared]
-    best = wall[:, is_reference].min(axis=1)
-    single = {m.name: place for place, m in enumerate(compared) if m.workers == 1}
-    head = ("method", "workers", "start", "audio s per processor s", "per core")
-    head += ("wall, to best opensmile", "scaling", "values")
-    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for place, method in enumerate(compared):
-        alone = wall[:, single.get(method.name, 0)]
-        print(
-            f"| {method.name} | {method.workers} | {np.median(times[:, place, 1, 0]):.1f} s "
-            f"| {np.median(seconds / load[:, place]):.0f} "
-            f"| {spread(load[:, 0] / load[:, place])} | {spread(best / wall[:, place])} "
-            f"| {spread(alone / wall[:, place])} | {compare(method.output, compared[0].output)} |"
-        )
+def report(
+    runs: dict[tuple[Variant, str], list[Run]],
+    variants: Sequence[Variant],
+    seconds: float,
+    values: dict[Variant, str],
+) -> str:
+    """Return a row per variant; the first one is the reference of the CPU time."""
+    cpu, wall = (
+        {
+            variant: np.array([getattr(run, clock) for run in runs[variant, "all"]])
+            - [getattr(run, clock) for run in runs[variant, "start"]]
+            for variant in variants
+        }
+        for clock in ("cpu", "wall")
+    )
+    best = np.min([wall[v] for v in variants if v[0].startswith("opensmile")], axis=0)
+    rows = []
+    for variant in variants:
+        start = f"{median(run.wall for run in runs[variant, 'start']):.1f} s"
+        speed = f"{median(seconds / cpu[variant]):.0f}"
+        ratios = (spread(cpu[variants[0]] / cpu[variant]), spread(best / wall[variant]))
+        rows.append((*variant, start, speed, *ratios, values[variant]))
+    head = ("variant", "workers", "start", "audio s per CPU s", "per core", "wall time", "values")
+    return markdown_table(head, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Exact and approximate search among a million generated clips.
+"""Exact and approximate search among generated clips.
 
     python -m benchmarks.search
     python -m benchmarks.search --clips 100000 --dimensions 256 --queries 20 --spread flat
@@ -7,31 +7,32 @@
 Embeddings are unit vectors. With --spread voices they resemble those of recordings: clusters around
 some thousand voices in a space of 64 dimensions, plus noise; queries are drawn in the same way.
 With --spread flat they are isotropic: the worst case for approximate search, since no clip is much
-nearer than others. The output is the time of single queries (median and maximum; the first one,
-which reads from disk, separately), the recall of the exact results, and memory: "own" of the
-process, "mapped" pages of files that the system may reclaim.
+nearer than others. The first query, which reads from disk, is listed separately. Memory is "own" of
+the process, or "mapped": pages of files that the system may reclaim.
 """
 
 import argparse
 import json
 import multiprocessing
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.timing import markdown_table, process_memory
 from paraclap.inference import approximate, index_files, index_update
 from paraclap.inference.approximate import ApproximateIndex, recall
 from paraclap.inference.index import ClipIndex
 
 VOICES, DIRECTIONS = 4_000, 64
-OFF = {"voices": 0.15, "flat": None}  # relative norm of the noise
+NOISE = 0.15  # relative norm
 COUNT = 10
+MIB = 2**20
+MEMORY = {"own": "RssAnon", "mapped": "RssFile"}
 
 
 def generate(rows: int, dimensions: int, spread: str, seed: Sequence[int]) -> np.ndarray:
@@ -45,7 +46,7 @@ def generate(rows: int, dimensions: int, spread: str, seed: Sequence[int]) -> np
         clips += voices[rng.integers(VOICES, size=rows)]
         clean = clips @ directions
         length = np.linalg.norm(clean, axis=1) / np.linalg.norm(noise, axis=1)
-        noise = clean + OFF[spread] * length[:, None] * noise
+        noise = clean + NOISE * length[:, None] * noise
     return noise / np.linalg.norm(noise, axis=1, keepdims=True)
 
 
@@ -67,16 +68,9 @@ def write_index(folder: Path, clips: int, dimensions: int, spread: str) -> None:
     (folder / index_files.ABOUT).write_text(json.dumps(about))
 
 
-def memory() -> dict[str, float]:
-    """Return the memory of this process [MiB]."""
-    status = Path("/proc/self/status").read_text()
-    kib = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if "kB" in line}
-    return {name: int(kib[key]) / 1024 for name, key in (("own", "RssAnon"), ("mapped", "RssFile"))}
-
-
 def search(folder: Path, kind: str, queries: np.ndarray) -> dict[str, Any]:
     """Search one query at a time; returns seconds of each, rows found, and memory used [MiB]."""
-    before = memory()
+    before = {name: process_memory(key) for name, key in MEMORY.items()}
     index = ClipIndex(folder)
     index = ApproximateIndex(index) if kind == "approximate" else index
     seconds, found = [], []
@@ -85,53 +79,44 @@ def search(folder: Path, kind: str, queries: np.ndarray) -> dict[str, Any]:
         rows, _ = index.search(query[None], COUNT)
         seconds.append(time.perf_counter() - start)
         found.append(rows[0])
-    taken = {name: value - before[name] for name, value in memory().items()}
-    return {"seconds": seconds, "rows": np.array(found), **taken}
+    used = {name: (process_memory(key) - before[name]) / MIB for name, key in MEMORY.items()}
+    return {"seconds": seconds, "rows": np.array(found), **used}
 
 
-def report(folder: Path, options: argparse.Namespace) -> Iterator[str]:
-    """Yield the lines of the report."""
-    queries = generate(options.queries, options.dimensions, options.spread, [2])
-    start = time.perf_counter()
-    yield approximate.build(ClipIndex(folder))
-    made = time.perf_counter() - start
-    size = sum(path.stat().st_size for path in folder.glob("approximate-*.faiss"))
-    yield f"built in {made:.0f} s, {size / 2**20:.0f} MiB"
-    answers = {}
-    for kind in ("exact", "approximate"):
-        # in a separate process, to measure its memory
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            answers[kind] = pool.apply(search, (folder, kind, queries))
-        first, *others = answers[kind]["seconds"]
-        yield (
-            f"{kind:12} first {first:.3f} s, then {np.median(others):.4f} s, at most"
-            f" {max(others):.4f} s; memory own {answers[kind]['own']:.0f} MiB,"
-            f" mapped {answers[kind]['mapped']:.0f} MiB"
-        )
-    share = recall(answers["approximate"]["rows"], answers["exact"]["rows"])
-    yield f"recall of the {COUNT} nearest clips of {len(queries)} queries: {share:.1%}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", type=int, default=1_000_000)
-    parser.add_argument("--dimensions", type=int, default=768)
-    parser.add_argument("--queries", type=int, default=50)
-    parser.add_argument("--spread", choices=sorted(OFF), default="voices")
+    parser.add_argument("--clips", type=int, default=1_000_000, help="(%(default)s)")
+    parser.add_argument("--dimensions", type=int, default=768, help="(%(default)s)")
+    parser.add_argument("--queries", type=int, default=50, help="(%(default)s)")
+    parser.add_argument("--spread", choices=("voices", "flat"), default="voices")
     parser.add_argument("--folder", type=Path, help="where the index is kept")
     options = parser.parse_args(arguments)
+    queries = generate(options.queries, options.dimensions, options.spread, [2])
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary, "index")
         if not (folder / index_files.ABOUT).is_file():
             write_index(folder, options.clips, options.dimensions, options.spread)
-        print(f"{options.clips} clips of {options.dimensions} dimensions, {options.spread}")
-        for line in report(folder, options):
-            print(line, flush=True)
-    return 0
+        start = time.perf_counter()
+        print(approximate.build(ClipIndex(folder)))
+        size = sum(path.stat().st_size for path in folder.glob("approximate-*.faiss")) / MIB
+        print(f"built in {time.perf_counter() - start:.0f} s, {size:.0f} MiB\n")
+        found = {}
+        for kind in ("exact", "approximate"):  # each in a process of its own, for its memory
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                found[kind] = pool.apply(search, (folder, kind, queries))
+    rows = []
+    for kind, measured in found.items():
+        first, *others = measured["seconds"]
+        times = (f"{seconds:.4f}" for seconds in (first, np.median(others), max(others)))
+        memory = (f"{measured[name]:.0f}" for name in MEMORY)
+        share = f"{recall(measured['rows'], found['exact']['rows']):.1%}"
+        rows.append((kind, *times, *memory, share))
+    head = ("search", "first query [s]", "median [s]", "maximum [s]", "own [MiB]", "mapped [MiB]")
+    print(markdown_table((*head, f"recall of the {COUNT} nearest"), rows))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

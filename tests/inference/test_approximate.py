@@ -96,14 +96,6 @@ def test_outdated_index_is_not_used(prepared, tmp_path):
     assert not approximate.is_prepared(folder), "outdated ones are removed"
 
 
-@pytest.mark.slow
-def test_benchmark_prints_both_kinds(prepared, capsys):
-    options = ["--clips", "6000", "--dimensions", "64", "--queries", "3"]
-    assert benchmark.main([*options, "--folder", str(prepared)]) == 0
-    printed = capsys.readouterr().out
-    assert "exact        first" in printed and "approximate  first" in printed
-
-
 def test_command_builds_and_uses_the_index(tiny, tmp_path, monkeypatch, capsys):
     pytest.importorskip("faiss")
     import soundfile

@@ -1,0 +1,74 @@
+"""Benchmarks at toy size: all variants compute the same, and the table has a row for each."""
+
+import numpy as np
+import pytest
+
+from benchmarks import evaluate, loading, search, train_step
+from benchmarks.timing import Run, ratios, timed
+from paraclap.inference import approximate
+from tiny_models import TINY_AUDIO, TINY_TEXT
+
+PUBLISHED = {
+    **train_step.PUBLISHED_CONFIG,
+    "audio_config": TINY_AUDIO,
+    "text_config": {**TINY_TEXT, "vocab_size": 30_522},
+    "projection_dim": 24,
+}
+
+
+def table(capsys):
+    """Return the printed rows by their first cell."""
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row for row in cells[2:]}
+
+
+def test_ratio_is_the_median_of_rounds():
+    slow, fast = ([Run(seconds, 1.0, 0.0, None) for seconds in of] for of in ((2, 4, 3), (1, 1, 3)))
+    assert ratios(slow, fast) == "2.00 (1.00 to 4.00)"
+    assert ratios(slow, fast, "cpu") == "1.00 (1.00 to 1.00)"
+
+
+def test_time_and_memory_of_a_call_are_measured():
+    run = timed(lambda: np.ones(2**24).sum())
+    assert run.result == 2**24 and 0 < run.wall and 0 < run.cpu
+    assert 0.12 < run.memory < 0.2  # 128 MiB
+
+
+@pytest.mark.parametrize(
+    ("options", "count"), [((), 3), (("--recipe", "audio", "--micro-batch", "2"), 4)]
+)
+def test_training_steps_give_the_same_gradients(options, count, monkeypatch, capsys):
+    monkeypatch.setattr(train_step, "PUBLISHED_CONFIG", PUBLISHED)
+    monkeypatch.setattr(train_step, "SECONDS", 0.5)
+    train_step.main(["--batch", "3", "--rounds", "1", *options])
+    rows = table(capsys)
+    assert len(rows) == count
+    assert all(float(row[-1]) < 1e-4 for row in rows.values())
+
+
+def test_evaluation_gives_the_same_cosines(monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "PUBLISHED_CONFIG", PUBLISHED)
+    monkeypatch.setattr(evaluate, "LONGEST", 1.2)
+    evaluate.main(["--variants", "eager", "--clips", "3", "--rounds", "1", "--batch-seconds", "9"])
+    rows = table(capsys)
+    assert set(rows) == {"plain", "eager"} and float(rows["eager"][-1]) < 1e-6
+
+
+def test_ways_of_loading_read_the_same_samples(monkeypatch, capsys):
+    monkeypatch.setattr(loading, "SECONDS", 1.0)
+    loading.main(["--clips", "2", "--rounds", "1", "--workers", "0"])
+    assert set(table(capsys)) == {"wav 16 kHz", "flac 16 kHz", "wav 44.1 kHz", "flac 44.1 kHz"}
+    noise, names = np.random.default_rng(0).random(32_000), ["clip.wav"]
+    exact = loading.Crops(lambda *given: noise[:16_000], names)
+    with pytest.raises(RuntimeError, match=r"clip.wav differ"):
+        loading.check_equal([exact, loading.Crops(lambda *given: noise[1:16_001], names)])
+
+
+@pytest.mark.slow
+def test_approximate_search_is_compared_with_exact_search(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(approximate, "FEWEST", 5_000)
+    search.main(["--clips", "6000", "--dimensions", "64", "--queries", "3"])
+    rows = table(capsys)
+    assert rows["exact"][-1] == "100.0%" and float(rows["approximate"][-1][:-1]) > 50
