@@ -28,8 +28,6 @@ SEED_OFFSET = 0xA06  # keeps captions and crops as they are without augmentation
 
 # --- Transforms ----------------------------------------------------------------------------------
 
-Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
-
 
 def change_speed(waveform: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
     """Play a waveform (T,) faster by a factor: (about T / factor,)."""
@@ -73,38 +71,29 @@ def _at_power_of(waveform: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Transform:
-    """A transform, and the measured descriptors that it keeps valid.
+    """A transform, the descriptors that it keeps valid, and its largest accepted range.
 
     Measured on 50 clips each of RAVDESS and EmoDB at the ends of the default ranges: a descriptor
-    is valid if at least 9 of 10 clips kept its level. Descriptors that are not listed are not
-    valid. Pitch kept its level at another speed too, but is shifted, so it is not listed there.
+    is valid if at least 9 of 10 clips kept its level. Pitch kept its level at another speed too,
+    but is shifted, so it is not listed there.
     """
 
-    change: Change
+    change: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
     keeps: frozenset[str]
+    limits: tuple[float, float]
 
 
-TRANSFORMS: dict[str, Transform] = {
+GAIN_KEEPS = (
+    *("pitch", "pitch_variation", "duration", "speaking_rate", "loudness_variation"),
+    *("noise", "spectral_tilt"),
+)
+TRANSFORMS = {
     "speed": Transform(
-        change_speed,
-        frozenset({"intensity", "loudness", "loudness_variation"}),
+        change_speed, frozenset({"intensity", "loudness", "loudness_variation"}), (0.5, 2.0)
     ),
-    "reverb": Transform(add_room, frozenset({"pitch", "intensity", "duration"})),
-    "noise": Transform(add_noise, frozenset({"pitch", "intensity", "duration"})),
-    "gain": Transform(
-        change_gain,
-        frozenset(
-            {
-                "pitch",
-                "pitch_variation",
-                "duration",
-                "speaking_rate",
-                "loudness_variation",
-                "noise",
-                "spectral_tilt",
-            }
-        ),
-    ),
+    "reverb": Transform(add_room, frozenset({"pitch", "intensity", "duration"}), (0.01, 10.0)),
+    "noise": Transform(add_noise, frozenset({"pitch", "intensity", "duration"}), (-60.0, 120.0)),
+    "gain": Transform(change_gain, frozenset(GAIN_KEEPS), (-60.0, 60.0)),
 }
 """In the order of application."""
 
@@ -121,17 +110,17 @@ class Drawn:
 
     Attributes:
         values: name and value of each transform, in the order of application.
-        labels: descriptors that are always valid.
+        kept: descriptors that each of them keeps valid.
         seed: of the noise in them.
     """
 
     values: tuple[tuple[str, float], ...]
-    labels: frozenset[str]
+    kept: tuple[frozenset[str], ...]
     seed: tuple[int, ...]
 
     def invalidates(self, descriptor: str) -> bool:
         """Return whether the level of a descriptor is unknown after these transforms."""
-        return any(_invalidates(name, descriptor, self.labels) for name, _ in self.values)
+        return any(descriptor not in kept for kept in self.kept)
 
     @property
     def speed(self) -> float:
@@ -146,33 +135,33 @@ class Drawn:
         return waveform
 
 
-def _invalidates(transform: str, descriptor: str, labels: Collection[str]) -> bool:
-    return descriptor not in labels and descriptor not in TRANSFORMS[transform].keeps
-
-
 class Augmenter:
     """Draws the transforms of each crop.
 
     Attributes:
-        shares: of the crops, by name of the transform; transforms that are never applied are
-            missing.
+        probs: probability of each transform; transforms that are never applied are missing.
         ranges: of the transforms.
-        labels: descriptors that are always valid, including `RATINGS`.
+        kept: descriptors that each transform keeps valid, including all labels and `RATINGS`.
         seed: determines the draws, together with epoch and row.
     """
 
     def __init__(self, settings: AugmentSettings, labels: Collection[str], seed: int) -> None:
         """Check the settings.
 
+        Args:
+            settings: probabilities and ranges.
+            labels: descriptors that are always valid.
+            seed: of the run.
+
         Raises:
-            SettingsError: for a share or a range outside of its limits.
+            SettingsError: for a probability or a range outside of its limits.
         """
-        shares = {name: getattr(settings, name) for name in TRANSFORMS}
+        probs = {name: getattr(settings, name) for name in TRANSFORMS}
         self.ranges = {name: getattr(settings, f"{name}_range") for name in TRANSFORMS}
-        for name, share in shares.items():
-            _check(name, share, self.ranges[name])
-        self.shares = {name: share for name, share in shares.items() if share}
-        self.labels = frozenset(labels) | RATINGS
+        for name, prob in probs.items():
+            _check(name, prob, self.ranges[name])
+        self.probs = {name: prob for name, prob in probs.items() if prob}
+        self.kept = {name: t.keeps | RATINGS | set(labels) for name, t in TRANSFORMS.items()}
         self.seed = seed
 
     def draw(self, place: Sequence[int], named: Collection[str]) -> Drawn:
@@ -183,25 +172,21 @@ class Augmenter:
         seed = (self.seed, SEED_OFFSET, *place)
         rng = np.random.default_rng(seed)
         drawn = [
-            (name, rng.random() < share, float(rng.uniform(*self.ranges[name])))
-            for name, share in self.shares.items()
+            (name, rng.random() < prob, float(rng.uniform(*self.ranges[name])))
+            for name, prob in self.probs.items()
         ]
         values = tuple(
             (name, value)
             for name, is_drawn, value in drawn
-            if is_drawn and not any(_invalidates(name, d, self.labels) for d in named)
+            if is_drawn and self.kept[name].issuperset(named)
         )
-        return Drawn(values, self.labels, seed)
+        return Drawn(values, tuple(self.kept[name] for name, _ in values), seed)
 
 
-LIMITS = {"speed": (0.5, 2.0), "reverb": (0.01, 10.0), "noise": (-60.0, 120.0), "gain": (-60, 60)}
-"""Largest accepted range of each transform."""
-
-
-def _check(name: str, share: float, limits: Sequence[float]) -> None:
-    if not 0 <= share <= 1:
-        raise SettingsError(f"data.augment.{name} is {share}, expected a share from 0 to 1")
-    low, high = LIMITS[name]
+def _check(name: str, prob: float, limits: Sequence[float]) -> None:
+    if not 0 <= prob <= 1:
+        raise SettingsError(f"data.augment.{name} is {prob}, expected a value from 0 to 1")
+    low, high = TRANSFORMS[name].limits
     if len(limits) != 2 or not low <= limits[0] <= limits[1] <= high:
         raise SettingsError(
             f"data.augment.{name}_range is {list(limits)}, expected [least, most] within {low:g} "

@@ -11,9 +11,8 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -46,8 +45,7 @@ class WaveformCacheError(ParaCLAPError, RuntimeError):
     """A waveform cache that cannot be read or written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Place of the samples of a file in a waveform cache.
 
     Attributes:
@@ -65,24 +63,21 @@ class Place:
     flags: str
 
 
-@dataclass
 class ChunkWriter:
     """A chunk that is being written under a temporary name.
 
     Attributes:
-        folder: of the cache.
         entries: SHA-256 of a file -> place of its samples.
         size: of the samples so far [bytes].
     """
 
-    folder: Path
-    entries: dict[bytes, Place] = field(default_factory=dict)
-    size: int = 0
-
-    def __post_init__(self) -> None:
-        self.temporary = self.folder / f".{os.getpid()}{SAMPLES}.tmp"
-        self.handle: BinaryIO = self.temporary.open("wb")
-        self.digest = hashlib.sha256()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: dict[bytes, Place] = {}
+        self.size = 0
+        self._temporary = folder / f".{os.getpid()}{SAMPLES}.tmp"
+        self._handle = self._temporary.open("wb")
+        self._digest = hashlib.sha256()
 
     def add(self, path: Path, content: bytes) -> None:
         """Add the samples of a file with this SHA-256.
@@ -90,14 +85,14 @@ class ChunkWriter:
         Raises:
             AudioError: if the file cannot be read; the chunk is then unchanged.
         """
-        size, digest = self.size, self.digest.copy()
+        size, digest = self.size, self._digest.copy()
         try:
             report = read_in_blocks(path, self._write)
             seconds = read_duration(path)
         except AudioError:
-            self.size, self.digest = size, digest
-            self.handle.seek(size)
-            self.handle.truncate()
+            self.size, self._digest = size, digest
+            self._handle.seek(size)
+            self._handle.truncate()
             raise
         samples, flags = (self.size - size) // 2, " ".join(report.flags())
         self.entries[content] = Place("", size // 2, samples, seconds, flags)
@@ -105,8 +100,8 @@ class ChunkWriter:
     def _write(self, waveform: np.ndarray) -> None:
         with np.errstate(invalid="ignore"):  # NaN is refused at the end of the file
             content = np.rint(waveform * SCALE).astype("<i2").tobytes()
-        self.handle.write(content)
-        self.digest.update(content)
+        self._handle.write(content)
+        self._digest.update(content)
         self.size += len(content)
 
     def close(self) -> dict[bytes, Place]:
@@ -114,33 +109,24 @@ class ChunkWriter:
         if not self.entries:
             self.discard()
             return {}
-        self.handle.flush()
-        os.fsync(self.handle.fileno())
-        mtime = os.fstat(self.handle.fileno()).st_mtime_ns
-        self.handle.close()
-        name = self.digest.hexdigest() + SAMPLES
-        self.temporary.replace(self.folder / name)
-        rows = {"content": list(self.entries)} | {
-            column: [getattr(place, column) for place in self.entries.values()]
-            for column in PLACES.names[1:]
-        }
-        metadata = {
-            b"format": FORMAT,
-            b"samples": name.encode(),
-            b"size": b"%d" % self.size,
-            b"mtime": b"%d" % mtime,
-        }
-        table = pa.table(rows, PLACES).replace_schema_metadata(metadata)
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
+        mtime = os.fstat(self._handle.fileno()).st_mtime_ns
+        self._handle.close()
+        name = self._digest.hexdigest() + SAMPLES
+        self._temporary.replace(self.folder / name)
+        rows = [{"content": key, **place._asdict()} for key, place in self.entries.items()]
+        metadata = {"format": FORMAT, "samples": name, "size": str(self.size), "mtime": str(mtime)}
         buffer = io.BytesIO()
-        pq.write_table(table, buffer)
+        pq.write_table(pa.Table.from_pylist(rows, PLACES.with_metadata(metadata)), buffer)
         index = hashlib.sha256(buffer.getvalue()).hexdigest() + INDEX
         write_bytes(self.folder / index, buffer.getvalue())
-        return _places_of(table)
+        return {key: place._replace(chunk=name) for key, place in self.entries.items()}
 
     def discard(self) -> None:
         """Remove the temporary file, unless the chunk is complete."""
-        self.temporary.unlink(missing_ok=True)
-        self.handle.close()  # fails again on a full disk
+        self._temporary.unlink(missing_ok=True)
+        self._handle.close()  # fails again on a full disk
 
 
 def open_chunks(folder: Path) -> dict[bytes, Place]:
@@ -160,17 +146,12 @@ def open_chunks(folder: Path) -> dict[bytes, Place]:
             warnings.warn(f"{error}: its files are cached again", stacklevel=3)
             path.unlink()
             continue
-        places |= _places_of(table)
+        chunk = table.schema.metadata[b"samples"].decode()
+        places |= {row.pop("content"): Place(chunk, **row) for row in table.to_pylist()}
     for path in folder.glob(f"*{SAMPLES}"):
         if path.name not in used:
             path.unlink()
     return places
-
-
-def _places_of(table: pa.Table) -> dict[bytes, Place]:
-    chunk = table.schema.metadata[b"samples"].decode()
-    columns = [table[name].to_pylist() for name in PLACES.names]
-    return {content: Place(chunk, *place) for content, *place in zip(*columns, strict=True)}
 
 
 def _read_index(path: Path) -> pa.Table:

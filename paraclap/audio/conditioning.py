@@ -9,7 +9,6 @@ Letters: T samples at 16 kHz, F frames at the signal's own rate, C channels.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,48 +33,16 @@ CANCELLED_SHARE = 0.01
 """Share of the channels' power left in their mean below which they cancel each other."""
 
 
-@dataclass
 class Report:
-    """Conditioning and problems of a recording.
+    """Levels and problems of a recording, accumulated block by block.
 
     Attributes:
         rate: rate of the file [Hz].
-        channels: number of channels C.
-        silent_channels: number of channels with zero samples only.
-        clipped: share of samples at full scale.
-        offset: mean of the waveform, of full scale.
-        kept_power: power of the channels' mean over the mean of the channels' power; 0 if they
-            cancel each other, 1 if they are equal.
         truncated: whether an Ogg stream lacks its last page.
     """
 
-    rate: int
-    channels: int = 1
-    silent_channels: int = 0
-    clipped: float = 0.0
-    offset: float = 0.0
-    kept_power: float = 1.0
-    truncated: bool = False
-
-    def flags(self) -> list[str]:
-        """Return what deserves attention, e.g. `["resampled:44100", "mixed:2"]`."""
-        table = (
-            (self.rate != SAMPLING_RATE, f"resampled:{self.rate}"),
-            (self.channels > 1, f"mixed:{self.channels}"),
-            (0 < self.silent_channels < self.channels, f"silent_channels:{self.silent_channels}"),
-            (self.kept_power < CANCELLED_SHARE, "antiphase"),
-            (self.clipped >= CLIPPED_SHARE, f"clipped:{self.clipped:.4f}"),
-            (abs(self.offset) >= OFFSET_LIMIT, f"offset:{self.offset:.3f}"),
-            (self.truncated, "truncated"),
-        )
-        return [text for found, text in table if found]
-
-
-class Levels:
-    """Levels of a recording, accumulated block by block."""
-
-    def __init__(self, channels: int) -> None:
-        self.channels = channels
+    def __init__(self, rate: int, channels: int) -> None:
+        self.rate, self.channels, self.truncated = rate, channels, False
         self.frames = self.broken = self.limited = 0
         self.peak = self.total = self.mono_power = self.channel_power = 0.0
         self.sounding = np.zeros(channels, dtype=bool)
@@ -106,16 +73,21 @@ class Levels:
                 "range", f"{path} peaks at {self.peak:g}, expected float samples between -1 and 1"
             )
 
-    def report(self, rate: int) -> Report:
-        """Return the report of all frames added."""
-        return Report(
-            rate=rate,
-            channels=self.channels,
-            silent_channels=int(self.channels - self.sounding.sum()) if self.channels > 1 else 0,
-            clipped=self.limited / (self.frames * self.channels),
-            offset=self.total / self.frames,
-            kept_power=self.mono_power / self.channel_power if self.channel_power else 1.0,
+    def flags(self) -> list[str]:
+        """Return what deserves attention, e.g. `["resampled:44100", "mixed:2"]`."""
+        silent = int(self.channels - self.sounding.sum()) if self.channels > 1 else 0
+        clipped = self.limited / (self.frames * self.channels)
+        offset = self.total / self.frames
+        table = (
+            (self.rate != SAMPLING_RATE, f"resampled:{self.rate}"),
+            (self.channels > 1, f"mixed:{self.channels}"),
+            (0 < silent < self.channels, f"silent_channels:{silent}"),
+            (self.mono_power < CANCELLED_SHARE * self.channel_power, "antiphase"),
+            (clipped >= CLIPPED_SHARE, f"clipped:{clipped:.4f}"),
+            (abs(offset) >= OFFSET_LIMIT, f"offset:{offset:.3f}"),
+            (self.truncated, "truncated"),
         )
+        return [text for found, text in table if found]
 
 
 def condition(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -141,11 +113,11 @@ def condition(samples: np.ndarray, rate: int) -> np.ndarray:
     if not np.issubdtype(frames.dtype, np.floating):
         raise AudioError("type", f"signal is {frames.dtype}, expected float or signed integers")
     frames = frames.astype(np.float32)
-    with np.errstate(invalid="ignore"):  # `levels.check` refuses infinities
+    with np.errstate(invalid="ignore"):  # `report.check` refuses infinities
         mono = frames.mean(axis=1)
-    levels = Levels(frames.shape[1])
-    levels.add(frames, mono)
-    levels.check("signal")
+    report = Report(rate, frames.shape[1])
+    report.add(frames, mono)
+    report.check("signal")
     return resample_and_clip(mono, rate)
 
 

@@ -20,22 +20,9 @@ import numpy as np
 import soundfile
 
 from paraclap.audio import SAMPLING_RATE, AudioError
-from paraclap.audio.conditioning import (
-    SAMPLE_LIMITS,
-    Levels,
-    Report,
-    resample_and_clip,
-    resample_blocks,
-)
+from paraclap.audio.conditioning import SAMPLE_LIMITS, Report, resample_and_clip, resample_blocks
 from paraclap.audio.containers import lacks_ogg_end, open_sound
-from paraclap.audio.segments import (
-    END_TOLERANCE,
-    MAX_SECONDS,
-    Position,
-    check_length,
-    crop_limits,
-    frame_range,
-)
+from paraclap.audio.segments import END_TOLERANCE, MAX_SECONDS, Position, crop_limits, frame_range
 
 BLOCK_SECONDS = 30.0
 """Stretch decoded and mixed to mono at a time [s], so memory does not grow with the channels."""
@@ -54,7 +41,7 @@ def read_audio(
 ) -> np.ndarray:
     """Return a segment as mono float32 waveform (T,) at 16 kHz within [-1, 32767/32768].
 
-    Only the segment is decoded. Channels are averaged, other rates are resampled by soxr (HQ).
+    Only the segment is decoded.
 
     Args:
         path: file of any format that libsndfile reads; its suffix is ignored.
@@ -85,9 +72,8 @@ def read_audio_with_report(
     """
     with open_sound(path) as sound:
         first, last = _segment(sound, path, start, end, max_seconds)
-        levels = Levels(sound.channels)
-        mono = _joined(_mono_blocks(sound, path, first, last, levels), last - first)
-        report = levels.report(sound.samplerate)
+        report = Report(sound.samplerate, sound.channels)
+        mono = _joined(_mono_blocks(sound, path, first, last, report), last - first)
     report.truncated = lacks_ogg_end(path)
     return resample_and_clip(mono, report.rate), report
 
@@ -102,9 +88,9 @@ def read_crop(
     whole file at 16 kHz, to the rounding of float32.
 
     Args:
-        path: see `read_audio`.
-        start: begin of the segment, see `read_audio`.
-        end: end of the segment, see `read_audio`.
+        path: as in `read_audio`, like the limits of the segment.
+        start: begin of the segment.
+        end: end of the segment.
         seconds: longest crop [s]; a shorter segment is returned whole.
         place: position of the crop in the segment, from 0 (its begin) to 1 (its end).
 
@@ -118,7 +104,6 @@ def read_crop(
             return _read_frames(sound, path, *_segment(sound, path, *limits))
         samples = (2 * sound.frames * SAMPLING_RATE + rate) // (2 * rate)  # as soxr counts
         first, last = frame_range(path, *limits, sound.frames / rate, samples, SAMPLING_RATE)
-        check_length(path, last - first, SAMPLING_RATE)
         # Begin at a frame that is a whole number of 16 kHz samples: the filter keeps its phases.
         unit = rate // math.gcd(rate, SAMPLING_RATE)
         margin = round(CROP_MARGIN * rate)
@@ -137,11 +122,10 @@ def read_in_blocks(path: str | Path, receive: Callable[[np.ndarray], object]) ->
         AudioError: as `read_audio`, possibly after some blocks were passed on.
     """
     with open_sound(path) as sound:
-        levels = Levels(sound.channels)
-        blocks = _mono_blocks(sound, path, 0, sound.frames, levels)
+        report = Report(sound.samplerate, sound.channels)
+        blocks = _mono_blocks(sound, path, 0, sound.frames, report)
         for block in resample_blocks(blocks, sound.samplerate):
             receive(np.clip(block, *np.float32(SAMPLE_LIMITS)))
-        report = levels.report(sound.samplerate)
     report.truncated = lacks_ogg_end(path)
     return report
 
@@ -153,18 +137,16 @@ def _segment(
     end: Position,
     max_seconds: float = MAX_SECONDS,
 ) -> tuple[int, int]:
-    """Return the frame range of a segment of an open file; it must not be too long."""
-    rate = sound.samplerate
-    first, last = frame_range(path, start, end, sound.frames / rate, sound.frames, rate)
-    check_length(path, last - first, rate, max_seconds)
-    return first, last
+    """Return the frame range of a segment of an open file."""
+    rate, frames = sound.samplerate, sound.frames
+    return frame_range(path, start, end, frames / rate, frames, rate, max_seconds)
 
 
 def _read_frames(sound: soundfile.SoundFile, path: str | Path, first: int, last: int) -> np.ndarray:
     """Return frames of an open file as waveform (T,) at 16 kHz, without a report."""
     is_16_bit = sound.subtype == "PCM_16"
-    levels = None if is_16_bit else Levels(sound.channels)
-    mono = _joined(_mono_blocks(sound, path, first, last, levels), last - first)
+    report = None if is_16_bit else Report(sound.samplerate, sound.channels)
+    mono = _joined(_mono_blocks(sound, path, first, last, report), last - first)
     if is_16_bit and sound.samplerate == SAMPLING_RATE:
         return mono  # already in range
     return resample_and_clip(mono, sound.samplerate)
@@ -184,20 +166,15 @@ def _joined(blocks: Iterable[np.ndarray], frames: int) -> np.ndarray:
 
 
 def _mono_blocks(
-    sound: soundfile.SoundFile, path: str | Path, first: int, last: int, levels: Levels | None
+    sound: soundfile.SoundFile, path: str | Path, first: int, last: int, report: Report | None
 ) -> Iterator[np.ndarray]:
     """Yield frames `first` to `last` (exclusive) as mono blocks (F,) float32.
 
-    Args:
-        sound: open file.
-        path: for messages.
-        first: frame.
-        last: frame.
-        levels: accumulates every block and is checked at the end; None if no report is needed and
-            the samples are 16-bit integers, which are always in range.
+    `report` accumulates every block and is checked at the end. It may be None for 16-bit integers,
+    which are always in range.
 
     Raises:
-        AudioError: if frames are missing or damaged, or `levels` are implausible.
+        AudioError: if frames are missing or damaged, or implausible.
     """
     decoded = 0
     try:
@@ -207,10 +184,10 @@ def _mono_blocks(
             block = _read_block(sound, frames)
             if not len(block):
                 break
-            with np.errstate(invalid="ignore"):  # `levels.check` refuses infinities
+            with np.errstate(invalid="ignore"):  # `report.check` refuses infinities
                 mono = block[:, 0] if sound.channels == 1 else block.mean(axis=1)
-            if levels is not None:
-                levels.add(block, mono)
+            if report is not None:
+                report.add(block, mono)
             decoded += len(block)
             yield mono
     except soundfile.LibsndfileError as error:
@@ -219,8 +196,8 @@ def _mono_blocks(
         raise AudioError(
             "truncated", f"{path}: expected {last - first} frames, decoded only {decoded}"
         )
-    if levels is not None:
-        levels.check(path)
+    if report is not None:
+        report.check(path)
 
 
 def _read_block(sound: soundfile.SoundFile, frames: int) -> np.ndarray:

@@ -57,7 +57,7 @@ class Files:
         self.root = Path(root)
 
     def seconds(self, file: str) -> float:
-        """Return the duration of a file [s], see `read_duration`."""
+        """Return the duration of a file [s]."""
         return read_duration(resolve_inside(self.root, file))
 
     def read(self, file: str, start: Position = None, end: Position = None) -> np.ndarray:
@@ -71,7 +71,7 @@ class Files:
         return read_crop(resolve_inside(self.root, file), start, end, seconds, place)
 
     def hash(self, file: str) -> str:
-        """Return the SHA-256 of the bytes of a file, see `hash_audio`."""
+        """Return the SHA-256 of the bytes of a file."""
         return hash_audio(resolve_inside(self.root, file))
 
 

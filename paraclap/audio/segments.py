@@ -34,14 +34,10 @@ def _seconds(position: Position, default: float) -> float:
 def crop_limits(
     start: Position, end: Position, duration: float, seconds: float, place: float
 ) -> tuple[float, float]:
-    """Return the limits of a crop of a segment [s].
+    """Return the limits of a crop of a segment of a file of `duration` [s].
 
-    Args:
-        start: begin of the segment.
-        end: end of the segment.
-        duration: of the file [s].
-        seconds: longest crop [s]; a shorter segment is not cropped.
-        place: position of the crop in the segment, from 0 (its begin) to 1 (its end).
+    A segment of at most `seconds` is not cropped. `place` is the position of the crop in the
+    segment, from 0 (its begin) to 1 (its end).
     """
     first, last = segment_limits(start, end, duration)
     if last - first <= seconds:
@@ -51,7 +47,13 @@ def crop_limits(
 
 
 def frame_range(
-    path: str | Path, start: Position, end: Position, duration: float, frames: int, rate: int
+    path: str | Path,
+    start: Position,
+    end: Position,
+    duration: float,
+    frames: int,
+    rate: int,
+    max_seconds: float = MAX_SECONDS,
 ) -> tuple[int, int]:
     """Return the first and the one-past-last frame of a segment.
 
@@ -62,9 +64,10 @@ def frame_range(
         duration: of the file [s].
         frames: number of frames in the file.
         rate: of the frames [Hz].
+        max_seconds: longest accepted segment [s].
 
     Raises:
-        AudioError: if the segment is not inside the file.
+        AudioError: if the segment is not inside the file, or too long.
     """
     begin, stop = segment_limits(start, end, duration)
     problems = {
@@ -75,25 +78,18 @@ def frame_range(
     }
     for problem, found in problems.items():
         if found:
-            raise AudioError(
-                "segment",
-                f"{path} lasts {duration:.3f} s; segment {begin:.3f} to {stop:.3f} s: {problem}",
-            )
+            limits = f"segment {begin:.3f} to {stop:.3f} s"
+            raise AudioError("segment", f"{path} lasts {duration:.3f} s; {limits}: {problem}")
     first = round(begin * rate)
     last = min(round(stop * rate), frames)
     if last <= first:
         raise AudioError("segment", f"{path}: no sample between {begin:.6f} and {stop:.6f} s")
-    return first, last
-
-
-def check_length(
-    path: str | Path, frames: int, rate: int, max_seconds: float = MAX_SECONDS
-) -> None:
-    """Raise `AudioError` if a segment of so many frames is longer than `max_seconds`."""
-    if frames > max_seconds * rate:
+    if last - first > max_seconds * rate:
+        seconds = (last - first) / rate
         raise AudioError(
-            "too_long", f"{path}: {frames / rate:.1f} s to read, expected at most {max_seconds:g} s"
+            "too_long", f"{path}: {seconds:.1f} s to read, expected at most {max_seconds:g} s"
         )
+    return first, last
 
 
 class WindowError(ParaCLAPError, ValueError):

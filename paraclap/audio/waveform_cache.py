@@ -20,13 +20,12 @@ each renamed when complete: a killed run loses at most one, and no process reads
 
 import fcntl
 import hashlib
-import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -44,8 +43,8 @@ from paraclap.audio.cache_chunks import (
 from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.containers import read_duration
 from paraclap.audio.paths import hash_audio, resolve_inside
-from paraclap.audio.segments import Position, check_length, crop_limits, frame_range
-from paraclap.files import write_bytes
+from paraclap.audio.segments import Position, crop_limits, frame_range
+from paraclap.files import atomic_write
 
 CHUNK_BYTES = 2**30
 """Size from which a chunk is completed (9.3 h of speech)."""
@@ -57,6 +56,9 @@ KNOWN = pa.schema(
         ("mtime", pa.int64()),  # [ns]
         ("content", pa.binary(32)),
     ]
+)
+ROW = np.dtype(
+    [("content", "V32"), ("chunk", "i4"), ("first", "i8"), ("samples", "i8"), ("seconds", "f8")]
 )
 
 
@@ -73,24 +75,18 @@ class CachedWaveforms:
     conditioning = f"{CONDITIONING}, rounded to 16 bits"
 
     def __init__(self, folder: Path, places: Mapping[str, tuple[bytes, Place]]) -> None:
-        """Store the places of files in arrays.
-
-        Args:
-            folder: of the cache.
-            places: file -> SHA-256 of its bytes, and place of its samples.
-        """
+        """Store the SHA-256 and the place of each file in arrays."""
         self.folder = folder
-        files = sorted(places, key=_key)
-        found = [places[file][1] for file in files]
-        self._keys = np.array([_key(file) for file in files], dtype=np.uint64)
-        self._contents = np.array([list(places[f][0]) for f in files], np.uint8).reshape(-1, 32)
-        self._firsts = np.array([place.first for place in found], dtype=np.int64)
-        self._samples = np.array([place.samples for place in found], dtype=np.int64)
-        self._seconds = np.array([place.seconds for place in found], dtype=np.float64)
-        self._chunk_names, self._chunks = _coded(place.chunk for place in found)
-        self._flag_texts, self._flags = _coded(place.flags for place in found)
+        self._chunks = sorted({place.chunk for _, place in places.values()})
+        numbers = {chunk: number for number, chunk in enumerate(self._chunks)}
+        rows = sorted(
+            (_key(file), content, numbers[place.chunk], place.first, place.samples, place.seconds)
+            for file, (content, place) in places.items()
+        )
+        self._keys = np.array([key for key, *_ in rows], np.uint64)
+        self._rows = np.array([tuple(row) for _, *row in rows], ROW)
         self._maps: dict[int, np.ndarray] = {}
-        if len(np.unique(self._keys)) < len(files):
+        if len(np.unique(self._keys)) < len(rows):
             raise WaveformCacheError("two file names have the same hash: rename one of them")
 
     def __getstate__(self) -> dict[str, object]:
@@ -99,76 +95,63 @@ class CachedWaveforms:
 
     def seconds(self, file: str) -> float:
         """Return the duration of a file [s]."""
-        return float(self._seconds[self._row(file)])
+        return float(self._row(file)["seconds"])
 
     def read(self, file: str, start: Position = None, end: Position = None) -> np.ndarray:
-        """Return a segment as waveform (T,) float32.
-
-        Raises:
-            AudioError: as `read_audio`.
-        """
-        return self._cut(file, self._row(file), start, end)
+        """Return a segment as waveform (T,) float32, see `read_audio`."""
+        _, chunk, begin, samples, seconds = self._row(file).item()
+        first, last = frame_range(file, start, end, seconds, samples, SAMPLING_RATE)
+        waveform = self._map(chunk)[begin + first : begin + last].astype(np.float32)
+        waveform *= np.float32(1 / SCALE)
+        return waveform
 
     def crop(
         self, file: str, start: Position, end: Position, seconds: float, place: float
     ) -> np.ndarray:
-        """Return a crop of a segment as waveform (T,) float32, see `read_crop`.
-
-        Raises:
-            AudioError: as `read_crop`.
-        """
-        row = self._row(file)
-        return self._cut(
-            file, row, *crop_limits(start, end, float(self._seconds[row]), seconds, place)
-        )
+        """Return a crop of a segment as waveform (T,) float32, see `read_crop`."""
+        return self.read(file, *crop_limits(start, end, self.seconds(file), seconds, place))
 
     def hash(self, file: str) -> str:
         """Return the SHA-256 of the bytes of a file."""
-        return self._contents[self._row(file)].tobytes().hex()
+        return self._row(file)["content"].tobytes().hex()
 
-    def flags(self, file: str) -> list[str]:
-        """Return the flags of the conditioning of a file, see `Report.flags`."""
-        return self._flag_texts[self._flags[self._row(file)]].split()
-
-    def _row(self, file: str) -> int:
+    def _row(self, file: str) -> np.void:
         key = _key(file)
-        row = int(np.searchsorted(self._keys, key))
+        row = int(np.searchsorted(self._keys, np.uint64(key)))
         if row == len(self._keys) or self._keys[row] != key:
             raise WaveformCacheError(f"{file} is not among the files cached in {self.folder}")
-        return row
-
-    def _cut(self, file: str, row: int, start: Position, end: Position) -> np.ndarray:
-        seconds, samples = float(self._seconds[row]), int(self._samples[row])
-        first, last = frame_range(file, start, end, seconds, samples, SAMPLING_RATE)
-        check_length(file, last - first, SAMPLING_RATE)
-        begin = int(self._firsts[row])
-        waveform = self._map(int(self._chunks[row]))[begin + first : begin + last]
-        waveform = waveform.astype(np.float32)
-        waveform *= np.float32(1 / SCALE)
-        return waveform
+        return self._rows[row]
 
     def _map(self, chunk: int) -> np.ndarray:
         """Return a chunk as memory map, opened on first use."""
         if chunk not in self._maps:
-            mapped = np.memmap(self.folder / self._chunk_names[chunk], dtype="<i2", mode="r")
+            mapped = np.memmap(self.folder / self._chunks[chunk], dtype="<i2", mode="r")
             self._maps[chunk] = mapped.view(np.ndarray)  # slices are cheaper than of a memmap
         return self._maps[chunk]
 
 
-def _key(file: str) -> np.uint64:
+def _key(file: str) -> int:
     """Return a 64-bit hash of a file name."""
-    digest = hashlib.blake2b(os.fsencode(file), digest_size=8).digest()
-    return np.uint64(int.from_bytes(digest, "little"))
-
-
-def _coded(texts: Iterable[str]) -> tuple[list[str], np.ndarray]:
-    """Return the distinct texts, and for each text its number among them."""
-    numbers: dict[str, int] = {}
-    codes = [numbers.setdefault(text, len(numbers)) for text in texts]
-    return list(numbers), np.array(codes, dtype=np.int32)
+    return int.from_bytes(hashlib.blake2b(os.fsencode(file), digest_size=8).digest(), "little")
 
 
 # --- Building ------------------------------------------------------------------------------------
+
+
+class _Version(NamedTuple):
+    """State of a file when it was hashed; `mtime` in ns, `content` its SHA-256."""
+
+    size: int
+    mtime: int
+    content: bytes
+
+    def is_of(self, path: Path) -> bool:
+        """Return whether the file has not been written to since."""
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime)
 
 
 def cache_waveforms(
@@ -194,37 +177,32 @@ def cache_waveforms(
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             places, known = open_chunks(folder), _read_names(folder)
-            missing = [p for p in paths.values() if not _is_cached(p, known, places)]
+
+            def is_cached(path: Path) -> bool:
+                version = known.get(os.fsencode(path))
+                return version is not None and version.content in places and version.is_of(path)
+
+            missing = [path for path in paths.values() if not is_cached(path)]
             if missing:
                 _add(folder, missing, known, places, progress)
     except OSError as error:
         raise WaveformCacheError(f"waveform cache {folder}: {error}") from error
     contents = {file: known[os.fsencode(path)].content for file, path in paths.items()}
     return CachedWaveforms(
-        folder, {f: (content, places[content]) for f, content in contents.items()}
+        folder, {file: (content, places[content]) for file, content in contents.items()}
     )
 
 
-@dataclass(frozen=True)
-class _Version:
-    """State of a file when it was hashed; `mtime` in ns, `content` its SHA-256."""
-
-    size: int
-    mtime: int
-    content: bytes
-
-    def is_of(self, path: Path) -> bool:
-        """Return whether the file has not been written to since."""
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from adding to a cache."""
+    with (folder / LOCK).open("w") as handle:
         try:
-            status = os.stat(path)
-        except FileNotFoundError:
-            return False
-        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime)
-
-
-def _is_cached(path: Path, known: Mapping[bytes, _Version], places: Mapping[bytes, Place]) -> bool:
-    version = known.get(os.fsencode(path))
-    return version is not None and version.content in places and version.is_of(path)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that adds to the waveform cache {folder}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _add(
@@ -242,25 +220,26 @@ def _add(
     """
     faults: list[AudioError] = []
     writer = ChunkWriter(folder)
-    versions: dict[bytes, _Version] = {}
     try:
         for path in tqdm(paths, "cache", unit="file", mininterval=1, disable=not progress):
             try:
-                version = _hash(path)
-                if version.content not in places and version.content not in writer.entries:
-                    writer.add(path, version.content)
-                    _check_unchanged(path, version)
+                read_duration(path)  # raises the reason if the file is not audio
+                status = path.stat()
+                content = bytes.fromhex(hash_audio(path))
+                if content not in places and content not in writer.entries:
+                    writer.add(path, content)
             except AudioError as error:
                 faults.append(error)
                 continue
-            versions[os.fsencode(path)] = version
+            version = _Version(status.st_size, status.st_mtime_ns, content)
+            if not version.is_of(path):
+                raise WaveformCacheError(f"{path} was modified while it was cached")
+            known[os.fsencode(path)] = version
             if writer.size >= CHUNK_BYTES:
                 places |= writer.close()
-                known |= versions
                 _write_names(folder, known)
-                writer, versions = ChunkWriter(folder), {}
+                writer = ChunkWriter(folder)
         places |= writer.close()
-        known |= versions
         _write_names(folder, known)
     finally:
         writer.discard()
@@ -268,37 +247,6 @@ def _add(
         raise AudioError(
             faults[0].reason, f"{len(faults)} of {len(paths)} files cannot be cached: {faults[0]}"
         )
-
-
-def _hash(path: Path) -> _Version:
-    """Return the version of a file.
-
-    Raises:
-        AudioError: if it cannot be read.
-        WaveformCacheError: if it changes meanwhile.
-    """
-    read_duration(path)  # raises the reason if the file is not audio
-    status = path.stat()
-    version = _Version(status.st_size, status.st_mtime_ns, bytes.fromhex(hash_audio(path)))
-    _check_unchanged(path, version)
-    return version
-
-
-def _check_unchanged(path: Path, version: _Version) -> None:
-    if not version.is_of(path):
-        raise WaveformCacheError(f"{path} was modified while it was cached")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from adding to a cache."""
-    with (folder / LOCK).open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that adds to the waveform cache {folder}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _read_names(folder: Path) -> dict[bytes, _Version]:
@@ -311,15 +259,10 @@ def _read_names(folder: Path) -> dict[bytes, _Version]:
     except pa.ArrowException as error:
         warnings.warn(f"{path} is damaged ({error}): files are hashed again", stacklevel=3)
         return {}
-    columns = [table[name].to_pylist() for name in KNOWN.names]
-    return {name: _Version(*version) for name, *version in zip(*columns, strict=True)}
+    return {row.pop("path"): _Version(**row) for row in table.to_pylist()}
 
 
 def _write_names(folder: Path, known: Mapping[bytes, _Version]) -> None:
-    rows = {"path": list(known)} | {
-        column: [getattr(version, column) for version in known.values()]
-        for column in KNOWN.names[1:]
-    }
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(rows, KNOWN), buffer)
-    write_bytes(folder / NAMES, buffer.getvalue())
+    rows = [{"path": path, **version._asdict()} for path, version in known.items()]
+    with atomic_write(folder / NAMES) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, KNOWN), temporary)

@@ -71,20 +71,6 @@ def test_seconds_timedeltas_none_and_nat_mean_the_same(tmp_path):
     np.testing.assert_array_equal(reading.read_audio(path), reading.read_audio(path, pd.NaT))
 
 
-def test_only_the_segment_is_decoded(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.wav", tone(10))
-    decoded = []
-    read = soundfile.SoundFile.read
-
-    def counting(self, frames, **keywords):
-        decoded.append(frames)
-        return read(self, frames, **keywords)
-
-    monkeypatch.setattr(soundfile.SoundFile, "read", counting)
-    reading.read_audio(path, 4, 5)
-    assert decoded == [SAMPLING_RATE]
-
-
 def test_resampling_overshoot_stays_in_range(tmp_path):
     square = np.sign(tone(rate=48_000)) * 0.999
     assert np.abs(soxr.resample(square, 48_000, SAMPLING_RATE)).max() > 1, "the fault must be there"
@@ -137,8 +123,8 @@ def test_blocks_do_not_change_samples_or_report(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "BLOCK_SECONDS", 0.17)
     blocks, other = reading.read_audio_with_report(path)
     assert blocks.tobytes() == whole.tobytes()
-    assert other.flags() == report.flags() and report.clipped > 0.001
-    assert other.kept_power == pytest.approx(report.kept_power, rel=1e-9)
+    assert other.flags() == report.flags() and "clipped" in " ".join(report.flags())
+    assert other.channel_power == pytest.approx(report.channel_power, rel=1e-9)
 
 
 @pytest.mark.parametrize("share, found", [(1.0, False), (0.99, True), (0.6, True)])
@@ -179,9 +165,8 @@ def test_segments_outside_of_the_file_are_refused(tmp_path, start, end):
 
 
 def test_segment_may_end_a_rounding_error_after_the_file(tmp_path):
-    assert (
-        len(reading.read_audio(write(tmp_path / "a.wav", tone()), 0.5, 1.01)) == SAMPLING_RATE // 2
-    )
+    path = write(tmp_path / "a.wav", tone())
+    assert len(reading.read_audio(path, 0.5, 1.01)) == SAMPLING_RATE // 2
 
 
 def test_length_is_limited_before_decoding(tmp_path, monkeypatch):
@@ -219,7 +204,7 @@ def test_crop_of_another_rate_is_cut_from_the_resampled_file(tmp_path, rate):
     np.testing.assert_allclose(reading.read_crop(path, None, None, 9, 0), whole, rtol=0, atol=1e-6)
 
 
-def test_crops_read_integers_and_only_what_they_need(tmp_path, monkeypatch):
+def test_segments_and_crops_decode_only_what_they_need(tmp_path, monkeypatch):
     path = write(tmp_path / "a.flac", tone(10))
     read_calls = []
     read = soundfile.SoundFile.read
@@ -230,7 +215,8 @@ def test_crops_read_integers_and_only_what_they_need(tmp_path, monkeypatch):
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counting)
     reading.read_crop(path, None, None, 1.0, 0.5)
-    assert read_calls == [(SAMPLING_RATE, "int16")]
+    reading.read_audio(path, 4, 5)
+    assert read_calls == [(SAMPLING_RATE, "int16")] * 2
     read_calls.clear()
     reading.read_crop(write(tmp_path / "b.flac", tone(10, 44_100), 44_100), None, None, 1.0, 0.5)
     assert len(read_calls) == 1 and read_calls[0][0] < 1.2 * 44_100
