@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from paraclap.captions.tables import Features, LabelEncoder, decoded, encode, value_type
@@ -110,41 +109,39 @@ class Groups:
     """
 
     def __init__(self, features: Features, comparisons: Iterable[Comparison]) -> None:
-        self._encoders = {c.column: LabelEncoder(c.group) for c in comparisons}
-        self.missing = dict.fromkeys(self._encoders, 0)
-        found = [pd.DataFrame(columns=[*self._encoders], dtype=np.int32)]
-        for batch in features.batches(self._encoders, "groups") if self._encoders else ():
-            rows = pd.DataFrame({c: e.encode(batch.column(c)) for c, e in self._encoders.items()})
-            for column in rows:
-                self.missing[column] += int((rows[column] < 0).sum())
-            found.append(rows.drop_duplicates())
-        self._combinations = pd.concat(found)
+        encoders = {c.column: LabelEncoder(c.group) for c in comparisons}
+        codes = {column: [np.empty(0, np.int32)] for column in encoders}
+        for batch in features.batches(encoders, "groups") if encoders else ():
+            for column, encoder in encoders.items():
+                codes[column].append(encoder.encode(batch.column(column)))
+        self._codes = {column: np.concatenate(found) for column, found in codes.items()}
+        self._labels = {column: encoder.labels for column, encoder in encoders.items()}
+        self.missing = {column: int((found < 0).sum()) for column, found in self._codes.items()}
 
     def names(self, by: Sequence[str]) -> list[Group]:
         """Return all combinations of labels of some columns, only () without columns."""
-        return list(itertools.product(*(self._encoders[column].labels for column in by)))
+        return list(itertools.product(*(self._labels[column] for column in by)))
 
     def occurring(self, by: Sequence[str]) -> list[Group]:
         """Return the combinations that rows have, in the order of `names`."""
         if not by:
             return [()]
-        codes = self._combinations[list(by)].drop_duplicates()
-        codes = codes[(codes >= 0).all(axis=1)].sort_values(list(by))
-        labels = [self._encoders[column].labels for column in by]
-        return [
-            tuple(names[code] for names, code in zip(labels, row, strict=True))
-            for row in codes.itertuples(index=False)
-        ]
+        names = self.names(by)
+        counts = np.bincount(self.codes(slice(None), by) + 1, minlength=len(names) + 1)
+        return [name for name, count in zip(names, counts[1:], strict=True) if count]
 
-    def codes(self, batch: pa.RecordBatch, by: Sequence[str]) -> np.ndarray:
-        """Return the place of each row in `names` (rows,), -1 where a label is missing."""
-        places = np.zeros(len(batch), np.int32)
-        missing = np.zeros(len(batch), bool)
-        for column in by:
-            codes = self._encoders[column].encode(batch.column(column))
-            places = places * len(self._encoders[column].labels) + codes
-            missing |= codes < 0
-        places[missing] = -1
+    def codes(self, rows: slice, by: Sequence[str]) -> np.ndarray:
+        """Return the place of some rows in `names` (rows,), -1 where a label is missing.
+
+        Args:
+            rows: of all features
+            by: at least one column
+        """
+        columns = [self._codes[column][rows] for column in by]
+        places = np.zeros(len(columns[0]), np.int32)
+        for column, codes in zip(by, columns, strict=True):
+            places = places * len(self._labels[column]) + codes
+        places[np.any([codes < 0 for codes in columns], axis=0)] = -1
         return places
 
 
@@ -170,12 +167,12 @@ def training_values(
 ) -> dict[Group, np.ndarray]:
     """Return the defined values of the training rows in each group that has rows."""
     values, places, done = [np.empty(0)], [np.empty(0, np.int32)], 0
-    for batch in features.batches([*columns_of(features, descriptor), *by], descriptor.name):
-        defined = defined_values(batch, descriptor)
-        kept = features.training[done : done + len(batch)] & ~np.isnan(defined)
-        done += len(batch)
+    for batch in features.batches(columns_of(features, descriptor), descriptor.name):
+        rows = slice(done, done + len(batch))
+        defined, done = defined_values(batch, descriptor), rows.stop
+        kept = features.training[rows] & ~np.isnan(defined)
         if by:
-            codes = groups.codes(batch, by)
+            codes = groups.codes(rows, by)
             kept &= codes >= 0
             places.append(codes[kept])
         values.append(defined[kept])
@@ -276,12 +273,20 @@ class LevelCoder:
         edges = [self._edges.get(name) for name in descriptor.rule or [descriptor.name]]
         return tuple(dict.fromkeys(c for fitted in edges if fitted for c in fitted.by))
 
-    def codes(self, batch: pa.RecordBatch, rules: Iterable[Descriptor]) -> dict[str, np.ndarray]:
-        """Return the places in LEVELS or PRESENCE (rows,) by descriptor, -1 where undefined."""
-        codes = {descriptor.name: self._level(batch, descriptor) for descriptor in self.levels}
+    def codes(
+        self, batch: pa.RecordBatch, rows: slice, rules: Iterable[Descriptor]
+    ) -> dict[str, np.ndarray]:
+        """Return the places in LEVELS or PRESENCE (rows,) by descriptor, -1 where undefined.
+
+        Args:
+            batch: of features
+            rows: of all features, that the batch holds
+            rules: descriptors of rules
+        """
+        codes = {d.name: self._level(batch, rows, d) for d in self.levels}
         return codes | {rule.name: _rule_codes(rule, codes) for rule in rules}
 
-    def _level(self, batch: pa.RecordBatch, descriptor: Descriptor) -> np.ndarray:
+    def _level(self, batch: pa.RecordBatch, rows: slice, descriptor: Descriptor) -> np.ndarray:
         if descriptor.column in self._given:
             codes, levels = encode(batch.column(descriptor.column))
             places = [-1 if level is None else LEVELS.index(level) for level in levels]
@@ -290,7 +295,7 @@ class LevelCoder:
             return np.full(len(batch), -1, np.int8)
         values = defined_values(batch, descriptor)
         by = self._edges[descriptor.name].by
-        places = self._groups.codes(batch, by) if by else 0
+        places = self._groups.codes(rows, by) if by else 0
         low, high = (bounds[places] for bounds in self._bounds[descriptor.name])
         codes = (values > low).view(np.int8) + (values >= high).view(np.int8)
         codes[np.isnan(values) | np.isnan(low)] = -1

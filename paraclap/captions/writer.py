@@ -183,14 +183,15 @@ class Captioner:
             yield self._caption(batch)
 
     def _caption(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        codes = self._levels.codes(batch, [d for d in self._coded if d.kind == "rule"])
+        rows = slice(self.statistics.rows, self.statistics.rows + len(batch))
+        codes = self._levels.codes(batch, rows, [d for d in self._coded if d.kind == "rule"])
         for descriptor in self.selected:
             if descriptor.kind == "label":
                 codes[descriptor.name] = self._label_codes(batch, descriptor)
         self._count(batch, codes)
         levels = [_as_levels(codes[d.name], VALUES[d.kind]) for d in self._coded]
         columns = [batch.column(name) for name in self.features.labels] + levels
-        columns += [batch.column(name) for name in INDEX] + self._texts(batch, codes)
+        columns += [batch.column(name) for name in INDEX] + self._texts(rows, codes)
         return pa.RecordBatch.from_arrays(columns, self.schema.names)
 
     def _label_codes(self, batch: pa.RecordBatch, descriptor: Descriptor) -> np.ndarray:
@@ -212,11 +213,11 @@ class Captioner:
             splits = self._splits.encode(batch.column("split"))
             self.statistics.count("split", emotions, splits, self._splits.labels)
 
-    def _texts(self, batch: pa.RecordBatch, codes: Mapping[str, np.ndarray]) -> list[pa.Array]:
+    def _texts(self, rows: slice, codes: Mapping[str, np.ndarray]) -> list[pa.Array]:
         """Return the lists of phrases and of their descriptors, in the order of these."""
-        blocks = [np.zeros((len(batch), 0), np.int32)]
+        blocks = [np.zeros((rows.stop - rows.start, 0), np.int32)]
         for d in self.selected:
-            blocks.append(self._phrases[d.name].take(self._places(batch, d, codes[d.name])))
+            blocks.append(self._phrases[d.name].take(self._places(rows, d, codes[d.name])))
         names = [descriptor.name for descriptor in self.selected]
         owners = np.repeat(np.arange(len(names), dtype=np.int32), [b.shape[1] for b in blocks[1:]])
         numbers = np.concatenate(blocks, axis=1)
@@ -229,14 +230,12 @@ class Captioner:
             _as_lists(lengths, np.broadcast_to(owners, numbers.shape)[present], names),
         ]
 
-    def _places(
-        self, batch: pa.RecordBatch, descriptor: Descriptor, codes: np.ndarray
-    ) -> np.ndarray:
+    def _places(self, rows: slice, descriptor: Descriptor, codes: np.ndarray) -> np.ndarray:
         """Return the places of each row's phrases: by group, then by value; -1 for none."""
         by = () if descriptor.kind == "label" else self._levels.by(descriptor)
         if not by:
             return codes
-        groups = self.groups.codes(batch, by)
+        groups = self.groups.codes(rows, by)
         places = groups * len(VALUES[descriptor.kind]) + codes
         return np.where((groups < 0) | (codes < 0), -1, places)
 
