@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from paraclap.distributed import agreed_signal, largest, rank
+from paraclap.distributed import agreed_signal, largest, rank, world_size
 from paraclap.files import make_folder, write_text
 from paraclap.settings import Settings
 from paraclap.signals import EXIT_CODES, Stopped, StopRequests
@@ -17,6 +17,7 @@ from paraclap.training.config import flatten
 from paraclap.training.data import files_in_flight, raise_worker_error, sample_captions
 from paraclap.training.encoding import Batch
 from paraclap.training.loggers import Log, check_loggers
+from paraclap.training.preparation import prepare
 from paraclap.training.resources import memory_in_use
 from paraclap.training.tables import check_data, with_captions
 from paraclap.training.trainer import Trainer
@@ -40,7 +41,7 @@ def train(settings: Settings) -> Trainer:
     if rank() == 0:
         config = OmegaConf.to_yaml(OmegaConf.structured(settings))
         write_text(run.output / "config.yaml", config)
-    print(run)
+    print(_description(run))
     with _log(run) as log, StopRequests() as requests:
         if log is not None and log.writer is not None and run.step < run.steps:
             captions = sample_captions(run.data, run.dataset(), run.batches())
@@ -51,6 +52,16 @@ def train(settings: Settings) -> Trainer:
         validations = 0
     print(run.stopwatch.summary(run.device, run.whole_steps, validations))
     return run
+
+
+def _description(run: Trainer) -> str:
+    """Numbers of clips and steps, device and precision."""
+    device = f"{world_size()} x {run.device.type}" if world_size() > 1 else str(run.device)
+    precision = "bfloat16" if run.learner.bfloat16 else "float32"
+    return (
+        f"{len(run.data.train_table)} training clips, {len(run.validate.classes)} validation "
+        f"clips, {run.steps} steps, {device}, {precision}"
+    )
 
 
 def _log(run: Trainer) -> AbstractContextManager[Log | None]:
@@ -66,7 +77,7 @@ def _train(run: Trainer, log: Log | None, requests: StopRequests) -> None:
     settings = run.settings.train
     if run.step and _is_due(run, settings.validate_every) and run.validated < run.step:
         _validate(run, log)  # the run was stopped between this step and its validation
-    run.prepare(requests)
+    prepare(run, requests)
     with _progress_bar(run) as bar:
         run.stopwatch.start()
         for batch in _batches(run, requests):
@@ -86,7 +97,7 @@ def _train(run: Trainer, log: Log | None, requests: StopRequests) -> None:
             if _is_due(run, settings.save_every):
                 run.save()
             run.stopwatch.start()
-    run.save_model("last")
+    run.checkpointer.save_model("last", run.model, run.processor)
 
 
 def _is_due(run: Trainer, every: int) -> bool:
@@ -157,7 +168,7 @@ def _validate(run: Trainer, log: Log | None) -> None:
     """Validate, and save the model as `best` if it is, or if there are no validation clips."""
     run.validated = run.step
     if run.validate.classes.empty:
-        run.save_model("best")
+        run.checkpointer.save_model("best", run.model, run.processor)
         return
     run.stopwatch.start()
     scores, answers = run.validate(run.model, run.processor)
@@ -170,4 +181,4 @@ def _validate(run: Trainer, log: Log | None) -> None:
     )
     if scores["UAR"] > run.best:
         run.best = scores["UAR"]
-        run.save_model("best")
+        run.checkpointer.save_model("best", run.model, run.processor)

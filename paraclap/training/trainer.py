@@ -15,7 +15,6 @@ from paraclap.data.loader import Loader
 from paraclap.data.sampler import TrainingBatches
 from paraclap.distributed import (
     broadcast,
-    broadcast_in_place,
     device_named,
     rank,
     sum_in_place,
@@ -24,7 +23,6 @@ from paraclap.distributed import (
 from paraclap.files import write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import Settings, SettingsError
-from paraclap.signals import StopRequests
 from paraclap.training.checkpointer import VERSIONS, Checkpointer, refuse_changes
 from paraclap.training.data import (
     TrainingData,
@@ -35,10 +33,8 @@ from paraclap.training.data import (
 from paraclap.training.encoding import Batch, shortest_masked
 from paraclap.training.learner import Learner
 from paraclap.training.optim import seed_step
-from paraclap.training.precompute import audio_embeddings
 from paraclap.training.resources import Stopwatch
 from paraclap.training.step import DivergenceError, Gradients
-from paraclap.training.text_pretraining import pretrain_text
 from paraclap.training.validation import Validator
 
 COUNTERS = ("step", "best", "validated", "skipped", "skipped_in_a_row")
@@ -96,15 +92,6 @@ class Trainer:
         """Processor of the model."""
         return self.learner.processor
 
-    def __str__(self) -> str:
-        """Return numbers of clips and steps, device and precision."""
-        device = f"{world_size()} x {self.device.type}" if world_size() > 1 else str(self.device)
-        precision = "bfloat16" if self.learner.bfloat16 else "float32"
-        return (
-            f"{len(self.data.train_table)} training clips, {len(self.validate.classes)} validation "
-            f"clips, {self.steps} steps, {device}, {precision}"
-        )
-
     def dataset(self) -> CaptionDataset:
         """Training clips with captions, without audio if its embeddings are precomputed."""
         repeat_short = not self.model.audio_branch.supports_padding
@@ -124,32 +111,6 @@ class Trainer:
         return training_loader(
             self.dataset(), self.batches(), self.processor, self.settings, least, self.device
         )
-
-    def prepare(self, requests: StopRequests | None = None) -> None:
-        """Pretrain the text side and precompute audio embeddings, where settings ask for it.
-
-        Raises:
-            Stopped: if any process received a signal.
-        """
-        if self.step == 0 and self.settings.text_pretraining.steps:
-            self.pretrain_text(requests)
-        parameters = self.learner.gradients.parameters()
-        broadcast_in_place(parameter.detach() for parameter in parameters)
-        self.model.train()
-        self.unfreeze()
-        self.precompute_audio_embeddings(requests)
-
-    def pretrain_text(self, requests: StopRequests | None = None) -> None:
-        """Train the text side on captions alone."""
-        pretrain_text(self.model, self.processor, self.dataset(), self.settings, requests)
-
-    def precompute_audio_embeddings(self, requests: StopRequests | None = None) -> None:
-        """Encode all clips once if the audio encoder is frozen and crops are always the same."""
-        encoder, crop = self.learner.gradients.encoder, self.settings.data.crop
-        if "audio" in encoder.frozen and crop != "random" and self.data.functionals is None:
-            encoder.clips = audio_embeddings(
-                encoder.frozen["audio"], self.processor, self.dataset(), requests
-            )
 
     def unfreeze(self) -> None:
         """Unfreeze the parts that are trained from the next step on.
@@ -193,13 +154,8 @@ class Trainer:
         self.learner.optimizer.zero_grad()
         self.skipped += 1
         self.skipped_in_a_row += 1
-        loss, norm = gradients.loss.item(), gradients.norm.item()
         files = [self.data.train_table.index[row][0] for row in rows]
-        dump = {"step": self.step + 1, "loss": str(loss), "norm": str(norm), "clips": files}
-        if rank() == 0:
-            self.output.mkdir(parents=True, exist_ok=True)
-            write_text(self.output / DUMP, json.dumps(dump, indent=1) + "\n")
-        reason = f"step {self.step + 1}: loss {loss}, gradient norm {norm}, clips {files}"
+        reason = _dump(self.output, self.step + 1, gradients, files)
         if self.skipped_in_a_row > self.settings.train.max_skipped:
             raise DivergenceError(
                 f"{reason}: {self.skipped_in_a_row} steps in a row are not finite; try a smaller "
@@ -227,10 +183,6 @@ class Trainer:
             raise DivergenceError(f"step {self.step}: {name} is not finite; nothing was saved")
         self.checkpointer.save(self.state())
 
-    def save_model(self, name: str) -> None:
-        """Write the model to the folder `name` of the run."""
-        self.checkpointer.save_model(name, self.model, self.processor)
-
     def resume(self) -> None:
         """Continue from a checkpoint, as set by `train.resume`.
 
@@ -253,3 +205,13 @@ class Trainer:
 def _finite(value: float) -> float | None:
     """Return the value, or None if it is not finite, because JSON has no NaN."""
     return value if math.isfinite(value) else None
+
+
+def _dump(output: Path, step: int, gradients: Gradients, files: list[str]) -> str:
+    """Write loss, norm and clips of a step to `DUMP`; returns them as text."""
+    loss, norm = gradients.loss.item(), gradients.norm.item()
+    dump = {"step": step, "loss": str(loss), "norm": str(norm), "clips": files}
+    if rank() == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(output / DUMP, json.dumps(dump, indent=1) + "\n")
+    return f"step {step}: loss {loss}, gradient norm {norm}, clips {files}"

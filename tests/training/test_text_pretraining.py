@@ -8,6 +8,7 @@ from paraclap.evaluation.embed import embed_texts
 from paraclap.model.build import build_model
 from paraclap.training import loop
 from paraclap.training.config import read_settings
+from paraclap.training.text_pretraining import pretrain_text
 
 
 def mean_cosine(run, texts):
@@ -24,7 +25,7 @@ def test_captions_are_separated_by_meaning_and_audio_is_unchanged(config):
     apart = [f"the speaker sounds {name}" for name in ("angry", "sad", "happy", "bored")]
     same_meaning = ["emotion is anger", "the speaker sounds angry"]
     assert mean_cosine(run, apart) > 0.9
-    run.pretrain_text()
+    pretrain_text(run.model, run.processor, run.dataset(), run.settings)
     assert mean_cosine(run, apart) < 0.6
     assert mean_cosine(run, same_meaning) > mean_cosine(run, apart) + 0.2
     after = run.model.state_dict()
@@ -35,7 +36,7 @@ def test_captions_are_separated_by_meaning_and_audio_is_unchanged(config):
 def test_frozen_text_encoder_with_random_weights_is_trained_in_this_stage_only(config):
     run = loop.Trainer(read_settings([config, "text_pretraining.steps=2", "model.freeze=[text]"]))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    run.pretrain_text()
+    pretrain_text(run.model, run.processor, run.dataset(), run.settings)
     changed = {n for n, v in run.model.state_dict().items() if not torch.equal(v, before[n])}
     assert any(name.startswith("text_branch.") for name in changed)
     assert run.model.frozen == ("text",) and not run.model.text_branch.training
@@ -59,5 +60,5 @@ def test_frozen_pretrained_text_encoder_is_unchanged(config, settings, tmp_path)
     settings.model.text.config = {}
     run = loop.Trainer(settings)
     before = {n: v.clone() for n, v in run.model.text_branch.state_dict().items()}
-    run.pretrain_text()
+    pretrain_text(run.model, run.processor, run.dataset(), run.settings)
     assert same(before, run.model.text_branch.state_dict())

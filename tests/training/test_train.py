@@ -29,7 +29,7 @@ from paraclap.audio.recordings import Files
 from paraclap.cli import evaluate, train
 from paraclap.model.build import build_model, load_model
 from paraclap.signals import Stopped, StopRequests
-from paraclap.training import loop, trainer
+from paraclap.training import loop, preparation, trainer
 from paraclap.training.checkpoint import list_checkpoints, load_newest
 from paraclap.training.config import SettingsError, read_settings
 from paraclap.training.losses import SIGMOID_BIAS
@@ -153,7 +153,7 @@ def test_precomputed_embeddings_change_no_bit_of_a_run(config, tmp_path, monkeyp
         opens = len(run.validate.classes) + training
         assert len(opened) == opens
         opened.clear()
-        monkeypatch.setattr(loop.Trainer, "precompute_audio_embeddings", lambda *a: None)
+        monkeypatch.setattr(preparation, "precompute", lambda *a: None)
     assert same(weights(tmp_path / "precomputed"), weights(tmp_path / "read"))
     losses = [
         [row["loss"] for row in rows(tmp_path / n) if "loss" in row]
@@ -168,10 +168,10 @@ def test_signal_while_precomputing_keeps_embeddings(config, tmp_path):
     requests = StopRequests()
     requests.received = signal.SIGTERM
     with pytest.raises(Stopped, match="SIGTERM while precomputing .* continues from there"):
-        run.precompute_audio_embeddings(requests)
+        preparation.precompute(run, requests)
     assert run.learner.gradients.encoder.clips is None
     requests.received = None
-    run.precompute_audio_embeddings(requests)
+    preparation.precompute(run, requests)
     assert len(run.learner.gradients.encoder.clips) == 24
 
 
