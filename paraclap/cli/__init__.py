@@ -3,28 +3,43 @@
 The scripts at the root and the installed commands (`paraclap-train`, ...) run the same functions.
 """
 
+import functools
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from paraclap.errors import ParaCLAPError
 
 
 def run(main: Callable[[], int], name: str) -> int:
-    """Run a command line; errors that are meant for users end in one sentence.
+    """Run a command line; errors and warnings that are meant for users are one sentence each.
 
     Args:
         main: the command line; returns the exit code.
-        name: of the script, before the sentence.
+        name: of the script, before the sentence of an error.
     """
-    try:
-        return main()
-    except ParaCLAPError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    with warnings.catch_warnings():
+        warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
+        try:
+            return main()
+        except ParaCLAPError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+
+
+def _show_warning(
+    standard: Callable, message: Warning, category: type[Warning], *place: Any, **options: Any
+) -> None:
+    """Print a `UserWarning` in one line, and warnings of other categories in the standard form."""
+    if category is UserWarning:
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        standard(message, category, *place, **options)
 
 
 def command() -> int:

@@ -36,9 +36,7 @@ so memory grows by about 20 bytes per row for any number of columns (10 million 
 """
 
 import argparse
-import sys
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -214,8 +212,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         InputError: if arguments or files are invalid
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-        run(_parser().parse_args(arguments))
+    run(_parser().parse_args(arguments))
     return 0
