@@ -1,20 +1,27 @@
-"""Finding the audio files of a corpus, one per recording.
+r"""Audio files of a corpus: one per recording, with labels from their names and label files.
 
-Skipped files are reported by a warning with their number and an example. No audio is opened.
+    read_files(root, r"(?P<speaker>\d+)_(?P<emotion>[A-Z])", codes={"emotion": {"A": "anger"}})
+
+Audio with other names, audio without labels, labels without audio, and copies are skipped with a
+warning that contains their number and an example. No audio is opened.
 """
 
 import os
 import posixpath
 import re
-import warnings
-from collections.abc import Iterable, Mapping
+import string
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import soundfile
 
 from paraclap.corpora import CorpusError
+from paraclap.corpora.databases import read_database
+from paraclap.corpora.label_files import read_label_files
+from paraclap.corpora.validation import warn_skipped
 
 FORMAT_SUFFIXES = {
     "AIFF": ("aiff", "aif", "aifc"),
@@ -35,14 +42,30 @@ FORMAT_SUFFIXES = {
     "WAV": ("wav", "wave"),
 }
 """Audio formats of libsndfile and their usual suffixes."""
-CONVERTIBLE_SUFFIXES = ("m4a", "mp4", "aac", "wma", "webm", "mkv", "amr", "3gp")
+CONVERTIBLE_SUFFIXES = frozenset({"m4a", "mp4", "aac", "wma", "webm", "mkv", "amr", "3gp"})
 """Suffixes of audio that libsndfile does not decode."""
 
+Codes = Mapping[str, str | None]
+"""Code -> label; None for a missing label.
 
-def warn_skipped(root: Path, count: int, what: str, examples: Iterable[str]) -> None:
-    """Warn about skipped items, unless their number is 0."""
-    if count:
-        warnings.warn(f"{root}: {count} {what}, e.g. {next(iter(examples))}", stacklevel=3)
+The key ``*`` holds the label of all other codes, which are otherwise an error; the label ``*``
+keeps them unchanged.
+"""
+COMMON_CODES: Mapping[str, Codes] = {
+    "gender": {
+        **dict.fromkeys(("F", "f", "Female", "female"), "female"),
+        **dict.fromkeys(("M", "m", "Male", "male"), "male"),
+        **dict.fromkeys(("Unknown", "unknown")),
+    },
+    "split": {
+        **dict.fromkeys(("Train", "TR"), "train"),
+        **dict.fromkeys(("Development", "development", "devel", "validation", "evaluation"), "dev"),
+        **{"Test1": "test1", "Test2": "test2", "Test3": "test3", "TE": "test", "*": "*"},
+    },
+}
+"""Column -> its codes, for corpora that do not define others."""
+
+# --- Finding files -------------------------------------------------------------------------------
 
 
 @cache
@@ -105,8 +128,7 @@ def one_per_recording(root: Path, keys: Mapping[str, object], prefer: str | None
         if len(files) > 1 and len(preferred) == 1:
             replaced += [file for file in files if file not in preferred]
             files = preferred
-        files = sorted(files, key=lambda file: (file.count("/"), file))
-        first, others = files[0], files[1:]
+        first, *others = sorted(files, key=lambda file: (file.count("/"), file))
         for other in others:
             same_name = posixpath.basename(first) == posixpath.basename(other)
             if not same_name or os.path.getsize(root / first) != os.path.getsize(root / other):
@@ -115,12 +137,10 @@ def one_per_recording(root: Path, keys: Mapping[str, object], prefer: str | None
                 )
         kept.append(first)
         copies += others
-    warn_skipped(
-        root, len(copies), "audio files are copies in another folder and are skipped", copies
-    )
-    warn_skipped(
-        root, len(replaced), "audio files have a corrected version and are skipped", replaced
-    )
+    what = "audio files are copies in another folder and are skipped"
+    warn_skipped(root, len(copies), what, copies)
+    what = "audio files have a corrected version and are skipped"
+    warn_skipped(root, len(replaced), what, replaced)
     return sorted(kept)
 
 
@@ -132,6 +152,142 @@ def read_folder(root: Path) -> pd.DataFrame:
     """
     files = find_audio(root)
     one_per_recording(root, {file: posixpath.splitext(file)[0] for file in files}, None)
-    others = find_audio(root, frozenset(CONVERTIBLE_SUFFIXES))
+    others = find_audio(root, CONVERTIBLE_SUFFIXES)
     warn_skipped(root, len(others), "files must be converted with ffmpeg and are skipped", others)
     return pd.DataFrame({"file": files}, dtype="str")
+
+
+# --- Labels of files -----------------------------------------------------------------------------
+
+
+def read_files(
+    root: Path,
+    pattern: str,
+    columns: Mapping[str, str] | None = None,
+    codes: Mapping[str, Codes] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    labels_needed: bool = True,
+    other_part: str | None = None,
+    prefer: str | None = None,
+) -> pd.DataFrame:
+    r"""Return one row per recording, with labels from its file name and from label files.
+
+    Every named group of ``pattern`` is a *field*. Label files are joined by the fields that they
+    share with the file names. All fields except ``clip`` become columns.
+
+    Args:
+        root: folder of the corpus
+        pattern: regular expression of a path without suffix, below any folder of the root, because
+            unpacked archives differ in the folders above
+        columns: further columns, as texts with fields in braces, e.g. ``"Ses{session}{gender}"``
+        codes: column -> code -> label, in addition to `COMMON_CODES`
+        labels: arguments of `read_label_files` or, with a key ``database``, of `read_database`;
+            folder and suffix of a field ``clip`` are ignored
+        labels_needed: skip recordings without a row in ``labels``
+        other_part: regular expression of further audio of the corpus, skipped without a warning
+        prefer: see `one_per_recording`
+
+    Raises:
+        CorpusError: if a code is unknown, or label files are contradictory
+    """
+    names, strays = {}, []
+    for file in find_audio(root):
+        if other_part and re.search(other_part, file):
+            continue
+        if match := re.fullmatch(rf"(?:.*/)?{pattern}", posixpath.splitext(file)[0]):
+            names[file] = match.groupdict()
+        else:
+            strays.append(file)
+    if not names:
+        return pd.DataFrame()
+    what = "audio files do not have a name of this corpus and are skipped"
+    warn_skipped(root, len(strays), what, strays)
+    kept = one_per_recording(root, {file: tuple(f.values()) for file, f in names.items()}, prefer)
+    fields = pd.DataFrame([{"file": file, **names[file]} for file in kept], dtype="str")
+    if labels is not None:
+        fields = _join_labels(fields, _read_labels(root, **labels), labels_needed, root)
+    texts = {name: f"{{{name}}}" for name in fields.columns if name not in ("file", "clip")}
+    texts |= columns or {}
+    return _columns_of(fields, texts, {**COMMON_CODES, **(codes or {})}, root)
+
+
+def _read_labels(
+    root: Path, database: Mapping[str, Any] | None = None, **files: Any
+) -> pd.DataFrame:
+    """Return the labels of an audformat database in the folder or below, else of label files."""
+    headers = sorted([*root.glob("db.yaml"), *root.glob("*/db.yaml")]) if database else []
+    if not headers:
+        return read_label_files(root, **files)
+    rows = read_database(headers[0].parent, database["tables"], database["split_pattern"])
+    return rows.rename(columns=database["renamed"]).reindex(columns=files["columns"].values())
+
+
+def _join_labels(
+    fields: pd.DataFrame, labels: pd.DataFrame, needed: bool, root: Path
+) -> pd.DataFrame:
+    """Return the fields of names with those of label files; warn about rows without counterpart."""
+    if needed and labels.empty:
+        return fields.iloc[:0]
+    if "clip" in labels:
+        labels = labels.assign(clip=labels["clip"].map(_stem, na_action="ignore"))
+    labels = labels.drop_duplicates()
+    keys = [column for column in fields if column in labels]
+    twice = labels[labels.duplicated(keys, keep=False)]
+    examples = _key_texts(twice, keys)
+    if needed and examples:
+        raise CorpusError(f"{root}: label files have different labels for {examples[0]}")
+    what = "lines of label files are contradictory and are skipped"
+    warn_skipped(root, len(twice), what, examples)
+    labels = labels.drop(twice.index)
+    joined = fields.merge(labels, on=keys, how="outer" if needed else "left", indicator="source")
+    sources = joined.pop("source")
+    if needed:
+        missing, unlabelled = joined[sources == "right_only"], joined[sources == "left_only"]
+        warn_skipped(root, len(missing), "labelled clips have no audio", _key_texts(missing, keys))
+        what = "audio files have no label and are skipped"
+        warn_skipped(root, len(unlabelled), what, unlabelled["file"])
+        joined = joined[sources == "both"]
+    return joined.sort_values("file", ignore_index=True)
+
+
+def _key_texts(rows: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """Return the keys of rows as texts."""
+    return [" ".join(map(str, row)) for row in rows[keys].fillna("?").to_numpy()]
+
+
+def _stem(path: str) -> str:
+    """Return a file name without folder and without audio suffix."""
+    name = posixpath.basename(path.replace("\\", "/"))
+    stem, suffix = posixpath.splitext(name)
+    return stem if suffix[1:].lower() in audio_suffixes() else name
+
+
+def _columns_of(
+    fields: pd.DataFrame, columns: Mapping[str, str], codes: Mapping[str, Codes], root: Path
+) -> pd.DataFrame:
+    """Return ``file`` and the columns that have any value, with labels instead of codes."""
+    if fields.empty:
+        return fields
+    rows = fields[["file"]].copy()
+    for column, text in columns.items():
+        values, known = _fill(text, fields), codes.get(column, {"*": "*"})
+        unknown = values[values.notna() & ~values.isin(list(known))]
+        if len(unknown) and "*" not in known:
+            raise CorpusError(
+                f"{root}: {fields['file'][unknown.index[0]]} has the unknown code"
+                f" {unknown.iloc[0]!r} for {column}, expected one of {sorted(known)}"
+            )
+        others = {code: code if known["*"] == "*" else known["*"] for code in set(unknown)}
+        values = values.map({**known, **others}, na_action="ignore")
+        if values.notna().any():
+            rows[column] = values.astype("str")
+    return rows
+
+
+def _fill(text: str, fields: pd.DataFrame) -> pd.Series:
+    """Return a text with the fields of each row; missing if one of them is missing."""
+    names = [name for _, name, _, _ in string.Formatter().parse(text) if name]
+    if text == f"{{{''.join(names)}}}":
+        return fields[names[0]]
+    filled = [text.format(**row) for row in fields[["file", *names]].to_dict("records")]
+    return pd.Series(filled, fields.index, dtype="str").mask(fields[names].isna().any(axis=1))

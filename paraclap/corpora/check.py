@@ -13,8 +13,7 @@ from paraclap.audio import AudioError
 from paraclap.audio.containers import read_header
 from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.audio.segments import END_TOLERANCE
-from paraclap.corpora.catalogue import CORPORA
-from paraclap.corpora.corpus import Corpus
+from paraclap.corpora.catalogue import CORPORA, Corpus
 
 # --- What is in a corpus -------------------------------------------------------------------------
 

@@ -9,8 +9,7 @@ import yaml
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.label_files import parse_table, read_text
-from paraclap.corpora.labels import typed
-from paraclap.corpora.validation import INDEX_COLUMNS, timedeltas
+from paraclap.corpora.validation import INDEX_COLUMNS, timedeltas, typed
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -29,8 +29,7 @@ import pandas as pd
 
 from paraclap.corpora import SOURCE_FORMS, CorpusError
 from paraclap.corpora.audio_files import read_folder
-from paraclap.corpora.catalogue import CORPORA
-from paraclap.corpora.corpus import Corpus
+from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.databases import TABLE_READERS, read_database, read_table
 from paraclap.corpora.validation import corpus_table
 

@@ -1,21 +1,26 @@
-"""Validation of corpus tables: paths, segments, duplicates, types of columns.
-
-A corpus table is on audformat's segmented index: ``file`` (relative to the root, with ``/``),
-``start`` and ``end`` (timedelta; NaT for the end of the file).
-"""
+"""Validation of corpus tables: paths, segments, duplicates, types of columns; see `table`."""
 
 import os
 import posixpath
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import audformat
 import pandas as pd
 
 from paraclap.corpora import CorpusError
-from paraclap.corpora.audio_files import warn_skipped
-from paraclap.corpora.labels import typed
 
 INDEX_COLUMNS = ("file", "start", "end")
+TEXT_COLUMNS = ("emotion", "speaker", "gender", "split", "fold", "language")
+NUMBER_COLUMNS = ("arousal", "valence", "dominance", "age")
+DECIMAL_COMMA = r"^\s*(-?\d+),(\d+)\s*$"
+
+
+def warn_skipped(root: Path, count: int, what: str, examples: Iterable[str]) -> None:
+    """Warn about skipped items, unless their number is 0."""
+    if count:
+        warnings.warn(f"{root}: {count} {what}, e.g. {next(iter(examples))}", stacklevel=3)
 
 
 def corpus_table(
@@ -92,3 +97,27 @@ def timedeltas(rows: pd.DataFrame, column: str) -> pd.Series:
     except ValueError as error:
         raise CorpusError(f"{column} is neither seconds nor a timedelta: {error}") from error
     return values.astype("timedelta64[ns]").fillna(default)
+
+
+def typed(values: pd.Series, name: str) -> pd.Series:
+    """Return a column as text or float64 if its name requires it, otherwise unchanged.
+
+    Args:
+        values: column of a table
+        name: of the table, for error messages
+
+    Raises:
+        CorpusError: if a column of `NUMBER_COLUMNS` does not hold numbers
+    """
+    try:
+        if values.name in NUMBER_COLUMNS:
+            if pd.api.types.is_string_dtype(values):
+                values = values.str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
+            return pd.to_numeric(values).astype("float64")
+    except ValueError as error:
+        raise CorpusError(f"{name}: {values.name} must hold numbers: {error}") from error
+    if values.name in TEXT_COLUMNS or isinstance(values.dtype, pd.CategoricalDtype):
+        if pd.api.types.is_float_dtype(values):  # integers with missing values: 7, not 7.0
+            values = values.convert_dtypes()
+        return values.astype("str")
+    return values

@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 
 from paraclap.corpora import CorpusError
-from paraclap.corpora.catalogue import CORPORA
-from paraclap.corpora.corpus import Corpus
-from paraclap.corpora.labels import NUMBER_COLUMNS
+from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.table import read_corpus, scored_classes, split_source
+from paraclap.corpora.validation import NUMBER_COLUMNS
 
 DATA = Path(os.environ.get("PARACLAP_DATA", Path(__file__).resolve().parents[2] / "../shared/data"))
 RAVDESS_NOUNS = {
@@ -211,9 +210,8 @@ def labelled(corpus: str | None = None, **columns: list) -> pd.DataFrame:
 def test_labels_are_merged_or_not_scored_and_unknown_ones_are_an_error(monkeypatch):
     changed = {"happy": "joy", "surprised": "joy", "calm": None}
     classes = {**CORPORA["ravdess"].classes, **changed}
-    monkeypatch.setitem(CORPORA, "toy", Corpus(
-        "toy", "", None, "", 0, classes, {"joy": "joy"}, "", ""
-    ))  # fmt: skip
+    toy = Corpus("toy", "", reader=None, expected="", classes=classes, published={"joy": "joy"})
+    monkeypatch.setitem(CORPORA, "toy", toy)
     table = labelled("toy", emotion=["happy", "surprised", "calm", "sad", np.nan])
     scored = scored_classes(table)
     assert scored.tolist()[:2] == ["joy", "joy"] and scored.tolist()[3] == "sad"

@@ -70,9 +70,8 @@ def test_sentences_use_the_adjective_and_captions_the_noun():
 
 
 def test_published_prompts_are_those_of_the_corpus_and_otherwise_the_label(monkeypatch):
-    toy = corpora.Corpus(
-        "toy", "", None, "", 0, {"W": "anger", "O": None}, {"anger": "rage"}, "", ""
-    )
+    classes, published = {"W": "anger", "O": None}, {"anger": "rage"}
+    toy = corpora.Corpus("toy", "", None, "", classes=classes, published=published)
     monkeypatch.setitem(corpora.CORPORA, "toy", toy)
     assert prompts_for(labelled("toy", emotion=["W", "O"])) == {"anger": ("rage",)}
     assert prompts_for(labelled(emotion=["anger"])) == {"anger": ("anger",)}

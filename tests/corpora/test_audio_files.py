@@ -1,15 +1,11 @@
 import warnings
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from paraclap.corpora import CorpusError
-from paraclap.corpora.audio_files import find_audio
-from paraclap.corpora.file_names import read_files
-from paraclap.corpora.label_files import read_label_files
-from paraclap.corpora.labels import OpenCodes
+from paraclap.corpora.audio_files import find_audio, read_files
 
 
 def touch(root: Path, *files: str) -> Path:
@@ -38,7 +34,7 @@ def test_files_of_all_formats_of_libsndfile_are_found(tmp_path):
     assert find_audio(tmp_path) == sorted(found)
 
 
-NAME = r"(?:.*/)?(?P<speaker>s\d)_(?P<emotion>[a-z])"
+NAME = r"(?P<speaker>s\d)_(?P<emotion>[a-z])"
 LETTERS = {"emotion": {"a": "anger", "n": "neutral", "x": None}}
 
 
@@ -63,8 +59,8 @@ def test_unknown_code_is_an_error_unless_codes_are_open(tmp_path):
     touch(tmp_path, "s1_a.wav", "s1_q.wav")
     with pytest.raises(CorpusError, match=r"s1_q\.wav has the unknown code 'q' .*'a', 'n', 'x'"):
         read_files(tmp_path, NAME, codes=LETTERS)
-    kept = read_files(tmp_path, NAME, codes={"emotion": OpenCodes({"a": "anger"}, keep=True)})
-    dropped = read_files(tmp_path, NAME, codes={"emotion": OpenCodes({"a": "anger"}, keep=False)})
+    kept = read_files(tmp_path, NAME, codes={"emotion": {"a": "anger", "*": "*"}})
+    dropped = read_files(tmp_path, NAME, codes={"emotion": {"a": "anger", "*": None}})
     assert kept["emotion"].tolist() == ["anger", "q"]
     assert dropped["emotion"].isna().tolist() == [False, True]
 
@@ -103,18 +99,16 @@ def test_preferred_version_replaces_the_other(tmp_path):
 
 # --- Joined with label files ---------------------------------------------------------------------
 
-CLIP = r"(?:.*/)?(?P<clip>[^/]+)"
+CLIP = r"(?P<clip>[^/]+)"
 COLUMNS = {"File": "clip", "Class": "emotion", "Age": "age"}
 
 
-def labels_of(root: Path, text: str | bytes, **options) -> pd.DataFrame:
-    write(root, "labels.csv", text)
-    return read_label_files(root, ["none/*.csv", "*.csv"], **{"columns": COLUMNS, **options})
+LABELS = {"globs": ["*.csv"], "columns": COLUMNS, "optional": ["Age"]}
 
 
 def read_labelled(root: Path, text: str, **options) -> tuple[pd.DataFrame, list[str]]:
-    labels = partial(labels_of, text=text, optional=["Age"])
-    return warnings_of(read_files, root, CLIP, labels=labels, **options)
+    write(root, "labels.csv", text)
+    return warnings_of(read_files, root, CLIP, labels=LABELS, **options)
 
 
 def test_labels_without_audio_and_audio_without_labels_are_skipped_with_a_warning(tmp_path):
@@ -134,10 +128,9 @@ def test_audio_without_optional_labels_is_kept(tmp_path):
     rows, warned = read_labelled(tmp_path, "File,Class\na,anger\nd,fear\n", labels_needed=False)
     assert rows["file"].tolist() == ["a.wav", "c.wav"] and not warned
     (tmp_path / "labels.csv").unlink()
-    labels = partial(read_label_files, globs=["*.csv"], columns=COLUMNS)
-    rows = read_files(tmp_path, CLIP, labels=labels, labels_needed=False)
+    rows = read_files(tmp_path, CLIP, labels=LABELS, labels_needed=False)
     assert rows.columns.tolist() == ["file"] and len(rows) == 2
-    assert read_files(tmp_path, CLIP, labels=labels).empty
+    assert read_files(tmp_path, CLIP, labels=LABELS).empty
 
 
 def test_contradictory_labels_are_an_error_or_skipped_with_a_warning(tmp_path):
