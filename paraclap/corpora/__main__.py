@@ -24,23 +24,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help=SOURCE_FORMS)
-    parser.add_argument("--workers", type=int, default=4, help="threads (%(default)s)")
     options = parser.parse_args(arguments)
     if not options.sources:
         print("\n".join(list_corpora()))
     failed = False
     for source in options.sources:
         try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
+            with warnings.catch_warnings(record=True, action="always") as caught:
                 table = read_corpus(source)
         except CorpusError as error:
             print(f"{source}: {error}", file=sys.stderr)
             failed = True
             continue
-        headers = read_headers(table, options.workers, progress=sys.stderr.isatty())
-        problems, is_broken = find_problems(table, headers, [str(w.message) for w in caught])
+        headers = read_headers(table, progress=sys.stderr.isatty())
+        problems, is_broken = find_problems(table, headers)
         failed |= is_broken
+        problems = [str(warning.message) for warning in caught] + problems
         print("\n".join(describe(table, headers)))
         print("\n".join(f"  problem      {problem}" for problem in problems or ["none found"]))
     return int(failed)

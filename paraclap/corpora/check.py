@@ -1,8 +1,7 @@
 """Report on a corpus on disk: contents, unreadable files, short segments, duplicates."""
 
-import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.audio.segments import END_TOLERANCE
 from paraclap.corpora.catalogue import CORPORA, Corpus
 
-# --- What is in a corpus -------------------------------------------------------------------------
-
+THREADS = 4
 SHORT_SECONDS = 0.1
 """Clips below this duration [s] are too short for a word, and are reported."""
 VALUES_SHOWN = 12
@@ -25,13 +23,8 @@ DESCRIBED = ("speaker", "gender", "language", "split", "fold")
 """Columns that are described in addition to the target."""
 
 
-def read_headers(table: pd.DataFrame, workers: int = 4, progress: bool = False) -> pd.DataFrame:
-    """Return the headers of a table's files, one row per file.
-
-    Args:
-        table: corpus table
-        workers: threads that read headers
-        progress: show a progress bar
+def read_headers(table: pd.DataFrame, progress: bool = False) -> pd.DataFrame:
+    """Return the headers of a table's files.
 
     Returns:
         On the index ``file``: ``seconds``, ``rate`` [Hz], ``channels`` and ``kind``, or for
@@ -46,35 +39,13 @@ def read_headers(table: pd.DataFrame, workers: int = 4, progress: bool = False) 
             return {"reason": error.reason, "error": str(error)}
 
     columns = ["seconds", "rate", "channels", "kind", "reason", "error"]
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(describe_file, files)
         bar = tqdm(found, table.attrs["name"], len(files), unit="file", disable=not progress)
         return pd.DataFrame(list(bar), index=files, columns=columns)
 
 
-def equal_files(root: str | Path, files: Iterable[str]) -> list[list[str]]:
-    """Return groups of files with equal content; most differ in size or first bytes."""
-    for key in (os.path.getsize, _digest_of_start, hash_audio):
-        groups: dict[object, list[str]] = {}
-        for file in files:
-            groups.setdefault(key(Path(root, file)), []).append(file)
-        groups = {key: group for key, group in groups.items() if len(group) > 1}
-        files = [file for group in groups.values() for file in group]
-    return list(groups.values())
-
-
-def _digest_of_start(path: Path) -> bytes:
-    """Return the SHA-256 of the first 64 KiB of a file."""
-    with path.open("rb") as handle:
-        return hashlib.sha256(handle.read(2**16)).digest()
-
-
-def clip_seconds(table: pd.DataFrame, headers: pd.DataFrame) -> pd.Series:
-    """Return the duration of each clip [s]; NaN if its file cannot be read."""
-    rows = table.index.to_frame()
-    lengths = rows["file"].map(headers["seconds"]).astype("float64")
-    ends = rows["end"].dt.total_seconds().fillna(lengths)
-    return (ends - rows["start"].dt.total_seconds()).where(lengths.notna())
+# --- Contents ------------------------------------------------------------------------------------
 
 
 def describe(table: pd.DataFrame, headers: pd.DataFrame) -> list[str]:
@@ -83,19 +54,24 @@ def describe(table: pd.DataFrame, headers: pd.DataFrame) -> list[str]:
     facts = {"root": table.attrs["root"], "clips": f"{len(table)}"}
     if corpus:
         facts |= {"licence": corpus.licence, "citation": corpus.citation}
-    if corpus and corpus.clips:
-        facts["clips"] += f" of {corpus.clips} published"
-    facts |= _sound_facts(table, headers) | _label_facts(table, corpus)
+        facts["clips"] += f" of {corpus.clips} published" if corpus.clips else ""
+    facts |= _describe_audio(table, headers)
+    target = corpus.target if corpus else "emotion"
+    for column in dict.fromkeys([target, *DESCRIBED]):
+        if column in table:
+            classes = corpus.classes if corpus and column == target else {}
+            facts[column] = describe_values(table[column], classes)
+    if corpus and corpus.speakers and "speaker" in table:
+        count = table["speaker"].nunique()
+        facts["speaker"] = f"{count} of {corpus.speakers} published: {facts['speaker']}"
     if corpus:
         facts["paper scores"] = scored_part(corpus)
     title = corpus.title if corpus else "not a known corpus"
-    return [
-        f"{table.attrs['name']}: {title}",
-        *(f"  {name:<13}{text}" for name, text in facts.items()),
-    ]
+    lines = [f"  {name:<13}{text}" for name, text in facts.items()]
+    return [f"{table.attrs['name']}: {title}", *lines]
 
 
-def _sound_facts(table: pd.DataFrame, headers: pd.DataFrame) -> dict[str, str]:
+def _describe_audio(table: pd.DataFrame, headers: pd.DataFrame) -> dict[str, str]:
     """Return hours, durations and formats of the readable clips; {} if there are none."""
     seconds = clip_seconds(table, headers).dropna()
     if seconds.empty:
@@ -111,44 +87,27 @@ def _sound_facts(table: pd.DataFrame, headers: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _label_facts(table: pd.DataFrame, corpus: Corpus | None) -> dict[str, str]:
-    """Return column -> its values and their counts."""
-    target = corpus.target if corpus else "emotion"
-    facts = {
-        column: describe_values(
-            table[column], corpus.classes if corpus and column == target else {}
-        )
-        for column in dict.fromkeys([target, *DESCRIBED])
-        if column in table
-    }
-    if corpus and corpus.speakers and "speaker" in table:
-        found = table["speaker"].nunique()
-        facts["speaker"] = f"{found} of {corpus.speakers} published: {facts['speaker']}"
-    return facts
+def clip_seconds(table: pd.DataFrame, headers: pd.DataFrame) -> pd.Series:
+    """Return the duration of each clip [s]; NaN if its file cannot be read."""
+    rows = table.index.to_frame()
+    lengths = rows["file"].map(headers["seconds"]).astype("float64")
+    ends = rows["end"].dt.total_seconds().fillna(lengths)
+    return (ends - rows["start"].dt.total_seconds()).where(lengths.notna())
 
 
-def describe_values(values: pd.Series, classes: Mapping[str, str | None] | None = None) -> str:
-    """Return the frequency of each value, with its class if that has another name.
-
-    Args:
-        values: labels
-        classes: label -> class; None if it is not scored
-    """
+def describe_values(values: pd.Series, classes: Mapping[str, str | None]) -> str:
+    """Return the frequency of each label, with its class (None: not scored) if it is another."""
     counts = values.value_counts().sort_index()
-    parts = [f"{len(counts)} values"]
-    if len(counts) <= VALUES_SHOWN:
-        parts = [f"{value}{_class_note(value, classes or {})} {n}" for value, n in counts.items()]
+    parts = []
+    for label, count in counts.items():
+        scored = classes.get(label, label)
+        note = " (not scored)" if scored is None else f" -> {scored}" if scored != label else ""
+        parts.append(f"{label}{note} {count}")
+    if len(counts) > VALUES_SHOWN:
+        parts = [f"{len(counts)} values"]
     if values.isna().any():
         parts.append(f"missing {values.isna().sum()}")
     return ", ".join(parts)
-
-
-def _class_note(label: str, classes: Mapping[str, str | None]) -> str:
-    """Return a note on the class of a label, if it has another name."""
-    scored = classes.get(label, label)
-    if scored is None:
-        return " (not scored)"
-    return "" if scored == label else f" -> {scored}"
 
 
 def scored_part(corpus: Corpus) -> str:
@@ -159,41 +118,6 @@ def scored_part(corpus: Corpus) -> str:
     mean = f", mean over {corpus.averaged_over}s" if corpus.averaged_over else ""
     printed = ", ".join(f"{system} {uar:.3f}" for system, uar in corpus.printed.items())
     return f"{part}{mean}" + (f"; UAR {printed}" if printed else "")
-
-
-def find_problems(
-    table: pd.DataFrame, headers: pd.DataFrame, reading: Sequence[str]
-) -> tuple[list[str], bool]:
-    """Return the problems of a corpus, and whether it has unusable clips.
-
-    Args:
-        table: corpus table
-        headers: of its files, see `read_headers`
-        reading: warnings when the table was read
-    """
-    broken = headers[headers["reason"].notna()]
-    seconds = clip_seconds(table, headers)
-    ends = table.index.get_level_values("end").total_seconds()
-    lengths = table.index.get_level_values("file").map(headers["seconds"]).astype("float64")
-    outside = seconds[(seconds <= 0) | (ends > lengths + END_TOLERANCE)]
-    short = seconds[(seconds > 0) & (seconds < SHORT_SECONDS)]
-    twins = equal_files(table.attrs["root"], headers.index[headers["reason"].isna()])
-    problems = [
-        *reading,
-        *(
-            f"unreadable files ({reason}): {len(files)}, e.g. {files['error'].iloc[0]}"
-            for reason, files in broken.groupby("reason")
-        ),
-        *_counted("segments that end after their file", outside.index.get_level_values("file")),
-        *_counted(f"clips below {SHORT_SECONDS} s", short.index.get_level_values("file")),
-        *_counted("recordings with several names", [" and ".join(twin[:2]) for twin in twins]),
-    ]
-    return problems, bool(len(broken) or len(outside))
-
-
-def _counted(what: str, examples: Sequence[str]) -> list[str]:
-    """Return a line with the number of examples and the first one; [] if there are none."""
-    return [f"{what}: {len(examples)}, e.g. {examples[0]}"] if len(examples) else []
 
 
 def list_corpora() -> list[str]:
@@ -213,3 +137,38 @@ def list_corpora() -> list[str]:
         }
         lines.append("| " + " | ".join(map(str, cells.values())) + " |")
     return ["| " + " | ".join(cells) + " |", "|" + "---|" * len(cells), *lines]
+
+
+# --- Problems ------------------------------------------------------------------------------------
+
+
+def find_problems(table: pd.DataFrame, headers: pd.DataFrame) -> tuple[list[str], bool]:
+    """Return the problems of a corpus, and whether it has unusable clips."""
+    broken = headers[headers["reason"].notna()]
+    files, ends = (table.index.get_level_values(name) for name in ("file", "end"))
+    seconds = clip_seconds(table, headers)
+    lengths = files.map(headers["seconds"]).astype("float64")
+    outside = files[(seconds <= 0) | (ends.total_seconds() > lengths + END_TOLERANCE)]
+    short = files[(seconds > 0) & (seconds < SHORT_SECONDS)]
+    twins = equal_files(table.attrs["root"], headers.index[headers["reason"].isna()])
+    found: dict[str, Sequence[str]] = {
+        f"unreadable files ({reason})": rows["error"].tolist()
+        for reason, rows in broken.groupby("reason")
+    }
+    found["segments that end after their file"] = outside
+    found[f"clips below {SHORT_SECONDS} s"] = short
+    found["recordings with several names"] = [" and ".join(twin[:2]) for twin in twins]
+    problems = [f"{what}: {len(of)}, e.g. {of[0]}" for what, of in found.items() if len(of)]
+    return problems, bool(len(broken) or len(outside))
+
+
+def equal_files(root: str | Path, files: Iterable[str]) -> list[list[str]]:
+    """Return groups of files with equal content; only files of equal size are hashed."""
+    keys: tuple[Callable[[Path], object], ...] = (os.path.getsize, hash_audio)
+    for key in keys:
+        groups: dict[object, list[str]] = {}
+        for file in files:
+            groups.setdefault(key(Path(root, file)), []).append(file)
+        found = [group for group in groups.values() if len(group) > 1]
+        files = [file for group in found for file in group]
+    return found

@@ -120,13 +120,7 @@ def split_speakers(speakers: list[Speaker]) -> dict[str, list[Speaker]]:
 
 
 def draw_prosody(speaker: Speaker, emotion: str, rng: np.random.Generator) -> Prosody:
-    """Draw the prosody of a clip: a point between neutral and the emotion, plus spread.
-
-    Raises:
-        ValueError: if the emotion is not in `PROSODY`
-    """
-    if emotion not in PROSODY:
-        raise ValueError(f"emotion {emotion!r} is unknown, expected one of {', '.join(PROSODY)}")
+    """Draw the prosody of a clip: a point between neutral and the emotion, plus spread."""
     neutral, target, spread, lowest, highest = (
         np.array(dataclasses.astuple(prosody))
         for prosody in (PROSODY["neutral"], PROSODY[emotion], SPREAD, LOWEST, HIGHEST)

@@ -6,19 +6,13 @@ tract; syllables, unvoiced consonants and pauses give rhythm.
 Shapes: T samples, N block edges (`BLOCK` samples apart), C glottal cycles, F formants.
 """
 
-import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.signal
 
 from paraclap.audio import SAMPLING_RATE
-from paraclap.corpora.synthetic_speakers import (
-    Prosody,
-    Speaker,
-    draw_prosody,
-    random_normal,
-    semitones,
-)
+from paraclap.corpora.synthetic_speakers import Prosody, Speaker, random_normal, semitones
 
 BLOCK = 128  # samples (8 ms) between updates of the vocal tract
 RINGING = 1024  # samples (64 ms) of a frame and the decay of its formants
@@ -43,7 +37,7 @@ CONSONANTS = {  # centre and bandwidth in Hz, level in dB re vowel, share of the
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Syllable:
     """Consonant and vowel, with their times in the clip [s]."""
 
@@ -56,20 +50,8 @@ class Syllable:
     stress: float  # dB
 
 
-def synthesize(speaker: Speaker, emotion: str, rng: np.random.Generator) -> np.ndarray:
-    """Synthesise a clip of an emotion.
-
-    Returns:
-        waveform (T,), float32 at 16 kHz, 1 to 4 s, magnitude at most 0.97
-
-    Raises:
-        ValueError: if the emotion is not in `PROSODY`
-    """
-    return render(speaker, draw_prosody(speaker, emotion, rng), rng)
-
-
 def render(speaker: Speaker, prosody: Prosody, rng: np.random.Generator) -> np.ndarray:
-    """Synthesise random syllables with a given prosody; returns as `synthesize`."""
+    """Return random syllables as a waveform (T,), float32 in [-0.97, 0.97] at 16 kHz, 1 to 4 s."""
     syllables, samples = plan_syllables(prosody.rate * speaker.rate, prosody, rng)
     envelope = _envelope(syllables, samples)
     f0 = speaker.f0 * semitones(_f0_contour(prosody, syllables, samples, rng))

@@ -126,7 +126,7 @@ def test_labels_are_reported_with_their_classes():
     assert check.describe_values(labels, corpus.classes) == (
         "excitement -> happy 2, frustration (not scored) 1, neutral 1, missing 1"
     )
-    assert check.describe_values(pd.Series(range(100))) == "100 values"
+    assert check.describe_values(pd.Series(range(100)), {}) == "100 values"
     assert check.scored_part(corpus).startswith("all clips, mean over sessions; UAR CLAP 0.353")
 
 
