@@ -12,9 +12,9 @@ evaluates test speakers and all other speakers of the second corpus, also with p
 occur in no caption (wordings.yaml). --folds is a cross-validation that tests each speaker once,
 with caption edges and feature standards fitted to the training speakers of the fold.
 
-One row per run and part is appended to --results, and the tables are written beside it, as .md.
-Rows that exist with the same settings are not computed again. Features, captions and runs are kept
-in --work.
+Features, captions and runs are kept in --work, and so is results.csv, to which one row per run and
+part is appended; rows that exist with the same settings are not computed again. The tables are
+written to results.md.
 """
 
 import argparse
@@ -24,8 +24,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ import pandas as pd
 
 from experiments import baselines, results
 from experiments.corpora import (
-    CORPORA_COMPARED,
     DIRECTIONS,
     FOLD,
+    PARTITIONS,
     PARTS,
     WORDINGS,
     EvaluationSet,
@@ -47,7 +48,7 @@ from experiments.corpora import (
     prepare_folds,
     same_class,
 )
-from experiments.recipes import EGEMAPS, PUBLISHED, PUBLISHED_SENTENCES, REFERENCES, TOWERS
+from experiments.recipes import EGEMAPS, TOWERS
 from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import FunctionalClips
 from paraclap.evaluation.prompts import Prompts, prompts_for
@@ -57,53 +58,24 @@ from paraclap.settings import Settings
 from paraclap.training import loop
 from paraclap.training.config import flatten, is_free, read_settings
 
-HASH = "settings.sha256"
+DONE = "experiment.done"
 """File in a run folder that marks a completed run."""
+Predictor = Callable[[EvaluationSet], pd.DataFrame]
+"""Returns `truth` and `prediction` of each clip."""
 
 
-# --- Runs ----------------------------------------------------------------------------------------
+# --- Recipes -------------------------------------------------------------------------------------
 
 
-def prompts_of(settings: Settings, clips: pd.DataFrame, wording: str | None) -> Prompts:
-    """Return prompts of the classes of clips, as in validation or from a group of `WORDINGS`."""
-    prompts = prompts_for(clips, "emotion", settings.train.prompts)
-    if wording is not None:
-        prompts = {label: WORDINGS[wording][same_class(label)] for label in prompts}
-    found = set(scored_classes(clips, "emotion"))
-    return {name: texts for name, texts in prompts.items() if name in found}
+def settings_hash(arguments: Sequence[str]) -> str:
+    """Hash the settings of a recipe that differ from the defaults, without paths.
 
-
-def settings_of(
-    tower: str, recipe: str, seed: int, trained_on: PreparedCorpus, work: Path
-) -> Settings:
-    """Return the settings of a run."""
-    name = f"{tower} {recipe} {seed} {trained_on.key}"
-    folder = hashlib.sha256(name.encode()).hexdigest()[:12]
-    data = f"features={trained_on.features}"
-    if tower != EGEMAPS:
-        data = f"waveform_cache={work / 'waveforms'}"
-    return read_settings(
-        [
-            *TOWERS[tower][recipe].arguments(),
-            f"data.root={trained_on.root}",
-            f"data.captions={trained_on.captions}",
-            f"data.{data}",
-            f"train.seed={seed}",
-            "train.resume=never",
-            f"output={work / 'runs' / folder}",
-        ]
-    )
-
-
-def settings_hash(settings: Settings) -> str:
-    """Hash the settings that differ from the defaults, without paths.
-
-    Settings added after a run do not change its hash.
+    Settings added later do not change the hash.
     """
     default = flatten(asdict(Settings()))
     changed = {
         key: value
-        for key, value in flatten(asdict(settings)).items()
+        for key, value in flatten(asdict(read_settings([*arguments, "output=unused"]))).items()
         if not is_free(key) and (key not in default or default[key] != value)
     }
     if name := changed.get("model.text.name"):
@@ -111,154 +83,124 @@ def settings_hash(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def is_complete(settings: Settings) -> bool:
-    """Whether the run folder contains a completed run with these settings."""
-    done = Path(settings.output) / HASH
-    return done.exists() and done.read_text() == settings_hash(settings)
+def settings_of(
+    tower: str, recipe: str, seed: int, trained_on: PreparedCorpus, work: Path
+) -> Settings:
+    """Return the settings of a run."""
+    arguments = TOWERS[tower][recipe]
+    name = f"{trained_on.name}{trained_on.fold}-{tower}-{settings_hash(arguments)}-{seed}"
+    data = f"waveform_cache={work / 'waveforms'}"
+    if tower == EGEMAPS:
+        data = f"features={trained_on.features}"
+    return read_settings(
+        [
+            *arguments,
+            f"data.root={trained_on.root}",
+            f"data.captions={trained_on.captions}",
+            f"data.{data}",
+            f"train.seed={seed}",
+            "train.resume=never",
+            f"output={work / 'runs' / name}",
+        ]
+    )
 
 
 def train(settings: Settings) -> None:
     """Train, unless the run is complete; keeps the best model alone."""
-    if is_complete(settings):
+    folder = Path(settings.output)
+    if (folder / DONE).exists():
         return
-    shutil.rmtree(settings.output, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     loop.train(settings)
-    for folder in ("checkpoints", "last"):
-        shutil.rmtree(Path(settings.output) / folder, ignore_errors=True)
-    (Path(settings.output) / HASH).write_text(settings_hash(settings))
+    for part in ("checkpoints", "last"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    (folder / DONE).touch()
+
+
+def prompts_of(settings: Settings, clips: pd.DataFrame, wording: str | None) -> Prompts:
+    """Return prompts of the classes of clips, as in validation or from a group of `WORDINGS`."""
+    prompts = prompts_for(clips, "emotion", settings.train.prompts)
+    found = set(scored_classes(clips, "emotion"))
+    return {
+        label: texts if wording is None else WORDINGS[wording][same_class(label)]
+        for label, texts in prompts.items()
+        if label in found
+    }
 
 
 def predict(settings: Settings, tested: EvaluationSet) -> pd.DataFrame:
-    """Return `truth` and `prediction` of the best model of a run for each clip."""
-    clips, prepared = tested.clips, tested.prepared
-    model, reader = load_model(settings.output)
-    wording = None if tested.part == FOLD else PARTS[tested.part].wording
-    prompts = prompts_of(settings, clips, wording)
+    """Return `truth` and `prediction` of the best model of a run."""
+    corpus, clips = tested.corpus, tested.clips
+    model, processor = load_model(settings.output)
+    prompts = prompts_of(settings, clips, tested.wording)
     functionals = None
     if model.audio_branch.reads_functionals:
-        measured = prepared.functionals.loc[clips.index, model.config.audio_config.names]
-        functionals = FunctionalClips(clips, prepared.root, measured.to_numpy(np.float32))
-    answers = classify_clips(model, reader, clips, prepared.root, prompts, functionals)
+        functionals = functionals_of(corpus, clips, model.config.audio_config.names)
+    answers = classify_clips(model, processor, clips, corpus.root, prompts, functionals)
     return answers.assign(truth=scored_classes(clips, "emotion"))
 
 
-def run_recipe(
-    recipe: str,
-    seed: int,
-    trained_on: PreparedCorpus,
+def functionals_of(
+    corpus: PreparedCorpus, clips: pd.DataFrame, names: Sequence[str]
+) -> FunctionalClips:
+    """Return a dataset of the functionals of some clips."""
+    measured = corpus.functionals.loc[clips.index, names]
+    return FunctionalClips(clips, corpus.root, measured.to_numpy(np.float32))
+
+
+# --- Runs ----------------------------------------------------------------------------------------
+
+
+def run(
+    keys: Mapping[str, Any],
     tests: Sequence[EvaluationSet],
-    options: argparse.Namespace,
+    path: Path,
+    fit: Callable[[], Predictor],
 ) -> None:
-    """Train and evaluate one recipe, as far as its rows are missing."""
-    settings = settings_of(options.tower, recipe, seed, trained_on, options.work)
-    run = {"tower": options.tower, "recipe": recipe, "seed": seed}
-    run["settings"] = settings_hash(settings)
-    missing = missing_rows(tests, run, options.results)
-    if missing:
-        train(settings)
+    """Fit and evaluate one model, as far as its rows are missing in the CSV file.
+
+    Args:
+        keys: columns that identify the model.
+        tests: evaluation sets.
+        path: of the CSV file.
+        fit: returns the predictions of the model.
+    """
+    done = {tuple(row) for row in results.read(path)[results.KEYS].astype("str").to_numpy()}
+    missing = []
+    for tested in tests:
+        place = {"direction": tested.direction, "part": tested.part, "fold": tested.corpus.fold}
+        row = {**keys, **place}
+        if tuple(str(row[key]) for key in results.KEYS) not in done:
+            missing.append((tested, row))
+    predictions = fit() if missing else None
     for tested, row in missing:
-        note(options.results, row, predict(settings, tested), tested.clips)
+        counts = results.count(predictions(tested), tested.clips["speaker"])
+        results.append(path, {**row, "counts": counts})
+        name = ", ".join(str(row[key]) for key in ("direction", "recipe", "part", "fold", "seed"))
+        print(f"{name}: {results.summary([counts])['mean']:.3f}")
 
 
-def run_baseline(
-    name: str,
-    trained_on: PreparedCorpus,
-    tests: Sequence[EvaluationSet],
-    options: argparse.Namespace,
-) -> None:
-    """Fit and evaluate a closed-set baseline, as far as its rows are missing."""
-    tests = [t for t in tests if t.part == FOLD or PARTS[t.part].wording is None]
-    run = {"tower": EGEMAPS, "recipe": name, "seed": 0, "settings": "closed"}
-    missing = missing_rows(tests, run, options.results)
-    if not missing:
-        return
-    parts = (trained_on.clips(partition) for partition in ("train", "validation"))
+def fit_recipe(settings: Settings) -> Predictor:
+    """Train a recipe."""
+    train(settings)
+    return partial(predict, settings)
+
+
+def fit_baseline(name: str, trained_on: PreparedCorpus) -> Predictor:
+    """Fit a closed-set baseline."""
+    parts = (trained_on.clips(part) for part in ("train", "validation"))
     fitted = baselines.fit(
         name,
         *((trained_on.functionals.loc[p.index], p["emotion"].map(same_class)) for p in parts),
     )
-    for tested, row in missing:
+
+    def predict_classes(tested: EvaluationSet) -> pd.DataFrame:
         truth = tested.clips["emotion"].map(same_class)
-        measured = tested.prepared.functionals.loc[tested.clips.index]
-        prediction = baselines.predict(fitted, measured, sorted(set(truth)))
-        answers = pd.DataFrame({"truth": truth, "prediction": prediction})
-        note(options.results, row, answers, tested.clips)
+        functionals = tested.corpus.functionals.loc[tested.clips.index]
+        prediction = baselines.predict(fitted, functionals, sorted(set(truth)))
+        return pd.DataFrame({"truth": truth, "prediction": prediction})
 
-
-def missing_rows(
-    tests: Sequence[EvaluationSet], run: Mapping[str, Any], path: Path
-) -> list[tuple[EvaluationSet, dict[str, Any]]]:
-    """Return the evaluation sets that lack a row in the CSV, and the key columns of that row."""
-    rows = results.read(path)
-    missing = []
-    for tested in tests:
-        row = {**run, "direction": tested.direction, "part": tested.part}
-        if tested.prepared.fold is not None:
-            row["fold"] = tested.prepared.fold
-        same = np.ones(len(rows), bool)
-        for name, value in row.items():
-            same &= (rows[name].astype(str) == str(value)).to_numpy()
-        if not same.any():
-            missing.append((tested, row))
-    return missing
-
-
-def note(path: Path, row: Mapping[str, Any], answers: pd.DataFrame, clips: pd.DataFrame) -> None:
-    """Append the answers for some clips to the CSV."""
-    counts = results.count(answers, clips["speaker"])
-    results.append(path, {**row, "counts": counts})
-    names = ("direction", "recipe", "part", "fold", "seed")
-    run = ", ".join(f"{row[name]}" for name in names if name in row)
-    print(f"{run}: {results.summary([counts])['mean']:.3f}")
-
-
-# --- Tables --------------------------------------------------------------------------------------
-
-
-def write_tables(options: argparse.Namespace, prepared: Mapping[str, PreparedCorpus]) -> None:
-    """Write the tables of all rows whose recipe has not changed since."""
-    rows = results.read(options.results)
-    tables = next(iter(prepared.values()))
-    current = {
-        (tower, recipe, seed): settings_hash(settings_of(tower, recipe, seed, tables, options.work))
-        for tower, recipes in TOWERS.items()
-        for recipe in recipes
-        for seed in set(rows["seed"])
-    }
-    keys = zip(rows["tower"], rows["recipe"], rows["seed"], strict=True)
-    rows = rows[rows["settings"] == [current.get(key, "closed") for key in keys]]
-    folds = {n: len(folds_of(p.corpus, p.labels["speaker"].unique())) for n, p in prepared.items()}
-    validation = {name: p.corpus.validation for name, p in prepared.items()}
-    whole = results.pooled(rows[rows["part"] == FOLD], folds, validation)
-    rows = pd.concat([rows[rows["part"] != FOLD], whole])
-    recipes = {tower: [*names] for tower, names in TOWERS.items()}
-    recipes[EGEMAPS] += baselines.BASELINES
-    references = {
-        (tower, name): REFERENCES.get(name, PUBLISHED)
-        for tower, names in recipes.items()
-        for name in names
-        if name not in (PUBLISHED, PUBLISHED_SENTENCES)
-    }
-    text = results.tables(rows, [*PARTS, FOLD], recipes, references)
-    options.results.with_suffix(".md").write_text(text)
-
-
-# --- Command line --------------------------------------------------------------------------------
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing; returns the exit code."""
-    options = _parse(arguments)
-    prepared = {name: prepare(name, options.data, options.work) for name in CORPORA_COMPARED}
-    plans = plans_of(options, prepared)
-    if options.tower == EGEMAPS:
-        for baseline, plan in itertools.product(baselines.BASELINES, plans):
-            run_baseline(baseline, *plan, options)
-    for seed in range(1, options.seeds + 1):  # outermost, so that an interrupted command is of use
-        for recipe, plan in itertools.product(options.recipes, plans):
-            run_recipe(recipe, seed, *plan, options)
-    write_tables(options, prepared)
-    return 0
+    return predict_classes
 
 
 def plans_of(
@@ -271,17 +213,70 @@ def plans_of(
         return [(f, [EvaluationSet(f.name, FOLD, f, f.clips("test"))]) for f in folds]
     others = [prepared[DIRECTIONS[name][0]] for name in options.directions]
     pairs = zip(corpora, others, strict=True)
-    return [(own, evaluation_sets(own, other, options.final)) for own, other in pairs]
+    return [(own, [*evaluation_sets(own, other, options.final)]) for own, other in pairs]
+
+
+def write_tables(path: Path, prepared: Mapping[str, PreparedCorpus]) -> None:
+    """Write the tables of all rows whose recipe has not changed since."""
+    rows = results.read(path)
+    current = {
+        (tower, recipe): settings_hash(arguments)
+        for tower, recipes in TOWERS.items()
+        for recipe, arguments in recipes.items()
+    }
+    keys = zip(rows["tower"], rows["recipe"], strict=True)
+    rows = rows[rows["settings"] == [current.get(key, "closed") for key in keys]]
+    folds = {
+        name: len(folds_of(corpus.partition, corpus.labels["speaker"].unique()))
+        for name, corpus in prepared.items()
+    }
+    validation = {name: corpus.partition.validation for name, corpus in prepared.items()}
+    whole = results.pooled(rows[rows["part"] == FOLD], folds, validation)
+    rows = pd.concat([rows[rows["part"] != FOLD], whole])
+    recipes = {tower: [*names] for tower, names in TOWERS.items()}
+    recipes[EGEMAPS] += baselines.BASELINES
+    path.with_suffix(".md").write_text(results.tables(rows, [*PARTS, FOLD], recipes))
+
+
+# --- Command line --------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing."""
+    options = _parse(arguments)
+    path = options.work / results.FILE
+    prepared = {name: prepare(name, options.data, options.work) for name in PARTITIONS}
+    plans = plans_of(options, prepared)
+    if options.tower == EGEMAPS:
+        for name, (corpus, tests) in itertools.product(baselines.BASELINES, plans):
+            keys = {"tower": EGEMAPS, "recipe": name, "seed": 0, "settings": "closed"}
+            tests = [tested for tested in tests if tested.wording is None]
+            run(keys, tests, path, partial(fit_baseline, name, corpus))
+    for seed in range(1, options.seeds + 1):  # outermost, so that an interrupted command is of use
+        for recipe, (corpus, tests) in itertools.product(options.recipes, plans):
+            keys = {"tower": options.tower, "recipe": recipe, "seed": seed}
+            keys["settings"] = settings_hash(TOWERS[options.tower][recipe])
+            settings = settings_of(options.tower, recipe, seed, corpus, options.work)
+            run(keys, tests, path, partial(fit_recipe, settings))
+    write_tables(path, prepared)
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name folders."""
+    data = os.environ.get("PARACLAP_DATA")
+    parser.add_argument(
+        "--data", type=Path, default=data, required=data is None, help="folder of the corpora"
+    )
+    work = Path("runs/ablation")
+    parser.add_argument("--work", type=Path, default=work, help="of tables and runs (%(default)s)")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_folders(parser)
     add = parser.add_argument
-    add("--data", default=os.environ.get("PARACLAP_DATA"), help="folder of the corpora")
-    add("--work", type=Path, default=Path("runs/ablation"), help="folder of tables and runs")
-    add("--results", type=Path, default=Path("runs/ablation/results.csv"), help="(%(default)s)")
     add("--tower", choices=list(TOWERS), default=EGEMAPS, help="audio encoder (%(default)s)")
     names = (f"{tower}: {'; '.join(recipes)}" for tower, recipes in TOWERS.items())
     add("--recipes", nargs="+", metavar="RECIPE", help=". ".join(names))
@@ -291,8 +286,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--final", action="store_true", help="also evaluate test speakers")
     add("--folds", action="store_true", help="test each speaker once by cross-validation")
     options = parser.parse_args(arguments)
-    if options.data is None:
-        parser.error("--data or PARACLAP_DATA is required")
     if (options.final or options.folds) and not options.recipes:
         parser.error("--final and --folds require --recipes: test speakers are not for choosing")
     known = TOWERS[options.tower]

@@ -3,7 +3,7 @@
 The scaler is fitted to the training speakers; C is chosen on the validation speakers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,18 +22,12 @@ BASELINES: dict[str, Callable[[float], ClassifierMixin]] = {
     ),
     "linear SVM": lambda c: LinearSVC(C=c, class_weight="balanced", random_state=0),
 }
+Examples = tuple[pd.DataFrame, pd.Series]
+"""Functionals and classes."""
 
 
-def fit(
-    name: str, train: tuple[pd.DataFrame, pd.Series], validation: tuple[pd.DataFrame, pd.Series]
-) -> Pipeline:
-    """Fit a baseline; C maximises the UAR on the validation speakers.
-
-    Args:
-        name: of `BASELINES`.
-        train: functionals and classes of the training speakers.
-        validation: of the validation speakers.
-    """
+def fit(name: str, train: Examples, validation: Examples) -> Pipeline:
+    """Fit one of `BASELINES`; C maximises the UAR on the validation speakers."""
     fitted = [
         make_pipeline(SimpleImputer(), StandardScaler(), BASELINES[name](c)).fit(*train)
         for c in STRENGTHS
@@ -42,8 +36,8 @@ def fit(
     return fitted[int(np.argmax(scores))]
 
 
-def predict(model: Pipeline, functionals: pd.DataFrame, classes: list[str]) -> np.ndarray:
+def predict(model: Pipeline, functionals: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
     """Return the most probable class of each clip, among given classes known from training."""
-    known = [place for place, name in enumerate(model.classes_) if name in classes]
+    known = np.isin(model.classes_, classes)
     scores = model.decision_function(functionals)[:, known]
     return model.classes_[known][scores.argmax(axis=1)]

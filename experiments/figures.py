@@ -1,10 +1,8 @@
 r"""Figures of the learned embedding space: projection, similarities, and recall of each class.
 
     python -m experiments.figures --data /data
-    python -m experiments.figures --data /data --part test
 
-Requires the runs and rows of both recipes, from `python -m experiments.ablation`; for --part test
-with --final. Draws
+Requires the runs and rows of both recipes, from `python -m experiments.ablation --final`. Draws
 
 - space.png: clips and prompts in the plane of the prompts' first principal components, seed 1;
 - similarities.png: mean cosine of the clips of each class and each prompt, mean over seeds;
@@ -12,7 +10,6 @@ with --final. Draws
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,17 +23,9 @@ from sklearn.decomposition import PCA
 
 from docs.pictures import PICTURES, shrink
 from experiments import results
-from experiments.ablation import is_complete, prompts_of, settings_of
-from experiments.corpora import (
-    CORPORA_COMPARED,
-    DIRECTIONS,
-    PARTS,
-    PreparedCorpus,
-    prepare,
-    same_class,
-)
+from experiments.ablation import DONE, add_folders, functionals_of, prompts_of, settings_of
+from experiments.corpora import DIRECTIONS, PreparedCorpus, prepare, same_class
 from experiments.recipes import CHOSEN_SENTENCES, EGEMAPS, PUBLISHED_SENTENCES
-from paraclap.data.dataset import FunctionalClips
 from paraclap.evaluation.embed import embed_classes, embed_clips
 from paraclap.model.build import load_model
 
@@ -57,10 +46,11 @@ NAMES = ("published recipe", "our recipe")
 SIZES = (22, 210, 90)  # marker area of clips, prompts worded as captions, and synonyms
 LEGEND = ("clip", "prompt, words of captions", "prompt, synonyms")
 TITLES = {"ravdess": "RAVDESS", "emodb": "EmoDB"}
-OTHER = {"validation": "validation, other corpus", "test": "test, other corpus"}
+PART, OTHER = "test", "test, other corpus"
+RECIPES = (PUBLISHED_SENTENCES, CHOSEN_SENTENCES)
+SEEDS = (1, 2, 3)
 WORDS = {"words of captions": None, "synonyms": "synonyms"}
 """Name in the figures -> group of `WORDINGS`."""
-DRAWN = ("space", "similarities", "recalls")
 WIDTH = 9.0  # inches
 DPI = 130
 COLOURS = 256
@@ -81,27 +71,26 @@ class Space:
     texts: dict[str, dict[str, np.ndarray]]
 
 
-def space_of(recipe: str, seed: int, part: str, own: PreparedCorpus, work: Path) -> Space:
-    """Embed clips and prompts with a trained recipe.
+def space_of(recipe: str, seed: int, own: PreparedCorpus, work: Path) -> Space:
+    """Embed the test clips and the prompts with a trained recipe.
 
     Raises:
         FileNotFoundError: if there is no run with these settings.
     """
     settings = settings_of(EGEMAPS, recipe, seed, own, work)
-    if not is_complete(settings):
+    if not Path(settings.output, DONE).exists():
         raise FileNotFoundError(f"{work} has no run of {recipe!r}, seed {seed}, on {own.name}")
-    model, reader = load_model(settings.output)
+    model, processor = load_model(settings.output)
     model.eval()
-    rows = own.clips(PARTS[part].speakers)
-    measured = own.functionals.loc[rows.index, model.config.audio_config.names]
-    clips = FunctionalClips(rows, own.root, measured.to_numpy(np.float32))
+    rows = own.clips(PART)
+    clips = functionals_of(own, rows, model.config.audio_config.names)
     texts = {}
     for name, group in WORDS.items():
         prompts = prompts_of(settings, rows, group)
-        embedded = embed_classes(model, reader, prompts).numpy()
+        embedded = embed_classes(model, processor, prompts).numpy()
         texts[name] = dict(zip(map(same_class, prompts), embedded, strict=True))
     truth = rows["emotion"].map(same_class).to_numpy()
-    return Space(truth, embed_clips(model, reader, clips).numpy(), texts)
+    return Space(truth, embed_clips(model, processor, clips).numpy(), texts)
 
 
 # --- Projection ----------------------------------------------------------------------------------
@@ -217,13 +206,11 @@ def _draw_matrix(axes: Axes, cosines: pd.DataFrame, limit: float) -> object:
 # --- Recall of each class ------------------------------------------------------------------------
 
 
-def draw_recalls(rows: pd.DataFrame, recipes: Sequence[str], part: str) -> Figure:
-    """Draw the recalls of two recipes for both training corpora and both test corpora.
+def draw_recalls(rows: pd.DataFrame) -> Figure:
+    """Draw the recalls of both recipes for both training corpora and both test corpora.
 
     Args:
         rows: of `results.read`.
-        recipes: the two.
-        part: one of `OTHER`.
 
     Raises:
         ValueError: if a recipe has no row of a part.
@@ -231,9 +218,9 @@ def draw_recalls(rows: pd.DataFrame, recipes: Sequence[str], part: str) -> Figur
     figure = Figure(figsize=(WIDTH, 3.45 * len(DIRECTIONS)), dpi=DPI, layout="constrained")
     grid = figure.subplots(len(DIRECTIONS), 2, sharey=True, squeeze=False)
     for line, (trained_on, (other, _)) in zip(grid, DIRECTIONS.items(), strict=True):
-        pairs = ((trained_on, part), (f"{trained_on} -> {other}", OTHER[part]))
+        pairs = ((trained_on, PART), (f"{trained_on} -> {other}", OTHER))
         for axes, tested, pair in zip(line, (trained_on, other), pairs, strict=True):
-            means = _draw_bars(axes, [_counts(rows, recipe, *pair) for recipe in recipes])
+            means = _draw_bars(axes, [_counts(rows, recipe, *pair) for recipe in RECIPES])
             title = f"trained on {TITLES[trained_on]}, tested on {TITLES[tested]}"
             uars = ", ".join(f"{name}: {uar:.2f}" for name, uar in zip(NAMES, means, strict=True))
             axes.set_title(f"{title}\nUAR, {uars}", fontsize=9)
@@ -244,7 +231,7 @@ def draw_recalls(rows: pd.DataFrame, recipes: Sequence[str], part: str) -> Figur
 
 
 def _counts(rows: pd.DataFrame, recipe: str, direction: str, part: str) -> list[results.Counts]:
-    keys = {"recipe": recipe, "direction": direction, "part": part}
+    keys = {"tower": EGEMAPS, "recipe": recipe, "direction": direction, "part": part}
     chosen = rows[(rows[list(keys)] == list(keys.values())).all(axis=1)].sort_values("seed")
     if chosen.empty:
         raise ValueError(f"no results for {keys}: run experiments.ablation first")
@@ -273,52 +260,32 @@ def _draw_bars(axes: Axes, of_recipes: Sequence[Sequence[results.Counts]]) -> li
 # --- Command line --------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw all figures; returns the exit code."""
-    options = _parse(arguments)
-    own = prepare(options.trained_on, options.data, options.work)
-    seeds = range(1, options.seeds + 1)
-    spaces = [
-        [space_of(recipe, seed, options.part, own, options.work) for seed in seeds]
-        for recipe in options.recipes
-    ]
-    near = [{name: similarities(of_seeds, name) for name in WORDS} for of_seeds in spaces]
-    rows = results.read(options.results)
-    title = f"{TITLES[own.name]}, {options.part} speakers"
-    drawn = (
-        draw_spaces([of_seeds[0] for of_seeds in spaces], title),
-        draw_similarities(near, f"{title}; highest similarity of each row in bold"),
-        draw_recalls(rows[rows["tower"] == EGEMAPS], options.recipes, options.part),
-    )
-    options.output.mkdir(parents=True, exist_ok=True)
-    for name, figure in zip(DRAWN, drawn, strict=True):
-        path = options.output / f"{name}.png"
-        figure.savefig(path)
-        print(f"{path}: {shrink(path, path, COLOURS) / 1024:.0f} KiB")
-    return 0
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw all figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--data", default=os.environ.get("PARACLAP_DATA"), help="folder of the corpora")
-    add("--work", type=Path, default=Path("runs/ablation"), help="folder of tables and runs")
-    add("--results", type=Path, default=Path("runs/ablation/results.csv"), help="(%(default)s)")
-    add("-o", "--output", type=Path, default=PICTURES, help="folder of the figures")
-    add("--recipes", nargs=2, default=[PUBLISHED_SENTENCES, CHOSEN_SENTENCES], metavar="RECIPE")
-    add("--part", choices=list(OTHER), default="validation", help="speakers (%(default)s)")
-    add("--trained-on", choices=list(CORPORA_COMPARED), default=next(iter(CORPORA_COMPARED)))
-    add("--seeds", type=int, default=3, help="number of seeds (%(default)s)")
+    add_folders(parser)
+    parser.add_argument("-o", "--output", type=Path, default=PICTURES, help="of the figures")
     options = parser.parse_args(arguments)
-    if options.data is None:
-        parser.error("--data or PARACLAP_DATA is required")
-    return options
+    own = prepare(next(iter(DIRECTIONS)), options.data, options.work)
+    spaces = [[space_of(recipe, seed, own, options.work) for seed in SEEDS] for recipe in RECIPES]
+    near = [{name: similarities(of_seeds, name) for name in WORDS} for of_seeds in spaces]
+    title = f"{TITLES[own.name]}, {PART} speakers"
+    figures = {
+        "space": draw_spaces([of_seeds[0] for of_seeds in spaces], title),
+        "similarities": draw_similarities(near, f"{title}; highest similarity of each row in bold"),
+        "recalls": draw_recalls(results.read(options.work / results.FILE)),
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        path = options.output / f"{name}.png"
+        figure.savefig(path)
+        shrink(path, path, COLOURS)
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        main()
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"figures.py: {error}")

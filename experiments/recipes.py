@@ -1,32 +1,13 @@
-"""Recipes of the comparison in RESULTS.md: configuration files and what overrides them."""
+"""Recipes of the comparison in RESULTS.md: arguments of train.py without data and seed."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-EGEMAPS = "egemaps"
 FOLDER = Path(__file__).parent
-BASE, SENTENCES = FOLDER / "egemaps.yaml", FOLDER / "sentences.yaml"
-MEL, WAV2VEC2 = FOLDER / "mel.yaml", FOLDER / "wav2vec2.yaml"
+BASE, SENTENCES = str(FOLDER / "egemaps.yaml"), str(FOLDER / "sentences.yaml")
+MEL, WAV2VEC2 = str(FOLDER / "mel.yaml"), str(FOLDER / "wav2vec2.yaml")
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """A configuration file and `key=value` arguments that override it.
-
-    Attributes:
-        overrides: arguments of train.py.
-        config: the file.
-    """
-
-    overrides: Sequence[str] = ()
-    config: Path = BASE
-
-    def arguments(self) -> list[str]:
-        """Return the arguments of `read_settings`."""
-        return [str(self.config), *self.overrides]
-
-
+EGEMAPS = "egemaps"
 PUBLISHED, CHOSEN = "published", "chosen"
 EMOTION = "chosen, emotion in every caption"
 PUBLISHED_SENTENCES = f"{PUBLISHED}, sentence encoder"
@@ -45,12 +26,10 @@ PUBLISHED_LOSS = (
     "optim.schedule=constant",
     "optim.warmup_steps=0",
     "optim.clip_norm=0.0",
+    "train.prompts=caption",  # it never trains on bare labels
 )
-PUBLISHED_PROMPTS = "train.prompts=caption"
-"""The published recipe never trains on bare labels, so its prompts are worded like its captions."""
 PUBLISHED_ALL = (
     *PUBLISHED_LOSS,
-    PUBLISHED_PROMPTS,
     "train.epochs=10",
     "train.batch_size=32",
     "train.validate_every=25",
@@ -63,33 +42,32 @@ NO_LEVEL = (
 CLASS_PROMPTS = "loss.class_prompts=1.0"
 ALWAYS_EMOTION = "captions.label_probs={emotion: 1.0, gender: 0.4}"
 
-TOWERS: Mapping[str, Mapping[str, Recipe]] = {
+TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     EGEMAPS: {
-        PUBLISHED: Recipe(PUBLISHED_ALL),
-        "base": Recipe(),
-        "base, class prompts": Recipe((CLASS_PROMPTS,)),
-        "base, without level": Recipe(NO_LEVEL),
-        CHOSEN: Recipe((CLASS_PROMPTS, *NO_LEVEL)),
-        EMOTION: Recipe((CLASS_PROMPTS, ALWAYS_EMOTION, *NO_LEVEL)),
-        PUBLISHED_SENTENCES: Recipe(PUBLISHED_ALL, SENTENCES),
-        CHOSEN_SENTENCES: Recipe((CLASS_PROMPTS, *NO_LEVEL), SENTENCES),
-        EMOTION_SENTENCES: Recipe((CLASS_PROMPTS, ALWAYS_EMOTION, *NO_LEVEL), SENTENCES),
+        PUBLISHED: (BASE, *PUBLISHED_ALL),
+        "base": (BASE,),
+        "base, class prompts": (BASE, CLASS_PROMPTS),
+        "base, without level": (BASE, *NO_LEVEL),
+        CHOSEN: (BASE, CLASS_PROMPTS, *NO_LEVEL),
+        EMOTION: (BASE, CLASS_PROMPTS, ALWAYS_EMOTION, *NO_LEVEL),
+        PUBLISHED_SENTENCES: (SENTENCES, *PUBLISHED_ALL),
+        CHOSEN_SENTENCES: (SENTENCES, CLASS_PROMPTS, *NO_LEVEL),
+        EMOTION_SENTENCES: (SENTENCES, CLASS_PROMPTS, ALWAYS_EMOTION, *NO_LEVEL),
     },
     # for as many steps as the chosen recipe, beside a frozen sentence encoder
     "mel": {
-        PUBLISHED: Recipe((*PUBLISHED_LOSS, PUBLISHED_PROMPTS, "loss.class_prompts=0.0"), MEL),
-        EMOTION: Recipe((), MEL),
-        f"{EMOTION}, attention pooling": Recipe(("model.audio_pooling=attention",), MEL),
+        PUBLISHED: (MEL, *PUBLISHED_LOSS, "loss.class_prompts=0.0"),
+        EMOTION: (MEL,),
+        f"{EMOTION}, attention pooling": (MEL, "model.audio_pooling=attention"),
     },
     "wav2vec2": {
-        PUBLISHED: Recipe((*PUBLISHED_LOSS, PUBLISHED_PROMPTS, "loss.class_prompts=0.0"), WAV2VEC2),
-        EMOTION: Recipe((), WAV2VEC2),
+        PUBLISHED: (WAV2VEC2, *PUBLISHED_LOSS, "loss.class_prompts=0.0"),
+        EMOTION: (WAV2VEC2,),
     },
 }
-"""Audio tower -> its recipes."""
+"""Audio tower -> recipe -> arguments."""
 
-REFERENCES: Mapping[str, str] = {
-    CHOSEN_SENTENCES: PUBLISHED_SENTENCES,
-    EMOTION_SENTENCES: PUBLISHED_SENTENCES,
-}
-"""Recipe -> the published recipe with the same text tower, where that is not `PUBLISHED`."""
+
+def reference_of(recipe: str) -> str:
+    """Return the published recipe with the same text encoder."""
+    return PUBLISHED_SENTENCES if recipe.endswith("sentence encoder") else PUBLISHED

@@ -4,7 +4,6 @@ A row holds hits and clips of every speaker and class, from which UAR, intervals
 differences over speakers and seeds are computed.
 """
 
-import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,38 +12,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.recipes import reference_of
 from paraclap.evaluation.bootstrap import RESAMPLES, percentile_interval
 
-COLUMNS = ["tower", "direction", "part", "fold", "recipe", "seed", "settings", "counts"]
+FILE = "results.csv"
+KEYS = ["tower", "direction", "part", "fold", "recipe", "seed", "settings"]
+COLUMNS = [*KEYS, "counts"]
 Counts = Mapping[str, Mapping[str, Sequence[int]]]
 """Speaker -> class -> hits and clips."""
+HEAD = "| corpus | chance | tower | recipe | seeds | UAR | difference |\n" + 7 * "|---" + "|"
 
 
 # --- The file ------------------------------------------------------------------------------------
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Append a row in a single write, so that two commands can share the file.
-
-    Raises:
-        ValueError: if the file has other columns.
-    """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(",".join(COLUMNS) + "\n")
-    with path.open("r+", newline="") as file:
-        if (found := file.readline().rstrip()) != ",".join(COLUMNS):
-            raise ValueError(f"{path} has the columns {found}, expected {','.join(COLUMNS)}")
-        file.seek(0, 2)
-        row = {**row, "counts": json.dumps(row["counts"], separators=(",", ":"))}
-        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+    """Append a row."""
+    table = pd.DataFrame([{**row, "counts": json.dumps(row["counts"])}], columns=COLUMNS)
+    table.to_csv(path, mode="a", header=not path.exists(), index=False)
 
 
 def read(path: Path) -> pd.DataFrame:
     """Read all rows, with `counts` as `Counts`; no rows if there is no file."""
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS)
-    rows = pd.read_csv(path, dtype={"settings": str, "fold": "Int64"})
+    rows = pd.read_csv(path, dtype={"settings": str, "fold": str}, keep_default_na=False)
     return rows.assign(counts=rows["counts"].map(json.loads))
 
 
@@ -76,7 +68,6 @@ def pooled(
     whole = []
     keys = ["tower", "direction", "recipe", "seed"]
     for (_, corpus, *_), parts in rows.groupby(keys, sort=False):
-        parts = parts.drop_duplicates("fold", keep="last")
         if len(parts) == folds[corpus]:
             speakers = {s: cells for counts in parts["counts"] for s, cells in counts.items()}
             kept = {s: cells for s, cells in speakers.items() if s not in exclude[corpus]}
@@ -84,7 +75,7 @@ def pooled(
     return pd.DataFrame(whole, columns=rows.columns)
 
 
-# --- Figures -------------------------------------------------------------------------------------
+# --- UAR and recalls -----------------------------------------------------------------------------
 
 
 def classes_of(runs: Sequence[Counts]) -> list[str]:
@@ -105,19 +96,18 @@ def summary(runs: Sequence[Counts], reference: Sequence[Counts] = ()) -> dict[st
     speakers = sides[0].shape[2]
     rng = np.random.default_rng(0)
     chosen = rng.integers(speakers, size=(RESAMPLES, speakers))
-    means, drawn, seeds = [], [], {}
-    for side in sides:
-        size = side.shape[1]
+    means, resampled, seeds = [], [], {}
+    for counts in sides:
+        size = counts.shape[1]
         if size not in seeds:
             seeds[size] = rng.integers(size, size=(RESAMPLES, size))
-        means.append(_uar(side).mean())
-        of_seeds = _uar(side[:, :, chosen])
-        drawn.append(np.take_along_axis(of_seeds.T, seeds[size], axis=1).mean(axis=1))
-    sign = [1, -1][: len(sides)]
-    values = sum(s * d for s, d in zip(sign, drawn, strict=True))
-    mean = float(sum(s * m for s, m in zip(sign, means, strict=True)))
-    interval = percentile_interval(values).tolist() if speakers > 1 else None
-    return {"mean": mean, "interval": interval}
+        means.append(np.nanmean(_recalls(counts), axis=-1).mean())
+        uars = np.nanmean(_recalls(counts[:, :, chosen]), axis=-1)  # (seeds, resamples)
+        resampled.append(np.take_along_axis(uars.T, seeds[size], axis=1).mean(axis=1))
+    if reference:
+        means, resampled = [means[0] - means[1]], [resampled[0] - resampled[1]]
+    interval = percentile_interval(resampled[0]).tolist() if speakers > 1 else None
+    return {"mean": float(means[0]), "interval": interval}
 
 
 def recalls(runs: Sequence[Counts]) -> pd.DataFrame:
@@ -131,10 +121,10 @@ def recalls(runs: Sequence[Counts]) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     chosen = rng.integers(speakers, size=(RESAMPLES, speakers))
     drawn_seeds = rng.integers(seeds, size=(RESAMPLES, seeds))
-    drawn = _recalls(counts[:, :, chosen].sum(axis=3))  # (seeds, resamples, K)
-    drawn = np.take_along_axis(drawn, drawn_seeds.T[..., None], axis=0).mean(axis=0)
-    low, high = percentile_interval(drawn)
-    mean = _recalls(counts.sum(axis=2)).mean(axis=0)
+    resampled = _recalls(counts[:, :, chosen])  # (seeds, resamples, K)
+    resampled = np.take_along_axis(resampled, drawn_seeds.T[..., None], axis=0).mean(axis=0)
+    low, high = percentile_interval(resampled)
+    mean = _recalls(counts).mean(axis=0)
     return pd.DataFrame({"mean": mean, "low": low, "high": high}, classes_of(runs))
 
 
@@ -145,35 +135,22 @@ def _array(runs: Sequence[Counts]) -> np.ndarray:
     return np.moveaxis(np.array(cells, float), -1, 0)
 
 
-def _uar(counts: np.ndarray) -> np.ndarray:
-    """Average the recalls of the classes in a resample: (2, ..., speakers, K) to (...)."""
-    hits, clips = counts.sum(axis=-2)
-    known = clips > 0
-    return (hits / np.where(known, clips, 1)).sum(axis=-1) / known.sum(axis=-1)
-
-
 def _recalls(counts: np.ndarray) -> np.ndarray:
-    """Divide hits by clips, NaN where there is no clip: (2, ...) to (...)."""
-    hits, clips = counts
+    """Return the recalls of all speakers, NaN without clips: (2, ..., speakers, K) to (..., K)."""
+    hits, clips = counts.sum(axis=-2)
     return np.divide(hits, clips, out=np.full_like(hits, np.nan), where=clips > 0)
 
 
 # --- The tables ----------------------------------------------------------------------------------
 
 
-def tables(
-    rows: pd.DataFrame,
-    parts: Iterable[str],
-    recipes: Mapping[str, Iterable[str]],
-    references: Mapping[tuple[str, str], str],
-) -> str:
+def tables(rows: pd.DataFrame, parts: Iterable[str], recipes: Mapping[str, Iterable[str]]) -> str:
     """Return the results as Markdown, one section for each part.
 
     Args:
         rows: results of the recipes with their current settings.
         parts: in the order of the sections; parts without rows are skipped.
         recipes: tower -> recipes, in the order of the lines.
-        references: (tower, recipe) -> the recipe that it is compared with.
     """
     sections = []
     for part in parts:
@@ -182,27 +159,24 @@ def tables(
             for tower, names in recipes.items():
                 of_tower = chosen[chosen["tower"] == tower].sort_values("seed")
                 runs = of_tower.groupby("recipe")["counts"].apply(list).to_dict()
-                for name in names:
-                    if name in runs:
-                        reference = runs.get(references.get((tower, name)), [])
-                        lines.append(_line([direction, tower, name], runs[name], reference))
+                for name in filter(runs.get, names):
+                    reference = reference_of(name)
+                    compared = [] if name == reference else runs.get(reference, [])
+                    lines.append(_line([direction, tower, name], runs[name], compared))
         if lines:
-            head = "| corpus | chance | tower | recipe | seeds | UAR | difference |"
-            sections.append("\n".join([f"## {part}\n", head, "|" + 7 * "---|", *lines]))
+            sections.append("\n".join([f"## {part}\n", HEAD, *lines]))
     return "\n\n".join(sections) + "\n"
 
 
-def _line(about: Sequence[str], runs: Sequence[Counts], reference: Sequence[Counts]) -> str:
-    direction, tower, name = about
+def _line(keys: Sequence[str], runs: Sequence[Counts], reference: Sequence[Counts]) -> str:
+    direction, tower, name = keys
     chance = f"{1 / len(classes_of(runs)):.3f}"
-    cells = [direction, chance, tower, name, str(len(runs)), _figures(summary(runs))]
-    cells.append(_figures(summary(runs, reference), "+") if reference else "")
+    cells = [direction, chance, tower, name, str(len(runs)), _format(summary(runs))]
+    cells.append(_format(summary(runs, reference), "+") if reference else "")
     return f"| {' | '.join(cells)} |"
 
 
-def _figures(found: Mapping[str, Any], sign: str = "") -> str:
-    mean = f"{found['mean']:{sign}.3f}"
-    if found["interval"] is None:
-        return mean
-    low, high = found["interval"]
-    return f"{mean} [{low:{sign}.3f}, {high:{sign}.3f}]"
+def _format(found: Mapping[str, Any], sign: str = "") -> str:
+    numbers = [found["mean"], *(found["interval"] or [])]
+    mean, *interval = (f"{number:{sign}.3f}" for number in numbers)
+    return f"{mean} [{', '.join(interval)}]" if interval else mean

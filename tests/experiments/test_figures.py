@@ -64,33 +64,27 @@ def test_similarities_are_mean_cosines_over_clips_and_seeds():
 
 def rows_of(hits):
     """Rows of two seeds and all parts; each speaker has ten clips of each class."""
-    rows = []
-    for own, other in (("ravdess", "emodb"), ("emodb", "ravdess")):
-        for direction, part in (
-            (own, "validation"),
-            (f"{own} -> {other}", figures.OTHER["validation"]),
-        ):
-            for recipe, right in hits.items():
-                counts = {s: {"anger": [right, 10], "sadness": [10 - right, 10]} for s in "ab"}
-                rows += [
-                    {"direction": direction, "part": part, "recipe": recipe, "seed": seed}
-                    | {"counts": counts}
-                    for seed in (1, 2)
-                ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"tower": "egemaps", "direction": direction, "part": part, "recipe": recipe, "seed": seed}
+        | {"counts": {s: {"anger": [right, 10], "sadness": [10 - right, 10]} for s in "ab"}}
+        for own, other in (("ravdess", "emodb"), ("emodb", "ravdess"))
+        for direction, part in ((own, figures.PART), (f"{own} -> {other}", figures.OTHER))
+        for recipe, right in hits.items()
+        for seed in (1, 2)
+    )
 
 
 def test_bars_are_recalls():
-    rows = rows_of({"before": 3, "after": 9})
-    drawn = figures.draw_recalls(rows, ["before", "after"], "validation")
+    rows = rows_of(dict(zip(figures.RECIPES, (3, 9), strict=True)))
+    drawn = figures.draw_recalls(rows)
     assert len(drawn.axes) == 4
     for axes in drawn.axes:
         bars = [c for c in axes.containers if isinstance(c, BarContainer)]
         heights = [[bar.get_height() for bar in container] for container in bars]
         np.testing.assert_allclose(heights, [[0.3, 0.7], [0.9, 0.1]])
         assert [label.get_text() for label in axes.get_xticklabels()] == ["angry", "sad"]
-    with pytest.raises(ValueError, match="no results for .*'other'"):
-        figures.draw_recalls(rows, ["before", "other"], "validation")
+    with pytest.raises(ValueError, match="no results for .*'chosen"):
+        figures.draw_recalls(rows_of({figures.RECIPES[0]: 3}))
 
 
 def test_recalls_have_intervals_over_speakers_and_seeds():
