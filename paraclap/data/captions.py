@@ -27,11 +27,7 @@ class CaptionTableError(ParaCLAPError, ValueError):
 
 
 def group_phrases(captions: Sequence[str], descriptors: Sequence[str]) -> dict[str, list[str]]:
-    """Return the wordings of each descriptor of a row, in the order of the table.
-
-    Raises:
-        ValueError: if the two lists differ in length.
-    """
+    """Return the wordings of each descriptor of a row, in the order of the table."""
     phrases: dict[str, list[str]] = {}
     for phrase, descriptor in zip(captions, descriptors, strict=True):
         phrases.setdefault(descriptor, []).append(phrase)
@@ -72,11 +68,7 @@ class Caption:
 
 
 def check_caption_settings(settings: CaptionSettings) -> None:
-    """Raise `SettingsError` for an unknown style, or probabilities that are none."""
-    if settings.style not in STYLES:
-        raise SettingsError(
-            f"captions.style is {settings.style!r}, expected one of {sorted(STYLES)}"
-        )
+    """Raise `SettingsError` for probabilities that are none."""
     for label, probability in settings.label_probs.items():
         if not 0 <= probability <= 1:
             raise SettingsError(
@@ -106,8 +98,12 @@ def compose_caption(
     phrases: Phrases, names: Sequence[str], settings: CaptionSettings, rng: np.random.Generator
 ) -> Caption:
     """Return the caption of the descriptors `names`, in this order."""
-    text = JOINT.join(_wording(phrases[name], settings, rng) for name in names)
-    return Caption(text, _attributes(phrases, names))
+    texts = []
+    for name in names:
+        wordings = phrases[name]
+        chosen = rng.integers(len(wordings)) if settings.paraphrases else 0
+        texts.append(wordings[chosen])
+    return Caption(JOINT.join(texts), _attributes(phrases, names))
 
 
 def _sampled(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
@@ -130,12 +126,7 @@ def _published(phrases: Phrases, settings: CaptionSettings, rng: np.random.Gener
 def _emotion(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
     if EMOTION not in phrases:
         raise CaptionTableError("captions.style is 'emotion', but a clip has no emotion label")
-    text = _wording(phrases[EMOTION], settings, rng)
-    return Caption(text, _attributes(phrases, [EMOTION]))
-
-
-def _wording(wordings: Sequence[str], settings: CaptionSettings, rng: np.random.Generator) -> str:
-    return wordings[rng.integers(len(wordings))] if settings.paraphrases else wordings[0]
+    return compose_caption(phrases, [EMOTION], settings, rng)
 
 
 def _attributes(phrases: Phrases, names: Iterable[str]) -> tuple[Attribute, ...]:
@@ -150,11 +141,9 @@ def match_matrix(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> tor
     """
     attributes = sorted({attribute for caption in captions for attribute in caption.attributes})
     facts = [set(_attributes(p, p)) for p in phrases]
-    stated = _table(
-        [[attribute in caption.attributes for attribute in attributes] for caption in captions]
-    )
+    stated = _table([[a in caption.attributes for a in attributes] for caption in captions])
     known = _table([[name in p for name, _ in attributes] for p in phrases])
-    holds = _table([[attribute in fact for attribute in attributes] for fact in facts])
+    holds = _table([[a in fact for a in attributes] for fact in facts])
     right, judged, total = holds @ stated.T, known @ stated.T, stated.sum(dim=1)
     is_right = right == judged
     return is_right.float().masked_fill(is_right & (judged < total), torch.nan)

@@ -6,7 +6,7 @@ workers or on what was read before, so a resumed run reads the same batches.
 Letters: T samples at 16 kHz, F functionals, B clips of a batch, b clips of this process.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,6 @@ from paraclap.data.captions import (
     match_matrix,
 )
 from paraclap.settings import CaptionSettings, DataSettings
-
-CROPS: dict[str, Callable[[np.random.Generator], float]] = {
-    "random": lambda rng: rng.random(),
-    "centre": lambda rng: 0.5,
-}
-"""Position of a crop: 0 = at the beginning of the clip, 1 = at its end."""
 
 
 class CaptionDataset(torch.utils.data.Dataset):
@@ -69,7 +63,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         functionals: np.ndarray | None = None,
         read: bool = True,
     ) -> None:
-        """Take clips and phrases from a captions table.
+        """Check table and settings.
 
         Raises:
             CaptionTableError: if the table lacks a column or is empty.
@@ -120,23 +114,6 @@ class CaptionDataset(torch.utils.data.Dataset):
             self[draw] if place in own else self.unread(draw) for place, draw in enumerate(draws)
         ]
 
-    def unread(self, draw: tuple[int, int]) -> dict[str, Any]:
-        """Return the item of a draw that another process reads."""
-        return self._drawn(draw)[0] | {"own": False}
-
-    def _drawn(self, draw: tuple[int, int]) -> tuple[dict[str, Any], np.random.Generator, Drawn]:
-        """Return the item of a draw without audio, the generator of its crop, its augmentation.
-
-        Phrases that the augmentation invalidates are left out.
-        """
-        row = draw[1]
-        phrases = self.phrases[row]
-        rng = np.random.default_rng([self.seed, *draw])
-        caption = draw_caption(phrases, self.captions, rng)
-        drawn = self.augmenter.draw(draw, [name for name, _ in caption.attributes])
-        valid = {name: texts for name, texts in phrases.items() if not drawn.invalidates(name)}
-        return {"row": row, "caption": caption, "phrases": valid}, rng, drawn
-
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         """Return the item of a draw (epoch, row).
 
@@ -144,13 +121,26 @@ class CaptionDataset(torch.utils.data.Dataset):
             `row`, `caption`, the `phrases` that are true of the crop, and `waveform` (T,) float32
             or `functionals` (F,), unless nothing is read.
         """
-        _, row = draw
         item, rng, drawn = self._drawn(draw)
         if not self.read:
             return item
         if self.functionals is not None:
-            return item | {"functionals": self.functionals[row]}
-        return item | {"waveform": self.waveform(row, rng, drawn)}
+            return item | {"functionals": self.functionals[item["row"]]}
+        return item | {"waveform": self.waveform(item["row"], rng, drawn)}
+
+    def unread(self, draw: tuple[int, int]) -> dict[str, Any]:
+        """Return the item of a draw that another process reads."""
+        return self._drawn(draw)[0] | {"own": False}
+
+    def _drawn(self, draw: tuple[int, int]) -> tuple[dict[str, Any], np.random.Generator, Drawn]:
+        """Return the item of a draw without audio, the generator of its crop, its augmentation."""
+        row = draw[1]
+        phrases = self.phrases[row]
+        rng = np.random.default_rng([self.seed, *draw])
+        caption = draw_caption(phrases, self.captions, rng)
+        drawn = self.augmenter.draw(draw, [name for name, _ in caption.attributes])
+        valid = {name: texts for name, texts in phrases.items() if not drawn.invalidates(name)}
+        return {"row": row, "caption": caption, "phrases": valid}, rng, drawn
 
     def waveform(
         self, row: int, rng: np.random.Generator | None = None, drawn: Drawn | None = None
@@ -165,12 +155,12 @@ class CaptionDataset(torch.utils.data.Dataset):
         file, start, end = self.clips[row]
         seconds = self.data.crop_seconds
         samples = round(seconds * SAMPLING_RATE)
-        place = CROPS[self.data.crop](rng)
-        if drawn is not None and drawn.values:
-            longer = self.recordings.crop(file, start, end, seconds * drawn.speed, place)
-            waveform = drawn.apply(longer)[:samples]
-        else:
-            waveform = self.recordings.crop(file, start, end, seconds, place)[:samples]
+        place = rng.random() if self.data.crop == "random" else 0.5
+        speed = 1.0 if drawn is None else drawn.speed
+        waveform = self.recordings.crop(file, start, end, seconds * speed, place)
+        if drawn is not None:
+            waveform = drawn.apply(waveform)
+        waveform = waveform[:samples]
         return np.resize(waveform, samples) if self.repeat_short else waveform
 
 
@@ -270,10 +260,10 @@ class Collate:
 
     def _audio(self, items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         extractor = self.processor.feature_extractor
-        if "waveform" not in items[0] and "functionals" not in items[0]:
-            return {}
         if "functionals" in items[0]:
             return extractor.batch([item["functionals"] for item in items], return_tensors="pt")
+        if "waveform" not in items[0]:
+            return {}
         waveforms = [item["waveform"] for item in items]
         samples = self.samples
         if max(samples or 0, *map(len, waveforms)) < self.least:

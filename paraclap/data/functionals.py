@@ -23,10 +23,7 @@ class FunctionalsError(ParaCLAPError, ValueError):
 
 
 def read_functionals(path: str | Path) -> pd.DataFrame:
-    """Return the functionals (rows, F) of all clips of a table, in openSMILE's order.
-
-    Args:
-        path: table of features.py, of any feature set.
+    """Return the functionals (rows, F) of all clips of a table of features.py.
 
     Raises:
         FunctionalsError: if the table is missing, unreadable or has no functionals.

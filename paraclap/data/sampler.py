@@ -109,11 +109,7 @@ BUCKET_BATCHES = 32
 def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> Draws:
     """Reorder draws so that the clips of a batch have similar durations.
 
-    Args:
-        draws: draws to reorder; every epoch keeps its own.
-        seconds: duration of the crop of each row [s].
-        batch_size: clips per batch.
-        seed: of the run.
+    `seconds` has the duration of the crop of each row [s]. Every epoch keeps its draws.
     """
 
     def reordered(epoch: int) -> np.ndarray:
@@ -134,15 +130,15 @@ def bucketed(draws: Draws, seconds: np.ndarray, batch_size: int, seed: int) -> D
 class TrainingBatches(torch.utils.data.Sampler):
     """Batches of (epoch, row), computed from the number of the step.
 
-    Every epoch is a new permutation, unless `draws` is given. Clips that do not fill a batch are
-    dropped from that epoch.
+    Clips that do not fill a batch are dropped from that epoch.
 
-    Attributes:
+    Args:
         rows: number of clips.
         batch_size: clips per batch.
         steps: number of the last step.
+        seed: of the run.
         start: number of steps already done.
-        draws: see `Draws`.
+        draws: see `Draws`; None = `shuffled`.
     """
 
     def __init__(
@@ -155,8 +151,7 @@ class TrainingBatches(torch.utils.data.Sampler):
         draws: Draws | None = None,
     ) -> None:
         self.batches_per_epoch = self.per_epoch(rows, batch_size)
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.steps, self.start = steps, start
+        self.batch_size, self.steps, self.start = batch_size, steps, start
         self.draws = draws or shuffled(rows, seed)
 
     @staticmethod
@@ -180,12 +175,11 @@ class TrainingBatches(torch.utils.data.Sampler):
         return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch_of_order = order = None
+        order = None
         for step in range(self.start, self.steps):
             epoch, position = divmod(step, self.batches_per_epoch)
-            if epoch != epoch_of_order:
+            if order is None or position == 0:
                 order = self.draws(epoch)
-                epoch_of_order = epoch
             first = position * self.batch_size
             yield [(int(e), int(row)) for e, row in order[first : first + self.batch_size]]
 
