@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paraclap.errors import MissingPackageError
-from paraclap.inference.limits import HOST, MEGABYTES, PORT, Limits
+from paraclap.inference.limits import HOST, MEGABYTES, PORT, SECONDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +49,7 @@ def _serve(options: argparse.Namespace, folder: Path) -> None:
 
     paraclap = ParaCLAP.from_pretrained(options.model, options.device)
     index = ClipIndex(options.index) if options.index else None
-    limits = Limits(options.max_seconds, options.whole, options.window, options.hop)
-    analyzer = Analyzer(paraclap, options.edges, options.features, index, limits)
+    analyzer = Analyzer(paraclap, options.edges, options.features, index, options.max_seconds)
     examples = list(app.write_examples(folder / "examples"))
     block_connections(options.host)
     page = app.build_page(analyzer, examples, Path(options.model).name, options.max_megabytes)
@@ -61,7 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add, limits = parser.add_argument, Limits()
+    add = parser.add_argument
     add("model", metavar="MODEL", help="run folder, model folder or Hub name")
     add("--edges", type=Path, help="captions.edges.json, for the levels")
     add("--features", type=Path, help="features table to which the edges were fitted")
@@ -69,11 +68,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--host", default=HOST, help="address to bind (%(default)s)")
     add("--port", type=int, default=PORT, help="(%(default)s)")
     add("--max-megabytes", type=float, default=MEGABYTES, help="largest upload (%(default)g)")
-    seconds = {"type": float, "metavar": "SECONDS"}
-    add("--max-seconds", default=limits.seconds, help="longest recording (%(default)g)", **seconds)
-    add("--whole", default=limits.whole, help="longer ones get a timeline (%(default)g)", **seconds)
-    add("--window", default=limits.window, help="window of the timeline (%(default)g)", **seconds)
-    add("--hop", default=limits.hop, help="distance between windows (%(default)g)", **seconds)
+    add("--max-seconds", type=float, default=SECONDS, help="longest recording (%(default)g)")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
     options = parser.parse_args(arguments)
     if options.features and not options.edges:
@@ -81,8 +76,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for path in filter(None, (options.edges, options.features, options.index)):
         if not path.exists():
             parser.error(f"{path} does not exist")
-    if not 0 < options.hop <= options.window <= options.whole:
-        parser.error("expected 0 < --hop <= --window <= --whole")
     if min(options.max_seconds, options.max_megabytes) <= 0:
         parser.error("--max-seconds and --max-megabytes must be positive")
     return options

@@ -17,7 +17,7 @@ from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.corpora.synthetic_speakers import draw_prosody, make_speakers
 from paraclap.corpora.synthetic_voice import render
 from paraclap.errors import ParaCLAPError
-from paraclap.inference.limits import KEPT_SECONDS, NEIGHBOURS, QUEUE, SWEEP_SECONDS
+from paraclap.inference.limits import HOST, KEPT_SECONDS, NEIGHBOURS, QUEUE, SWEEP_SECONDS
 from paraclap.inference.page import (
     Analysis,
     Analyzer,
@@ -76,7 +76,7 @@ def build_page(
         model: name of the model.
         megabytes: largest upload [MB], as displayed.
     """
-    limit = f"up to {analyzer.limits.seconds:g} s and {megabytes:g} MB"
+    limit = f"up to {analyzer.max_seconds:g} s and {megabytes:g} MB"
     with gr.Blocks(
         title="ParaCLAP", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)
     ) as page:
@@ -229,23 +229,18 @@ def serve(page: gr.Blocks, host: str, port: int, megabytes: float) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted
     page.queue(api_open=False, max_size=QUEUE)
     # DNS rebinding: a foreign site whose name resolves to 127.0.0.1 must not reach the page.
-    local = ["127.0.0.1", "localhost"]
+    local = [HOST, "localhost"]
     names = local if host in local else ["*"]
     try:
         page.launch(
             server_name=host,
             server_port=port,
             share=False,
-            allowed_paths=[],
             max_file_size=round(megabytes * 2**20),
-            show_error=False,
             footer_links=[],
             run_history=False,
             enable_monitoring=False,
-            mcp_server=False,
-            pwa=False,
             ssr_mode=False,
-            inbrowser=False,
             quiet=True,
             prevent_thread_lock=True,
             theme=gr.themes.Default(

@@ -1,10 +1,14 @@
 """Limits and defaults of the web page; importable without torch or gradio."""
 
-from dataclasses import dataclass
-
 HOST, PORT = "127.0.0.1", 7860
 MEGABYTES = 50.0
 """Largest upload [MB]."""
+SECONDS = 300.0
+"""Longest recording [s], checked from the header before decoding."""
+WHOLE_SECONDS = 12.0
+"""Longest recording that is embedded as a whole [s]; longer ones get a timeline."""
+WINDOW_SECONDS, HOP_SECONDS = 4.0, 2.0
+"""Length of and distance between the windows of the timeline [s]."""
 PROMPTS = 20
 """Most prompts in one request."""
 PROMPT_CHARACTERS = 200
@@ -19,20 +23,3 @@ KEPT_SECONDS = 1800
 """Time after which an upload is deleted [s]."""
 SWEEP_SECONDS = 60
 """Time between two searches for old uploads [s]."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of one request.
-
-    Attributes:
-        seconds: longest recording [s], checked from the header before decoding.
-        whole: longest recording that is embedded as a whole [s]; longer ones get a timeline.
-        window: length of a window of the timeline [s].
-        hop: distance between windows [s].
-    """
-
-    seconds: float = 300.0
-    whole: float = 12.0
-    window: float = 4.0
-    hop: float = 2.0

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import percentileofscore
 
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.paths import resolve_inside
@@ -27,11 +28,14 @@ from paraclap.inference.api import ParaCLAP
 from paraclap.inference.classifier import ZeroShotClassifier
 from paraclap.inference.index import ClipIndex
 from paraclap.inference.limits import (
+    HOP_SECONDS,
     NEIGHBOURS,
     PLAYED_SECONDS,
     PROMPT_CHARACTERS,
     PROMPTS,
-    Limits,
+    SECONDS,
+    WHOLE_SECONDS,
+    WINDOW_SECONDS,
 )
 from paraclap.inference.measurement import groups_of_edges, measured_levels, reference_values
 from paraclap.inference.search import find
@@ -73,7 +77,7 @@ class Analysis:
         scores: one row as of `ParaCLAP.score`.
         timeline: the same for each window, with `start` and `end` [s]; None = embedded as a whole.
         acoustics: table of `measured_levels`.
-        reference: descriptor -> values of the training clips, ascending; empty = unknown.
+        reference: descriptor -> values of the training clips; empty = unknown.
         neighbours: table of `find`; None = no index.
         notes: remarks on the recording.
     """
@@ -105,27 +109,25 @@ class Analyzer:
         edges: Path | None = None,
         features: Path | None = None,
         index: ClipIndex | None = None,
-        limits: Limits | None = None,
+        max_seconds: float = SECONDS,
     ) -> None:
         """Read the reference data.
 
         Args:
             paraclap: the model.
             edges: `captions.edges.json` for the levels; None = values only.
-            features: table to which the edges were fitted, for percentiles; None = no percentiles.
+            features: table to which the edges were fitted, for percentiles; requires edges.
             index: clips to search for similar ones; None = no search.
-            limits: of one request.
+            max_seconds: longest recording [s].
 
         Raises:
             ClipIndexError: if the index was written with another model.
-            ValueError: for features without edges, or invalid files.
+            ParaCLAPError: for files without edges or features.
         """
-        if features is not None and edges is None:
-            raise ValueError(f"{features} needs the edges that were fitted to it")
         if index is not None:
             index.check(paraclap)
         self.paraclap, self.edges, self.index = paraclap, edges, index
-        self.limits = limits or Limits()
+        self.max_seconds = max_seconds
         self.groups = {} if edges is None else groups_of_edges(edges)
         self._features = features
         self._references: dict[tuple, dict[str, np.ndarray]] = {}
@@ -158,12 +160,14 @@ class Analyzer:
         labels = {column: label for column, label in (labels or {}).items() if label}
         edges = self.edges if set(self.groups) <= set(labels) else None
         try:
-            waveform, report = read_audio_with_report(path, max_seconds=self.limits.seconds)
+            waveform, report = read_audio_with_report(path, max_seconds=self.max_seconds)
             acoustics = measured_levels(waveform, edges, labels)
         except AudioError as error:
             raise RequestError(_explain(error, path)) from error
         seconds = len(waveform) / SAMPLING_RATE
-        places = self._places(seconds)
+        places = [(0.0, seconds)]
+        if seconds > WHOLE_SECONDS:
+            places = list(windows(seconds, WINDOW_SECONDS, HOP_SECONDS))
         embedded = self.paraclap.embed_waveforms([_cut(waveform, *place) for place in places])
         mean = embedded.mean(axis=0)
         embedding = mean / np.linalg.norm(mean)
@@ -174,6 +178,9 @@ class Analyzer:
         if len(places) > 1:
             table = pd.DataFrame(places, columns=["start", "end"])
             timeline = pd.concat([table, classifier(embedded)], axis=1)
+        neighbours = None
+        if self.index is not None:
+            neighbours = find(self.index, {"recording": embedding}, NEIGHBOURS)
         return Analysis(
             seconds=seconds,
             names=classifier.names,
@@ -181,7 +188,7 @@ class Analyzer:
             timeline=timeline,
             acoustics=acoustics,
             reference=self._reference(labels) if edges is not None else {},
-            neighbours=self._neighbours(embedding),
+            neighbours=neighbours,
             notes=tuple(FLAGS[flag] for flag in flags if flag in FLAGS),
         )
 
@@ -201,25 +208,14 @@ class Analyzer:
         except PromptError as error:
             raise RequestError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
 
-    def _places(self, seconds: float) -> list[tuple[float, float]]:
-        """Return (start, end) [s] of the windows."""
-        if seconds <= self.limits.whole:
-            return [(0.0, seconds)]
-        return list(windows(seconds, self.limits.window, self.limits.hop))
-
     def _reference(self, labels: Mapping[str, str]) -> dict[str, np.ndarray]:
         """Return the values of the training clips of a group, read once."""
-        if self._features is None or self.edges is None:
+        if self._features is None:
             return {}
         key = tuple(sorted(labels.items()))
         if key not in self._references:
             self._references[key] = reference_values(self._features, self.edges, labels)
         return self._references[key]
-
-    def _neighbours(self, embedding: np.ndarray) -> pd.DataFrame | None:
-        if self.index is None:
-            return None
-        return find(self.index, {"recording": embedding}, NEIGHBOURS)
 
 
 def _cut(waveform: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -293,33 +289,18 @@ def acoustics_table(analysis: Analysis) -> pd.DataFrame:
             line["level"] = "" if pd.isna(row["level"]) else row["level"]
             line["normal range"] = display.text(row["low"], row["high"])
         if name in analysis.reference and not np.isnan(row["value"]):
-            line["percentile"] = f"{100 * rank(analysis.reference[name], row['value']):.0f}"
+            rank = percentileofscore(analysis.reference[name], row["value"], "mean")
+            line["percentile"] = f"{rank:.0f}"
         rows.append(line)
     return pd.DataFrame(rows).fillna("")
 
 
-def rank(values: np.ndarray, value: float) -> float:
-    """Return the share of ascending values below one; equal ones count half."""
-    left, right = np.searchsorted(values, value, "left"), np.searchsorted(values, value, "right")
-    return float(left + right) / 2 / len(values)
-
-
 def timeline_table(analysis: Analysis) -> pd.DataFrame:
-    """Return `time` [s] (centre of the window), `prompt` and `probability`, one row for each pair.
-
-    Raises:
-        ValueError: if the recording was embedded as a whole.
-    """
-    if analysis.timeline is None:
-        raise ValueError("the recording was embedded as a whole, there is no timeline")
+    """Return `prompt`, `time` [s] (centre of the window) and `probability`, a row for each pair."""
     time = (analysis.timeline["start"] + analysis.timeline["end"]) / 2
-    curves = [
-        pd.DataFrame(
-            {"time": time, "prompt": n, "probability": analysis.timeline[f"probability.{n}"]}
-        )
-        for n in analysis.names
-    ]
-    return pd.concat(curves, ignore_index=True)
+    columns = [analysis.timeline[f"probability.{name}"] for name in analysis.names]
+    curves = pd.concat(columns, axis=1).set_axis(pd.Index(analysis.names, name="prompt"), axis=1)
+    return curves.set_index(time.rename("time")).unstack().rename("probability").reset_index()
 
 
 def excerpt(hit: pd.Series) -> tuple[int, np.ndarray]:

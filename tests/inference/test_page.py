@@ -1,6 +1,5 @@
 """page.py: results equal those of ParaCLAP and of the captions, and invalid input is refused."""
 
-import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,7 +15,6 @@ from paraclap.inference import measurement, page
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index import ClipIndex
 from paraclap.inference.index_update import update_index
-from paraclap.inference.limits import Limits
 from paraclap.inference.page import Analyzer, RequestError
 
 PROMPTS = "angry\ncalm\n\n  sad  \n"
@@ -54,12 +52,13 @@ def test_scores_of_a_short_recording_equal_paraclap_score(analyzer, paraclap, cl
 
 
 def test_long_recordings_have_a_timeline_and_scores_of_the_mean_embedding(
-    paraclap, tmp_path, voice
+    analyzer, paraclap, tmp_path, voice, monkeypatch
 ):
-    limits = Limits(whole=2, window=1, hop=0.5)
+    for name, seconds in (("WHOLE", 2), ("WINDOW", 1), ("HOP", 0.5)):
+        monkeypatch.setattr(page, f"{name}_SECONDS", seconds)
     signal = np.concatenate([voice(1.1), 0.3 * voice(1.2, f0=220)]).astype(np.float32)
     soundfile.write(tmp_path / "long.wav", signal, 16_000, subtype="FLOAT")
-    analysis = Analyzer(paraclap, limits=limits).analyze(tmp_path / "long.wav", PROMPTS)
+    analysis = analyzer.analyze(tmp_path / "long.wav", PROMPTS)
     expected = paraclap.score_windows(tmp_path / "long.wav", NAMES, window=1, hop=0.5)
     pd.testing.assert_frame_equal(analysis.timeline, expected, atol=1e-5, check_dtype=False)
     windows = [
@@ -72,8 +71,6 @@ def test_long_recordings_have_a_timeline_and_scores_of_the_mean_embedding(
     curves = page.timeline_table(analysis).pivot(index="time", columns="prompt")["probability"]
     assert list(curves.index) == pytest.approx([0.5, 1.0, 1.5, 1.8])  # centres of the windows
     np.testing.assert_allclose(curves["sad"], expected["probability.sad"], atol=1e-5)
-    with pytest.raises(ValueError, match="as a whole"):
-        page.timeline_table(dataclasses.replace(analysis, timeline=None))
 
 
 # --- Acoustics -----------------------------------------------------------------------------------
@@ -108,11 +105,6 @@ def test_edges_alone_give_levels_and_no_edges_give_values(paraclap, captions, co
     ]
 
 
-def test_rank_counts_equal_values_half():
-    values = np.array([1.0, 2.0, 2.0, 4.0])
-    assert [page.rank(values, v) for v in (0, 2, 3, 4, 9)] == [0, 0.5, 0.75, 0.875, 1]
-
-
 def test_every_measurable_descriptor_has_a_display():
     assert set(page.DISPLAYS) == set(measurement.level_phrases())
     assert page.hertz(12) == 55
@@ -144,11 +136,6 @@ def test_edges_by_group_give_levels_once_the_group_is_chosen(paraclap, captions,
     for group, has_levels in (("", False), ("woman", True)):
         table = page.acoustics_table(analyzer.analyze(file, "x", labels={"gender": group}))
         assert ("level" in table) == has_levels == ("percentile" in table)
-
-
-def test_features_without_edges_are_refused(paraclap, captions):
-    with pytest.raises(ValueError, match="needs the edges"):
-        Analyzer(paraclap, features=captions.with_name("features.parquet"))
 
 
 def test_wrong_reference_data_is_refused_at_the_start(paraclap, captions, tmp_path):
@@ -230,7 +217,7 @@ def test_silence_and_too_short_recordings_are_refused(analyzer, clip, samples):
 def test_too_long_recording_is_refused_before_decoding(paraclap, clip, monkeypatch):
     monkeypatch.setattr(reading, "_mono_blocks", lambda *arguments: pytest.fail("decoded"))
     with pytest.raises(RequestError, match=r"clip.wav: 1.5 s to read, expected at most 1 s\."):
-        Analyzer(paraclap, limits=Limits(seconds=1)).analyze(clip, PROMPTS)
+        Analyzer(paraclap, max_seconds=1).analyze(clip, PROMPTS)
 
 
 def test_missing_recording_is_refused(analyzer, tmp_path):
