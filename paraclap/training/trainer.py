@@ -101,7 +101,8 @@ class Trainer:
     def batches(self) -> TrainingBatches:
         """Batches of the remaining steps, until the next part is unfrozen."""
         ends = [end for end in self.learner.unfreezing.values() if end > self.step]
-        return training_batches(self.data, self.step, min([*ends, self.steps]))
+        end = max(self.step, min([*ends, self.steps]))  # resumed runs may be beyond `max_steps`
+        return training_batches(self.data, self.step, end)
 
     def loader(self) -> Loader:
         """These batches as tensors."""

@@ -185,6 +185,7 @@ def test_dry_run_prints_memory_and_time_and_is_resumed_exactly(config, tmp_path,
     assert (parts / "last").is_dir() and load_newest(parts / "checkpoints")["step"] == 2
     resumed = loop.train(read_settings([config, f"output={parts}"]))
     assert resumed.step == 8 and same(weights(whole), weights(parts))
+    assert loop.train(read_settings([config, f"output={parts}", "train.max_steps=2"])).step == 8
 
 
 @pytest.mark.parametrize(
