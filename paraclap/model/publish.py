@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from paraclap.files import atomic_folder
 from paraclap.model.build import load_model
-from paraclap.model.card import check_licence, model_card
+from paraclap.model.card import model_card
 from paraclap.model.modeling_paraclap import (
     PUBLISHED_CONFIG,
     ParaCLAPConfig,
@@ -127,7 +127,6 @@ def _write_folder(
     licence: str | None = None,
 ) -> Path:
     """Write model, code, processor, tokenizer, card and the files of sentence-transformers."""
-    check_licence(model.config.provenance, licence)
     card = model_card(
         name or output.name,
         model.config,

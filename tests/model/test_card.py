@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import ModelCard
 
-from paraclap.model.card import check_licence, model_card
+from paraclap.model.card import model_card
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG
 from paraclap.model.sources import ModelError
 
@@ -73,8 +73,8 @@ def test_towers_from_random_weights_have_no_base_model():
 def test_licence_that_an_encoder_forbids_is_refused():
     with pytest.raises(ModelError, match="cannot be mit: audeering.* is cc-by-nc-sa-4.0"):
         card_of(PUBLISHED, licence="mit")
-    assert check_licence(PUBLISHED, "cc-by-nc-sa-4.0") == "cc-by-nc-sa-4.0"
-    assert check_licence({"text_encoder": "bert-base-uncased"}, "mit") == "mit"
+    assert card_of(PUBLISHED, licence="cc-by-nc-sa-4.0")[0].data.license == "cc-by-nc-sa-4.0"
+    assert card_of({"text_encoder": "bert-base-uncased"}, licence="mit")[0].data.license == "mit"
 
 
 def test_scores_are_in_metadata_and_table_with_chance_and_interval():
