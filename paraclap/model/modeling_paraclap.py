@@ -248,9 +248,8 @@ class FunctionalsModel(PreTrainedModel):
 class AudioBranch(nn.Module):
     """Speech encoder with pooling over the frames that are not padding.
 
-    Layers are pooled before they are summed with learned weights; for the mean, the order makes no
-    difference. The pooled layers then do not depend on these weights, so that they can be cached
-    while the encoder is frozen.
+    Layers are pooled before they are summed with learned weights, so that the pooled layers of a
+    frozen encoder can be cached.
     """
 
     def __init__(
@@ -337,16 +336,16 @@ class AudioBranch(nn.Module):
         if padding_mask is not None:
             lengths = self.base._get_feat_extract_output_lengths(padding_mask.sum(dim=1))
             positions = torch.arange(layers[-1].shape[1], device=lengths.device)
-            valid = (positions < lengths[:, None])[..., None]
+            valid = positions < lengths[:, None]
         pooled = [self._pooled(frames, valid) for frames in layers]
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
 
     def _pooled(self, frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Pool the valid (B, N, 1; None = all) frames (B, N, H): (B, P)."""
+        """Pool the valid (B, N; None = all) frames (B, N, H): (B, P)."""
         if self.pooling == "attention":
             scores = (frames @ self.attention)[..., None]
             if valid is not None:
-                scores = scores.masked_fill(~valid, -torch.inf)
+                scores = scores.masked_fill(~valid[..., None], -torch.inf)
             return (frames * scores.softmax(dim=1)).sum(dim=1)
         mean = _masked_mean(frames, valid)
         if self.pooling == "mean":
@@ -381,9 +380,10 @@ def _check_pooling(config: PreTrainedConfig, pooling: str, layers: str) -> None:
 
 
 def _masked_mean(frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-    """Average the valid (B, N, 1; None = all) frames (B, N, H): (B, H)."""
+    """Average the frames (B, N, H) for which `valid` (B, N) is not 0; None = all: (B, H)."""
     if valid is None:
         return frames.mean(dim=1)
+    valid = valid[..., None]
     return (frames * valid).sum(dim=1) / valid.sum(dim=1)
 
 
@@ -402,10 +402,7 @@ class TextBranch(nn.Module):
         states = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.pooling == "cls":
             return states, states[:, 0]
-        if attention_mask is None:
-            return states, states.mean(dim=1)
-        valid = attention_mask[..., None].to(states.dtype)
-        return states, (states * valid).sum(dim=1) / valid.sum(dim=1)
+        return states, _masked_mean(states, attention_mask)
 
 
 class Projection(nn.Module):
@@ -425,9 +422,13 @@ class Projection(nn.Module):
 
 
 class FreezableModel(PreTrainedModel):
-    """A model whose parts (`FREEZABLE`) can be frozen and made trainable again."""
+    """A model whose parts can be frozen and made trainable again.
 
-    _frozen: tuple[str, ...] = ()
+    Attributes:
+        frozen: names of the frozen parts, see `FREEZABLE`.
+    """
+
+    frozen: tuple[str, ...] = ()
 
     def freeze(self, parts: Iterable[str]) -> "FreezableModel":
         """Freeze the weights of `parts` (names of `FREEZABLE`) and keep them in evaluation mode.
@@ -438,39 +439,34 @@ class FreezableModel(PreTrainedModel):
         unknown = sorted(set(parts) - set(FREEZABLE))
         if unknown:
             raise ValueError(f"cannot freeze {unknown}, expected some of {sorted(FREEZABLE)}")
-        self._frozen = tuple(parts)
-        if "audio" in self._frozen and self.audio_branch.pooling == "attention":
+        self.frozen = tuple(parts)
+        if "audio" in self.frozen and self.audio_branch.pooling == "attention":
             raise ValueError(
                 "cannot freeze audio with audio_pooling 'attention': its learned weights need the "
                 "frames, but only pooled frames of a frozen encoder are cached; expected 'mean' or "
                 "'mean_std'"
             )
         has_convolutions = hasattr(self.audio_branch.base, "freeze_feature_encoder")
-        if "audio_convolutions" in self._frozen and not has_convolutions:
+        if "audio_convolutions" in self.frozen and not has_convolutions:
             raise ValueError("cannot freeze audio_convolutions: this audio tower has none")
-        for part in self._frozen:
+        for part in self.frozen:
             self.get_submodule(FREEZABLE[part]).requires_grad_(False)
-        if "audio_convolutions" in self._frozen:
+        if "audio_convolutions" in self.frozen:
             # Otherwise the encoder sets requires_grad on its input in training mode.
             self.audio_branch.base.freeze_feature_encoder()
         return self.train(self.training)
 
     def unfreeze(self) -> None:
         """Make all parts trainable again."""
-        for part in self._frozen:
+        for part in self.frozen:
             self.get_submodule(FREEZABLE[part]).requires_grad_(True)
-        self._frozen = ()
+        self.frozen = ()
         self.train(self.training)
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Frozen parts, names of `FREEZABLE`."""
-        return self._frozen
 
     def train(self, mode: bool = True) -> "FreezableModel":
         """Set training mode, except for frozen parts, which have neither dropout nor masking."""
         super().train(mode)
-        for part in self._frozen:
+        for part in self.frozen:
             self.get_submodule(FREEZABLE[part]).eval()
         return self
 
@@ -526,7 +522,8 @@ class ParaCLAPModel(FreezableModel):
                 file holds anything but finite tensors.
         """
         path = _published_file(source)
-        found = _sha256(path)
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
         if sha256 is not None and found != sha256.lower():
             raise ValueError(f"{path} has SHA-256 {found}, expected {sha256.lower()}")
         state = _known_names(path, _read_tensors(path))
@@ -565,7 +562,7 @@ class ParaCLAPModel(FreezableModel):
         Args:
             input_values: waveforms (B, T) at 16 kHz, log-mel frames (B, N, M) or functionals
                 (B, F), as the processor returns them.
-            padding_mask: (B, T) or (B, N), 1 = signal, 0 = padding; None = no padding.
+            padding_mask: of the first two dimensions, 1 = signal, 0 = padding; None = no padding.
 
         Returns:
             `pooler_output` (B, D) of unit length and `last_hidden_state` (B, N, H).
@@ -576,25 +573,20 @@ class ParaCLAPModel(FreezableModel):
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
-        """Embed tokens (K, L): `pooler_output` (K, D) of unit length."""
+        """Embed tokens (K, L) with a mask of their shape: `pooler_output` (K, D) of unit length."""
         states, pooled = self.encode("text", input_ids, attention_mask)
         return BaseModelOutputWithPooling(states, self.project("text", pooled))
 
     def encode(
         self, branch: str, inputs: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run one encoder and its pooling, without autograd if it is frozen.
-
-        Args:
-            branch: "audio" or "text".
-            inputs: waveforms (B, T), log-mel frames (B, N, M), functionals (B, F) or tokens (K, L).
-            mask: of the first two dimensions, 0 = padding; None = no padding.
+        """Run the encoder of a branch ("audio" or "text"), without autograd if it is frozen.
 
         Returns:
             States (B, N, H) or (K, L, H), and pooled states: (K, H), or for clips the pooled layers
-            of `AudioBranch.pool`, (B, H) for the mean of the last layer.
+            of `AudioBranch.pool`.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and branch not in self._frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and branch not in self.frozen):
             return self.get_submodule(f"{branch}_branch")(inputs, mask)
 
     def pool(
@@ -623,13 +615,13 @@ class ParaCLAPModel(FreezableModel):
         return_loss: bool = False,
         **unused: Any,
     ) -> ClapOutput:
-        """Compare clips with texts.
+        """Compare clips with texts, see `get_audio_features` and `get_text_features`.
 
         Args:
-            input_values: waveforms (B, T), log-mel frames or functionals, see `get_audio_features`.
-            input_ids: tokens (K, L).
-            padding_mask: (B, T) or (B, N), 1 = signal, 0 = padding; None = no padding.
-            attention_mask: (K, L), 1 = token, 0 = padding; None = no padding.
+            input_values: of the clips.
+            input_ids: of the texts.
+            padding_mask: of the clips.
+            attention_mask: of the texts.
             targets: (B, K) weights of matching pairs for the loss; None = the diagonal.
             return_loss: whether to compute `clip_loss`.
             unused: entries of tokenizers (`token_type_ids`) that are ignored.
@@ -757,10 +749,7 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
             ValueError: if a waveform has another rate, is not mono, empty or not finite, or is
                 longer than `samples`.
         """
-        _check_rate(sampling_rate, self.sampling_rate)
-        waveforms = [
-            _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
-        ]
+        waveforms = _checked_waveforms(audio, sampling_rate, self.sampling_rate)
         longest = max(self.min_samples, *map(len, waveforms))
         width = longest if samples is None else samples
         if longest > width:
@@ -895,10 +884,7 @@ class FunctionalsFeatureExtractor(SequenceFeatureExtractor):
             ValueError: if a waveform has another rate, is not mono, empty or not finite, or is
                 shorter than 60 ms.
         """
-        _check_rate(sampling_rate, self.sampling_rate)
-        waveforms = [
-            _checked_waveform(w) for w in (audio if isinstance(audio, list | tuple) else [audio])
-        ]
+        waveforms = _checked_waveforms(audio, sampling_rate, self.sampling_rate)
         return self.batch([self._measure(w) for w in waveforms], return_tensors)
 
     def batch(self, rows: Sequence[np.ndarray], return_tensors: str | None = None) -> BatchFeature:
@@ -930,21 +916,23 @@ def _smile() -> Any:
     )
 
 
-def _check_rate(given: int | None, expected: int) -> None:
-    if given != expected:
-        found = "no sampling_rate" if given is None else f"{given} Hz"
+def _checked_waveforms(
+    audio: np.ndarray | Sequence[np.ndarray], rate: int | None, expected: int
+) -> list[np.ndarray]:
+    """Return one or several waveforms as a list of float32 arrays (T,)."""
+    if rate != expected:
+        found = "no sampling_rate" if rate is None else f"{rate} Hz"
         raise ValueError(f"{found} given, expected {expected} Hz")
-
-
-def _checked_waveform(waveform: np.ndarray) -> np.ndarray:
-    waveform = np.asarray(waveform, dtype=np.float32)
-    if waveform.ndim != 1:
-        raise ValueError(f"waveform has shape {waveform.shape}, expected mono (T,)")
-    if not len(waveform):
-        raise ValueError("waveform has no samples")
-    if not np.isfinite(waveform).all():
-        raise ValueError("waveform has non-finite samples")
-    return waveform
+    several = audio if isinstance(audio, list | tuple) else [audio]
+    waveforms = [np.asarray(waveform, dtype=np.float32) for waveform in several]
+    for waveform in waveforms:
+        if waveform.ndim != 1:
+            raise ValueError(f"waveform has shape {waveform.shape}, expected mono (T,)")
+        if not len(waveform):
+            raise ValueError("waveform has no samples")
+        if not np.isfinite(waveform).all():
+            raise ValueError("waveform has non-finite samples")
+    return waveforms
 
 
 class ParaCLAPProcessor(ProcessorMixin):
@@ -968,11 +956,14 @@ def receptive_field(audio_config: PreTrainedConfig) -> int:
 
 
 def _published_file(source: str | Path) -> Path:
+    """Return the path of published weights, downloaded if `source` is a Hub name."""
     path = Path(source)
-    if path.is_dir() and not (path / PUBLISHED_FILE).is_file():
-        raise FileNotFoundError(f"{path} contains no {PUBLISHED_FILE}")
+    if path.is_dir():
+        path /= PUBLISHED_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path.parent} contains no {PUBLISHED_FILE}")
     if path.exists():
-        return path / PUBLISHED_FILE if path.is_dir() else path
+        return path
     if str(source).count("/") != 1 or path.suffix in {".tar", ".pth", ".pt", ".bin"}:
         raise FileNotFoundError(f"there is no file {path}")
     try:
@@ -983,11 +974,6 @@ def _published_file(source: str | Path) -> Path:
             "from the Hugging Face Hub; download it from "
             f"https://huggingface.co/{source}/blob/main/{PUBLISHED_FILE} and pass its path"
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -20,8 +20,7 @@ T samples, N frames, L tokens, D embedding size.
 
 import copy
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -39,6 +38,7 @@ from paraclap.errors import MissingPackageError
 from paraclap.files import atomic_folder
 from paraclap.model.modeling_paraclap import (
     SAMPLING_RATE,
+    AudioBranch,
     ParaCLAPConfig,
     ParaCLAPModel,
     ParaCLAPProcessor,
@@ -63,30 +63,22 @@ CHECKED_TEXTS = (
 )
 
 
-class AudioTower(nn.Module):
-    """Embeds waveforms with a mask, without the data-dependent branches of the model."""
+class Tower(nn.Module):
+    """Embeds clips or texts with a mask, without the data-dependent branches of the model."""
 
-    def __init__(self, model: ParaCLAPModel) -> None:
+    def __init__(self, model: ParaCLAPModel, name: str) -> None:
         super().__init__()
-        self.branch, self.projection = model.audio_branch, model.audio_projection
+        self.branch = model.get_submodule(f"{name}_branch")
+        self.projection = model.get_submodule(f"{name}_projection")
 
-    def forward(self, input_values: torch.Tensor, padding_mask: torch.Tensor) -> torch.Tensor:
-        """Embed (B, T) with 1 where there is signal: (B, D)."""
-        layers = self.branch.layers(input_values, padding_mask)
-        pooled = self.branch.combine(self.branch.pool(layers, padding_mask))
+    def forward(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Embed waveforms (B, T) or tokens (K, L): (B, D) or (K, D)."""
+        if isinstance(self.branch, AudioBranch):
+            layers = self.branch.layers(inputs, mask)
+            pooled = self.branch.combine(self.branch.pool(layers, mask))
+        else:
+            pooled = self.branch(inputs, mask)[1]
         return F.normalize(self.projection(pooled), dim=-1)
-
-
-class TextTower(nn.Module):
-    """Embeds tokens with a mask."""
-
-    def __init__(self, model: ParaCLAPModel) -> None:
-        super().__init__()
-        self.branch, self.projection = model.text_branch, model.text_projection
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Embed (K, L): (K, D)."""
-        return F.normalize(self.projection(self.branch(input_ids, attention_mask)[1]), dim=-1)
 
 
 # --- Export --------------------------------------------------------------------------------------
@@ -121,7 +113,7 @@ def export_onnx(
             "this speech encoder normalises over time (feat_extract_norm='group') or has an "
             "adapter, so padding would change its embeddings; ONNX export needs padding"
         )
-    audio, text = _checked_inputs(processor)
+    batches = _checked_inputs(processor)
     about = {
         "opset": OPSET,
         "logit_scale": model.logit_scale.item(),
@@ -129,21 +121,19 @@ def export_onnx(
     }
     with atomic_folder(output) as folder:
         plain = without_weight_norm(model)
-        _export(AudioTower(plain), audio[1], folder / "audio.onnx")
-        _export(TextTower(plain), text[1], folder / "text.onnx")
+        for name in TOWERS:
+            _export(Tower(plain, name), batches[name][1], folder / f"{name}.onnx")
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)
         (folder / ABOUT).write_text(json.dumps(about))
-        expected = _embeddings(model, audio, text)
-        found = _embeddings(OnnxModel(folder), audio, text)
-        about["differences"] = _differences(expected, found, _largest_difference, TOLERANCE)
+        expected = _embeddings(model, batches)
+        found = _embeddings(OnnxModel(folder), batches)
+        about["differences"] = _largest(_difference, expected, found, TOLERANCE)
         if int8:
-            for tower in TOWERS:
-                _quantize(folder / f"{tower}.onnx", folder / f"{tower}.int8.onnx")
-            found = _embeddings(OnnxModel(folder, int8=True), audio, text)
-            about["int8_distances"] = _differences(
-                expected, found, _largest_distance, INT8_TOLERANCE
-            )
+            for name in TOWERS:
+                _quantize(folder / f"{name}.onnx", folder / f"{name}.int8.onnx")
+            found = _embeddings(OnnxModel(folder, int8=True), batches)
+            about["int8_distances"] = _largest(_distance, expected, found, INT8_TOLERANCE)
         (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     return about
 
@@ -166,7 +156,7 @@ def without_weight_norm(model: ParaCLAPModel) -> ParaCLAPModel:
     return plain.requires_grad_(False)
 
 
-def _checked_inputs(processor: ParaCLAPProcessor) -> tuple[list[Mapping], list[Mapping]]:
+def _checked_inputs(processor: ParaCLAPProcessor) -> dict[str, list[Mapping]]:
     """Return batches of clips (modulated noise) and of texts, of various sizes and lengths."""
     rng = np.random.default_rng(0)
     shortest = processor.feature_extractor.min_samples / SAMPLING_RATE
@@ -178,19 +168,20 @@ def _checked_inputs(processor: ParaCLAPProcessor) -> tuple[list[Mapping], list[M
             processor.feature_extractor(clips, sampling_rate=SAMPLING_RATE, return_tensors="pt")
         )
     options = {"padding": True, "truncation": True, "return_tensors": "pt"}
-    return audio, [processor.tokenizer(list(texts), **options) for texts in CHECKED_TEXTS]
+    text = [processor.tokenizer(list(texts), **options) for texts in CHECKED_TEXTS]
+    return {"audio": audio, "text": text}
 
 
 def _export(tower: nn.Module, example: Mapping[str, torch.Tensor], path: Path) -> None:
     name = path.stem
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     torch.onnx.export(
         tower.eval(),
         tuple(example[key] for key in TOWERS[name]),
         path,
         input_names=list(TOWERS[name]),
         output_names=[OUTPUT],
-        dynamic_shapes=dict.fromkeys(TOWERS[name], free),
+        dynamic_shapes=(size, size),
         opset_version=OPSET,
         dynamo=True,
         verbose=False,
@@ -210,38 +201,39 @@ def _quantize(source: Path, target: Path) -> None:
 
 @torch.inference_mode()
 def _embeddings(
-    model: "ParaCLAPModel | OnnxModel", audio: Sequence[Mapping], text: Sequence[Mapping]
-) -> dict[str, list[torch.Tensor]]:
-    """Return the embeddings of each batch, by tower."""
+    model: "ParaCLAPModel | OnnxModel", batches: Mapping[str, Sequence[Mapping]]
+) -> dict[str, torch.Tensor]:
+    """Return the embeddings of all batches, by tower."""
     methods = {"audio": model.get_audio_features, "text": model.get_text_features}
-    batches = {"audio": audio, "text": text}
     return {
-        tower: [
-            methods[tower](*(batch[name] for name in names)).pooler_output
-            for batch in batches[tower]
-        ]
+        tower: torch.cat(
+            [
+                methods[tower](*(batch[name] for name in names)).pooler_output
+                for batch in batches[tower]
+            ]
+        )
         for tower, names in TOWERS.items()
     }
 
 
-def _largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).abs().max())
+def _difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a - b).abs()
 
 
-def _largest_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((1 - (a * b).sum(dim=-1)).max())
+def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return 1 - (a * b).sum(dim=-1)
 
 
-def _differences(
-    expected: Mapping[str, list], found: Mapping[str, list], measure: Any, tolerance: float
+def _largest(
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    found: Mapping[str, torch.Tensor],
+    tolerance: float,
 ) -> dict[str, float]:
     """Return the largest value of a measure by tower; refuse values above the tolerance."""
-    values = {
-        tower: max(measure(a, b) for a, b in zip(expected[tower], found[tower], strict=True))
-        for tower in expected
-    }
+    values = {tower: measure(expected[tower], found[tower]).max().item() for tower in TOWERS}
     for tower, value in values.items():
-        if math.isnan(value) or value > tolerance:
+        if not value <= tolerance:  # NaN as well
             raise ModelError(
                 f"the {tower} tower in ONNX differs from torch by {value:.2g}, allowed are"
                 f" {tolerance:g}; nothing is written"
@@ -255,11 +247,7 @@ def _differences(
 class OnnxModel:
     """The embeddings of an exported model, computed by onnxruntime on the CPU.
 
-    Attributes:
-        config: of the exported model.
-        logit_scale: logarithm of the factor on cosines.
-        device: of the inputs.
-        paths: file of each tower.
+    Attributes are those of a `ParaCLAPModel` that embedding needs, and `paths`, a file per tower.
     """
 
     device = torch.device("cpu")

@@ -1,45 +1,44 @@
 """Exported towers give the embeddings of torch for any batch, or nothing is written."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
-from paraclap.cli import models, predict
+from paraclap.cli import evaluate, models, predict
 from paraclap.errors import MissingPackageError
+from paraclap.evaluation.embedding_cache import audio_fingerprint
 from paraclap.inference.api import ParaCLAP
 from paraclap.model import onnx
-from paraclap.model.build import build_model
+from paraclap.model.build import build_model, load_model
 from paraclap.model.onnx import OnnxModel, export_onnx
 from paraclap.model.sources import ModelError, ModelNotFoundError
-
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def needed():
-    for name in NEEDED:
-        pytest.importorskip(name)
-
 
 INT8_OF_TINY = 0.1  # eight bits are coarse for 32 channels of random weights
 
 
-@pytest.fixture
-def exported(needed, tiny, tmp_path, monkeypatch):
-    """A tiny model, and the folder of its export."""
-    monkeypatch.setattr(onnx, "INT8_TOLERANCE", INT8_OF_TINY)
-    for part in tiny:
-        part.save_pretrained(tmp_path / "model")
-    assert models.main(["export", str(tmp_path / "model"), str(tmp_path / "o"), "--int8"]) == 0
-    return tiny, tmp_path / "o"
+@pytest.fixture(scope="module")
+def needed():
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
 
 
-def test_embeddings_equal_those_of_torch_for_any_batch(exported, waveforms, capsys):
-    (model, processor), folder = exported
-    torch_side, onnx_side = ParaCLAP(model, processor), ParaCLAP.from_onnx(folder)
+@pytest.fixture(scope="module")
+def exported(needed, model_folder, tmp_path_factory):
+    """Folder of the exported tiny model; read only."""
+    output = tmp_path_factory.mktemp("export") / "o"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx, "INT8_TOLERANCE", INT8_OF_TINY)
+        assert models.main(["export", str(model_folder), str(output), "--int8"]) == 0
+    return output
+
+
+def test_embeddings_equal_those_of_torch_for_any_batch(exported, model_folder, waveforms):
+    torch_side, onnx_side = ParaCLAP(*load_model(model_folder)), ParaCLAP.from_onnx(exported)
     assert (
         np.abs(torch_side.embed_waveforms(waveforms) - onnx_side.embed_waveforms(waveforms)).max()
         < 1e-5
@@ -49,33 +48,48 @@ def test_embeddings_equal_those_of_torch_for_any_batch(exported, waveforms, caps
         assert onnx_side.embed_audio(waveform, 16_000) == pytest.approx(single, abs=1e-5)
     texts = ["a", "the speaker sounds sad and the voice is loud", "pitch is high " * 60]
     assert onnx_side.embed_text(texts) == pytest.approx(torch_side.embed_text(texts), abs=1e-5)
-    first, second = (
-        side.score((waveforms[0], 16_000), texts[:2]) for side in (torch_side, onnx_side)
-    )
-    assert first.iloc[0, 1:].to_numpy(float) == pytest.approx(
-        second.iloc[0, 1:].to_numpy(float), abs=1e-4
-    )
-
-    about = json.loads((folder / "onnx.json").read_text())
+    about = json.loads((exported / "onnx.json").read_text())
     assert max(about["differences"].values()) <= 1e-4 and about["opset"] == onnx.OPSET
-    int8 = ParaCLAP.from_onnx(folder, int8=True)
+    int8 = ParaCLAP.from_onnx(exported, int8=True)
     cosines = (int8.embed_waveforms(waveforms) * torch_side.embed_waveforms(waveforms)).sum(axis=1)
     assert 1e-7 < (1 - cosines).max() < INT8_OF_TINY
 
-    clip = folder.parent / "a.wav"
-    soundfile.write(clip, waveforms[0], 16_000)
+
+def test_predict_computes_with_an_export(exported, waveforms, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", waveforms[0], 16_000)
     options = ["--prompts", "sad", "--format", "json"]
-    assert predict.main(["--onnx", str(folder), str(clip), *options]) == 0
+    assert predict.main(["--onnx", str(exported), str(tmp_path / "a.wav"), *options]) == 0
     assert '"cosine"' in capsys.readouterr().out
 
 
+def test_scores_equal_those_of_the_model(exported, model_folder, corpus, tmp_path):
+    found = []
+    for engine, source in (("eager", model_folder), ("onnx", exported)):
+        output = tmp_path / engine
+        arguments = [str(source), str(corpus), "-o", str(output), "--engine", engine, "--no-cache"]
+        assert evaluate.main([*arguments, "--device", "cpu", "--split", "test"]) == 0
+        (scores,) = yaml.safe_load((output / "scores.yaml").read_text())["corpora"].values()
+        found.append((scores["UAR"], scores["recall"]))
+    assert found[0] == found[1]
+
+
+def test_export_and_model_do_not_share_a_cache(exported, model_folder):
+    assert audio_fingerprint(*onnx.load_onnx(exported)) != audio_fingerprint(
+        *load_model(model_folder)
+    )
+
+
 def test_export_with_a_large_difference_writes_nothing(needed, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx, "TOLERANCE", 0.0)
-    before = {name: tensor.clone() for name, tensor in tiny[0].state_dict().items()}
-    with pytest.raises(ModelError, match="differs from torch"):
-        export_onnx(*tiny, tmp_path / "o")
+    model, processor = tiny
+    other = onnx.without_weight_norm(copy.deepcopy(model))
+    other.text_projection.linear1.weight[0, 0] += 0.1
+    monkeypatch.setattr(onnx, "_export", lambda tower, example, path: path.write_bytes(b"graph"))
+    monkeypatch.setattr(onnx, "OnnxModel", lambda folder: other)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ModelError, match="text tower in ONNX differs from torch"):
+        export_onnx(model, processor, tmp_path / "o")
     assert not list(tmp_path.iterdir())
-    after = tiny[0].state_dict()
+    after = model.state_dict()
     assert before.keys() == after.keys(), "the model keeps its weight norm"
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -97,9 +111,10 @@ def test_missing_packages_are_named(tiny, tmp_path, monkeypatch):
 
 
 def test_nan_counts_as_a_difference():
-    values = {"audio": [torch.tensor([[1.0]])]}, {"audio": [torch.tensor([[float("nan")]])]}
+    exact = {"audio": torch.ones(2, 1), "text": torch.ones(1, 1)}
     with pytest.raises(ModelError, match="audio tower"):
-        onnx._differences(*values, onnx._largest_difference, 1.0)
+        broken = exact | {"audio": torch.tensor([[1.0], [torch.nan]])}
+        onnx._largest(onnx._difference, exact, broken, tolerance=1.0)
 
 
 def test_folder_without_an_export_is_refused(needed, tmp_path):
