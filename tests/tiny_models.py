@@ -1,4 +1,4 @@
-"""Tiny real models that tests share: settings of towers, batches, and a reference without our code.
+"""Tiny real models for tests: configurations of towers, batches, and a reference implementation.
 
 Shapes: B clips, K texts, T samples, D embedding size.
 """
@@ -48,8 +48,6 @@ TINY_MEL = {
     "mask_time_prob": 0.0,
 }
 TEXTS = ["pitch is high and emotion is anger", "the speaker sounds sad", "the voice is loud"]
-
-
 CAPTIONS = ["emotion is anger", "sad", "emotion is anger", "the voice is loud and pitch is high"]
 
 
@@ -63,7 +61,7 @@ def embed(model, processor, waveforms, **options):
 
 
 def batch_of(processor, lengths=(9000, 6000, 9000, 8000), captions=CAPTIONS, seed=0):
-    """A batch as datasets.Collate gives it; equal captions match each other's clips."""
+    """A batch in the form of `Collate`; equal captions match each other's clips."""
     rng = np.random.default_rng(seed)
     waveforms = [0.1 * rng.standard_normal(n) for n in lengths]
     batch = dict(
@@ -80,7 +78,7 @@ def batch_of(processor, lengths=(9000, 6000, 9000, 8000), captions=CAPTIONS, see
 
 
 def model_of(settings, audio=None, text=0.0, dropout=0.0, precise=True):
-    """A tiny model in training mode that draws random numbers only where told to."""
+    """A tiny model in training mode, without dropout and masking unless set."""
     quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
     quiet |= {"feat_proj_dropout": 0.0, "mask_time_prob": 0.0}
     settings.audio.config |= quiet | (audio or {})
@@ -92,7 +90,7 @@ def model_of(settings, audio=None, text=0.0, dropout=0.0, precise=True):
 
 
 class Reference:
-    """ParaCLAP put together by hand from transformers and torch; no code of ours."""
+    """ParaCLAP built from transformers and torch alone, without the package."""
 
     def __init__(self, audio, text, dimensions, seed=0):
         torch.manual_seed(seed)
@@ -115,7 +113,7 @@ class Reference:
                     tensor.add_(0.02 * torch.randn(tensor.shape))
 
     def state_dict(self):
-        """Everything under the names of the published file, those of the weight norm included."""
+        """All tensors under the names of the published file."""
         state = {"logit_scale": self.logit_scale}
         for branch, base in (("audio", self.audio), ("text", self.text)):
             state |= {f"{branch}_branch.base.{n}": v for n, v in base.state_dict().items()}

@@ -1,4 +1,4 @@
-r"""Convert, publish and export ParaCLAP models.
+"""Convert, publish and export ParaCLAP models.
 
     python models.py convert best.pth.tar out/paraclap --tokenizer bert-base-uncased
     python models.py publish runs/small out/small --scores results/scores.yaml --name USER/NAME
@@ -10,15 +10,6 @@ model folder. Both write a folder with a model card, ready for `hf upload USER/N
 train.py, evaluate.py, transformers (`AutoModel`, `AutoProcessor`, `pipeline`) and
 sentence-transformers load. `export` writes both towers as ONNX. A folder is written completely or
 not at all.
-
-In Python:
-
-    from models import load_model
-
-    model, processor = load_model("runs/small")
-    inputs = processor(text=["an angry voice"], audio=[waveform], sampling_rate=16_000,
-                       padding=True, return_tensors="pt")
-    outputs = model(**inputs)                     # outputs.logits_per_audio: (B, K)
 """
 
 import argparse

@@ -60,8 +60,8 @@ def build_model(
 
     Raises:
         ModelNotFoundError: if `start` is no model.
-        ModelError: if encoders cannot be built or loaded as the settings ask, a tower is set beside
-            `start`, or `functionals` are given to a tower that reads waveforms, or the reverse.
+        ModelError: if encoders cannot be built or loaded, a tower is set beside `start`, or
+            `functionals` are given to a tower that reads waveforms, or the reverse.
     """
     if settings.start:
         model, processor = _load_start(settings)

@@ -124,10 +124,8 @@ def load_engine(
     """Load a model and its processor for embedding, see the top of this file.
 
     Raises:
-        ModelNotFoundError: if there is no model, or for `onnx` no export.
-        MissingPackageError: if onnxruntime is not installed.
-        ModelError: for an unknown engine or precision, for `onnx` in another precision than fp32 or
-            on another device than the CPU, and see `load_model`.
+        ModelError: for an unknown engine or precision, or `onnx` in another precision than fp32 or
+            on another device than the CPU; see also `load_model` and `load_onnx`.
     """
     if engine == "onnx":
         if precision != "fp32" or torch.device(device).type != "cpu":

@@ -1,21 +1,11 @@
 """ParaCLAP as two ONNX files: export, verified against torch, and inference with onnxruntime.
 
-    python models.py export runs/small out/small-onnx --int8
-    python predict.py --onnx out/small-onnx clip.wav --prompts angry calm
+The folder holds audio.onnx (`input_values` (B, T) float32, `padding_mask` (B, T) int64) and
+text.onnx (`input_ids`, `attention_mask` (K, L) int64), each with one output `embeddings`, (B, D) or
+(K, D) of unit length, for any batch size and length; with int8 also audio.int8.onnx and
+text.int8.onnx; configuration and processor of the model; and onnx.json.
 
-The folder holds
-
-- audio.onnx (`input_values` (B, T) float32, `padding_mask` (B, T) int64) and text.onnx
-  (`input_ids`, `attention_mask` (K, L) int64), each with one output `embeddings`, (B, D) or (K, D)
-  of unit length, and their weights in .data files; batch size and length are dynamic;
-- with --int8 also audio.int8.onnx and text.int8.onnx;
-- configuration, processor and tokenizer of the model;
-- onnx.json: opset, logit scale, and the largest differences from torch.
-
-If any component of an embedding differs from torch by more than `TOLERANCE`, nothing is written.
-
-Export needs `pip install "paraclap[onnx]"`, inference onnxruntime alone. Shapes: B clips, K texts,
-T samples, N frames, L tokens, D embedding size.
+Shapes: B clips, K texts, T samples, L tokens, D embedding size.
 """
 
 import copy
@@ -96,8 +86,8 @@ def export_onnx(
         int8: also write both towers with the weights of their linear layers in 8 bits.
 
     Returns:
-        Content of onnx.json: `differences` by tower (largest difference of a component), and with
-        `int8` also `int8_distances` (largest 1 - cosine).
+        Content of onnx.json: opset, logit scale, versions, `differences` by tower (largest
+        difference of a component) and with `int8` also `int8_distances` (largest 1 - cosine).
 
     Raises:
         MissingPackageError: if onnx, onnxscript or onnxruntime is not installed.

@@ -64,12 +64,11 @@ def convert(
     """Convert weights in their published form to a model folder.
 
     Args:
-        source: `best.pth.tar`, a folder that holds it, or a Hub name, see
-            `ParaCLAPModel.from_published`.
+        source: see `ParaCLAPModel.from_published`.
         output: folder to write; may exist if it is empty.
         tokenizer: Hub name or folder of the text encoder's tokenizer, which is not in the file.
-        config: of a checkpoint with other towers; None = the published one.
-        sha256: expected hash of the file; None = any.
+        config: see `ParaCLAPModel.from_published`.
+        sha256: see `ParaCLAPModel.from_published`.
         card: `scores`, `name` and `licence` of the model card.
 
     Raises:

@@ -22,7 +22,7 @@ from paraclap.training.frozen import FrozenEncoder
 from paraclap.training.losses import ContrastiveLoss
 from paraclap.training.optim import parameter_groups
 from paraclap.training.step import TrainingStep
-from tiny_models import RATE, TEXTS, TINY_AUDIO, TINY_MEL, embed
+from tiny_models import RATE, TEXTS, TINY_AUDIO, TINY_MEL, batch_of, embed
 
 ALL = [(pooling, layers) for pooling in AUDIO_POOLINGS for layers in AUDIO_LAYERS]
 
@@ -124,12 +124,9 @@ def test_gradient_of_clips_of_one_frame_is_finite(settings):
 # --- Training ------------------------------------------------------------------------------------
 
 
-def batch_of(processor, waveforms):
-    batch = dict(
-        processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
-    ) | dict(processor.tokenizer(["a", "b", "sad", "loud"], padding=True, return_tensors="pt"))
-    batch["input_values"] = batch["input_values"].double()
-    return batch | {"row": list(range(4)), "own": list(range(4)), "matches": (torch.eye(4),) * 2}
+def precise_batch(processor):
+    batch = batch_of(processor)
+    return batch | {"input_values": batch["input_values"].double()}
 
 
 def gradients_of(step, batch):
@@ -142,19 +139,17 @@ NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropo
 NO_DROPOUT |= {"feat_proj_dropout": 0.0, "mask_time_prob": 0.0}
 
 
-def trainable(settings, pooling, layers, freeze=(), audio=NO_DROPOUT):
+def trainable(settings, pooling, layers, freeze=()):
     settings.text.config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     settings.projection_dropout = 0.0
-    model, processor = tower(settings, pooling, layers, **audio)
+    model, processor = tower(settings, pooling, layers, **NO_DROPOUT)
     return model.freeze(freeze).double().train(), processor
 
 
 @pytest.mark.parametrize("pooling, layers", [("mean_std", "weighted"), ("attention", "last")])
-def test_micro_batches_and_checkpointing_give_the_gradients_of_the_whole(
-    settings, waveforms, pooling, layers
-):
+def test_micro_batches_and_checkpointing_give_the_gradients_of_the_whole(settings, pooling, layers):
     model, processor = trainable(settings, pooling, layers)
-    batch = batch_of(processor, waveforms)
+    batch = precise_batch(processor)
     expected = gradients_of(TrainingStep(model, ContrastiveLoss(), "own"), batch)
     prepare_encoders(model, checkpoint_activations=True)
     step = TrainingStep(model, ContrastiveLoss(), "own", micro_batch=2)
@@ -163,9 +158,9 @@ def test_micro_batches_and_checkpointing_give_the_gradients_of_the_whole(
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean_std"])
-def test_cached_layers_of_a_frozen_encoder_give_the_same_gradients(settings, waveforms, pooling):
+def test_cached_layers_of_a_frozen_encoder_give_the_same_gradients(settings, pooling):
     model, processor = trainable(settings, pooling, "weighted", ["audio"])
-    batch = batch_of(processor, waveforms)
+    batch = precise_batch(processor)
     step = TrainingStep(model, ContrastiveLoss(), "own")
     expected = gradients_of(step, batch)
     assert expected["audio_branch.layer_weights"].abs().max() > 0
@@ -187,10 +182,10 @@ def test_pooling_weights_have_the_learning_rate_of_the_projections(settings):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", [TINY_AUDIO, TINY_MEL | {"conformer_conv_dropout": 0.0}])
-def test_compiled_encoder_gives_the_same_gradients(settings, waveforms, encoder):
+def test_compiled_encoder_gives_the_same_gradients(settings, encoder):
     settings.audio.config, settings.mel = dict(encoder), MelSettings(bins=24, stride=4)
     model, processor = trainable(settings, "mean_std", "weighted")
-    batch = batch_of(processor, waveforms)
+    batch = precise_batch(processor)
     step = TrainingStep(model, ContrastiveLoss(), "own")
     expected = gradients_of(step, batch)
     prepare_encoders(model, compiled=True)

@@ -135,9 +135,6 @@ def test_pretrained_tower_with_missing_weights_is_refused(settings, tmp_path):
         build_model(settings, ["a"])
 
 
-BERT = {"model_type": "bert"}
-
-
 @pytest.mark.parametrize(
     "branch, tower, message",
     [
@@ -148,7 +145,6 @@ BERT = {"model_type": "bert"}
         ("audio", TowerSettings(None, {**TINY_AUDIO, "hidden": 3}), "hidden is unknown"),
         ("audio", TowerSettings(None, {**TINY_AUDIO, "left_out": []}), "called exclude now"),
         ("audio", TowerSettings(None, {**TINY_AUDIO, "hidden_size": "a"}), "hidden_size"),
-        ("audio", TowerSettings(None, BERT), "wav2vec2 family"),
     ],
 )
 def test_wrong_towers_are_refused_in_one_sentence(settings, branch, tower, message):

@@ -89,17 +89,10 @@ def test_scores_are_in_metadata_and_table_with_chance_and_interval():
     row = "| ravdess | emotion | 240 | 4 | 8 | 0.125 | 0.412 | 0.300-0.500 | 0.400 | 0.390 |"
     assert row in text
     assert "| mine | - | 3 | - | 2 | 0.500 | 0.500 | - | - | - |" in text
-    assert "prompts: sentence" in text
+    assert "prompts: sentence.\n" in text
+    assert "prompts: a, b.\n" in card_of(None, scores={**SCORES, "prompt_set": ["a", "b"]})[1]
 
 
 def test_encoder_without_padding_is_a_limit():
     assert "needs clips of equal length" in card_of(PUBLISHED, batches=False)[1]
     assert "needs clips of equal length" not in card_of(PUBLISHED)[1]
-
-
-@pytest.mark.parametrize("sets, expected", [("word", "word."), (["a", "b"], "a, b.")])
-def test_card_names_the_prompt_sets(sets, expected):
-    scores = {**SCORES, "prompt_set": sets}
-    config = SimpleNamespace(provenance=None, projection_dim=24)
-    card = model_card("m", config, parameters=1, batches=True, scores=scores)
-    assert f"prompts: {expected}" in card

@@ -27,14 +27,6 @@ from tiny_models import RATE, embed
 # --- Objectives ----------------------------------------------------------------------------------
 
 
-def test_clip_loss_of_two_pairs_equals_hand_computation():
-    logits = torch.tensor([[3.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
-    rows = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(-2))]
-    columns = [math.log(1 + math.exp(-3)), math.log(1 + math.exp(-1))]
-    expected = (sum(rows) / 2 + sum(columns) / 2) / 2
-    assert clip_loss(logits).item() == pytest.approx(expected, abs=1e-12)
-
-
 def reference_loss(logits, targets):
     """float64 numpy: cross entropy of normalised targets over rows and over columns."""
     total = 0.0
@@ -45,11 +37,14 @@ def reference_loss(logits, targets):
 
 
 @pytest.mark.parametrize("rows, columns", [(5, 5), (4, 7)])
-def test_clip_loss_with_targets_equals_float64_reference(rows, columns):
+def test_clip_loss_equals_float64_reference(rows, columns):
     rng = np.random.default_rng(0)
     logits, targets = rng.normal(size=(rows, columns)) * 5, rng.random((rows, columns))
     loss = clip_loss(torch.from_numpy(logits), torch.from_numpy(targets))
     assert loss.item() == pytest.approx(reference_loss(logits, targets), abs=1e-12)
+    square = logits[:, :rows]
+    loss = clip_loss(torch.from_numpy(square))
+    assert loss.item() == pytest.approx(reference_loss(square, np.eye(rows)), abs=1e-12)
 
 
 def test_loss_of_constant_logits_is_ln_of_the_batch_size():
@@ -144,11 +139,6 @@ def test_padding_without_mask_changes_embedding(tiny, waveforms):
     with torch.inference_mode():
         unmasked = model.get_audio_features(batch["input_values"]).pooler_output
     assert (unmasked - embed(model, processor, waveforms)).abs().max() > 1e-3
-
-
-def test_batch_order_does_not_change_embedding(tiny, waveforms):
-    backwards = embed(*tiny, waveforms[::-1]).flip(0)
-    assert (embed(*tiny, waveforms) - backwards).abs().max() < 1e-6
 
 
 def test_text_padding_does_not_change_embedding(tiny):

@@ -6,11 +6,9 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -18,9 +16,8 @@ import yaml
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
-from paraclap.audio.reading import read_audio
 from paraclap.cli import models
-from paraclap.evaluation.zero_shot import classify_clips
+from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.model import publish
 from paraclap.model.build import load_model
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG
@@ -29,14 +26,6 @@ from paraclap.model.towers import train_tokenizer
 from tiny_models import RATE, TEXTS, Reference, embed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def saved(tiny, tmp_path):
-    model, processor = tiny
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    return tmp_path
 
 
 # --- Published weights to a folder ---------------------------------------------------------------
@@ -120,18 +109,19 @@ def test_tokenizer_of_another_size_is_refused(checkpoint, tmp_path):
         models.main(["convert", str(path), str(tmp_path / "out"), *options])
 
 
-def test_only_empty_folders_are_written_to(saved, tmp_path_factory):
-    output = tmp_path_factory.mktemp("out")
+def test_only_empty_folders_are_written_to(model_folder, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
     (output / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputExistsError, match="exists already"):
-        publish.publish(saved, output)
+        publish.publish(model_folder, output)
     assert (output / "thesis.txt").read_text() == "years of work"
     (output / "thesis.txt").unlink()
-    assert publish.publish(saved, output) == output  # an empty one is
+    assert publish.publish(model_folder, output) == output  # an empty one is
 
 
 MEASURED_MAIN = """
-import re, sys, time
+import re, sys
 from pathlib import Path
 import models
 from paraclap.cli.models import main
@@ -139,47 +129,29 @@ from paraclap.cli.models import main
 def peak():  # kB; getrusage would include the memory of the parent process
     return re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]
 
-before, start = peak(), time.perf_counter()
+before = peak()
 main(sys.argv[1:])
-print("MEASURED", time.perf_counter() - start, before, peak())
+print("MEASURED", before, peak())
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory needs Linux")
-def test_full_size_checkpoint_converts_with_little_more_memory_than_its_weights():
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        towers = (PUBLISHED_CONFIG["audio_config"], PUBLISHED_CONFIG["text_config"])
-        reference = Reference(*towers, dimensions=768)
-        state = reference.state_dict()
-        assert len(state) - 1 == 438  # and position_ids
-        torch.save(state, folder / "best.pth.tar")
-        weights = (folder / "best.pth.tar").stat().st_size
-        words = [f"word {number:05d}" for number in range(40_000)]
-        tokenizer = train_tokenizer(words, 30_522)
-        assert len(tokenizer) == 30_522
-        tokenizer.save_pretrained(folder / "tokenizer")
-        result = script(
-            "-c", MEASURED_MAIN, "convert", folder / "best.pth.tar", folder / "out",
-            "--tokenizer", folder / "tokenizer",
-        )  # fmt: skip
-        measured = re.search(r"MEASURED (\S+) (\S+) (\S+)", result.stdout).groups()
-        seconds, before, peak = float(measured[0]), *(int(kib) * 1024 for kib in measured[1:])
-        model, processor = load_model(folder / "out")
-    clip = np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)
-    difference = (embed(model, processor, clip) - reference.embed_clip(clip)).abs().max().item()
-    tokens = processor.tokenizer("word 00001 word 31415").input_ids
-    with torch.no_grad():
-        text = model.get_text_features(torch.tensor([tokens])).pooler_output
-    text_difference = (text - reference.embed_text(tokens)).abs().max().item()
-    print(
-        f"\n{weights / 1e9:.3f} GB converted in {seconds:.1f} s; memory {before / 1e9:.2f} GB "
-        f"before, {peak / 1e9:.2f} GB at most; largest difference {difference:.1e} (clip of 3 s), "
-        f"{text_difference:.1e} (text)"
+def test_full_size_checkpoint_converts_with_little_more_memory_than_its_weights(tmp_path):
+    towers = (PUBLISHED_CONFIG["audio_config"], PUBLISHED_CONFIG["text_config"])
+    reference = Reference(*towers, dimensions=768)
+    weights = tmp_path / "best.pth.tar"
+    torch.save(reference.state_dict(), weights)
+    train_tokenizer([f"word {number:05d}" for number in range(40_000)], 30_522).save_pretrained(
+        tmp_path / "tokenizer"
     )
-    assert max(difference, text_difference) < 1e-5
-    assert peak - before < 1.5 * weights
+    given = ("convert", weights, tmp_path / "out", "--tokenizer", tmp_path / "tokenizer")
+    printed = script("-c", MEASURED_MAIN, *given).stdout
+    before, peak = map(int, re.search(r"MEASURED (\d+) (\d+)", printed).groups())
+    assert (peak - before) * 1024 < 1.5 * weights.stat().st_size
+    model, processor = load_model(tmp_path / "out")
+    clip = np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32)
+    assert (embed(model, processor, clip) - reference.embed_clip(clip)).abs().max() < 1e-5
 
 
 # --- A folder for the Hub ------------------------------------------------------------------------
@@ -202,32 +174,13 @@ PROMPTS = {"sadness": "the speaker sounds sad", "anger": "pitch is high and emot
 
 
 @pytest.fixture
-def clips(waveforms, tmp_path):
-    """Ten clips of different length: corpus table, root and waveforms."""
-    root = tmp_path / "clips"
-    root.mkdir()
-    sounds = waveforms + [0.2 * waveforms[1][: 7000 * n] for n in range(1, 7)]
-    files = [f"clip_{number}.wav" for number in range(len(sounds))]
-    for file, sound in zip(files, sounds, strict=True):
-        soundfile.write(root / file, sound.clip(-0.9, 0.9), RATE, subtype="FLOAT")
-    index = pd.MultiIndex.from_arrays(
-        [files, pd.to_timedelta([0] * len(files)), pd.to_timedelta([None] * len(files))],
-        names=["file", "start", "end"],
-    )
-    table = pd.DataFrame(index=index)
-    return table, root, [read_audio(root / file) for file in files]
-
-
-@pytest.fixture
-def folder(tiny, saved, tmp_path_factory):
+def folder(model_folder, tmp_path):
     """A published folder of the tiny model."""
-    return publish.publish(saved, tmp_path_factory.mktemp("hub") / "tiny", name="USER/tiny")
+    return publish.publish(model_folder, tmp_path / "hub" / "tiny", name="USER/tiny")
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("given", ["folder", "parts"])
-def test_pipeline_forward_and_evaluation_agree(folder, clips, batch_size, given):
-    table, root, waveforms = clips
+def test_pipeline_forward_and_evaluation_agree(folder, waveforms, given):
     model, processor = load_model(folder)
     sources = {
         "folder": {"model": str(folder)},
@@ -237,59 +190,60 @@ def test_pipeline_forward_and_evaluation_agree(folder, clips, batch_size, given)
             "tokenizer": processor.tokenizer,
         },
     }
+    clips = waveforms + [0.2 * waveforms[1][: 7000 * n] for n in range(1, 7)]
+    texts = list(PROMPTS.values())
     classifier = pipeline("zero-shot-audio-classification", **sources[given])
-    outputs = classifier(
-        waveforms,
-        candidate_labels=list(PROMPTS.values()),
-        hypothesis_template="{}",
-        batch_size=batch_size,
-    )
+    outputs = classifier(clips, candidate_labels=texts, hypothesis_template="{}", batch_size=8)
     piped = torch.tensor(
-        [[{a["label"]: a["score"] for a in one}[q] for q in PROMPTS.values()] for one in outputs]
+        [[{a["label"]: a["score"] for a in one}[text] for text in texts] for one in outputs]
     )
+    options = {"sampling_rate": RATE, "padding": True, "return_tensors": "pt"}
     with torch.no_grad():
-        forward = model(
-            **processor(
-                text=list(PROMPTS.values()),
-                audio=waveforms,
-                sampling_rate=RATE,
-                padding=True,
-                return_tensors="pt",
-            )
-        ).logits_per_audio
-    prompts = {name: (prompt,) for name, prompt in PROMPTS.items()}
-    answers = classify_clips(model, processor, table, root, prompts)
-    cosines = torch.tensor(answers[[f"score.{name}" for name in PROMPTS]].to_numpy())
-    scale = model.logit_scale.exp().item()
+        forward = model(**processor(text=texts, audio=clips, **options)).logits_per_audio
+    cosines = embed_waveforms(model, processor, clips) @ embed_texts(model, processor, texts).T
     assert (piped - forward.softmax(-1)).abs().max() < 1e-5
-    assert (piped - (scale * cosines).softmax(-1)).abs().max() < 1e-5
-    assert (forward / scale - cosines).abs().max() < 1e-5
+    assert (forward / model.logit_scale.exp() - cosines).abs().max() < 1e-5
     assert (cosines[0] - cosines[1]).abs().max() > 1e-4  # clips differ
 
 
-def test_published_folder_is_complete_and_contains_no_local_path(saved, folder, tmp_path):
+def test_published_folder_is_complete_and_contains_no_local_path(model_folder, folder):
     assert {file.name for file in folder.iterdir()} == FOLDER
     for file in folder.iterdir():
-        assert str(tmp_path).encode() not in file.read_bytes(), file
-        assert str(folder.parent).encode() not in file.read_bytes(), file
+        for place in (model_folder, folder.parent):
+            assert str(place).encode() not in file.read_bytes(), file
     auto = json.loads((folder / "config.json").read_text())["auto_map"]
     assert auto["AutoModel"] == "modeling_paraclap.ParaCLAPModel"
 
 
-def test_scores_of_evaluation_are_in_the_card(saved, tmp_path, tmp_path_factory):
+def test_scores_of_evaluation_are_in_the_card(model_folder, tmp_path):
     figures = {"UAR": 0.5, "ACC": 0.25, "F1": 0.125, "chance": 0.5, "clips": 4, "classes": 2}
     figures |= {"speakers": None, "interval": None, "target": "emotion", "recall": {"a": 1.0}}
     document = {"model": "runs/a", "prompt_set": "sentence", "corpora": {"mine": figures}}
     scores = tmp_path / "scores.yaml"
     scores.write_text(yaml.safe_dump(document))
-    output = tmp_path_factory.mktemp("out") / "a"
-    assert models.main(["publish", str(saved), str(output), "--scores", str(scores)]) == 0
+    output = tmp_path / "out"
+    assert models.main(["publish", str(model_folder), str(output), "--scores", str(scores)]) == 0
     card = ModelCard.load(output / "README.md")
     assert [result.metric_value for result in card.data.eval_results] == [0.5, 0.25, 0.125]
 
 
 # A process with the folder alone: any import of the package fails, installed or not.
-ALONE = "import sys; sys.modules['paraclap'] = None\n"
+ALONE = """
+import sys
+from pathlib import Path
+from transformers import AutoModel
+
+sys.modules["paraclap"] = None
+folder, marker = Path(sys.argv[1]), Path(sys.argv[1], "executed")
+try:
+    AutoModel.from_pretrained(folder, trust_remote_code=False)
+except ValueError as error:
+    assert "contains custom code" in str(error)
+assert not marker.exists()
+AutoModel.from_pretrained(folder, trust_remote_code=True)
+assert marker.exists()
+"""
+BESIDE = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import models\n"
 FRESH = """
 import sys
 import torch
@@ -324,9 +278,14 @@ torch.save((logits, torch.tensor(scores)), output)
 """
 
 
-@pytest.mark.parametrize("ours", [False, True], ids=["alone", "beside our package"])
-def test_remote_code_gives_our_logits(folder, waveforms, tmp_path, ours):
+@pytest.mark.parametrize("start, home", [(ALONE, "transformers_modules"), (BESIDE, "paraclap")])
+def test_code_of_a_folder_runs_only_if_trusted_and_gives_our_logits(
+    folder, waveforms, tmp_path, start, home
+):
+    with (folder / "modeling_paraclap.py").open("a") as stream:
+        stream.write(f"\nopen({str(folder / 'executed')!r}, 'w')\n")
     model, processor = load_model(folder)
+    assert not (folder / "executed").exists()
     texts = list(PROMPTS.values())
     inputs = processor(
         text=texts, audio=waveforms, sampling_rate=RATE, padding=True, return_tensors="pt"
@@ -336,53 +295,23 @@ def test_remote_code_gives_our_logits(folder, waveforms, tmp_path, ours):
     torch.save(([torch.from_numpy(waveform) for waveform in waveforms], texts), tmp_path / "in.pt")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    beside = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import models\n"
     arguments = (folder, tmp_path / "in.pt", tmp_path / "out.pt")
-    code = (beside if ours else ALONE) + FRESH
     cache = {"HF_HOME": str(tmp_path / "cache")}
-    result = script("-P", "-I", "-c", code, *arguments, cwd=elsewhere, **cache)
-    home = "paraclap" if ours else "transformers_modules"
+    result = script("-P", "-I", "-c", start + FRESH, *arguments, cwd=elsewhere, **cache)
     assert result.stdout.split() == [home]
     logits, scores = torch.load(tmp_path / "out.pt", weights_only=True)
     assert (logits - expected).abs().max() < 1e-5
     assert (scores - expected.softmax(-1)).abs().max() < 1e-5
 
 
-UNTRUSTED = """
-import sys
-from pathlib import Path
-from transformers import AutoModel
-
-folder, marker = sys.argv[1], Path(sys.argv[2])
-try:
-    AutoModel.from_pretrained(folder, trust_remote_code=False)
-except ValueError as error:
-    print("contains custom code" in str(error), marker.exists())
-AutoModel.from_pretrained(folder, trust_remote_code=True)
-print(marker.exists())
-"""
-
-
-def test_code_of_a_folder_runs_only_if_trusted(folder, tmp_path):
-    marker = tmp_path / "executed"
-    with (folder / "modeling_paraclap.py").open("a") as stream:
-        stream.write(f"\nopen({str(marker)!r}, 'w')\n")
-    load_model(folder)
-    assert not marker.exists()
-    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
-    printed = script("-c", UNTRUSTED, folder, marker, cwd=tmp_path, **cache).stdout
-    assert printed.split() == ["True", "False", "True"]
-
-
-def test_code_of_the_model_card_runs(folder, waveforms, tmp_path):
-    soundfile.write(tmp_path / "clip.wav", waveforms[0].clip(-0.9, 0.9), RATE)
+def test_code_of_the_model_card_runs(folder, waveforms, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("clip.wav", waveforms[0].clip(-0.9, 0.9), RATE)
     snippets = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert len(snippets) == 3
-    if importlib.util.find_spec("sentence_transformers") is None:
-        snippets = [code for code in snippets if "sentence_transformers" not in code]
-    code = "\n".join(snippets).replace("USER/tiny", str(folder))
-    cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
-    printed = script("-c", code, cwd=tmp_path, **cache).stdout
+    for code in snippets[: 3 if importlib.util.find_spec("sentence_transformers") else 2]:
+        exec(code.replace("USER/tiny", str(folder)), {})
+    printed = capsys.readouterr().out
     first = re.search(r"tensor\(\[\[(\S+), (\S+)\]\]\)", printed)
     scores = {float(score) for score in re.findall(r"'score': ([\d.]+)", printed)}
     assert len(scores) == 2
@@ -409,8 +338,7 @@ for wrong in (clips[0]["array"], clips[0] | {"sampling_rate": 8000}):
 """
 
 
-@pytest.mark.parametrize("place", ["repository", "elsewhere"])
-def test_sentence_transformers_gives_our_embeddings(folder, waveforms, tmp_path, place):
+def test_sentence_transformers_gives_our_embeddings(folder, waveforms, tmp_path):
     pytest.importorskip("sentence_transformers")
     model, processor = load_model(folder)
     texts = ["an angry voice", *PROMPTS.values()]
@@ -419,9 +347,8 @@ def test_sentence_transformers_gives_our_embeddings(folder, waveforms, tmp_path,
         embedded = model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
     torch.save(([torch.from_numpy(waveform) for waveform in waveforms], texts), tmp_path / "in.pt")
     arguments = (folder, tmp_path / "in.pt", tmp_path / "out.pt")
-    cwd = {"repository": None, "elsewhere": tmp_path}[place]
     cache = {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
-    printed = script("-c", SENTENCES, *arguments, cwd=cwd, **cache).stdout
+    printed = script("-c", SENTENCES, *arguments, cwd=tmp_path, **cache).stdout
     theirs = torch.load(tmp_path / "out.pt", weights_only=True)
     assert (theirs[0] - embedded).abs().max() < 1e-5
     expected = embed(model, processor, waveforms)
