@@ -278,7 +278,11 @@ torch.save((logits, torch.tensor(scores)), output)
 """
 
 
-@pytest.mark.parametrize("start, home", [(ALONE, "transformers_modules"), (BESIDE, "paraclap")])
+@pytest.mark.parametrize(
+    "start, home",
+    [(ALONE, "transformers_modules"), (BESIDE, "paraclap")],
+    ids=["alone", "beside our package"],
+)
 def test_code_of_a_folder_runs_only_if_trusted_and_gives_our_logits(
     folder, waveforms, tmp_path, start, home
 ):
