@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.testing import assert_close
 
 from paraclap.audio.augment import (
     TRANSFORMS,
@@ -19,8 +18,6 @@ from paraclap.audio.recordings import Files
 from paraclap.data.captions import match_matrix
 from paraclap.data.dataset import CaptionDataset
 from paraclap.settings import AugmentSettings, CaptionSettings, DataSettings, SettingsError
-from paraclap.training import loop
-from paraclap.training.config import read_settings
 
 ALL = AugmentSettings(speed=1, reverb=1, noise=1, gain=1)
 RATE = 16_000
@@ -196,34 +193,3 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(captions, corpus):
     assert all(map(np.array_equal, first, again))
     assert not any(np.array_equal(first[row], clips[1, row]["waveform"]) for row in range(8))
     assert torch.equal(before[1], torch.get_rng_state())
-
-
-AUGMENTED = [f"data.augment.{name}=0.7" for name in TRANSFORMS]
-
-
-def batches_of(config, workers):
-    run = loop.Trainer(read_settings([config, *AUGMENTED, f"data.workers={workers}"]))
-    return list(run.loader())
-
-
-def test_any_number_of_workers_reads_the_same(config):
-    for one, two in zip(batches_of(config, 0), batches_of(config, 2), strict=True):
-        assert one["row"] == two["row"] and one["captions"] == two["captions"]
-        assert torch.equal(one["input_values"], two["input_values"])
-        assert_close(one["matches"][0], two["matches"][0], rtol=0, atol=0, equal_nan=True)
-
-
-@pytest.mark.parametrize(
-    "options, reason",
-    [
-        (["data.augment.gain=0.5", "data.crop=centre"], "augment.gain requires data.crop=random"),
-        (
-            ["data.augment.noise=0.5", "data.features=x.parquet"],
-            "noise requires an audio encoder",
-        ),
-        (["data.augment.noise=2"], "augment.noise is 2"),
-    ],
-)
-def test_settings_that_exclude_each_other_are_refused(config, options, reason):
-    with pytest.raises(SettingsError, match=reason):
-        loop.train(read_settings([config, *options]))

@@ -38,14 +38,11 @@ CONTENTS = {
 }
 
 
-def test_duration_comes_from_the_header(tmp_path):
-    assert read_duration(write(tmp_path / "a.flac", tone(1.5, 44_100), 44_100)) == 1.5
-
-
 def test_header_describes_the_content_whatever_the_suffix(tmp_path):
     stereo = np.stack([tone(0.5, 96_000)] * 2, axis=1)
     soundfile.write(tmp_path / "a.wav", stereo, 96_000, format="AIFF", subtype="PCM_24")
     assert read_header(tmp_path / "a.wav") == Header(0.5, 96_000, 2, "AIFF PCM_24")
+    assert read_duration(tmp_path / "a.wav") == 0.5
     (tmp_path / "b.wav").write_text("<html>")
     with pytest.raises(AudioError, match="HTML"):
         read_header(tmp_path / "b.wav")
@@ -56,12 +53,6 @@ def test_damaged_and_foreign_content_has_a_reason(tmp_path, wav, make, reason):
     path = tmp_path / "clip.wav"
     path.write_bytes(make(wav))
     assert reason_of(path) == reason
-
-
-def test_message_about_m4a_names_ffmpeg(tmp_path):
-    (tmp_path / "a.wav").write_bytes(b"\0\0\0\x20ftypM4A \0\0\0\0")
-    with pytest.raises(AudioError, match="needs ffmpeg to convert"):
-        read_audio(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("suffix", ["aiff", "au", "w64", "rf64"])

@@ -5,13 +5,14 @@ import pandas as pd
 import pytest
 import soundfile
 import torch.utils.data
+from torch.testing import assert_close
 
 from paraclap.audio import AudioError
 from paraclap.audio.recordings import Files, JoinedRecordings
 from paraclap.data.captions import CaptionTableError
 from paraclap.data.dataset import CaptionDataset, ClipDataset, Collate
 from paraclap.data.sampler import TrainingBatches
-from paraclap.settings import CaptionSettings, DataSettings
+from paraclap.settings import AugmentSettings, CaptionSettings, DataSettings
 
 PHRASES = {
     "pitch": ["pitch is high", "the voice is high-pitched"],
@@ -20,6 +21,7 @@ PHRASES = {
     "emotion": ["emotion is anger", "the speaker sounds angry"],
 }
 SECONDS = [0.02, 0.5, 1.0, 1.7, 3.0]
+NONE, SOME = AugmentSettings(), AugmentSettings(speed=0.7, reverb=0.7, noise=0.7, gain=0.7)
 
 
 @pytest.fixture
@@ -43,8 +45,8 @@ def table(tmp_path):
     return frame
 
 
-def dataset(table, crop_seconds=1.0, crop="random", **options):
-    data = DataSettings(crop_seconds=crop_seconds, crop=crop)
+def dataset(table, crop_seconds=1.0, crop="random", augment=NONE, **options):
+    data = DataSettings(crop_seconds=crop_seconds, crop=crop, augment=augment)
     return CaptionDataset(table, table.attrs["root"], CaptionSettings(), data, seed=3, **options)
 
 
@@ -133,7 +135,7 @@ def test_file_outside_the_root_is_refused(table, tmp_path):
 
 
 def read_batches(table, processor, workers, start=0):
-    items = dataset(table)
+    items = dataset(table, augment=SOME)
     loader = torch.utils.data.DataLoader(
         items,
         batch_sampler=TrainingBatches(len(items), 2, 6, seed=5, start=start),
@@ -153,6 +155,7 @@ def test_batches_are_the_same_for_any_number_of_workers_and_after_a_restart(tabl
     for batch, other, late in zip(plain, others, resumed, strict=True):
         assert batch["captions"] == other["captions"] and batch["row"] == other["row"]
         assert torch.equal(batch["input_values"], other["input_values"])
+        assert_close(batch["matches"], other["matches"], rtol=0, atol=0, equal_nan=True)
         if late is not None:
             assert batch["captions"] == late["captions"]
             assert torch.equal(batch["input_values"], late["input_values"])

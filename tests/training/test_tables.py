@@ -76,3 +76,18 @@ def test_provenance_has_every_corpus_of_joined_captions(tmp_path):
 def test_missing_captions_table_is_named(config):
     with pytest.raises(SettingsError, match="template_creation"):
         loop.train(read_settings([config, "data.captions=nowhere.parquet"]))
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["data.augment.gain=0.5", "data.crop=centre"], "augment.gain requires data.crop=random"),
+        (
+            ["data.augment.noise=0.5", "data.features=x.parquet"],
+            "noise requires an audio encoder",
+        ),
+    ],
+)
+def test_augmentation_of_fixed_crops_and_functionals_is_refused(config, options, reason):
+    with pytest.raises(SettingsError, match=reason):
+        loop.train(read_settings([config, *options]))
