@@ -37,7 +37,8 @@ class Report:
     """Levels and problems of a recording, accumulated block by block.
 
     Attributes:
-        rate: rate of the file [Hz].
+        rate: sampling rate of the file [Hz].
+        channels: number of channels C.
         truncated: whether an Ogg stream lacks its last page.
     """
 

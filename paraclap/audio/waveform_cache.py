@@ -10,7 +10,7 @@ one channel and 16 kHz, otherwise rounded to 16 bits (by at most 1/65536).
 A cache is a folder, which several corpora may share::
 
     <sha256>.i16        samples of many files, one after the other
-    <sha256>.index      Parquet: content, place, length, rate and flags of each; names its samples
+    <sha256>.index      Parquet: SHA-256, place, duration and flags of each file
     names.parquet       path, size, modification time and SHA-256 of each cached file
 
 Samples are found by the SHA-256 of the bytes of their file. That hash is kept with size and

@@ -68,7 +68,7 @@ class Caption:
 
 
 def check_caption_settings(settings: CaptionSettings) -> None:
-    """Raise `SettingsError` for probabilities that are none."""
+    """Raise `SettingsError` for values that are not probabilities."""
     for label, probability in settings.label_probs.items():
         if not 0 <= probability <= 1:
             raise SettingsError(
