@@ -368,7 +368,7 @@ def test_pickled_recordings_hold_no_samples(voices, tmp_path):
 
 def test_training_from_a_cache_gives_identical_weights(config, tmp_path):
     """The synthetic corpus has 16 bits and 16 kHz."""
-    arguments = [config, "train.epochs=1", "data.workers=2"]
+    arguments = [config, "train.epochs=1", "data.workers=0"]
     plain = loop.train(read_settings([*arguments, f"output={tmp_path / 'plain'}"]))
     options = [f"output={tmp_path / 'cached'}", f"data.waveform_cache={tmp_path / 'cache'}"]
     fast = loop.train(read_settings([*arguments, *options]))
