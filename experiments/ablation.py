@@ -50,7 +50,7 @@ from experiments.corpora import (
 )
 from experiments.recipes import EGEMAPS, TOWERS
 from paraclap.corpora.table import scored_classes
-from paraclap.data.dataset import FunctionalClips
+from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation.prompts import Prompts, prompts_for
 from paraclap.evaluation.zero_shot import classify_clips
 from paraclap.model.build import load_model
@@ -142,10 +142,10 @@ def predict(settings: Settings, tested: EvaluationSet) -> pd.DataFrame:
 
 def functionals_of(
     corpus: PreparedCorpus, clips: pd.DataFrame, names: Sequence[str]
-) -> FunctionalClips:
+) -> ClipDataset:
     """Return a dataset of the functionals of some clips."""
     measured = corpus.functionals.loc[clips.index, names]
-    return FunctionalClips(clips, corpus.root, measured.to_numpy(np.float32))
+    return ClipDataset(clips, corpus.root, measured.to_numpy(np.float32))
 
 
 # --- Runs ----------------------------------------------------------------------------------------

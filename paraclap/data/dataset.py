@@ -181,42 +181,43 @@ def clip_seconds(
 
 
 class ClipDataset(torch.utils.data.Dataset):
-    """Whole clips of a corpus table in its order, for evaluation."""
+    """Whole clips of a corpus table in its order, for evaluation.
 
-    def __init__(self, table: pd.DataFrame, recordings: str | Path | Recordings) -> None:
+    Attributes:
+        clips: (file, start, end) of each row.
+        recordings: source of the waveforms.
+        functionals: of the clips, (rows, F) float32, returned instead of waveforms; None =
+            waveforms.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        recordings: str | Path | Recordings,
+        functionals: np.ndarray | None = None,
+    ) -> None:
         self.clips = list(table.index)
         self.recordings = _recordings(recordings)
+        self.functionals = functionals
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """Return the `row` and `waveform` (T,) float32 of a clip."""
-        file, start, end = self.clips[row]
-        return {"row": row, "waveform": self.recordings.read(file, start, end)}
+        """Return the `row` and `waveform` (T,) float32, or `functionals` (F,), of a clip."""
+        if self.functionals is not None:
+            return {"row": row, "functionals": self.functionals[row]}
+        return {"row": row, "waveform": self.recordings.read(*self.clips[row])}
 
     def durations(self, rows: Iterable[int] | None = None) -> np.ndarray:
-        """Return the durations of rows [s], from the headers; None = of all clips."""
+        """Return the durations of rows [s], from the headers; None = of all clips.
+
+        Functionals are not padded, so each row counts as one second.
+        """
         chosen = self.clips if rows is None else [self.clips[row] for row in rows]
+        if self.functionals is not None:
+            return np.ones(len(chosen))
         return clip_seconds(self.recordings, chosen)
-
-
-class FunctionalClips(ClipDataset):
-    """Functionals of the clips of a corpus table, for evaluation."""
-
-    def __init__(
-        self, table: pd.DataFrame, recordings: str | Path | Recordings, functionals: np.ndarray
-    ) -> None:
-        super().__init__(table, recordings)
-        self.functionals = functionals
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Return the `row` and `functionals` (F,) float32 of a clip."""
-        return {"row": row, "functionals": self.functionals[row]}
-
-    def durations(self, rows: Iterable[int] | None = None) -> np.ndarray:
-        """Return one second for each row: functionals are not padded."""
-        return np.ones(len(self) if rows is None else len(list(rows)))
 
 
 class Collate:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from paraclap.corpora.table import scored_classes
-from paraclap.data.dataset import FunctionalClips
+from paraclap.data.dataset import ClipDataset
 from paraclap.distributed import broadcast
 from paraclap.evaluation.figures import plot_confusion, plot_similarities, to_pixels
 from paraclap.evaluation.metrics import score
@@ -65,10 +65,7 @@ class Validator:
     ) -> tuple[dict[str, float], pd.DataFrame]:
         """Score a model on the validation clips of one corpus."""
         prompts = prompts_for(table, self.settings.target, self.settings.prompts)
-        functionals = self.data.functionals_of(table)
-        clips = None
-        if functionals is not None:
-            clips = FunctionalClips(table, self.data.recordings, functionals)
+        clips = ClipDataset(table, self.data.recordings, self.data.functionals_of(table))
         answers = classify_clips(model, processor, table, self.data.recordings, prompts, clips)
         answers.insert(0, "truth", self.classes.loc[table.index])
         scores = score(answers["truth"], answers["prediction"])

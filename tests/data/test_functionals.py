@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoProcessor
 
 from paraclap.audio.reading import read_audio
 from paraclap.cli import evaluate
-from paraclap.data.dataset import ClipDataset, FunctionalClips
+from paraclap.data.dataset import ClipDataset
 from paraclap.data.functionals import FunctionalsError, functionals_of, read_functionals, standards
 from paraclap.evaluation.embed import embed_clips
 from paraclap.model.build import build_model, load_model
@@ -52,14 +52,14 @@ def test_waveforms_and_tables_give_the_same_embeddings(tower, corpus):
     model, processor, table = tower
     some = table.iloc[:3]
     measured_now = embed_clips(model, processor, ClipDataset(some, corpus))
-    known = embed_clips(model, processor, FunctionalClips(some, corpus, some.to_numpy(np.float32)))
+    known = embed_clips(model, processor, ClipDataset(some, corpus, some.to_numpy(np.float32)))
     assert torch.equal(measured_now, known)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_engine_supports_the_tower(tower, corpus, precision):
     model, processor, table = tower
-    clips = FunctionalClips(table.iloc[:3], corpus, table.iloc[:3].to_numpy(np.float32))
+    clips = ClipDataset(table.iloc[:3], corpus, table.iloc[:3].to_numpy(np.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a processor without bfloat16
         fast = fast_model(model, "eager", precision)
