@@ -2,7 +2,7 @@
 
 
 class ParaCLAPError(Exception):
-    """Wrong input or a fault outside of this program; the message says what to change.
+    """Wrong input or a fault outside of this program; the message states how to mend it.
 
     Scripts catch this class alone. Anything else is a bug or a fault of the machine, and keeps its
     traceback.

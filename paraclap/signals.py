@@ -1,7 +1,7 @@
-"""Signals that ask a run to stop: it saves first, and its exit code tells if it can be requeued.
+"""Signals that stop a run after a checkpoint, with an exit code for the scheduler.
 
 Schedulers send SIGTERM or SIGUSR1 before they end a job (SLURM: `--signal=USR1@120`); exit code 75
-(EX_TEMPFAIL) asks them to requeue the same command. Ctrl-C saves as well; a second Ctrl-C stops
+(EX_TEMPFAIL) requests that the same command be requeued. Ctrl-C saves as well; a second Ctrl-C stops
 immediately. Schedulers and torchrun send signals to all processes of a group; processes that only
 read audio leave them to their parent.
 """

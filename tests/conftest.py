@@ -1,8 +1,8 @@
 """Fixtures: tiny real towers and a small synthetic corpus with features and captions.
 
-With PARACLAP_TORTURE=FILE.md in the environment, what became of every fault and bad input is
-written there as a table. A test takes part with a marker: the row of the list, and what was done;
-with the fixture `happened` it says what became of it.
+With PARACLAP_TORTURE=FILE.md in the environment, the outcome of every fault and bad input is written
+there as a table. A test takes part by a marker with the row of the list and the fault; the fixture
+`happened` notes the outcome.
 
     @pytest.mark.torture(37, "scale of the logits pushed to 200")
     def test_...(happened):
@@ -45,7 +45,7 @@ def pytest_configure(config):
 
 @pytest.fixture
 def happened(request):
-    """Note, for the table, what became of the fault that the test is about."""
+    """Note the outcome of the fault under test, for the table."""
     notes = request.node.user_properties
 
     def note(text, row=None, done=None):
@@ -58,11 +58,11 @@ def torture_rows(item, report):
     """Rows of the table that a finished test fills: (row, what was done, what happened)."""
     notes = [value for name, value in item.user_properties if name == "torture"]
     rows = [note for note in notes if note[0] is not None]
-    told = "; ".join(text for row, _, text in notes if row is None)
+    noted = "; ".join(text for row, _, text in notes if row is None)
     parameters = f" [{item.callspec.id}]" if hasattr(item, "callspec") else ""
     for marker in item.iter_markers("torture"):
         row, done = marker.args
-        outcome = told or item.originalname.removeprefix("test_").replace("_", " ")
+        outcome = noted or item.originalname.removeprefix("test_").replace("_", " ")
         if report.outcome != "passed":
             outcome = f"**{report.outcome}**: {report.longreprtext[-200:]}"
         rows.append((row, done + parameters, outcome))
@@ -265,7 +265,7 @@ def config(captions, corpus, tmp_path):
 
 
 class Together:
-    """What became of processes that ran one function together.
+    """Outcome of processes that ran one function together.
 
     Attributes:
         results: by process: what the function returned, or its error as text.

@@ -12,7 +12,7 @@ override it. All keys are in docs/configuration.md. The run folder receives conf
 metrics.jsonl, TensorBoard events, checkpoints/ (everything to resume), and the models best/ (by
 validation UAR) and last/, both ready for evaluate.py. The same command resumes an interrupted run
 (`train.resume=auto`) and gives the same weights as an uninterrupted run. SIGTERM, SIGUSR1 and
-Ctrl-C save a checkpoint first; exit code 75 asks a scheduler to requeue the command.
+Ctrl-C save a checkpoint first; exit code 75 requests that a scheduler requeue the command.
 `train.max_steps=2` is a dry run: it trains and validates, and prints memory use and the expected
 duration of the whole run.
 """
