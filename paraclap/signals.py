@@ -1,9 +1,9 @@
 """Signals that stop a run after a checkpoint, with an exit code for the scheduler.
 
 Schedulers send SIGTERM or SIGUSR1 before they end a job (SLURM: `--signal=USR1@120`); exit code 75
-(EX_TEMPFAIL) requests that the same command be requeued. Ctrl-C saves as well; a second Ctrl-C stops
-immediately. Schedulers and torchrun send signals to all processes of a group; processes that only
-read audio leave them to their parent.
+(EX_TEMPFAIL) requests that the same command be requeued. Ctrl-C saves as well; a second Ctrl-C
+stops immediately. Schedulers and torchrun send signals to all processes of a group; processes that
+only read audio leave them to their parent.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Fixtures: tiny real towers and a small synthetic corpus with features and captions.
 
-With PARACLAP_TORTURE=FILE.md in the environment, the outcome of every fault and bad input is written
-there as a table. A test takes part by a marker with the row of the list and the fault; the fixture
-`happened` notes the outcome.
+With PARACLAP_TORTURE=FILE.md in the environment, the outcome of every fault and bad input is
+written there as a table. A test takes part by a marker with the row of the list and the fault; the
+fixture `happened` notes the outcome.
 
     @pytest.mark.torture(37, "scale of the logits pushed to 200")
     def test_...(happened):
