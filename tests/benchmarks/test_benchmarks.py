@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import evaluate, loading, search, train_step
+from benchmarks import captions, evaluate, loading, search, train_step
 from benchmarks.timing import Run, ratios, timed
 from paraclap.inference import approximate
 from tiny_models import TINY_AUDIO, TINY_TEXT
@@ -63,6 +63,21 @@ def test_ways_of_loading_read_the_same_samples(monkeypatch, capsys):
     exact = loading.Crops(lambda *given: noise[:16_000], names)
     with pytest.raises(RuntimeError, match=r"clip.wav differ"):
         loading.check_equal([exact, loading.Crops(lambda *given: noise[1:16_001], names)])
+
+
+def test_plain_loop_writes_the_same_captions(tmp_path, capsys):
+    captions.main(["--rows", "400", "--plain-rows", "60", "--rounds", "1"])
+    assert set(table(capsys)) == {"wall", "cpu"}
+    features, written, output = (tmp_path / name for name in ("f.parquet", "plain", "c.parquet"))
+    captions.write_features(features, 50)
+    captions.plain_loop(features, 50, written)()
+    assert captions.template_creation.main([str(features), "-o", str(output)]) == 0
+    assert captions.check_equal(written, output) == 50
+    lines = written.read_text().splitlines()
+    lines[7] = lines[7].replace("pitch", "height")
+    written.write_text("\n".join(lines))
+    with pytest.raises(RuntimeError, match="row 7 of"):
+        captions.check_equal(written, output)
 
 
 @pytest.mark.slow
