@@ -9,18 +9,14 @@
     onnx     a folder of `models.py export`, computed by onnxruntime
 
 In float32 all give the embeddings of `eager` up to rounding. bfloat16 is for hardware that supports
-it; it changes cosines in the third decimal. Shapes: B clips, K texts, T samples, L tokens, D
-embedding size.
+it; it changes cosines in the third decimal.
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from paraclap.model.build import load_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
@@ -28,66 +24,15 @@ from paraclap.model.onnx import OnnxModel, load_onnx, without_weight_norm
 from paraclap.model.sources import ENGINES, PRECISIONS, ModelError
 
 
-class FastModel:
-    """The embeddings of a model, compiled or in bfloat16; the model itself stays as it is.
-
-    Attributes:
-        model: copy whose weight norm is folded; it shares all other weights.
-        bfloat16: whether matrix products and convolutions are in bfloat16.
-    """
-
-    def __init__(self, model: ParaCLAPModel, bfloat16: bool = False) -> None:
-        self.model = without_weight_norm(model)
-        self.bfloat16 = bfloat16
-        self.config, self.device, self.logit_scale = model.config, model.device, model.logit_scale
-        self.audio_branch = self.model.audio_branch
-
-    def compile(self) -> None:
-        """Compile both encoders for inputs of any size."""
-        for branch in (self.model.audio_branch, self.model.text_branch):
-            branch.base.compile(dynamic=True)
-
-    def round_weights(self) -> None:
-        """Store in bfloat16 the weights that autocast would round for every batch."""
-        for module in self.model.modules():
-            if isinstance(module, nn.Linear | nn.Conv1d):
-                for name, parameter in module.named_parameters(recurse=False):
-                    rounded = nn.Parameter(parameter.detach().bfloat16(), requires_grad=False)
-                    setattr(module, name, rounded)
-
-    def eval(self) -> "FastModel":
-        """Return itself: it is always in evaluation mode."""
-        return self
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the weights that embeddings are computed with; caches are named after them."""
-        return self.model.state_dict()
-
-    def get_audio_features(
-        self, input_values: torch.Tensor, padding_mask: torch.Tensor | None = None
-    ) -> BaseModelOutputWithPooling:
-        """Embed clips (B, T): `pooler_output` (B, D)."""
-        with self._precision():
-            return self.model.get_audio_features(input_values, padding_mask)
-
-    def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> BaseModelOutputWithPooling:
-        """Embed texts (K, L): `pooler_output` (K, D)."""
-        with self._precision():
-            return self.model.get_text_features(input_ids, attention_mask)
-
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
-        with torch.inference_mode(), autocast:
-            yield
-
-
 def fast_model(
     model: ParaCLAPModel, engine: str = "eager", precision: str = "fp32"
-) -> ParaCLAPModel | FastModel:
+) -> ParaCLAPModel:
     """Return a model that computes the same embeddings with another engine or precision.
+
+    Args:
+        model: in evaluation mode; left unchanged, but weights are shared.
+        engine: "eager" or "compile".
+        precision: "fp32", or "bf16" for matrix products and convolutions in bfloat16.
 
     Raises:
         ModelError: if there is no such engine or precision.
@@ -99,15 +44,27 @@ def fast_model(
         )
     if (engine, precision) == ("eager", "fp32"):
         return model
-    bfloat16 = precision == "bf16"
-    if bfloat16 and model.device.type == "cpu" and not _has_bfloat16():
-        warnings.warn("this processor has no bfloat16, float32 will be faster", stacklevel=2)
-    fast = FastModel(model, bfloat16)
-    if bfloat16:
-        fast.round_weights()
+    fast = without_weight_norm(model)
+    if precision == "bf16":
+        if model.device.type == "cpu" and not _has_bfloat16():
+            warnings.warn("this processor has no bfloat16, float32 will be faster", stacklevel=2)
+        _use_bfloat16(fast)
     if engine == "compile":
-        fast.compile()
+        for branch in (fast.audio_branch, fast.text_branch):
+            branch.base.compile(dynamic=True)
     return fast
+
+
+def _use_bfloat16(model: ParaCLAPModel) -> None:
+    """Embed under autocast, and round once the weights that it would round for every batch."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            for name, parameter in module.named_parameters(recurse=False):
+                rounded = nn.Parameter(parameter.detach().bfloat16(), requires_grad=False)
+                setattr(module, name, rounded)
+    autocast = torch.autocast(model.device.type, torch.bfloat16)
+    model.get_audio_features = autocast(model.get_audio_features)
+    model.get_text_features = autocast(model.get_text_features)
 
 
 def _has_bfloat16() -> bool:
@@ -120,7 +77,7 @@ def load_engine(
     engine: str = "eager",
     precision: str = "fp32",
     device: torch.device | str = "cpu",
-) -> tuple[ParaCLAPModel | FastModel | OnnxModel, ParaCLAPProcessor]:
+) -> tuple[ParaCLAPModel | OnnxModel, ParaCLAPProcessor]:
     """Load a model and its processor for embedding, see the top of this file.
 
     Raises:

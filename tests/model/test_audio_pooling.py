@@ -8,14 +8,13 @@ import torch
 
 from paraclap.evaluation.embedding_cache import encoder_fingerprint
 from paraclap.model.build import build_model, load_model
-from paraclap.model.engines import FastModel
 from paraclap.model.modeling_paraclap import (
     AUDIO_LAYERS,
     AUDIO_POOLINGS,
     ParaCLAPConfig,
     ParaCLAPModel,
 )
-from paraclap.model.onnx import export_onnx
+from paraclap.model.onnx import export_onnx, without_weight_norm
 from paraclap.settings import MelSettings, OptimSettings
 from paraclap.training.encoding import prepare_encoders
 from paraclap.training.frozen import FrozenEncoder
@@ -102,7 +101,7 @@ def test_saved_model_and_folded_weight_norm_give_the_same_embeddings(
         part.save_pretrained(tmp_path)
     expected = embed(model, processor, waveforms)
     assert torch.equal(embed(*load_model(tmp_path), waveforms), expected)
-    folded = FastModel(model)
+    folded = without_weight_norm(model)
     torch.testing.assert_close(embed(folded, processor, waveforms), expected, atol=1e-5, rtol=0)
 
 

@@ -10,6 +10,7 @@ from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.evaluation.embedding_cache import audio_fingerprint
 from paraclap.model import engines
 from paraclap.model.engines import fast_model, load_engine
+from paraclap.model.onnx import without_weight_norm
 from paraclap.model.sources import ModelError
 
 PROMPTS = ("an angry voice", "the speaker sounds sad", "calm")
@@ -53,12 +54,11 @@ def test_engine_leaves_the_model_unchanged(tiny, waveforms):
 def test_bfloat16_equals_autocast_of_float32_weights(tiny, waveforms):
     model, processor = tiny
     exact = embeddings_of(model, processor, waveforms)
-    autocast = engines.FastModel(model, bfloat16=True)
     fast = fast_model(model, "eager", "bf16")
-    for way, dtype in ((autocast, torch.float32), (fast, torch.bfloat16)):
-        weights = {w.dtype for n, w in way.state_dict().items() if n.endswith("dense.weight")}
-        assert weights == {dtype}
-    expected = embeddings_of(autocast, processor, waveforms)
+    weights = {w.dtype for n, w in fast.state_dict().items() if n.endswith("dense.weight")}
+    assert weights == {torch.bfloat16}
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = embeddings_of(without_weight_norm(model), processor, waveforms)
     for one, other, true in zip(
         embeddings_of(fast, processor, waveforms), expected, exact, strict=True
     ):
@@ -93,13 +93,14 @@ def test_bfloat16_warns_on_processors_without_it(tiny, monkeypatch):
 
 @without_bfloat16
 def test_evaluation_in_bfloat16_uses_it(model_folder, corpus, tmp_path, monkeypatch):
-    original, used = engines.FastModel.get_audio_features, []
+    original, used = engines.load_engine, []
 
-    def get_audio_features(self, *inputs):
-        used.append(self.bfloat16)
-        return original(self, *inputs)
+    def load_engine(*given):
+        model, processor = original(*given)
+        used.append(model.audio_projection.linear1.weight.dtype)
+        return model, processor
 
-    monkeypatch.setattr(engines.FastModel, "get_audio_features", get_audio_features)
+    monkeypatch.setattr(engines, "load_engine", load_engine)
     arguments = [str(model_folder), str(corpus), "-o", str(tmp_path), "--device", "cpu"]
     assert evaluate.main([*arguments, "--no-cache", "--split", "test", "--precision", "bf16"]) == 0
-    assert set(used) == {True}
+    assert used == [torch.bfloat16]
