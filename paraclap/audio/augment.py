@@ -146,12 +146,7 @@ class Augmenter:
     """
 
     def __init__(self, settings: AugmentSettings, labels: Collection[str], seed: int) -> None:
-        """Check the settings.
-
-        Args:
-            settings: probabilities and ranges.
-            labels: descriptors that are always valid.
-            seed: of the run.
+        """Check the settings; `labels` are descriptors that are always valid.
 
         Raises:
             SettingsError: for a probability or a range outside of its limits.

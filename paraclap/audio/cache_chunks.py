@@ -46,17 +46,9 @@ class WaveformCacheError(ParaCLAPError, RuntimeError):
 
 
 class Place(NamedTuple):
-    """Place of the samples of a file in a waveform cache.
+    """Place of the samples of a file in a waveform cache; a row of an index."""
 
-    Attributes:
-        chunk: name of the file of samples.
-        first: number of the first sample in it.
-        samples: number of samples.
-        seconds: duration of the file, from its header [s].
-        flags: of its conditioning, separated by spaces.
-    """
-
-    chunk: str
+    chunk: str  # name of the file of samples
     first: int
     samples: int
     seconds: float

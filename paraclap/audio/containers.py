@@ -51,19 +51,12 @@ FOREIGN_KINDS = (
 
 @dataclass(frozen=True)
 class Header:
-    """Header of an audio file.
-
-    Attributes:
-        seconds: duration [s].
-        rate: sampling rate [Hz].
-        channels: number of channels.
-        kind: container and coding in libsndfile's names, e.g. `WAV PCM_16`.
-    """
+    """Header of an audio file."""
 
     seconds: float
-    rate: int
+    rate: int  # [Hz]
     channels: int
-    kind: str
+    kind: str  # container and coding in libsndfile's names, e.g. `WAV PCM_16`
 
 
 def read_header(path: str | Path) -> Header:
@@ -73,20 +66,12 @@ def read_header(path: str | Path) -> Header:
         AudioError: if the file is not readable audio or its header is implausible.
     """
     with open_sound(path) as sound:
-        return Header(
-            sound.frames / sound.samplerate,
-            sound.samplerate,
-            sound.channels,
-            f"{sound.format} {sound.subtype}",
-        )
+        rate, kind = sound.samplerate, f"{sound.format} {sound.subtype}"
+        return Header(sound.frames / rate, rate, sound.channels, kind)
 
 
 def read_duration(path: str | Path) -> float:
-    """Return the duration of a file [s] from its header, without decoding it.
-
-    Raises:
-        AudioError: if the file is not readable audio or its header is implausible.
-    """
+    """Return the duration of a file [s], see `read_header`."""
     return read_header(path).seconds
 
 

@@ -8,7 +8,6 @@ T samples at 16 kHz.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -17,30 +16,7 @@ from paraclap.audio.containers import read_duration
 from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.audio.reading import read_audio, read_crop
 from paraclap.audio.segments import Position
-
-
-class Recordings(Protocol):
-    """Source of the recordings of a corpus; file names are relative to it.
-
-    Attributes:
-        conditioning: description of the conditioning of the samples.
-    """
-
-    conditioning: str
-
-    def seconds(self, file: str) -> float:
-        """Return the duration of a file [s]."""
-
-    def read(self, file: str, start: Position = None, end: Position = None) -> np.ndarray:
-        """Return a segment (T,), see `read_audio`."""
-
-    def crop(
-        self, file: str, start: Position, end: Position, seconds: float, place: float
-    ) -> np.ndarray:
-        """Return a crop of a segment (T,), see `read_crop`."""
-
-    def hash(self, file: str) -> str:
-        """Return the SHA-256 of the bytes of a file as hexadecimal text."""
+from paraclap.audio.waveform_cache import CachedWaveforms
 
 
 class Files:
@@ -83,11 +59,11 @@ class JoinedRecordings:
         conditioning: description of the conditioning of the samples.
     """
 
-    def __init__(self, corpora: Mapping[str, Recordings]) -> None:
+    def __init__(self, corpora: Mapping[str, Files | CachedWaveforms]) -> None:
         self.corpora = corpora
         self.conditioning = "; ".join(dict.fromkeys(c.conditioning for c in corpora.values()))
 
-    def _find(self, file: str) -> tuple[Recordings, str]:
+    def _find(self, file: str) -> tuple[Files | CachedWaveforms, str]:
         corpus, _, name = file.partition("/")
         return self.corpora[corpus], name
 
@@ -112,3 +88,7 @@ class JoinedRecordings:
         """Return the SHA-256 of the bytes of a file as hexadecimal text."""
         recordings, name = self._find(file)
         return recordings.hash(name)
+
+
+Recordings = Files | CachedWaveforms | JoinedRecordings
+"""Source of the recordings of a corpus, or of several; file names are relative to it."""
