@@ -26,14 +26,14 @@ def read_functionals(path: str | Path) -> pd.DataFrame:
     """Return the functionals (rows, F) of all clips of a table of features.py.
 
     Raises:
-        FunctionalsError: if the table is missing, unreadable or has no functionals.
+        FunctionalsError: if the table cannot be read or has no functionals.
     """
-    if not Path(path).is_file():
-        raise FunctionalsError(f"data.features: {path} does not exist; features.py writes it")
     try:
         table = pd.read_parquet(path)
     except (OSError, pa.ArrowException) as error:
-        raise FunctionalsError(f"data.features: {path} cannot be read: {error}") from error
+        raise FunctionalsError(
+            f"data.features: {path} cannot be read ({error}); features.py writes it"
+        ) from error
     names = [name for name in Extractor("egemaps").names if name in table]
     if not names:
         raise FunctionalsError(

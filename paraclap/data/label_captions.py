@@ -17,12 +17,6 @@ from paraclap.captions.templates import read_templates
 from paraclap.captions.writer import prepare_captioner, write_captions
 from paraclap.corpora import CorpusError
 from paraclap.corpora.table import read_corpus
-from paraclap.settings import LABEL_TABLES
-
-
-def is_label_table(path: str | Path) -> bool:
-    """Return whether a file is a table of labels rather than of captions, by its suffix."""
-    return Path(path).suffix.lower() in LABEL_TABLES
 
 
 def caption_labels(

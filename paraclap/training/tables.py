@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from paraclap.audio.augment import TRANSFORMS, Augmenter
 from paraclap.data.captions import PHRASE_COLUMNS
 from paraclap.data.functionals import functionals_of, read_functionals
-from paraclap.data.label_captions import caption_labels, is_label_table
+from paraclap.data.label_captions import caption_labels
 from paraclap.data.tables import read_caption_table
-from paraclap.settings import DataSettings, Settings, SettingsError, corpora_of
+from paraclap.settings import LABEL_TABLES, DataSettings, Settings, SettingsError, corpora_of
 from paraclap.training.config import check_paths
 
 CAPTIONS_METADATA = b"paraclap"  # key under which features.py stores the corpus
@@ -204,7 +204,7 @@ def with_captions(settings: Settings) -> Settings:
         Settings whose `data.captions` is a captions table.
     """
     data = settings.data
-    if not is_label_table(data.captions):
+    if Path(data.captions).suffix.lower() not in LABEL_TABLES:
         return settings
     captions = Path(settings.output) / "captions.parquet"
     root = caption_labels(data.captions, captions, data.templates, data.root)
