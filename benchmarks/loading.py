@@ -101,7 +101,7 @@ def measure(
         reads = {
             WHOLE: whole_file(root),
             "crop": Files(root).crop,
-            "waveform cache": cache_waveforms(cache, root, names, progress=False).crop,
+            "waveform cache": cache_waveforms(cache, root, names).crop,
         }
         crops = {name: Crops(read, names) for name, read in reads.items()}
         check_equal([*crops.values()])

@@ -154,9 +154,7 @@ class _Version(NamedTuple):
         return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime)
 
 
-def cache_waveforms(
-    folder: str | Path, root: str | Path, files: Iterable[str], progress: bool = True
-) -> CachedWaveforms:
+def cache_waveforms(folder: str | Path, root: str | Path, files: Iterable[str]) -> CachedWaveforms:
     """Return the recordings of `files`; those missing in the cache are added first.
 
     If two processes cache the same files at once, one of them waits for the other.
@@ -165,7 +163,6 @@ def cache_waveforms(
         folder: of the cache, created if it does not exist.
         root: of the corpus.
         files: names relative to `root`.
-        progress: show a progress bar.
 
     Raises:
         AudioError: if files cannot be read, after all others were cached.
@@ -184,7 +181,7 @@ def cache_waveforms(
 
             missing = [path for path in paths.values() if not is_cached(path)]
             if missing:
-                _add(folder, missing, known, places, progress)
+                _add(folder, missing, known, places)
     except OSError as error:
         raise WaveformCacheError(f"waveform cache {folder}: {error}") from error
     contents = {file: known[os.fsencode(path)].content for file, path in paths.items()}
@@ -210,7 +207,6 @@ def _add(
     paths: Sequence[Path],
     known: dict[bytes, _Version],
     places: dict[bytes, Place],
-    progress: bool,
 ) -> None:
     """Hash files and cache those with new content; updates `known` and `places`.
 
@@ -221,7 +217,7 @@ def _add(
     faults: list[AudioError] = []
     writer = ChunkWriter(folder)
     try:
-        for path in tqdm(paths, "cache", unit="file", mininterval=1, disable=not progress):
+        for path in tqdm(paths, "cache", unit="file", mininterval=1):
             try:
                 read_duration(path)  # raises the reason if the file is not audio
                 status = path.stat()

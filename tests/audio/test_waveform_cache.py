@@ -69,9 +69,9 @@ def voices(tmp_path, voice):
     return folder
 
 
-def cache(folder, root, **options):
+def cache(folder, root):
     files = sorted(path.name for path in root.iterdir())
-    return cache_waveforms(folder, root, files, progress=False, **options)
+    return cache_waveforms(folder, root, files)
 
 
 def tolerance(name):
@@ -98,7 +98,7 @@ def test_files_and_crops_equal_those_that_are_decoded(root, tmp_path, name):
 
 
 def test_other_files_and_segments_are_refused(root, tmp_path):
-    recordings = cache_waveforms(tmp_path / "cache", root, ["plain.wav"], progress=False)
+    recordings = cache_waveforms(tmp_path / "cache", root, ["plain.wav"])
     with pytest.raises(WaveformCacheError, match="music"):
         recordings.read("music.wav")
     with pytest.raises(AudioError) as caught:
@@ -109,12 +109,12 @@ def test_other_files_and_segments_are_refused(root, tmp_path):
 def test_files_outside_the_root_are_refused(tmp_path):
     (tmp_path / "inner").mkdir()
     with pytest.raises(AudioError, match="outside"):
-        cache_waveforms(tmp_path / "cache", tmp_path / "inner", ["../a.wav"], progress=False)
+        cache_waveforms(tmp_path / "cache", tmp_path / "inner", ["../a.wav"])
 
 
 def test_whole_files_are_limited_and_crops_of_them_are_not(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.zeros(40_000), 16_000)
-    recordings = cache_waveforms(tmp_path / "cache", tmp_path, ["a.wav"], progress=False)
+    recordings = cache_waveforms(tmp_path / "cache", tmp_path, ["a.wav"])
     monkeypatch.setattr(frame_range, "__defaults__", (1.0,))
     with pytest.raises(AudioError) as caught:
         recordings.read("a.wav")
@@ -203,7 +203,7 @@ def test_long_files_are_cached_in_blocks_and_equal_the_file(tmp_path, monkeypatc
         "_write",
         lambda self, w: (sizes.append(len(w)), original(self, w)),
     )
-    recordings = cache_waveforms(tmp_path / "cache", tmp_path, ["long.wav"], progress=False)
+    recordings = cache_waveforms(tmp_path / "cache", tmp_path, ["long.wav"])
     assert len(sizes) >= 60 and max(sizes) < 17_000
     np.testing.assert_allclose(recordings.read("long.wav"), expected, rtol=0, atol=ROUNDING)
 
@@ -226,7 +226,7 @@ def slow(*arguments):
     return original(*arguments)
 cache_chunks.read_in_blocks = slow
 files = sys.argv[3:]
-waveform_cache.cache_waveforms(sys.argv[1], sys.argv[2], files, progress=False)
+waveform_cache.cache_waveforms(sys.argv[1], sys.argv[2], files)
 """
 
 
