@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paraclap.acoustics.chunks import ClipRow, Job, Outcome
-from paraclap.errors import ParaCLAPError
+from paraclap.errors import MissingPackageError, ParaCLAPError
 
 CHUNKS_AHEAD = 256
 """Chunks submitted before the first result arrives, so that a growing cluster finds work."""
@@ -26,13 +26,12 @@ PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 
 
 class BackendError(ParaCLAPError, RuntimeError):
-    """A backend that is not installed, cannot be reached, or was given impossible options."""
+    """A cluster that cannot be reached."""
 
 
 @contextmanager
-def _local(workers: int, scheduler: str | None) -> Iterator[dict[str, Any]]:
+def _local(workers: int, _: str | None) -> Iterator[dict[str, Any]]:
     """Threads of this process, each of which uses one process of the worker pool."""
-    del scheduler  # only of clusters
     yield {"backend": "threading", "n_jobs": workers}
 
 
@@ -42,7 +41,7 @@ def _dask(workers: int, scheduler: str | None) -> Iterator[dict[str, Any]]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise _missing("dask", error) from error
+        raise MissingPackageError("dask", "cluster") from error
     here = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
     try:
         client = Client(scheduler) if scheduler else Client(**here)
@@ -59,7 +58,7 @@ def _ray(workers: int, scheduler: str | None) -> Iterator[dict[str, Any]]:
         import ray
         from ray.util.joblib import register_ray
     except ImportError as error:
-        raise _missing("ray", error) from error
+        raise MissingPackageError("ray", "cluster") from error
     register_ray()
     here = {"num_cpus": workers, "include_dashboard": False}
     try:
@@ -70,10 +69,6 @@ def _ray(workers: int, scheduler: str | None) -> Iterator[dict[str, Any]]:
         yield {"backend": "ray", "n_jobs": -1}
     finally:
         ray.shutdown()
-
-
-def _missing(backend: str, error: ImportError) -> BackendError:
-    return BackendError(f'--backend {backend}: {error}; pip install "paraclap[cluster]"')
 
 
 BACKENDS = {"local": _local, "dask": _dask, "ray": _ray}
@@ -98,7 +93,8 @@ def run_chunks(
         scheduler: address of a running Dask or Ray cluster; None starts one on this machine
 
     Raises:
-        BackendError: if the backend is not installed or the scheduler does not answer
+        MissingPackageError: if the backend is not installed
+        BackendError: if the scheduler does not answer
         ChunkError: if a worker has other versions of the libraries than this process
         OutputError: if a chunk cannot be written
     """

@@ -114,18 +114,11 @@ def clip_rows(table: pd.DataFrame, chunk: range) -> list[ClipRow]:
     """Return the clips of a chunk of a corpus table."""
     index = table.index[chunk.start : chunk.stop]
     starts, ends = (
-        index.get_level_values(name).to_numpy("timedelta64[ns]") for name in ("start", "end")
+        index.get_level_values(name).to_numpy("timedelta64[ns]").astype(np.int64).tolist()
+        for name in ("start", "end")
     )
-    return [
-        (file, start, None if open_end else end)
-        for file, start, end, open_end in zip(
-            index.get_level_values("file").tolist(),
-            starts.astype(np.int64).tolist(),
-            ends.astype(np.int64).tolist(),
-            np.isnat(ends).tolist(),
-            strict=True,
-        )
-    ]
+    ends = [None if end == pd.NaT.value else end for end in ends]
+    return list(zip(index.get_level_values("file").tolist(), starts, ends, strict=True))
 
 
 # --- Measuring -----------------------------------------------------------------------------------
@@ -190,24 +183,18 @@ def as_table(
 ) -> pa.Table:
     """Return the records of clips as the columns of a chunk."""
     rows = [
-        (row, clip.file, record)
+        (row, clip.file, *record)
         for row, (clip, records) in enumerate(zip(clips, results, strict=True))
         for record in records
     ]
-    records = [record for _, _, record in rows]
+    *plain, values = zip(*rows, strict=True)
     nothing = np.full(len(names), np.nan, dtype=np.float32)
-    values = np.array([nothing if r.values is None else r.values for r in records])
-    fields = ("start", "end", "seconds", "quality", "digest", "stage", "error", "message")
-    plain = [
-        [row for row, _, _ in rows],
-        [file for _, file, _ in rows],
-        *([getattr(record, field) for record in records] for field in fields),
-    ]
-    columns = [
+    matrix = np.array([nothing if row is None else row for row in values])
+    arrays = [
         pa.array(column, type=kind) for column, kind in zip(plain, COLUMNS.values(), strict=True)
     ]
-    functionals = [pa.array(column) for column in values.reshape(-1, len(names)).T.copy()]
-    return pa.table(columns + functionals, names=[*COLUMNS, *names])
+    arrays += [pa.array(column) for column in matrix.T.copy()]
+    return pa.table(arrays, names=[*COLUMNS, *names])
 
 
 # --- Files ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -41,38 +41,34 @@ SECOND = 1_000_000_000
 
 
 class Clip(NamedTuple):
-    """One row of a corpus table; ``start`` and ``end`` in ns, None for the end of the file."""
+    """One row of a corpus table; ``start`` and ``end`` in ns, None for the end of the file.
+
+    Clips above `MAX_SECONDS` are rejected, or cut into windows of at most ``longest`` seconds.
+    """
 
     root: str
     file: str
     start: int = 0
     end: int | None = None
-    longest: float | None = None  # window [s] that clips above segments.MAX_SECONDS are cut into
+    longest: float | None = None
 
 
 class Record(NamedTuple):
     """Result of a clip, or of one window of a long clip: values, or an error and its stage.
 
-    ``values`` are the functionals (N,) float32, ``seconds`` the measured duration, ``quality``
-    flags joined by ``;``, ``digest`` a hash of the 16-bit samples.
+    ``seconds`` is the measured duration, ``quality`` holds flags joined by ``;``, ``digest`` is a
+    hash of the 16-bit samples, ``values`` are the functionals (N,) float32.
     """
 
-    start: int
-    end: int | None
-    values: np.ndarray | None = None
+    start: int = 0
+    end: int | None = None
     seconds: float | None = None
     quality: str = ""
     digest: str = ""
     stage: str = ""
     error: str = ""
     message: str = ""
-
-
-class _Sound(NamedTuple):
-    """Samples of a clip and their quality flags."""
-
-    waveform: np.ndarray
-    flags: list[str]
+    values: np.ndarray | None = None
 
 
 @functools.cache
@@ -90,10 +86,7 @@ def versions() -> dict[str, str]:
 
 
 def divide_long(clip: Clip) -> list[tuple[int, int | None]]:
-    """Return the windows (start, end) [ns] of a clip: one, unless it is too long to be read whole.
-
-    With ``clip.longest``, a clip above `segments.MAX_SECONDS` is cut into equal windows of at most
-    ``longest`` seconds, which bounds the memory for files of any length.
+    """Return the windows (start, end) [ns] of a clip: one, or equal ones if it must be cut.
 
     Raises:
         AudioError: if the header is needed and cannot be read
@@ -112,8 +105,36 @@ def divide_long(clip: Clip) -> list[tuple[int, int | None]]:
     return list(itertools.pairwise(edges))
 
 
-def _attempt(clip: Clip, stage: str, start: int, end: int | None, work: Callable) -> object:
-    """Return the result of a stage of a clip; any error becomes a record."""
+def read_clip(clip: Clip) -> Iterator[tuple[Record, np.ndarray | None]]:
+    """Yield a record with the flags of each window of a clip, and its samples (T,) if readable."""
+    windows = _attempt(clip, Record(clip.start, clip.end), "read", lambda: divide_long(clip))
+    if isinstance(windows, Record):
+        yield windows, None
+        return
+    for start, end in windows:
+        record = Record(start, end)
+        sound = _attempt(clip, record, "read", functools.partial(_read, clip, start, end))
+        if isinstance(sound, Record):
+            yield sound, None
+        else:
+            waveform, flags = sound
+            yield record._replace(quality=";".join(flags)), waveform
+
+
+def _read(clip: Clip, start: int, end: int | None) -> tuple[np.ndarray, list[str]]:
+    """Return the samples and flags of a window of a file inside the root."""
+    path = resolve_inside(clip.root, clip.file)
+    waveform, report = reading.read_audio_with_report(
+        path, start / SECOND, None if end is None else end / SECOND
+    )
+    flags = report.flags()
+    if "antiphase" in flags and not egemaps.as_integers(waveform).any():
+        raise AudioError("antiphase", f"{path}: the mean of its channels is silence")
+    return waveform, flags
+
+
+def _attempt(clip: Clip, record: Record, stage: str, work: Callable) -> Any:
+    """Return the result of a stage of a clip, or the record with the error."""
     try:
         return work()
     except AudioError as error:
@@ -122,35 +143,10 @@ def _attempt(clip: Clip, stage: str, start: int, end: int | None, work: Callable
         name, message = type(error).__name__, str(error) or repr(error)
     for root in {os.path.join(os.path.realpath(clip.root), ""), os.path.join(clip.root, "")}:
         message = message.replace(root, "")
-    return Record(start, end, stage=stage, error=name, message=message)
+    return Record(record.start, record.end, stage=stage, error=name, message=message)
 
 
-def read_clip(clip: Clip) -> Iterator[tuple[int, int | None, _Sound | Record]]:
-    """Yield (start, end, samples or failure) of each window of a clip."""
-    pieces = _attempt(clip, "read", clip.start, clip.end, lambda: divide_long(clip))
-    if isinstance(pieces, Record):
-        yield clip.start, clip.end, pieces
-        return
-    for start, end in pieces:
-        read = functools.partial(_read, clip, start, end)
-        yield start, end, _attempt(clip, "read", start, end, read)
-
-
-def _read(clip: Clip, start: int, end: int | None) -> _Sound:
-    """Return the samples of a window of a file inside the root."""
-    path = resolve_inside(clip.root, clip.file)
-    waveform, report = reading.read_audio_with_report(
-        path, start / SECOND, None if end is None else end / SECOND
-    )
-    flags = report.flags()
-    if "antiphase" in flags and not egemaps.as_integers(waveform).any():
-        raise AudioError("antiphase", f"{path}: the mean of its channels is silence")
-    return _Sound(waveform, flags)
-
-
-def measure(
-    extractor: egemaps.Extractor, waveform: np.ndarray, flags: list[str] | None = None
-) -> Record:
+def measure(extractor: egemaps.Extractor, waveform: np.ndarray, flags: str = "") -> Record:
     """Return the record of a waveform (T,) at 16 kHz, without its place in the file.
 
     Raises:
@@ -168,29 +164,25 @@ def measure(
         raise AudioError("undefined", f"openSMILE left {count} features undefined")
     values = extractor.defined(raw)
     unvoiced = np.isnan(values[extractor.names.index(VOICING)])
-    return Record(
-        start=0,
-        end=None,
-        values=values,
-        seconds=seconds,
-        quality=";".join([*(flags or []), *(["unvoiced"] if unvoiced else [])]),
-        digest=hashlib.sha256(samples).hexdigest()[:32],
-    )
+    quality = ";".join(filter(None, [flags, "unvoiced" if unvoiced else ""]))
+    digest = hashlib.sha256(samples).hexdigest()[:32]
+    return Record(seconds=seconds, quality=quality, digest=digest, values=values)
 
 
-def _compute(
-    extractor: egemaps.Extractor, clip: Clip, start: int, end: int | None, sound: _Sound | Record
+def measure_window(
+    extractor: egemaps.Extractor, clip: Clip, record: Record, waveform: np.ndarray | None
 ) -> Record:
     """Return the record of a window; a failure to read it is passed on."""
-    if isinstance(sound, Record):
-        return sound
-    record = _attempt(clip, "features", start, end, lambda: measure(extractor, *sound))
-    return record._replace(start=start, end=end)
+    if waveform is None:
+        return record
+    work = functools.partial(measure, extractor, waveform, record.quality)
+    measured = _attempt(clip, record, "features", work)
+    return measured._replace(start=record.start, end=record.end)
 
 
 def measure_clip(extractor: egemaps.Extractor, clip: Clip) -> list[Record]:
     """Return the records of a clip, one for each window."""
-    return [_compute(extractor, clip, *piece) for piece in read_clip(clip)]
+    return [measure_window(extractor, clip, *window) for window in read_clip(clip)]
 
 
 # --- Program of a worker process -----------------------------------------------------------------
@@ -203,17 +195,17 @@ def _follow(parent: int) -> None:
     os._exit(1)
 
 
-def _receive(connection: Connection, pieces: queue.Queue) -> None:
-    """Read requested clips and put their samples in the queue, which holds one window."""
+def _receive(connection: Connection, windows: queue.Queue) -> None:
+    """Read requested clips and put their windows in the queue, which holds one."""
     while connection.poll(IDLE_SECONDS):
         try:
             ticket, clip = connection.recv()
         except EOFError:
             break
-        for start, end, sound in read_clip(clip):
-            pieces.put((ticket, clip, start, end, sound))
-        pieces.put((ticket, clip, None, None, None))
-    pieces.put(None)
+        for window in read_clip(clip):
+            windows.put((ticket, clip, window))
+        windows.put((ticket, clip, None))
+    windows.put(None)
 
 
 def serve(connection: Connection, feature_set: str) -> None:
@@ -224,12 +216,11 @@ def serve(connection: Connection, feature_set: str) -> None:
     """
     extractor = egemaps.Extractor(feature_set)
     connection.send(extractor.names)
-    pieces: queue.Queue = queue.Queue(maxsize=1)
-    threading.Thread(target=_receive, args=(connection, pieces), daemon=True).start()
-    while (piece := pieces.get()) is not None:
-        ticket, clip, start, end, sound = piece
-        record = None if sound is None else _compute(extractor, clip, start, end, sound)
-        connection.send((ticket, record))
+    windows: queue.Queue = queue.Queue(maxsize=1)
+    threading.Thread(target=_receive, args=(connection, windows), daemon=True).start()
+    while (item := windows.get()) is not None:
+        ticket, clip, window = item
+        connection.send((ticket, window and measure_window(extractor, clip, *window)))
 
 
 def main() -> None:

@@ -45,7 +45,8 @@ def write_features(table: pd.DataFrame, settings: FeatureSettings) -> Summary | 
 
     Raises:
         CorpusError: if a column of the table is called like a feature
-        BackendError: if workers cannot be started or reached
+        MissingPackageError: if the backend is not installed
+        BackendError: if a cluster cannot be reached
         ChunkError: if a worker has other versions of the libraries, or a chunk is damaged
         OutputError: if a file cannot be written
     """

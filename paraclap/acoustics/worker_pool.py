@@ -13,13 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from paraclap.acoustics.extraction import Clip, Record
+from paraclap.acoustics.feature_sets import FEATURE_SETS
 from paraclap.errors import ParaCLAPError
 
 FOLDER = Path(__file__).resolve().parents[2]
@@ -43,12 +43,12 @@ class WorkerError(ParaCLAPError, RuntimeError):
     """A worker that died or did not answer; ``error`` is a short code."""
 
     def __init__(self, error: str, message: str) -> None:
-        super().__init__(error, message)
-        self.error, self.message = error, message
+        super().__init__(error, message)  # both arguments, so that the error can be pickled
+        self.error = error
 
     def __str__(self) -> str:
         """Return the message without the code."""
-        return self.message
+        return self.args[1]
 
 
 class Worker:
@@ -107,10 +107,6 @@ class Worker:
             return WorkerError("crash", f"the process died of {signal.Signals(-code).name}")
         return WorkerError("crash", f"the process ended with exit code {code}")
 
-    def alive(self) -> bool:
-        """Return whether the process is running."""
-        return self.process.poll() is None
-
     def stop(self, patience: float = 0.0) -> None:
         """End the process, unless it ends by itself within ``patience`` seconds."""
         try:
@@ -121,49 +117,33 @@ class Worker:
         self.connection.close()
 
 
-class _Pool:
-    """Idle workers by feature set."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.idle: dict[str, list[Worker]] = {}
-
-    def take(self, feature_set: str) -> Worker:
-        """Return a running worker; a new one if none is idle."""
-        with self.lock:
-            idle = self.idle.setdefault(feature_set, [])
-            while idle:
-                worker = idle.pop()
-                if worker.alive():
-                    return worker
-                worker.stop()
-        return Worker(feature_set)
-
-    def give_back(self, feature_set: str, worker: Worker) -> None:
-        """Keep a worker for the next chunk."""
-        with self.lock:
-            self.idle.setdefault(feature_set, []).append(worker)
-
-    def stop(self) -> None:
-        """End all idle workers."""
-        with self.lock:
-            for worker in sum(self.idle.values(), []):
-                worker.stop()
-            self.idle.clear()
+_IDLE: dict[str, deque[Worker]] = {feature_set: deque() for feature_set in FEATURE_SETS}
+"""Idle workers by feature set; appending and popping are safe among threads."""
 
 
-_POOL = _Pool()
+def _take_worker(feature_set: str) -> Worker:
+    """Return an idle worker that is still running, or a new one."""
+    while True:
+        try:
+            worker = _IDLE[feature_set].pop()
+        except IndexError:
+            return Worker(feature_set)
+        if worker.process.poll() is None:
+            return worker
+        worker.stop()
 
 
 def stop_workers() -> None:
     """End the idle workers of this process; new ones are started on demand."""
-    _POOL.stop()
+    for idle in _IDLE.values():
+        while idle:
+            idle.pop().stop()
 
 
 def feature_names(feature_set: str) -> list[str]:
     """Return openSMILE's names of the functionals of a set, without loading it in this process."""
-    worker = _POOL.take(feature_set)
-    _POOL.give_back(feature_set, worker)
+    worker = _take_worker(feature_set)
+    _IDLE[feature_set].append(worker)
     return worker.names
 
 
@@ -182,7 +162,7 @@ def measure_clips(
     """
     waiting, suspects = deque(range(len(clips))), set[int]()
     pending: dict[int, list[Record]] = {}
-    worker = _POOL.take(feature_set)
+    worker = _take_worker(feature_set)
     try:
         while waiting or pending:
             try:
@@ -194,10 +174,12 @@ def measure_clips(
             except WorkerError as failure:
                 worker.stop()
                 held, pending = list(pending), {}
-                if suspects.issuperset(held):  # measured alone, by a new process
-                    suspects.difference_update(held)
-                    for position in held:
-                        yield position, [_failed(clips[position], failure)]
+                if suspects.issuperset(held):  # this one was measured alone, by a new process
+                    (position,) = held
+                    suspects.remove(position)
+                    place = clips[position].start, clips[position].end
+                    reason = {"stage": STAGE, "error": failure.error, "message": str(failure)}
+                    yield position, [Record(*place, **reason)]
                 else:
                     suspects.update(held)
                     waiting.extendleft(reversed(held))
@@ -211,9 +193,4 @@ def measure_clips(
     except BaseException:
         worker.stop()
         raise
-    _POOL.give_back(feature_set, worker)
-
-
-def _failed(clip: Clip, failure: WorkerError) -> Record:
-    """Return the record of a clip that crashed or blocked its process."""
-    return Record(clip.start, clip.end, stage=STAGE, error=failure.error, message=failure.message)
+    _IDLE[feature_set].append(worker)

@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 
 from paraclap.acoustics import merge
-from paraclap.acoustics.backends import BackendError
 from paraclap.cli import features
+from paraclap.errors import MissingPackageError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OPTIONS = ["--feature-set", "captions", "--chunk", "4"]
@@ -118,7 +118,7 @@ def test_new_cluster_writes_the_same_bytes(toy, expected, tmp_path, backend, mod
 @pytest.mark.parametrize("backend, module", [("dask", "distributed"), ("ray", "ray")])
 def test_missing_package_names_the_extra_to_install(toy, tmp_path, monkeypatch, backend, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(BackendError, match=r'pip install "paraclap\[cluster\]"'):
+    with pytest.raises(MissingPackageError, match=r'pip install "paraclap\[cluster\]"'):
         features.main([str(toy), "-o", str(tmp_path / "f.parquet"), "--backend", backend])
 
 

@@ -92,7 +92,7 @@ def test_clip_with_constant_16_bit_samples_is_silent(extractor, voice, level):
 
 def test_noise_is_flagged_as_unvoiced(extractor):
     noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
-    record = extraction.measure(extractor, noise, ["mixed:2"])
+    record = extraction.measure(extractor, noise, "mixed:2")
     assert record.quality == "mixed:2;unvoiced"
     assert np.isnan(named(extractor, record)[PITCH])
 

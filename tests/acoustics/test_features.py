@@ -353,4 +353,4 @@ def test_ten_kills_on_real_corpora_change_no_byte(tmp_path):
 
 def test_workers_end_with_the_run(folder, tmp_path):
     measured(folder, tmp_path / "f.parquet", "--workers", 2, "--chunk", 1)
-    assert not any(worker_pool._POOL.idle.values())
+    assert not any(worker_pool._IDLE.values())

@@ -73,15 +73,15 @@ def test_crash_hang_and_memory_error_affect_only_their_own_clip(faults, clips):
 def test_worker_is_reused_while_alive(clips):
     worker_pool.stop_workers()
     measured(clips[:2])
-    first = worker_pool._POOL.idle["captions"][0].process.pid
+    first = worker_pool._IDLE["captions"][0].process.pid
     measured(clips[:2])
-    (worker,) = worker_pool._POOL.idle["captions"]
+    (worker,) = worker_pool._IDLE["captions"]
     assert worker.process.pid == first
     worker.process.kill()
     worker.process.wait()
     assert not measured(clips[:1])["good0.wav"][0].error, "a dead worker is replaced"
     worker_pool.stop_workers()
-    assert not worker_pool._POOL.idle
+    assert not any(worker_pool._IDLE.values())
 
 
 def test_worker_that_cannot_start_is_an_error(monkeypatch):
