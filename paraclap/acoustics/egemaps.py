@@ -5,13 +5,9 @@
 
 A feature set is the component graph of eGeMAPSv02 (Eyben et al., IEEE Trans. Affective Computing
 7(2), 2016), reduced to the components that its functionals depend on. The graph is read from the
-configuration files of the installed opensmile package, so all parameters are openSMILE's and the
-values are equal to its own, bit for bit. `FEATURE_SETS` selects the functionals. This saves the
-output of low-level descriptors (egemaps), and for captions also harmonics, formants, LPC, cepstra,
-spectral shape and segments (captions-extended: cepstra and spectral flux).
-
-openSMILE writes 0.0 for undefined functionals, such as the mean pitch of an unvoiced clip.
-`Extractor.defined` replaces these by NaN, since 0.0 would look like a measurement.
+installed opensmile package, so values are equal to openSMILE's own, bit for bit. Undefined
+functionals, such as the mean pitch of an unvoiced clip, are 0.0 there; `Extractor.defined` replaces
+them by NaN.
 
 Letters: T samples at 16 kHz, N functionals.
 """
@@ -45,14 +41,13 @@ COMPONENT_FILES = (
 )
 """Files that define eGeMAPSv02, in the order of their inclusion."""
 INCLUDES = {
-    "bufferModeRbConf": "BufferModeRb.conf.inc",
-    "bufferModeRbLagConf": "BufferModeRbLag.conf.inc",
-    "bufferModeConf": "BufferMode.conf.inc",
-    "frameModeFunctionalsConf": "FrameModeFunctionals.conf.inc",
+    "bufferModeRbConf": "BufferModeRb",
+    "bufferModeRbLagConf": "BufferModeRbLag",
+    "bufferModeConf": "BufferMode",
+    "frameModeFunctionalsConf": "FrameModeFunctionals",
 }
 """Options that name an included file, and their values in eGeMAPSv02 (files in ``shared``)."""
-SOURCE = CONFIGURATION / "shared" / "standard_external_wave_input.conf.inc"
-SINK = CONFIGURATION / "shared" / "standard_external_data_output_single.conf.inc"
+SOURCE, SINK = "standard_external_wave_input", "standard_external_data_output_single"
 SOURCE_NAME, SOURCE_LEVEL = "extsource", "wave"
 SINK_NAME, SINK_LEVEL = "extsink", "func"
 
@@ -125,10 +120,15 @@ def _read_components() -> dict[str, _Component]:
                     components[section[1]] = _Component(section[2], lines)
             elif include := OPTION_INCLUDE.match(line):
                 if include[1] in INCLUDES:
-                    lines.append(rf"\{{{CONFIGURATION / 'shared' / INCLUDES[include[1]]}}}")
+                    lines.append(_include(INCLUDES[include[1]]))
             elif line[0] not in ";/":
                 lines.append(line)
     return components
+
+
+def _include(name: str) -> str:
+    """Return the line that includes a shared configuration file."""
+    return rf"\{{{CONFIGURATION / 'shared' / name}.conf.inc}}"
 
 
 def _needed(components: Mapping[str, _Component]) -> set[str]:
@@ -154,9 +154,7 @@ def component_graph(name: str) -> str:
         for key, value in changes.items():
             components[component].change(key, value)
     components[FRAMES] = _Component("cExternalSource", FRAME_SOURCE.split())
-    components[FRAMES_READER].lines.append(
-        rf"\{{{CONFIGURATION / 'shared' / INCLUDES['bufferModeRbConf']}}}"
-    )
+    components[FRAMES_READER].lines.append(_include(INCLUDES["bufferModeRbConf"]))
     needed = _needed(components)
     kept = {name: component for name, component in components.items() if name in needed}
     return "\n".join(
@@ -164,14 +162,14 @@ def component_graph(name: str) -> str:
             "[componentInstances:cComponentManager]",
             "instance[dataMemory].type=cDataMemory",
             "printLevelStats=0",
-            rf"\{{{SOURCE}}}",
+            _include(SOURCE),
             "[componentInstances:cComponentManager]",
             *(f"instance[{name}].type={component.kind}" for name, component in kept.items()),
             *(
                 "\n".join([f"[{name}:{component.kind}]", *component.lines])
                 for name, component in kept.items()
             ),
-            rf"\{{{SINK}}}",
+            _include(SINK),
             "",
         ]
     )

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from paraclap.acoustics.chunks import COLUMNS, DURATION, read_chunk
@@ -70,23 +70,19 @@ def merge(
 
 
 def _groups(pieces: Iterable[tuple[range, str]]) -> Iterator[pd.DataFrame]:
-    """Yield the rows of consecutive chunks, about `GROUP_ROWS` at a time; see `_joined`."""
+    """Yield the rows of consecutive chunks, about `GROUP_ROWS` at a time.
+
+    Their column ``row``, the place in the chunk, becomes the place in the corpus table.
+    """
     held: list[pa.Table] = []
-    firsts: list[int] = []
     for rows, path in pieces:
-        held.append(read_chunk(path))
-        firsts.append(rows.start)
+        chunk = read_chunk(path).replace_schema_metadata()
+        held.append(chunk.set_column(0, "row", pc.add(chunk["row"], rows.start)))
         if sum(map(len, held)) >= GROUP_ROWS:
-            yield _joined(held, firsts)
-            held, firsts = [], []
+            yield pa.concat_tables(held).to_pandas()
+            held = []
     if held:
-        yield _joined(held, firsts)
-
-
-def _joined(held: list[pa.Table], firsts: list[int]) -> pd.DataFrame:
-    """Return chunks as one table, whose column ``row`` counts the rows of the corpus table."""
-    group = pa.concat_tables(chunk.replace_schema_metadata() for chunk in held).to_pandas()
-    return group.assign(row=group["row"] + np.repeat(firsts, list(map(len, held))))
+        yield pa.concat_tables(held).to_pandas()
 
 
 def _with_labels(table: pd.DataFrame, group: pd.DataFrame, names: list[str]) -> pd.DataFrame:

@@ -42,12 +42,6 @@ def _output_path(text: str) -> Path:
     return path
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a positive integer")
-    return int(text)
-
-
 def _shard(text: str) -> tuple[int, int]:
     """Return (i, n) of a shard ``i/n``, counted from 1."""
     shard, slash, total = text.partition("/")
@@ -56,19 +50,16 @@ def _shard(text: str) -> tuple[int, int]:
     return int(shard), int(total)
 
 
-def _number(low: float, high: float) -> Callable[[str], float]:
+def _between(low: float, high: float, kind: type[int | float]) -> Callable[[str], int | float]:
     """Return a parser of numbers in a range."""
 
-    def parse(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text} must be a number") from error
-        if not low <= number <= high:
+    def number(text: str) -> int | float:
+        value = kind(text)
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text} must be from {low:g} to {high:g}")
-        return number
+        return value
 
-    return parse
+    return number
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -76,25 +67,31 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    add, count = parser.add_argument, _between(1, 1e6, int)
     sets = "; ".join(f"{name}: {chosen.about}" for name, chosen in FEATURE_SETS.items())
     add("source", metavar="SOURCE", help=SOURCE_FORMS)
     add("-o", "--output", required=True, type=_output_path, metavar="FILE.parquet")
     add("--feature-set", choices=list(FEATURE_SETS), default="egemaps", help=sets)
-    add("--workers", type=_count, default=os.cpu_count(), help="processes (%(default)s)")
+    add("--workers", type=count, default=os.cpu_count(), help="processes (%(default)s)")
     backends = 'where chunks are measured; dask and ray need pip install "paraclap[cluster]"'
     add("--backend", choices=BACKENDS, default="local", help=f"{backends} (%(default)s)")
     add("--scheduler", metavar="ADDRESS", help="of a running Dask or Ray cluster, instead of a new")
     add("--shard", type=_shard, metavar="i/n", help="measure every n-th chunk from the i-th only")
     sizes = "approximate number of clips per chunk; by default 16 to 128, by size of the corpus"
-    add("--chunk", type=_count, metavar="CLIPS", help=sizes)
+    add("--chunk", type=count, metavar="CLIPS", help=sizes)
     split = "cut clips longer than 600 s into equal windows of at most this length, one row each"
     long = f"{split}; without it, such clips are rejected as too_long"
-    add("--split-long", type=_number(1, MAX_SECONDS), metavar="SECONDS", help=long)
+    add("--split-long", type=_between(1, MAX_SECONDS, float), metavar="SECONDS", help=long)
     limit = "time limit of a clip (%(default)g)"
-    add("--timeout", type=_number(0.1, 1e6), default=CLIP_SECONDS, metavar="SECONDS", help=limit)
+    add(
+        "--timeout",
+        type=_between(0.1, 1e6, float),
+        default=CLIP_SECONDS,
+        metavar="SECONDS",
+        help=limit,
+    )
     share = "exit code 1 if a larger share of the clips failed (%(default)g)"
-    add("--max-reject", type=_number(0, 1), default=0.01, metavar="SHARE", help=share)
+    add("--max-reject", type=_between(0, 1, float), default=0.01, metavar="SHARE", help=share)
     options = parser.parse_args(arguments)
     if options.scheduler and options.backend == "local":
         parser.error("--scheduler needs --backend dask or ray")

@@ -11,37 +11,21 @@ import posixpath
 import re
 import string
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import soundfile
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.databases import read_database
 from paraclap.corpora.label_files import read_label_files
 from paraclap.corpora.validation import warn_skipped
 
-FORMAT_SUFFIXES = {
-    "AIFF": ("aiff", "aif", "aifc"),
-    "AU": ("au", "snd"),
-    "AVR": ("avr",),
-    "CAF": ("caf",),
-    "FLAC": ("flac",),
-    "IRCAM": ("sf",),
-    "MP3": ("mp3",),
-    "NIST": ("nist", "sph"),
-    "OGG": ("ogg", "oga", "opus"),
-    "PAF": ("paf",),
-    "PVF": ("pvf",),
-    "RF64": ("rf64",),
-    "SVX": ("iff", "svx"),
-    "VOC": ("voc",),
-    "W64": ("w64",),
-    "WAV": ("wav", "wave"),
-}
-"""Audio formats of libsndfile and their usual suffixes."""
+AUDIO_SUFFIXES = frozenset(
+    "aif aifc aiff au avr caf flac iff mp3 nist oga ogg opus paf pvf rf64 sf snd sph svx voc w64"
+    " wav wave".split()
+)
+"""Suffixes of audio that libsndfile decodes, in lower case."""
 CONVERTIBLE_SUFFIXES = frozenset({"m4a", "mp4", "aac", "wma", "webm", "mkv", "amr", "3gp"})
 """Suffixes of audio that libsndfile does not decode."""
 
@@ -68,28 +52,14 @@ COMMON_CODES: Mapping[str, Codes] = {
 # --- Finding files -------------------------------------------------------------------------------
 
 
-@cache
-def audio_suffixes() -> frozenset[str]:
-    """Return the lower-case suffixes, without dot, of the formats that libsndfile reads here."""
-    available = soundfile.available_formats()
-    return frozenset(
-        s for name, suffixes in FORMAT_SUFFIXES.items() if name in available for s in suffixes
-    )
-
-
-def find_audio(root: str | Path, suffixes: frozenset[str] | None = None) -> list[str]:
+def find_audio(root: str | Path, suffixes: frozenset[str] = AUDIO_SUFFIXES) -> list[str]:
     """Return the audio files below ``root``, sorted, as relative paths with ``/``.
 
     Hidden files and the ``__MACOSX`` folders of ZIP archives are skipped.
 
-    Args:
-        root: folder to search
-        suffixes: lower-case suffixes without dot; None for all that libsndfile reads
-
     Raises:
         CorpusError: if a name is not UTF-8
     """
-    suffixes = audio_suffixes() if suffixes is None else suffixes
     found = []
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
@@ -259,7 +229,7 @@ def _stem(path: str) -> str:
     """Return a file name without folder and without audio suffix."""
     name = posixpath.basename(path.replace("\\", "/"))
     stem, suffix = posixpath.splitext(name)
-    return stem if suffix[1:].lower() in audio_suffixes() else name
+    return stem if suffix[1:].lower() in AUDIO_SUFFIXES else name
 
 
 def _columns_of(

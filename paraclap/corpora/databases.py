@@ -11,31 +11,31 @@ from paraclap.corpora import CorpusError
 from paraclap.corpora.label_files import parse_table, read_text
 from paraclap.corpora.validation import INDEX_COLUMNS, timedeltas, typed
 
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Return a table of text; encodings other than UTF-8 and UTF-16 raise a ValueError."""
-    return parse_table(read_text(path))
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    """Return a parquet file; a named index becomes columns."""
-    frame = pd.read_parquet(path)
-    return frame.reset_index() if any(frame.index.names) else frame
-
-
-TABLE_READERS = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
 def read_table(path: Path) -> pd.DataFrame:
+    """Return a table, from text with all values as text; a named index becomes columns.
+
+    Raises:
+        CorpusError: if it cannot be parsed, or its encoding is neither UTF-8 nor UTF-16
+    """
+    try:
+        if path.suffix.lower() != ".parquet":
+            return parse_table(read_text(path))
+        frame = pd.read_parquet(path)
+    except ValueError as error:  # parser, encoding and Arrow errors are ValueErrors
+        raise CorpusError(f"{path} cannot be read as a table: {error}") from error
+    return frame.reset_index() if any(frame.index.names) else frame
+
+
+def read_file_table(path: Path) -> pd.DataFrame:
     """Return a table with a column ``file`` (also called ``file_name`` in the file).
 
     Raises:
         CorpusError: if it cannot be parsed, or has neither column
     """
-    try:
-        frame = TABLE_READERS[path.suffix.lower()](path)
-    except ValueError as error:  # parser, encoding and Arrow errors are ValueErrors
-        raise CorpusError(f"{path} cannot be read as a table: {error}") from error
+    frame = read_table(path)
     if "file" not in frame and "file_name" in frame:
         frame = frame.rename(columns={"file_name": "file"})
     if "file" not in frame:
@@ -94,7 +94,7 @@ def _database_table(database: audformat.Database, root: Path, name: str) -> pd.D
     """Return a table of a database, with start, end, split and label fields as columns."""
     table = database.tables[name]
     path = _table_file(root, name)
-    frame = read_table(path)
+    frame = read_file_table(path)
     if frame.duplicated([c for c in INDEX_COLUMNS if c in frame]).any():
         raise CorpusError(f"{path} has rows that occur twice")
     for column in frame.columns:
@@ -118,7 +118,7 @@ def _label_fields(
     """Return field -> label -> value for a scheme whose labels have fields; otherwise {}."""
     labels = database.schemes[scheme_id].labels
     if isinstance(labels, str):
-        frame = TABLE_READERS[(path := _table_file(root, labels)).suffix](path)
+        frame = read_table(_table_file(root, labels))
         level = next(iter(database.misc_tables[labels].levels))
         labels = frame.astype({level: "str"}).set_index(level).to_dict("index")
     if not isinstance(labels, dict):

@@ -30,7 +30,7 @@ import pandas as pd
 from paraclap.corpora import SOURCE_FORMS, CorpusError
 from paraclap.corpora.audio_files import read_folder
 from paraclap.corpora.catalogue import CORPORA, Corpus
-from paraclap.corpora.databases import TABLE_READERS, read_database, read_table
+from paraclap.corpora.databases import TABLE_SUFFIXES, read_database, read_file_table
 from paraclap.corpora.validation import corpus_table
 
 LOW, MIDDLE, HIGH = "low", "middle", "high"
@@ -81,9 +81,9 @@ def _read_source(source: str, root: str | Path | None) -> pd.DataFrame:
     path = path.absolute()
     if corpus:
         return _read_known(CORPORA[corpus], path)
-    if path.suffix.lower() in TABLE_READERS and path.is_file():
+    if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
         folder = path.parent if root is None else Path(root).absolute()
-        return corpus_table(read_table(path), folder, path.stem)
+        return corpus_table(read_file_table(path), folder, path.stem)
     if not path.is_dir():
         raise CorpusError(f"{path} does not exist, expected {SOURCE_FORMS}")
     if (path / "db.yaml").is_file():
@@ -125,7 +125,7 @@ def read_clips(arguments: Iterable[str]) -> pd.DataFrame:
 def _read_clips_of(argument: str) -> list[tuple]:
     """Return the clips of one file or source."""
     path = Path(argument).expanduser()
-    is_table = path.suffix.lower() in TABLE_READERS
+    is_table = path.suffix.lower() in TABLE_SUFFIXES
     if is_table or path.is_dir() or ("=" in argument and not os.path.lexists(path)):
         table = read_corpus(argument)
         root = table.attrs["root"]

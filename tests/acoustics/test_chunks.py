@@ -1,7 +1,6 @@
 import os
 
 import numpy as np
-import pandas as pd
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
@@ -200,12 +199,3 @@ def test_only_stale_chunks_and_old_temporary_files_are_removed(job, tmp_path):
     chunks.remove_others(folder, {kept})
     left = {str(path) for path in folder.iterdir()}
     assert left == {kept, str(new), str(folder / "notes.txt")} and stale not in left
-
-
-def test_clip_rows_are_in_nanoseconds_with_none_for_an_open_end():
-    index = pd.MultiIndex.from_arrays(
-        [["a", "b"], pd.to_timedelta([0, 1.5], "s"), pd.to_timedelta([None, 2.25], "s")],
-        names=["file", "start", "end"],
-    )
-    rows = chunks.clip_rows(pd.DataFrame(index=index), range(0, 2))
-    assert rows == [("a", 0, None), ("b", 1_500_000_000, 2_250_000_000)]

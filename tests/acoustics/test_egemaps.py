@@ -128,22 +128,6 @@ def test_captions_omit_the_most_expensive_components():
     assert "cMfcc" not in kinds["captions-extended"]
 
 
-def test_every_component_of_a_set_has_a_reader():
-    for name in SETS:
-        graph = egemaps.component_graph(name)
-        written = set(re.findall(r"^writer\.dmLevel ?= ?(\S+)", graph, re.MULTILINE))
-        read = re.findall(r"^(?:F0)?reader\d?\.dmLevel ?= ?(\S+)", graph, re.MULTILINE)
-        assert written == set(";".join(read).split(";")) - {"wave"} | {"func"}
-
-
-def test_frames_equal_a_loop_over_the_samples():
-    samples = np.random.default_rng(0).integers(-32768, 32768, 16_000).astype(np.int16)
-    frames = np.concatenate(list(egemaps.cut_frames(samples)))
-    expected = [samples[first : first + 320] for first in range(0, 16_000 - 319, 160)]
-    np.testing.assert_array_equal(frames, np.array(expected) / np.float32(32767))
-    assert frames.dtype == np.float32 and not list(egemaps.cut_frames(samples[:319]))
-
-
 def test_extractor_does_not_import_pandas():
     code = (
         "import sys; from paraclap.acoustics.egemaps import Extractor; Extractor('captions');"

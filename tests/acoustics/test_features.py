@@ -70,19 +70,16 @@ def listed(output: Path, listing: str = "errors") -> pd.DataFrame:
 # --- Values --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "feature_set, count", [("egemaps", 88), ("captions", 6), ("captions-extended", 14)]
-)
-def test_values_are_those_of_opensmile_itself(folder, tmp_path, feature_set, count):
-    found = measured(folder, tmp_path / "f.parquet", "--feature-set", feature_set)
+def test_values_are_those_of_opensmile_itself(folder, tmp_path):
+    found = measured(folder, tmp_path / "f.parquet")
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
     names = [name for name in found if name in smile.feature_names]
-    assert len(names) == count and (found["Duration"] == 0.6).all()
+    assert len(names) == 88 and (found["Duration"] == 0.6).all()
     for file in ("good0.wav", "good2.wav"):
         expected = smile.process_file(str(folder / file))[names].iloc[0]
         values = found.loc[file, names].iloc[0].astype("float32")
         undefined = values.isna()
-        assert undefined.sum() < count / 2 and (expected[undefined] == 0).all()
+        assert undefined.sum() < 44 and (expected[undefined] == 0).all()
         np.testing.assert_array_equal(values[~undefined], expected[~undefined])
 
 
@@ -93,6 +90,7 @@ def test_bad_clips_are_listed_with_reasons_and_change_no_other_clip(folder, tmp_
         output = tmp_path / f"{workers}.parquet"
         found = measured(folder, output, "--workers", workers, "--chunk", 2)
         pd.testing.assert_frame_equal(found, alone, check_exact=True)
+        assert not any(worker_pool._IDLE.values()), "workers end with the run"
         errors = listed(output)
         assert dict(zip(errors["file"], errors["error"], strict=True)) == reasons
         assert len(found) + len(errors) == len(table.read_corpus(folder))
@@ -218,12 +216,6 @@ def test_run_without_any_measured_clip_fails(tmp_path):
     assert len(pd.read_parquet(tmp_path / "f.parquet")) == 0
 
 
-def test_wrong_root_ends_in_one_sentence(tmp_path):
-    failed = run("ravdess=" + str(tmp_path), "-o", tmp_path / "f.parquet")
-    assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    assert str(tmp_path) in failed.stderr and "Actor_01" in failed.stderr
-
-
 @pytest.mark.parametrize(
     "options", ["--shard 0/3", "--shard 4/3", "--shard x", "--workers 0", "--max-reject 2"]
 )
@@ -253,17 +245,6 @@ def test_output_folder_that_cannot_be_created_is_an_error(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be created: Not a directory"):
         features.main([str(folder), "-o", str(tmp_path / "file" / "f.parquet")])
-
-
-def test_unreadable_table_is_an_error(tmp_path, monkeypatch):
-    (tmp_path / "table.csv").write_text("file\na.wav\n")
-
-    def denied(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(CorpusError, match=r"table.csv cannot be read: Permission denied"):
-        features.main([str(tmp_path / "table.csv"), "-o", str(tmp_path / "f.parquet")])
 
 
 # --- Shards, interruption, merging ---------------------------------------------------------------
@@ -349,8 +330,3 @@ def test_ten_kills_on_real_corpora_change_no_byte(tmp_path):
     measured(root, killed, *options)
     assert killed.read_bytes() == whole.read_bytes()
     assert before.items() <= chunk_times(killed).items()
-
-
-def test_workers_end_with_the_run(folder, tmp_path):
-    measured(folder, tmp_path / "f.parquet", "--workers", 2, "--chunk", 1)
-    assert not any(worker_pool._IDLE.values())

@@ -1,31 +1,12 @@
-import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from corpus_files import touch, warnings_of, write
 from paraclap.corpora import CorpusError
 from paraclap.corpora.audio_files import find_audio, read_files
-
-
-def touch(root: Path, *files: str) -> Path:
-    for file in files:
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).touch()
-    return root
-
-
-def write(root: Path, file: str, text: str | bytes) -> Path:
-    (root / file).parent.mkdir(parents=True, exist_ok=True)
-    (root / file).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return root / file
-
-
-def warnings_of(function, *arguments, **options) -> tuple[pd.DataFrame, list[str]]:
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        result = function(*arguments, **options)
-    return result, [str(w.message) for w in warned]
+from paraclap.corpora.label_files import read_label_files
 
 
 def test_files_of_all_formats_of_libsndfile_are_found(tmp_path):
@@ -141,3 +122,55 @@ def test_contradictory_labels_are_an_error_or_skipped_with_a_warning(tmp_path):
     rows, warned = read_labelled(tmp_path, text, labels_needed=False)
     assert rows["emotion"].isna().tolist() == [True, False]
     assert len(warned) == 1 and "2 lines of label files are contradictory" in warned[0]
+
+
+# --- Label files ---------------------------------------------------------------------------------
+
+
+def labels_of(root: Path, text: str | bytes, **options) -> pd.DataFrame:
+    write(root, "labels.csv", text)
+    return read_label_files(root, ["none/*.csv", "*.csv"], **{"columns": COLUMNS, **options})
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_separator_and_encoding_of_a_label_file_do_not_matter(tmp_path, separator, encoding):
+    lines = [
+        ["Age", "File ", "Class"],
+        ["7", " a.wav", "freudig, müde" if separator == ";" else "ä"],
+    ]
+    text = "\r\n".join(map(separator.join, lines))
+    (row,) = labels_of(tmp_path, text.encode(encoding)).to_dict("records")
+    assert row == {"clip": "a.wav", "emotion": lines[1][2], "age": "7"}
+
+
+def test_encoding_can_depend_on_the_path(tmp_path):
+    text = "a\t我没事\n"
+    write(tmp_path, "zh/1.txt", text.encode("gb18030"))
+    write(tmp_path, "en/2.txt", "b\tIt’s\n".encode("cp1252"))
+    rows = read_label_files(
+        tmp_path,
+        ["*/*.txt"],
+        line=r"(?P<clip>\w)\t(?P<text>.*)",
+        path_fields=r"(?P<language>..)/\d\.txt",
+        encodings={"zh/*": "gb18030"},
+    )
+    assert rows.to_dict("records") == [
+        {"clip": "b", "text": "It’s", "language": "en"},
+        {"clip": "a", "text": "我没事", "language": "zh"},
+    ]
+
+
+def test_missing_column_of_a_label_file_is_an_error(tmp_path):
+    with pytest.raises(CorpusError, match=r"columns \['File', 'Klasse'\], expected also .*Class"):
+        labels_of(tmp_path, "File,Klasse\na,b\n")
+    rows = labels_of(tmp_path, "File,Class\na,b\n", optional=["Age"])
+    assert rows["age"].isna().all() and rows["emotion"].tolist() == ["b"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", 'File,Class\na,"b\n', "File,Class\na,b,c,d\nb,c\na,b,c,d,e\n"]
+)
+def test_label_file_that_is_not_a_table_is_an_error(tmp_path, text):
+    with pytest.raises(CorpusError, match=r"labels\.csv cannot be read as a table"):
+        labels_of(tmp_path, text)

@@ -5,24 +5,12 @@ import pandas as pd
 import pytest
 import soundfile
 
+from corpus_files import touch, write
 from paraclap.corpora import __main__ as corpora_main
 from paraclap.corpora import check
 from paraclap.corpora.catalogue import CORPORA
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*expected ")
-
-
-def touch(root: Path, *files: str) -> Path:
-    for file in files:
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).touch()
-    return root
-
-
-def write_csv(root: Path, text: str | bytes) -> Path:
-    path = root / "labels.csv"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
 
 
 def write_sound(path: Path, seconds: float, rate: int = 16_000, channels: int = 1, **kind: str):
@@ -106,7 +94,7 @@ def test_report_of_a_corpus_without_any_readable_file(tmp_path, capsys):
 
 def test_report_continues_after_an_unreadable_source(tess, tmp_path, capsys):
     text = "file,start,end,emotion\nOAF_back_angry.wav,0.5,1,anger\nOAF_back_angry.wav,1,,\n"
-    path = write_csv(tess, text)
+    path = write(tess, "labels.csv", text)
     assert corpora_main.main([str(tess / "none"), str(path), str(tess)]) == 1
     captured = capsys.readouterr()
     assert "none does not exist" in captured.err
@@ -114,7 +102,7 @@ def test_report_continues_after_an_unreadable_source(tess, tmp_path, capsys):
     assert "emotion      anger 1, missing 1" in captured.out
     assert "a clip lasts 0.50 to 0.50 s" in captured.out
     assert corpora_main.main([str(path)]) == 0
-    write_csv(tess, "file,start,end\nOAF_back_angry.wav,1,4\nOAF_back_angry.wav,2,\n")
+    write(tess, "labels.csv", "file,start,end\nOAF_back_angry.wav,1,4\nOAF_back_angry.wav,2,\n")
     capsys.readouterr()
     assert corpora_main.main([str(path)]) == 1
     assert "segments that end after their file: 2" in capsys.readouterr().out

@@ -4,22 +4,10 @@ import audformat
 import pandas as pd
 import pytest
 
+from corpus_files import message_of, touch
 from paraclap.corpora import CorpusError
 from paraclap.corpora.databases import read_database
 from paraclap.corpora.table import read_corpus
-
-
-def touch(root: Path, *files: str) -> Path:
-    for file in files:
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).touch()
-    return root
-
-
-def message_of(source: object) -> str:
-    with pytest.raises(CorpusError) as caught:
-        read_corpus(source)
-    return str(caught.value)
 
 
 def save_database(root: Path, *, fields_in_table: bool = False, storage: str = "csv") -> Path:

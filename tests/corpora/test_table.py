@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from corpus_files import message_of, touch, write
 from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.table import read_corpus, scored_classes, split_source
@@ -23,25 +24,6 @@ RAVDESS_NOUNS = {
     "surprised": "surprise",
 }
 pytestmark = pytest.mark.filterwarnings("ignore:.*expected ")
-
-
-def touch(root: Path, *files: str) -> Path:
-    for file in files:
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).touch()
-    return root
-
-
-def write_csv(root: Path, text: str | bytes) -> Path:
-    path = root / "labels.csv"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-def message_of(source: object) -> str:
-    with pytest.raises(CorpusError) as caught:
-        read_corpus(source)
-    return str(caught.value)
 
 
 def files_of(table: pd.DataFrame) -> list[str]:
@@ -121,7 +103,7 @@ def test_audio_that_must_be_converted_gives_a_warning(tmp_path):
 def test_csv_is_text_except_for_number_columns(tmp_path):
     touch(tmp_path, "a/001.wav", "a/é, $(id).wav")
     text = "\ufefffile_name,speaker,emotion,arousal,code\na/001.wav,001,NA,0.5,007\n"
-    table = read_corpus(write_csv(tmp_path, text + '"a/é, $(id).wav",,None,,nan\n'))
+    table = read_corpus(write(tmp_path, "labels.csv", text + '"a/é, $(id).wav",,None,,nan\n'))
     assert files_of(table) == ["a/001.wav", "a/é, $(id).wav"]
     assert table["speaker"].tolist()[0] == "001" and table["speaker"].isna().tolist()[1]
     assert table["emotion"].tolist() == ["NA", "None"] and table["code"].tolist() == ["007", "nan"]
@@ -170,7 +152,7 @@ BAD_TABLES = {
 @pytest.mark.parametrize("text, part", BAD_TABLES.values(), ids=BAD_TABLES.keys())
 def test_invalid_table_is_an_error_with_the_reason(tmp_path, text, part):
     touch(tmp_path, "a.wav")
-    assert part in message_of(write_csv(tmp_path, text))
+    assert part in message_of(write(tmp_path, "labels.csv", text))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -187,10 +169,22 @@ def test_separator_and_encoding_of_a_table_do_not_matter(tmp_path, separator, en
     assert table["speaker"].tolist() == ["01", "Zoë"] and table["arousal"].tolist() == [1.5, -2.25]
 
 
+def test_unreadable_table_is_an_error(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    write(tmp_path, "labels.csv", "file\na.wav\n")
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    message = message_of(tmp_path / "labels.csv")
+    assert message.endswith("labels.csv cannot be read: Permission denied")
+
+
 def test_missing_files_of_a_table_are_kept_with_a_warning(tmp_path):
     touch(tmp_path, "a.wav")
     (tmp_path / "link.wav").symlink_to("nowhere.wav")
-    path = write_csv(tmp_path, "file,start\na.wav,0\nb.wav,0\nb.wav,1\nc.wav,0\nlink.wav,0\n")
+    path = write(
+        tmp_path, "labels.csv", "file,start\na.wav,0\nb.wav,0\nb.wav,1\nc.wav,0\nlink.wav,0\n"
+    )
     with pytest.warns(UserWarning, match=r"2 files of the table do not exist, e\.g\. b\.wav"):
         found = files_of(read_corpus(path))
     assert found == ["a.wav", "b.wav", "b.wav", "c.wav", "link.wav"]
