@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from paraclap.errors import ParaCLAPError
 
 
@@ -82,6 +84,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             if old.exists() and path.exists():
                 shutil.rmtree(old)
+
+
+@contextmanager
+def reading(path: str | Path, kind: type[ParaCLAPError]) -> Iterator[None]:
+    """Raise errors of reading or parsing a file as `kind`, with the path.
+
+    These are system errors and those of text, JSON, YAML, NumPy and Arrow.
+    """
+    try:
+        yield
+    except ParaCLAPError:
+        raise
+    except (OSError, EOFError, ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise kind(f"{path} cannot be read: {reason}") from error
 
 
 def file_sha256(path: str | Path) -> str:

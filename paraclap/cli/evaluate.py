@@ -39,18 +39,13 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from paraclap.cli.options import RenamedOption
+from paraclap.cli.options import renamed
 from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED
 from paraclap.files import make_folder
 from paraclap.model.sources import ENGINES, PRECISIONS, check_source, find_model
 from paraclap.settings import BATCH_SECONDS, TrainSettings
 
-if TYPE_CHECKING:
-    from paraclap.evaluation.tasks import Source
-
-PROTOCOLS = ("paper",)
 FIXED_BY_PROTOCOL = ("targets", "prompts", "split", "speakers")
 
 
@@ -59,23 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     check = check_source if options.engine == "onnx" else find_model
     check(options.model)
-    _evaluate(options, _read_sources(options))
-    return 0
+    from paraclap.evaluation.tasks import read_sources
 
-
-def _read_sources(options: argparse.Namespace) -> "list[Source]":
-    from paraclap.evaluation.tasks import read_published_sources, read_sources
-
-    if options.protocol:
-        return read_published_sources(options.sources, options.retrieval)
-    selection = {"split": options.split, "speakers": options.speakers}
-    return read_sources(
-        options.sources, options.targets, options.prompts, options.retrieval, **selection
-    )
-
-
-def _evaluate(options: argparse.Namespace, sources: "list[Source]") -> None:
-    """Load the model, evaluate it, and write the report."""
+    selection = {"split": options.split, "speaker": options.speakers}
+    what = options.sources, options.targets, options.prompts, selection, options.retrieval
+    sources = read_sources(*what, as_published=options.protocol is not None)
     # torch and transformers take seconds to import: after arguments and corpora are checked.
     from paraclap.distributed import device_named, processes, rank
     from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, audio_fingerprint
@@ -98,27 +81,20 @@ def _evaluate(options: argparse.Namespace, sources: "list[Source]") -> None:
             cache=options.cache and DiskEmbeddingCache(options.cache, audio_fingerprint(*parts)),
         )
         if rank() == 0:
-            if options.reference and not options.protocol:
-                results.remarks.append(
-                    "the published scores follow the protocol of the paper (--protocol paper)"
-                )
-            write_report(results, _about(options), options.output, options.reference)
+            about = {
+                "model": str(options.model),
+                "protocol": options.protocol,
+                "prompt_set": options.prompts[0] if len(options.prompts) == 1 else options.prompts,
+                "split": options.split,
+                "speakers": options.speakers,
+            }
+            write_report(results, about, options.output, options.reference)
             print(f"prompts: {', '.join(options.prompts)}; written to {options.output}")
-
-
-def _about(options: argparse.Namespace) -> dict[str, object]:
-    """Return what is evaluated, for the head of the report."""
-    return {
-        "model": str(options.model),
-        "protocol": options.protocol,
-        "prompt_set": options.prompts[0] if len(options.prompts) == 1 else options.prompts,
-        "split": options.split,
-        "speakers": options.speakers,
-    }
+    return 0
 
 
 def default_cache() -> Path:
-    """Return the folder of the embedding cache: `PARACLAP_CACHE`, or in the user's cache folder."""
+    """Return the folder of the embedding cache: $PARACLAP_CACHE, or in the user's cache folder."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("PARACLAP_CACHE") or user / "paraclap" / "embeddings")
 
@@ -135,7 +111,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--targets", nargs="+", metavar="COLUMN", help="columns of labels (emotion)")
     add("--split", type=_comma_list, help="only these splits, e.g. test")
     add("--speakers", type=_comma_list, help="only these speakers, e.g. 21,22,23,24")
-    add("--protocol", choices=PROTOCOLS, help="rows, target and prompts as published")
+    add("--protocol", choices=("paper",), help="rows, target and prompts as published")
     add("--reference", action="store_true", help="add the published scores")
     add("--retrieval", nargs="+", metavar="CAPTIONS", help="captions table of each SOURCE")
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
@@ -149,8 +125,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--device", default="auto", help="cpu, cuda, cuda:1; default: a GPU if available")
     timeout = "maximum wait for another process [s]"
     add("--timeout", type=float, default=TrainSettings().timeout, help=timeout)
-    add("--queries", action=RenamedOption, const="--prompts")
-    add("--packed", action=RenamedOption, const="--waveform-cache")
+    add("--queries", type=renamed("--prompts"), help=argparse.SUPPRESS)
+    add("--packed", type=renamed("--waveform-cache"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     fixed = [f"--{name}" for name in FIXED_BY_PROTOCOL if getattr(options, name) is not None]
     if options.protocol and fixed:

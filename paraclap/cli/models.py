@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from paraclap.files import reading
 from paraclap.model.sources import ModelError, check_source, find_model, free_folder
 
 SOURCES = {
@@ -75,14 +76,14 @@ def _read_scores(path: str | None) -> dict[str, Any] | None:
     """
     if path is None:
         return None
-    try:
+    with reading(f"--scores {path}", ModelError):
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"--scores {path} cannot be read: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("corpora"), dict):
         raise ModelError(
             f"--scores {path} has no `corpora`, expected the scores.yaml of evaluate.py"
         )
+    if "query_set" in document:  # its name until prompts were no longer called queries
+        document["prompt_set"] = document.pop("query_set")
     print(f"scores in {path} are those of {document.get('model')}")
     return document
 

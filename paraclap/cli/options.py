@@ -1,26 +1,17 @@
-"""Argument types and actions that several command lines share."""
+"""Argument types that several command lines share."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 
-class RenamedOption(argparse.Action):
-    """Stop with the new name of an option: `add("--old", action=RenamedOption, const="--new")`."""
+def renamed(new: str) -> Callable[[str], None]:
+    """Return the type of a renamed option, which stops with the new name."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, const: str, **_: Any) -> None:
-        super().__init__(option_strings, dest, nargs="*", const=const, help=argparse.SUPPRESS)
+    def refuse(_: str) -> None:
+        raise argparse.ArgumentTypeError(f"renamed to {new}")
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        """Report the error."""
-        parser.error(f"{option_string} was renamed to {self.const}")
+    return refuse
 
 
 def output_file(text: str) -> Path:

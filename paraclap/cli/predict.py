@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING
 
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.conditioning import RATE_LIMITS
-from paraclap.cli.options import RenamedOption, output_file
+from paraclap.cli.options import output_file, renamed
 from paraclap.files import write_text
 from paraclap.model.sources import find_model
 from paraclap.settings import BATCH_SECONDS
@@ -99,8 +99,13 @@ def _score(
     if options.plot:
         scores = write_timelines(options.plot, scores)
     errors: list[str] = []
-    scores = _collecting_errors(scores, errors)
-    _write(formatted(scores, classifier.names, options.format), options.output)
+    texts = formatted(_collecting_errors(scores, errors), classifier.names, options.format)
+    if options.output:
+        write_text(options.output, "".join(texts))
+        print(f"written to {options.output}")
+    else:
+        for text in texts:
+            print(text, end="", flush=True)
     if errors:
         print(
             f"predict.py: {len(errors)} unreadable clips, the first: {errors[0]}", file=sys.stderr
@@ -115,17 +120,6 @@ def _collecting_errors(
     for table in scores:
         errors += table.loc[table["error"] != "", "error"].head(1).tolist()
         yield table
-
-
-def _write(texts: Iterable[str], output: Path | None) -> None:
-    """Print texts at once, or write them to a file atomically."""
-    if output is not None:
-        write_text(output, "".join(texts))
-        print(f"written to {output}")
-        return
-    for text in texts:
-        sys.stdout.write(text)
-        sys.stdout.flush()
 
 
 def _describe(
@@ -197,7 +191,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--int8", action="store_true", help="use the 8-bit encoders of the export")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
-    add("--queries", action=RenamedOption, const="--prompts")
+    add("--queries", type=renamed("--prompts"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.onnx and options.model is not None:  # with --onnx, the first positional is audio
         options.model, options.audio = None, [options.model, *options.audio]

@@ -30,10 +30,7 @@ def percentile_interval(values: np.ndarray) -> np.ndarray:
 def bootstrap(statistic: Callable, clusters: int, **options: Any) -> Interval:
     """Return the interval of a statistic of resampled cluster numbers; None for one cluster.
 
-    Args:
-        statistic: of cluster numbers 0, 1, ..., as `scipy.stats.bootstrap` calls it.
-        clusters: number of clusters.
-        options: of `scipy.stats.bootstrap`.
+    `statistic` and `options` are those of `scipy.stats.bootstrap`.
     """
     if clusters < 2:
         return None

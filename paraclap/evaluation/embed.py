@@ -42,17 +42,14 @@ def embed_texts(
     model: ParaCLAPModel, processor: ParaCLAPProcessor, texts: Sequence[str]
 ) -> torch.Tensor:
     """Embed texts with a model in evaluation mode: (K, D) on the CPU, unit length."""
-    tokens = processor.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-    tokens = tokens.to(model.device)
-    return model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output.cpu()
-
-
-def embed_text_batches(
-    model: ParaCLAPModel, processor: ParaCLAPProcessor, texts: Sequence[str]
-) -> torch.Tensor:
-    """Embed any number of texts as `embed_texts`, `TEXT_BATCH` at a time."""
-    batches = (texts[first : first + TEXT_BATCH] for first in range(0, len(texts), TEXT_BATCH))
-    return torch.cat([embed_texts(model, processor, batch) for batch in batches])
+    embeddings = []
+    for first in range(0, len(texts), TEXT_BATCH):
+        batch = list(texts[first : first + TEXT_BATCH])
+        tokens = processor.tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+        tokens = tokens.to(model.device)
+        features = model.get_text_features(tokens.input_ids, tokens.attention_mask)
+        embeddings.append(features.pooler_output.cpu())
+    return torch.cat(embeddings)
 
 
 def embed_classes(
@@ -93,7 +90,7 @@ def embed_clips(
     Args:
         model: in evaluation mode.
         processor: of the model.
-        clips: dataset of the clips.
+        clips: to embed.
         batch_seconds: padded audio per batch [s]; encoders that do not support padding get one clip
             at a time.
         workers: processes that read audio.
@@ -137,7 +134,10 @@ def _features(
     workers: int,
 ) -> Iterable[tuple[list[int], torch.Tensor]]:
     """Yield rows of `clips` and their embeddings for each batch of this process."""
-    durations = _durations(clips, rows)
+    durations = torch.zeros(len(rows), dtype=torch.float64)
+    own = share(len(rows))  # each process opens its share of the files
+    durations[own] = torch.from_numpy(clips.durations(rows[own]))
+    durations = sum_in_place(durations).numpy()
     batches = [[rows[i] for i in b] for b in length_sorted_batches(durations, batch_seconds)]
     loader = Loader(
         clips,
@@ -147,14 +147,6 @@ def _features(
     )
     for batch in loader:
         yield batch["row"], _audio_features(model, batch)
-
-
-def _durations(clips: ClipDataset, rows: list[int]) -> np.ndarray:
-    """Return the durations of clips [s]; each process opens its share of the files."""
-    durations = torch.zeros(len(rows), dtype=torch.float64)
-    own = share(len(rows))
-    durations[own] = torch.from_numpy(clips.durations(rows[own]))
-    return sum_in_place(durations).numpy()
 
 
 def _audio_features(model: ParaCLAPModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -190,32 +182,21 @@ def embed_each(
 ) -> Iterator[np.ndarray | AudioError]:
     """Yield the embedding (D,) of each clip in order, or the error if it cannot be read.
 
-    Only a few batches of audio are in memory at a time.
-
-    Args:
-        model: in evaluation mode.
-        processor: of the model.
-        clips: root, file inside of it, start and end of each.
-        batch_seconds: padded audio per batch [s], see `embed_clips`.
+    A clip is a root, a file inside of it, start and end. Only a few batches of audio are in memory
+    at a time.
     """
     pending: list[np.ndarray | AudioError] = []
     samples = 0
-    for clip in clips:
-        pending.append(_waveform_or_error(*clip))
-        samples += len(pending[-1]) if isinstance(pending[-1], np.ndarray) else 0
+    for root, file, start, end in clips:
+        try:
+            pending.append(read_audio(resolve_inside(root, file), start, end))
+            samples += len(pending[-1])
+        except AudioError as error:
+            pending.append(error)
         if samples >= BATCHES_READ * batch_seconds * SAMPLING_RATE or len(pending) >= CHUNK:
             yield from _embed_pending(model, processor, pending, batch_seconds)
             pending, samples = [], 0
     yield from _embed_pending(model, processor, pending, batch_seconds)
-
-
-def _waveform_or_error(
-    root: str | Path, file: str, start: Position, end: Position
-) -> np.ndarray | AudioError:
-    try:
-        return read_audio(resolve_inside(root, file), start, end)
-    except AudioError as error:
-        return error
 
 
 def _embed_pending(

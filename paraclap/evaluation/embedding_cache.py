@@ -40,14 +40,7 @@ def clip_keys(clips: ClipDataset) -> list[bytes]:
 def clip_key(
     content: str, start: Position, end: Position, conditioning: str = CONDITIONING
 ) -> bytes:
-    """Return the SHA-256 of the content of a file, the limits of a clip and the conditioning.
-
-    Args:
-        content: SHA-256 of the file.
-        start: of the clip.
-        end: of the clip.
-        conditioning: version of the audio conditioning.
-    """
+    """Return the SHA-256 of the hash of a file, the limits of a clip and the conditioning."""
     return hashlib.sha256(f"{content} {start} {end} {conditioning}".encode()).digest()
 
 
@@ -62,10 +55,7 @@ def encoder_fingerprint(
 ) -> str:
     """Return the hash of the speech encoder without projection, and of its use.
 
-    Args:
-        model: with the encoder.
-        processor: of the model.
-        how: further values that its outputs depend on, such as the crop length.
+    `how` holds further values that its outputs depend on, such as the crop length.
     """
     pooled = model.config.audio_pooling, model.config.audio_layers
     settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict(), *how]
@@ -139,12 +129,8 @@ class DiskEmbeddingCache:
     def add(self, keys: Sequence[bytes], embeddings: torch.Tensor) -> None:
         """Store embeddings (B, D) under their keys, in one atomically written file."""
         block = embeddings.numpy()
-        tensors = {
-            "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST_BYTES),
-            "embeddings": block,
-        }
-        content = save(tensors)
-        make_folder(self.folder)
-        path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        write_bytes(path, content)
+        rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST_BYTES)
+        content = save({"keys": rows, "embeddings": block})
+        name = f"{hashlib.sha256(content).hexdigest()}.safetensors"
+        write_bytes(make_folder(self.folder) / name, content)
         self._remember(keys, block)

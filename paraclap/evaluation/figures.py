@@ -1,6 +1,5 @@
 """Figures of scores: confusion matrix, calibration, mean cosines, probabilities over time."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,42 +17,28 @@ TIMELINE_POINTS = 100  # windows; beyond twice as many, moving averages are draw
 def plot_predictions(
     predictions: pd.DataFrame, classes: Sequence[str], calibration: Mapping[str, Any], title: str
 ) -> Figure:
-    """Plot the confusion matrix and the reliability diagram.
-
-    Args:
-        predictions: `truth` and `prediction` of each clip.
-        classes: with a prompt.
-        calibration: see `metrics.calibration`.
-        title: of the figure.
-    """
-    present = [name for name in classes if name in set(predictions["truth"])]
-    width, height = 2.4 + 0.85 * len(classes), 2.0 + 0.7 * max(len(present), 3)
+    """Plot the confusion matrix of `truth` and `prediction`, and the `metrics.calibration`."""
+    rows = predictions["truth"].nunique()
+    width, height = 2.4 + 0.85 * len(classes), 2.0 + 0.7 * max(rows, 3)
     figure = Figure(figsize=(width + 3.6, height), dpi=120, layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2, width_ratios=[width, 3.2])
-    _plot_confusion(left, predictions, list(classes), present)
+    _plot_confusion(left, predictions, list(classes))
     _plot_calibration(right, calibration)
     return figure
 
 
 def plot_confusion(predictions: pd.DataFrame, classes: Sequence[str], title: str) -> Figure:
     """Plot the confusion matrix of `truth` and `prediction` of each clip."""
-    present = [name for name in classes if name in set(predictions["truth"])]
-    figure, axes = _matrix_figure(len(present), len(classes), title)
-    _plot_confusion(axes, predictions, list(classes), present)
+    figure, axes = _matrix_figure(predictions["truth"].nunique(), len(classes), title)
+    _plot_confusion(axes, predictions, list(classes))
     return figure
 
 
 def plot_similarities(predictions: pd.DataFrame, title: str) -> Figure:
-    """Plot the mean cosine of the clips of each class with each prompt.
-
-    Args:
-        predictions: `truth` of each clip, and its cosine with each prompt, `score.PROMPT`.
-        title: of the figure.
-    """
-    prefix = "score."
-    cosines = predictions.filter(regex=f"^{re.escape(prefix)}").groupby(predictions["truth"]).mean()
-    prompts = [column.removeprefix(prefix) for column in cosines]
+    """Plot the mean cosine, `score.PROMPT`, of the clips of each `truth` with each prompt."""
+    cosines = predictions.filter(regex=r"^score\.").groupby(predictions["truth"]).mean()
+    prompts = [column.removeprefix("score.") for column in cosines]
     order = [name for name in prompts if name in cosines.index]
     cosines = cosines.loc[[*order, *sorted(set(cosines.index) - set(order))]]
     figure, axes = _matrix_figure(*cosines.shape, title)
@@ -83,10 +68,9 @@ def to_pixels(figure: Figure) -> np.ndarray:
     return np.array(canvas.buffer_rgba())[..., :3]
 
 
-def _plot_confusion(
-    axes: Axes, predictions: pd.DataFrame, classes: list[str], present: list[str]
-) -> None:
+def _plot_confusion(axes: Axes, predictions: pd.DataFrame, classes: list[str]) -> None:
     """Plot shares of the true class (rows) and counts."""
+    present = [name for name in classes if name in set(predictions["truth"])]
     matrix = confusion_matrix(predictions["truth"], predictions["prediction"], labels=classes)
     matrix = matrix[[classes.index(name) for name in present]]
     shares = matrix / matrix.sum(axis=1, keepdims=True)
@@ -112,20 +96,11 @@ def _plot_calibration(axes: Axes, calibration: Mapping[str, Any]) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=title)
 
 
-def _moving_average(values: pd.Series, windows: int) -> pd.Series:
-    """Return the centred moving average, of fewer windows at the ends."""
-    return values.rolling(windows, center=True, min_periods=1).mean()
-
-
 def plot_timeline(predictions: pd.DataFrame, title: str) -> Figure:
     """Plot the probability of each prompt over time.
 
+    Each row is a window, in order: `start` and `end` [s], `none_of_these`, `probability.PROMPT`.
     For long recordings, the lines are moving averages, with the single windows faint behind them.
-
-    Args:
-        predictions: one row for each window, in order: `start` and `end` [s], `none_of_these`, and
-            `probability.PROMPT` of each prompt.
-        title: of the figure.
     """
     prefix = "probability."
     columns = [column for column in predictions if column.startswith(prefix)]
@@ -134,21 +109,18 @@ def plot_timeline(predictions: pd.DataFrame, title: str) -> Figure:
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab10" if len(columns) <= 10 else "tab20"].colors
     averaged = 1 + 2 * (len(middles) // (2 * TIMELINE_POINTS))  # windows
+    smooth = predictions[[*columns, "none_of_these"]]
+    smooth = smooth.rolling(averaged, center=True, min_periods=1).mean()
     marker = "." if averaged == 1 else None
     for number, column in enumerate(columns):
         style = {"color": colours[number % len(colours)], "marker": marker}
         name = column.removeprefix(prefix)
-        axes.plot(
-            middles,
-            _moving_average(predictions[column], averaged),
-            label=name,
-            linewidth=1.6,
-            **style,
-        )
+        axes.plot(middles, smooth[column], label=name, linewidth=1.6, **style)
         if averaged > 1:
             axes.plot(middles, predictions[column], linewidth=0.6, alpha=0.25, **style)
-    none = _moving_average(predictions["none_of_these"], averaged)
-    axes.fill_between(middles, none, color="grey", alpha=0.2, label="none of these")
+    axes.fill_between(
+        middles, smooth["none_of_these"], color="grey", alpha=0.2, label="none of these"
+    )
     if averaged > 1:
         title = f"{title} (lines: means of {averaged} windows)"
     limits = predictions["start"].iloc[0], predictions["end"].iloc[-1]

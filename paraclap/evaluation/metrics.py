@@ -1,32 +1,18 @@
 """Metrics of zero-shot classification: recalls with intervals over speakers, ranks, calibration.
 
-Pure functions of labels, predictions and probabilities. Intervals are bootstrapped over speakers,
-see bootstrap.py.
-
 Letters: B clips, K classes.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.stats
-from sklearn.metrics import (
-    accuracy_score,
-    brier_score_loss,
-    f1_score,
-    log_loss,
-    recall_score,
-)
+from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss, recall_score
 
-from paraclap.evaluation.bootstrap import (
-    Interval,
-    Rows,
-    bootstrap,
-    cluster_interval,
-    label_codes,
-)
+from paraclap.evaluation.bootstrap import Interval, Rows, bootstrap, cluster_interval, label_codes
 
 BOOTSTRAP_ELEMENTS = 4_000_000  # limits the memory of the bootstrap of recalls
 CALIBRATION_BINS = 15  # as Guo et al., "On calibration of modern neural networks", ICML 2017
@@ -61,7 +47,7 @@ def score(
     options = {"labels": classes, "zero_division": 0}
     recalls = recall_score(truth, prediction, average=None, **options)
     counts = _recall_counts(truth, prediction, speakers, groups, classes)
-    per_class = pd.Series(truth).value_counts()
+    support = pd.Series(truth).value_counts()
     return {
         "UAR": float(_mean_recall(counts.sum(axis=1))),
         "interval": _recall_interval(counts),
@@ -72,7 +58,7 @@ def score(
         "classes": len(classes),
         "speakers": None if speakers is None else len(set(speakers)),
         "recall": dict(zip(classes, map(float, recalls), strict=True)),
-        "support": {name: int(per_class[name]) for name in classes},
+        "support": {name: int(support[name]) for name in classes},
     }
 
 
@@ -96,23 +82,17 @@ def _recall_counts(
 def _mean_recall(counts: np.ndarray) -> np.ndarray:
     """Mean over groups of the mean recall: counts (2, ..., groups, K) to (...)."""
     hits, totals = counts
-    recalls = np.divide(hits, totals, out=np.full_like(hits, np.nan), where=totals > 0)
-    return _mean_of_known(_mean_of_known(recalls))
-
-
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis without NaN: a resample may lack a class or a session."""
-    known = ~np.isnan(values)
-    sums, totals = np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1)
-    return np.divide(sums, totals, out=np.full(sums.shape, np.nan), where=totals > 0)
+    with warnings.catch_warnings():
+        # A resample may lack a class or a session, whose recall is NaN.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmean(np.nanmean(hits / totals, axis=-1), axis=-1)
 
 
 def _recall_interval(counts: np.ndarray) -> Interval:
     def uar(drawn: np.ndarray, axis: int) -> np.ndarray:
         return _mean_recall(counts[:, np.moveaxis(drawn, axis, -1)].sum(axis=-3))
 
-    size = counts[0].size
-    batch = max(1, BOOTSTRAP_ELEMENTS // size)
+    batch = max(1, BOOTSTRAP_ELEMENTS // counts[0].size)
     return bootstrap(uar, counts.shape[1], vectorized=True, batch=batch)
 
 
@@ -124,10 +104,7 @@ def score_poles(
 ) -> dict[str, Any]:
     """Score the separation of two classes by one value per clip, independently of a threshold.
 
-    Args:
-        towards_high: cosine with the prompt "high" minus cosine with the prompt "low" (B,).
-        is_high: whether the clip is of the class "high" (B,).
-        speakers: see `score`.
+    The value is the cosine with the prompt "high" minus the cosine with the prompt "low" (B,).
 
     Returns:
         `AUC`, the area under the ROC curve (chance 0.5), and `AUC_interval`.
@@ -148,16 +125,7 @@ def score_poles(
 def score_numbers(
     towards_high: np.ndarray, numbers: np.ndarray, speakers: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Score the correlation of the same value with a numeric label.
-
-    Args:
-        towards_high: see `score_poles`.
-        numbers: labels (B,).
-        speakers: see `score`.
-
-    Returns:
-        `Spearman`, the rank correlation (chance 0), and `Spearman_interval`.
-    """
+    """Return the rank correlation of the same value with a numeric label (B,), and its interval."""
 
     def correlation(rows: Rows) -> float:
         chosen = towards_high[rows], numbers[rows]
@@ -172,11 +140,8 @@ def _with_interval(
     name: str, statistic: Callable[[Rows], float], clips: int, speakers: Sequence[str] | None
 ) -> dict[str, Any]:
     rows = np.arange(clips)
-    clusters = rows if speakers is None else speakers
-    return {
-        name: float(statistic(rows)),
-        f"{name}_interval": cluster_interval(statistic, clusters),
-    }
+    interval = cluster_interval(statistic, rows if speakers is None else speakers)
+    return {name: float(statistic(rows)), f"{name}_interval": interval}
 
 
 # --- Calibration ---------------------------------------------------------------------------------
@@ -185,12 +150,7 @@ def _with_interval(
 def calibration(
     truth: Sequence[str], probabilities: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Compare the confidence of a classifier with its accuracy.
-
-    Args:
-        truth: classes (B,).
-        probabilities: (B, K), rows sum to one.
-        classes: of the columns (K,).
+    """Compare the probabilities (B, K) of classes (K,) with the true classes (B,).
 
     Returns:
         `ECE` (expected calibration error of the most probable class, Guo et al. 2017), `NLL`
@@ -198,8 +158,7 @@ def calibration(
         mean `confidence`, and `bins`: mean confidence, accuracy and number of clips of each
         confidence bin that is not empty.
     """
-    truth, classes = np.asarray(truth, dtype=object), np.asarray(classes, dtype=object)
-    codes = np.array([np.flatnonzero(classes == name)[0] for name in truth])
+    codes = pd.Index(classes).get_indexer(truth)
     labels = np.arange(len(classes))
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == codes

@@ -1,8 +1,4 @@
-"""Linear probe: logistic regression on audio embeddings, cross-validated over speakers.
-
-A zero-shot score depends on the prompts as much as on the audio encoder. A high probe with a low
-zero-shot UAR points to the prompts, not to the audio encoder.
-"""
+"""Linear probe: logistic regression on audio embeddings, cross-validated over speakers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,10 +28,7 @@ def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str])
     fold. Classes are weighted equally, and the regularisation is fixed (C = 1 on standardised
     embeddings), so nothing is tuned on the test clips.
 
-    Args:
-        embeddings: of the clips (B, D).
-        truth: classes (B,).
-        speakers: of the clips (B,).
+    Clips have embeddings (B, D), classes (B,) and speakers (B,).
 
     Returns:
         Scores of `metrics.score`, and the number of `folds`.
@@ -44,31 +37,20 @@ def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str])
         ProbeError: if there are fewer than two speakers or two classes, also in the training part
             of a fold, or no class with a clip for each fold.
     """
-    truth, speakers = np.asarray(truth, dtype=object), np.asarray(speakers, dtype=object)
-    groups = label_codes(speakers)
-    counts = len(set(groups)), len(set(truth))
+    truth, groups = np.asarray(truth).astype(str), label_codes(speakers)
+    labels, sizes = np.unique(truth, return_counts=True)
+    counts = len(set(groups)), len(labels)
     if min(counts) < 2:
         raise ProbeError(
             f"a probe needs two speakers and two classes, given {counts[0]} and {counts[1]}"
         )
-    folds = min(FOLDS, counts[0])
-    classifier = make_pipeline(
-        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=ITERATIONS)
-    )
-    splits = _splits(truth.astype(str), groups, folds)
-    prediction = cross_val_predict(classifier, embeddings, truth.astype(str), cv=splits)
-    return {**score(truth, prediction, speakers), "folds": folds}
-
-
-def _splits(truth: np.ndarray, groups: np.ndarray, folds: int) -> list[tuple[np.ndarray, ...]]:
-    """Return the training and test rows of each fold; no speaker is in both."""
-    largest = np.unique(truth, return_counts=True)[1].max()
+    folds, largest = min(FOLDS, counts[0]), sizes.max()
     if largest < folds:
         raise ProbeError(
             f"a probe of {folds} folds needs a class of {folds} clips, the largest has {largest}"
         )
-    folding = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    splits = list(folding.split(truth, truth, groups))
+    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    splits = list(splits.split(truth, truth, groups))
     for fitted, _ in splits:
         if len(set(truth[fitted])) < 2:
             raise ProbeError(
@@ -76,4 +58,8 @@ def _splits(truth: np.ndarray, groups: np.ndarray, folds: int) -> list[tuple[np.
                 f"of one fold, all clips are {str(truth[fitted][0])!r}. Do speakers have one class "
                 "each?"
             )
-    return splits
+    classifier = make_pipeline(
+        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=ITERATIONS)
+    )
+    prediction = cross_val_predict(classifier, embeddings, truth, cv=splits)
+    return {**score(truth, prediction, speakers), "folds": folds}

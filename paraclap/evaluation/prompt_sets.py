@@ -77,60 +77,38 @@ WORDS: dict[str, dict[str, dict[str, str]]] = {
 }
 """Target -> class -> words for its templates, besides the emotions of the caption templates."""
 
-TEMPLATES: dict[str, dict[str, str]] = {
+BELONGS = "the voice belongs to a {noun}"
+SOUNDS = "the speaker sounds {adjective}"
+COMMON_TEMPLATES = {
+    "word": "{adjective}",
+    "sentence": "the speaker is {adjective}",
+    "person": "this person is {adjective}",
+    "voice": "the voice sounds {adjective}",
+    "caption": "{target} is {noun}",
+}
+OTHER_TEMPLATES = {
     "emotion": {
-        "word": "{adjective}",
-        "sentence": "the speaker sounds {adjective}",
+        "sentence": SOUNDS,
         "person": "this person is feeling {adjective}",
         "voice": "the voice expresses {noun}",
-        "caption": "emotion is {noun}",
     },
     "gender": {
-        "word": "{adjective}",
-        "sentence": "the speaker is {adjective}",
         "person": "this person is a {noun}",
-        "voice": "the voice belongs to a {noun}",
+        "voice": BELONGS,
         "caption": "gender is {adjective}",
     },
-    "age": {
-        "word": "{adjective}",
-        "sentence": "the speaker is {adjective}",
-        "person": "this person is {adjective}",
-        "voice": "the voice belongs to a {noun}",
-        "caption": "the speaker sounds {adjective}",
-    },
-    "age_group": {
-        "word": "{noun}",
-        "sentence": "the speaker is {adjective}",
-        "person": "this person is {adjective}",
-        "voice": "the voice belongs to a {noun}",
-        "caption": "age group is {noun}",
-    },
-    "likability": {
-        "word": "{adjective}",
-        "sentence": "the speaker is {adjective}",
-        "person": "this person is {adjective}",
-        "voice": "the voice sounds {adjective}",
-        "caption": "likability is {adjective}",
-    },
+    "age": {"voice": BELONGS, "caption": SOUNDS},
+    "age_group": {"word": "{noun}", "voice": BELONGS},
+    "likability": {"caption": "likability is {adjective}"},
     "intoxication": {
-        "word": "{adjective}",
-        "sentence": "the speaker is {adjective}",
-        "person": "this person is {adjective}",
         "voice": "the voice belongs to someone who is {adjective}",
-        "caption": "the speaker sounds {adjective}",
+        "caption": SOUNDS,
     },
-    **{
-        dimension: {
-            "word": "{adjective}",
-            "sentence": "the speaker is {adjective}",
-            "person": "this person is feeling {adjective}",
-            "voice": "the voice sounds {adjective}",
-            "caption": f"{dimension} is {{noun}}",
-        }
-        for dimension in ("arousal", "valence", "dominance")
-    },
+    "arousal": {"person": "this person is feeling {adjective}"},
+    "valence": {"person": "this person is feeling {adjective}"},
+    "dominance": {"person": "this person is feeling {adjective}"},
 }
+TEMPLATES = {target: COMMON_TEMPLATES | other for target, other in OTHER_TEMPLATES.items()}
 """Target -> prompt set -> template."""
 
 PLAIN_TEMPLATES = {

@@ -7,7 +7,7 @@ Numeric labels (arousal, valence, dominance, age, likability) have prompts for t
 "low" and "high"; their classes are the tertiles of the values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +17,7 @@ from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.table import HIGH, LOW, scored_classes
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED, WORDS, class_prompts
+from paraclap.files import reading
 
 Prompts = dict[str, tuple[str, ...]]
 """Class -> prompts, whose embeddings are averaged."""
@@ -77,23 +78,15 @@ def load_prompts(path: str | Path) -> Prompts:
     Raises:
         PromptError: if the file cannot be read or has another form
     """
-    try:
+    with reading(path, PromptError):
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PromptError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PromptError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict) or not content:
         raise PromptError(f"{path} holds {type(content).__name__}, expected lines `class: prompt`")
     prompts = {}
     for label, prompt in content.items():
         texts = tuple(prompt) if isinstance(prompt, list) else (prompt,)
-        if not (isinstance(label, str) and _are_texts(texts)):
+        are_texts = texts and all(isinstance(text, str) and text.strip() for text in texts)
+        if not (isinstance(label, str) and are_texts):
             raise PromptError(f"{path}: {label!r}: {prompt!r} must both be text (use quotes)")
         prompts[label] = texts
     return prompts
-
-
-def _are_texts(texts: Sequence[object]) -> bool:
-    """Return whether there is at least one text, and none is blank."""
-    return bool(texts) and all(isinstance(text, str) and text.strip() for text in texts)

@@ -29,14 +29,12 @@ class Results:
         probe: scores of the linear probe.
         retrieval: scores by direction.
         references: system -> UAR in publications.
-        remarks: for the reader, such as the number of excluded clips.
     """
 
     corpora: dict[str, dict[str, Any]] = field(default_factory=dict)
     probe: dict[str, dict[str, Any]] = field(default_factory=dict)
     retrieval: dict[str, dict[str, Any]] = field(default_factory=dict)
     references: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
@@ -52,13 +50,7 @@ def score_rows(
     probes: Mapping[str, Scores] | None = None,
     references: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
-    """Return a table with a row per task, without empty columns.
-
-    Args:
-        scores: name -> zero-shot scores.
-        probes: name -> scores of a linear probe.
-        references: name -> system -> UAR in publications.
-    """
+    """Return a table with a row per task, without empty columns; see `Results`."""
     probes, references = probes or {}, references or {}
     systems = list(dict.fromkeys(s for printed in references.values() for s in printed))
     rows = []
@@ -83,10 +75,7 @@ def score_rows(
         for system in systems:
             row[f"{system} (published)"] = with_interval(references.get(name, {}).get(system), None)
         rows.append(row)
-    return _without_empty(pd.DataFrame(rows))
-
-
-def _without_empty(table: pd.DataFrame) -> pd.DataFrame:
+    table = pd.DataFrame(rows)
     return table.loc[:, (table != NOTHING).any()]
 
 
@@ -106,25 +95,22 @@ def retrieval_rows(retrieval: Mapping[str, Mapping[str, Scores]]) -> pd.DataFram
     rows = []
     for name, directions in retrieval.items():
         for direction, values in directions.items():
-            rows.append(_retrieval_row(name, DIRECTIONS[direction], values, values["interval"]))
-            rows.append(_retrieval_row(name, "chance", {**values, **values["chance"]}, None))
-    return pd.DataFrame(rows)
-
-
-def _retrieval_row(
-    name: str, direction: str, values: Scores, interval: Sequence[float] | None
-) -> dict[str, str]:
-    return {
-        "corpus": name,
-        "direction": direction,
-        "queries": str(values["queries"]),
-        "items": str(values["items"]),
-        "R@1 [95 %]": with_interval(values["R@1"], interval),
-        "R@5": f"{values['R@5']:.3f}",
-        "R@10": f"{values['R@10']:.3f}",
-        "mAP": f"{values['mAP']:.3f}",
-        "median rank": f"{values['median_rank']:.1f}",
-    }
+            rows.append((name, DIRECTIONS[direction], values))
+            rows.append((name, "chance", {**values, **values["chance"], "interval": None}))
+    return pd.DataFrame(
+        {
+            "corpus": name,
+            "direction": direction,
+            "queries": str(values["queries"]),
+            "items": str(values["items"]),
+            "R@1 [95 %]": with_interval(values["R@1"], values["interval"]),
+            "R@5": f"{values['R@5']:.3f}",
+            "R@10": f"{values['R@10']:.3f}",
+            "mAP": f"{values['mAP']:.3f}",
+            "median rank": f"{values['median_rank']:.1f}",
+        }
+        for name, direction, values in rows
+    )
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -138,35 +124,45 @@ def markdown_page(
     about: Mapping[str, Any], tables: Sequence[pd.DataFrame], remarks: Sequence[str]
 ) -> str:
     """Return a Markdown page of what was evaluated, the tables, remarks and an explanation."""
-    head = [f"{name.replace('_', ' ')}: {_listed(value)}" for name, value in about.items() if value]
+    head = []
+    for name, value in about.items():
+        if value:
+            text = value if isinstance(value, str) else ", ".join(value)
+            head.append(f"{name.replace('_', ' ')}: {text}")
     notes = "\n".join(f"- {remark}" for remark in [*remarks, EXPLANATION])
     return "\n\n".join(["; ".join(head), *map(to_markdown, tables), notes]) + "\n"
 
 
-def _listed(value: str | Sequence[str]) -> str:
-    return value if isinstance(value, str) else ", ".join(value)
+def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
+    remarks = []
+    for name, scores in corpora.items():
+        if excluded := scores["excluded"]:
+            remarks.append(f"{name}: {excluded} clips excluded (no label, or no prompt for it)")
+        if unused := scores["unused_prompts"]:
+            remarks.append(f"{name}: no clip is {', '.join(unused)}")
+    return remarks
 
 
 def write_report(
     results: Results, about: Mapping[str, Any], output: Path, with_references: bool = False
 ) -> None:
-    """Print the tables, and write scores.yaml and scores.md.
+    """Print the tables, and write scores.yaml and scores.md to an existing folder.
 
-    Args:
-        results: all scores.
-        about: model, protocol, prompt sets and selection.
-        output: existing folder.
-        with_references: show the UAR in publications beside ours.
+    `about` holds model, protocol, prompt sets and selection. With references, the UAR in
+    publications is shown beside ours.
     """
     measured = {name: getattr(results, name) for name in ("corpora", "probe", "retrieval")}
     document = {**about, **{name: scores for name, scores in measured.items() if scores}}
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     write_text(output / "scores.yaml", text)
     references = results.references if with_references else {}
+    remarks = _remarks(results.corpora)
+    if with_references and not about["protocol"]:
+        remarks.append("the published scores follow the protocol of the paper (--protocol paper)")
     tables = [score_rows(results.corpora, results.probe, references)]
     if results.retrieval:
         tables.append(retrieval_rows(results.retrieval))
-    page = markdown_page(about, [*tables, recall_rows(results.corpora)], results.remarks)
+    page = markdown_page(about, [*tables, recall_rows(results.corpora)], remarks)
     write_text(output / "scores.md", page)
-    for lines in (*(table.to_string(index=False) for table in tables), *results.remarks):
+    for lines in (*(table.to_string(index=False) for table in tables), *remarks):
         print(lines)

@@ -94,12 +94,7 @@ def score_retrieval(
 ) -> dict[str, Any]:
     """Return the means of `retrieve` over queries, with those of chance.
 
-    Args:
-        queries: see `retrieve`.
-        items: see `retrieve`.
-        wanted: see `retrieve`.
-        kinds: see `retrieve`.
-        speakers: of the queries (Q,), for the interval; None = no interval.
+    Without `speakers` of the queries (Q,) there is no interval.
 
     Returns:
         Means `R@1`, `R@5`, `R@10` and `mAP`, `median_rank`, the counts `queries` and `items`, the
@@ -119,9 +114,6 @@ def score_retrieval(
 
 
 def _means(ranked: pd.DataFrame) -> dict[str, float]:
-    recalls = {f"R@{depth}": float(ranked[f"R@{depth}"].mean()) for depth in DEPTHS}
-    return {
-        **recalls,
-        "mAP": float(ranked["AP"].mean()),
-        "median_rank": float(ranked["rank"].median()),
-    }
+    means = {f"R@{depth}": float(ranked[f"R@{depth}"].mean()) for depth in DEPTHS}
+    means["mAP"] = float(ranked["AP"].mean())
+    return {**means, "median_rank": float(ranked["rank"].median())}

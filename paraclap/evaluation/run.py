@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from paraclap.audio.recordings import Files, Recordings
+from paraclap.audio.recordings import Files
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
 from paraclap.data.captions import caption_texts
 from paraclap.data.dataset import ClipDataset
 from paraclap.distributed import rank
-from paraclap.evaluation.embed import embed_clips, embed_text_batches
+from paraclap.evaluation.embed import embed_clips, embed_texts
 from paraclap.evaluation.figures import plot_predictions
 from paraclap.evaluation.probe import probe
 from paraclap.evaluation.report import Results
 from paraclap.evaluation.retrieval import score_retrieval
-from paraclap.evaluation.tasks import Source, ZeroShotTask
+from paraclap.evaluation.tasks import Source
 from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
 from paraclap.files import atomic_write, write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
@@ -55,7 +55,11 @@ def evaluate(
         if captions is not None:
             chosen |= source.table.index.isin(captions.index)
         table = source.table[chosen]
-        clips = ClipDataset(table, _recordings(table, waveform_cache))
+        recordings = Files(table.attrs["root"])
+        if waveform_cache is not None:
+            files = table.index.get_level_values("file")
+            recordings = cache_waveforms(waveform_cache, table.attrs["root"], files)
+        clips = ClipDataset(table, recordings)
         audio = embed_clips(model, processor, clips, progress=source.name, **options).numpy()
         if rank():
             continue  # the first process scores and writes
@@ -63,7 +67,11 @@ def evaluate(
         for task in source.tasks:
             scores, predictions = evaluate_task(model, processor, table, audio, task)
             scores["excluded"] += int((~chosen).sum())
-            _add(results, output, table, task, scores, predictions)
+            results.corpora[task.name] = scores
+            _write_predictions(output, task.name, scores, predictions)
+            corpus = CORPORA.get(table.attrs["corpus"])
+            if corpus and task.target == corpus.target:
+                results.references[task.name] = corpus.printed
             if with_probe:
                 results.probe[task.name] = _probe(table, audio, predictions, probes)
         if captions is not None:
@@ -73,38 +81,14 @@ def evaluate(
     return results
 
 
-def _recordings(table: pd.DataFrame, waveform_cache: Path | None) -> Recordings:
-    root = table.attrs["root"]
-    if waveform_cache is None:
-        return Files(root)
-    return cache_waveforms(waveform_cache, root, table.index.get_level_values("file"))
-
-
-def _add(
-    results: Results,
-    output: Path,
-    table: pd.DataFrame,
-    task: ZeroShotTask,
-    scores: dict[str, Any],
-    predictions: pd.DataFrame,
+def _write_predictions(
+    output: Path, name: str, scores: dict[str, Any], predictions: pd.DataFrame
 ) -> None:
-    """Add the scores of a task to the results, and write its predictions and figure."""
-    name = task.name
-    results.corpora[name] = scores
     write_text(output / f"{name}.csv", predictions.to_csv())
     title = f"{name}: UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
     figure = plot_predictions(predictions, list(scores["prompts"]), scores["calibration"], title)
     with atomic_write(output / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png")
-    corpus = CORPORA.get(table.attrs["corpus"])
-    if corpus and task.target == corpus.target:
-        results.references[name] = corpus.printed
-    if scores["excluded"]:
-        results.remarks.append(
-            f"{name}: {scores['excluded']} clips excluded (no label, or no prompt for it)"
-        )
-    if scores["unused_prompts"]:
-        results.remarks.append(f"{name}: no clip is {', '.join(scores['unused_prompts'])}")
 
 
 def _probe(
@@ -134,12 +118,8 @@ def evaluate_retrieval(
 ) -> dict[str, Any]:
     """Retrieve clips by caption and captions by clip; all clips of equal captions are relevant.
 
-    Args:
-        model: in evaluation mode.
-        processor: of the model.
-        table: corpus table.
-        audio: embeddings of its clips (B, D).
-        captions: text of each clip, on the index of the table; clips without one are left out.
+    Clips are given by their embeddings (B, D); those of the corpus table without a caption are
+    excluded.
 
     Returns:
         Scores of `score_retrieval`: `text_to_audio` over the distinct captions, and `audio_to_text`
@@ -157,7 +137,7 @@ def evaluate_retrieval(
             f"{len(distinct)} of them distinct; expected at least two"
         )
     clips, numbers = audio[known], np.arange(len(distinct))
-    texts = embed_text_batches(model, processor, distinct.tolist()).numpy()
+    texts = embed_texts(model, processor, distinct.tolist()).numpy()
     speakers = known_speakers(table[known])
     return {
         "text_to_audio": score_retrieval(texts, clips, numbers, kinds),

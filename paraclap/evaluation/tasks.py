@@ -1,19 +1,18 @@
 """What is evaluated: the rows of each corpus, and targets with prompt sets as zero-shot tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.table import read_corpus, scored_classes
 from paraclap.evaluation.prompt_sets import PUBLISHED
-
-SELECTORS = {"split": "split", "speakers": "speaker"}  # option -> column
+from paraclap.evaluation.prompts import prompts_for
+from paraclap.files import reading
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,9 @@ def read_sources(
     sources: Sequence[str],
     targets: Sequence[str],
     prompt_sets: Sequence[str],
+    selection: Mapping[str, Sequence[str] | None],
     captions: Sequence[str] | None = None,
-    **selection: Sequence[str] | None,
+    as_published: bool = False,
 ) -> list[Source]:
     """Read corpora and select the rows and tasks to evaluate.
 
@@ -72,48 +72,34 @@ def read_sources(
         sources: of the corpora, see `read_corpus`.
         targets: columns of labels.
         prompt_sets: names of prompt sets, or YAML files.
-        captions: captions table (parquet) of each source; None = no retrieval.
         selection: see `select`.
+        captions: captions table (parquet) of each source; None = no retrieval.
+        as_published: evaluate the rows and the task of the paper instead.
 
     Raises:
         CorpusError: if a source, table or selected value does not exist, or tasks share a name.
+        PromptError: if a prompt set does not exist or cannot be used.
     """
     found = []
     for source, path in zip(sources, captions or [None] * len(sources), strict=True):
-        table = select(read_corpus(source), **selection)
-        tasks = tasks_for(table.attrs["name"], targets, prompt_sets)
-        found.append(Source(table, tasks, None if path is None else _read_captions(path)))
-    return _checked(found)
-
-
-def read_published_sources(
-    sources: Sequence[str], captions: Sequence[str] | None = None
-) -> list[Source]:
-    """Read corpora of CORPORA and select the rows and task that the paper evaluates.
-
-    Raises:
-        CorpusError: see `read_sources` and `select_published`.
-    """
-    found = []
-    for source, path in zip(sources, captions or [None] * len(sources), strict=True):
-        table = select_published(read_corpus(source))
-        task = published_task(table)
-        found.append(Source(table, [task], None if path is None else _read_captions(path)))
-    return _checked(found)
-
-
-def _checked(sources: list[Source]) -> list[Source]:
-    names = [task.name for source in sources for task in source.tasks]
+        table = read_corpus(source)
+        if as_published:
+            table, task = published_task(table)
+            tasks = [task]
+        else:
+            table = select(table, selection)
+            tasks = tasks_for(table.attrs["name"], targets, prompt_sets)
+        for task in tasks:
+            prompts_for(table, task.target, task.prompt_set)  # raises before the model is loaded
+        texts = None
+        if path is not None:
+            with reading(path, CorpusError):
+                texts = pd.read_parquet(path)
+        found.append(Source(table, tasks, texts))
+    names = [task.name for source in found for task in source.tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CorpusError(f"two corpora or prompt sets would both be reported as {twice[0]}")
-    return sources
-
-
-def _read_captions(path: str) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise CorpusError(f"{path} is not a readable captions table: {error}") from error
+    return found
 
 
 def tasks_for(
@@ -133,48 +119,33 @@ def tasks_for(
     return tasks
 
 
-def published_task(table: pd.DataFrame) -> ZeroShotTask:
-    """Return the task of the paper for a corpus of CORPORA."""
+def published_task(table: pd.DataFrame) -> tuple[pd.DataFrame, ZeroShotTask]:
+    """Return the rows that the paper evaluates of a corpus of CORPORA, and its task.
+
+    Raises:
+        CorpusError: if it is another corpus, or lacks these rows.
+    """
+    name = table.attrs["name"]
+    if table.attrs["corpus"] is None:
+        raise CorpusError(f"--protocol paper: {name} is not a known corpus, give it as NAME=ROOT")
     corpus = CORPORA[table.attrs["corpus"]]
-    return ZeroShotTask(table.attrs["name"], corpus.target, PUBLISHED, corpus.averaged_over)
+    table = select(table, {column: [value] for column, value in corpus.part.items()})
+    return table, ZeroShotTask(name, corpus.target, PUBLISHED, corpus.averaged_over)
 
 
-def select(table: pd.DataFrame, **wanted: Sequence[str] | None) -> pd.DataFrame:
-    """Keep the rows of the given values of `split` and `speakers`; None keeps all.
+def select(table: pd.DataFrame, wanted: Mapping[str, Sequence[str] | None]) -> pd.DataFrame:
+    """Keep the rows with the given values of columns; None keeps all.
 
     Raises:
         CorpusError: if the table lacks the column or a value.
     """
-    for option, values in wanted.items():
+    for column, values in wanted.items():
         if values is None:
             continue
-        column = SELECTORS[option]
         if column not in table:
-            raise CorpusError(f"--{option}: the corpus has no column {column!r}")
-        unknown = sorted(set(values) - set(table[column]))
-        if unknown:
-            known = sorted(table[column].dropna().unique())
-            raise CorpusError(f"--{option}: {unknown} not in the corpus, which has {known}")
+            raise CorpusError(f"{table.attrs['name']} has no column {column!r}")
+        known = sorted(table[column].dropna().unique())
+        if unknown := sorted(set(values) - set(known)):
+            raise CorpusError(f"{table.attrs['name']} has no {column} {unknown}, only {known}")
         table = table[table[column].isin(values)]
-    return table
-
-
-def select_published(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep the rows of a corpus that the paper evaluates.
-
-    Raises:
-        CorpusError: if it is not a corpus of CORPORA, or lacks these rows.
-    """
-    if table.attrs["corpus"] is None:
-        raise CorpusError(
-            f"--protocol paper: {table.attrs['name']} is not a known corpus, give it as NAME=ROOT"
-        )
-    for column, value in CORPORA[table.attrs["corpus"]].part.items():
-        found = table[column].dropna().unique() if column in table else []
-        if value not in found:
-            raise CorpusError(
-                f"--protocol paper: {table.attrs['name']} has no {column} {value!r}, "
-                f"only {sorted(found)}"
-            )
-        table = table[table[column] == value]
     return table

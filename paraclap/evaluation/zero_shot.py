@@ -28,14 +28,7 @@ def classify_embeddings(
     audio: np.ndarray,
     prompts: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
-    """Predict the class whose prompt embedding is nearest to each clip.
-
-    Args:
-        model: in evaluation mode.
-        processor: of the model.
-        index: of the clips (B,).
-        audio: their embeddings (B, D).
-        prompts: class -> prompts, whose embeddings are averaged.
+    """Predict the class whose prompt embedding is nearest to each clip, from embeddings (B, D).
 
     Returns:
         `prediction`, `confidence` (its probability: softmax of the scaled cosines) and the cosine
@@ -46,10 +39,9 @@ def classify_embeddings(
     """
     cosines = audio @ embed_classes(model, processor, prompts).numpy().T
     predictions = pd.DataFrame(cosines, index, [f"score.{name}" for name in prompts])
-    confidence = class_probabilities(model, cosines).max(axis=1)
     prediction = np.array(list(prompts), dtype=object)[cosines.argmax(axis=1)]
     predictions.insert(0, "prediction", prediction)
-    predictions.insert(1, "confidence", confidence)
+    predictions.insert(1, "confidence", class_probabilities(model, cosines).max(axis=1))
     return predictions
 
 
@@ -64,14 +56,9 @@ def classify_clips(
 ) -> pd.DataFrame:
     """Embed the clips of a corpus table and classify them, see `classify_embeddings`.
 
-    Args:
-        model: switched to evaluation mode meanwhile.
-        processor: of the model.
-        table: corpus table, whose index identifies the clips.
-        recordings: folder of the clips, or another way to read them.
-        prompts: class -> prompts.
-        clips: dataset of the same clips; None reads `recordings`.
-        options: of `embed_clips`.
+    The model is in evaluation mode meanwhile. The clips are read from `recordings` (a folder, or
+    another way to read them), unless `clips` is a dataset of the same clips; `options` are those of
+    `embed_clips`.
     """
     was_training = model.training
     model.eval()
@@ -89,14 +76,7 @@ def evaluate_task(
     audio: np.ndarray,
     task: ZeroShotTask,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Classify the clips of a corpus, and score the predictions.
-
-    Args:
-        model: in evaluation mode.
-        processor: of the model.
-        table: corpus table.
-        audio: embeddings of its clips (B, D).
-        task: target and prompt set.
+    """Classify the clips of a corpus table by their embeddings (B, D), and score the predictions.
 
     Returns:
         Scores of `metrics.score`, of `score_poles` for two classes or a numeric target and of
@@ -146,16 +126,15 @@ def _rank_scores(
     poles = [LOW, HIGH] if is_number else list(prompts)
     if len(poles) != 2 or not set(poles) <= set(prompts):
         return {}
-    pole_prompts = {name: prompts[name] for name in poles}
-    first, second = embed_classes(model, processor, pole_prompts).numpy()
+    first, second = embed_classes(model, processor, {p: prompts[p] for p in poles}).numpy()
     towards_second = audio @ (second - first)
     classes = scored_classes(table, target)
     one_of_two = classes.isin(poles).to_numpy()
     if classes[one_of_two].nunique() < 2:
         return {}
-    kept = table[one_of_two]
     is_second = (classes[one_of_two] == poles[1]).to_numpy()
-    scores = score_poles(towards_second[one_of_two], is_second, known_speakers(kept))
+    speakers = known_speakers(table[one_of_two])
+    scores = score_poles(towards_second[one_of_two], is_second, speakers)
     if is_number:
         known = table[target].notna().to_numpy()
         numbers = table.loc[known, target].to_numpy(np.float64)
@@ -165,5 +144,4 @@ def _rank_scores(
 
 def known_speakers(table: pd.DataFrame) -> pd.Series | None:
     """Return the speakers of the clips; None if any is unknown."""
-    known = "speaker" in table and table["speaker"].notna().all()
-    return table["speaker"] if known else None
+    return table["speaker"] if "speaker" in table and table["speaker"].notna().all() else None

@@ -17,6 +17,7 @@ from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation import run, tasks, zero_shot
 from paraclap.evaluation.embed import embed_clips, embed_texts
 from paraclap.evaluation.probe import probe
+from paraclap.evaluation.prompts import PromptError
 from paraclap.model.build import load_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel
 
@@ -108,22 +109,27 @@ def test_classes_without_a_prompt_in_the_file_are_excluded_and_counted(
 def test_renamed_options_stop_with_the_new_name(capsys, old, new):
     with pytest.raises(SystemExit):
         evaluate.main(["model", "corpus", old, "x"])
-    assert f"{old} was renamed to {new}" in capsys.readouterr().err
+    assert f"{old}: renamed to {new}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "selection, message",
-    [({"speakers": ["99"]}, "99"), ({"split": ["holdout"]}, "holdout"), ({"split": ["x"]}, "dev")],
+    [({"speaker": ["99"]}, "99"), ({"split": ["holdout"]}, "holdout"), ({"split": ["x"]}, "dev")],
 )
 def test_unknown_selection_names_the_known_values(corpus, selection, message):
     with pytest.raises(corpora.CorpusError, match=message):
-        tasks.select(corpora.read_corpus(corpus), **selection)
+        tasks.select(corpora.read_corpus(corpus), selection)
+
+
+def test_unknown_prompt_set_stops_before_the_model_is_loaded(corpus):
+    with pytest.raises(PromptError, match="unknown prompt set 'nope'"):
+        tasks.read_sources([str(corpus)], ["emotion"], ["nope"], {})
 
 
 def test_selection_keeps_the_named_speakers(corpus):
     table = corpora.read_corpus(corpus)
     speaker = sorted(table["speaker"].unique())[0]
-    chosen = tasks.select(table, speakers=[speaker])
+    chosen = tasks.select(table, {"speaker": [speaker]})
     assert set(chosen["speaker"]) == {speaker} and chosen.attrs["root"] == str(corpus)
 
 
@@ -232,14 +238,6 @@ def test_protocol_of_the_paper_uses_its_rows_prompts_and_mean(toy, saved_model, 
     assert "follow the protocol" not in printed
 
 
-def test_published_scores_beside_another_selection_have_a_remark(
-    toy, saved_model, tmp_path, capsys
-):
-    arguments = [str(saved_model), toy, "--reference", "-o", str(tmp_path / "r")]
-    evaluate.main(arguments)
-    assert "follow the protocol of the paper" in capsys.readouterr().out
-
-
 def test_protocol_requires_a_known_corpus_and_excludes_other_options(
     saved_model, corpus, toy, tmp_path
 ):
@@ -249,8 +247,8 @@ def test_protocol_requires_a_known_corpus_and_excludes_other_options(
     with pytest.raises(SystemExit):
         evaluate.main([*arguments, toy, "--prompts", "word"])
     table = corpora.read_corpus(toy).drop(columns="part")
-    with pytest.raises(corpora.CorpusError, match="no part 'scored'"):
-        tasks.select_published(table)
+    with pytest.raises(corpora.CorpusError, match="no column 'part'"):
+        tasks.published_task(table)
 
 
 def test_retrieval_counts_the_nearest_captions(saved_model, corpus, captions, tmp_path, capsys):
@@ -310,17 +308,6 @@ def test_second_run_embeds_nothing(saved_model, corpus, tmp_path, monkeypatch):
     evaluate.main([*arguments, "-o", str(tmp_path / "second"), "--prompts", "sentence"])
     with pytest.raises(AssertionError, match="again"):
         evaluate.main([*arguments, "--no-cache", "-o", str(tmp_path / "third")])
-
-
-def test_page_shows_every_recall(saved_model, corpus, tmp_path):
-    output = tmp_path / "results"
-    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--speakers", "s01"])
-    page = (output / "scores.md").read_text()
-    figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["paraclap-synthetic"]
-    for name, recall in figures["recall"].items():
-        row = f"| paraclap-synthetic | {name} | {figures['support'][name]} | {recall:.3f} |"
-        assert row in page
-    assert "speakers: s01" in page
 
 
 # --- Several processes ---------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paraclap import files
 from paraclap.evaluation import figures, report
 
 SCORES = {
@@ -66,14 +65,6 @@ def test_confusion_matrix_shows_shares_and_counts_of_present_classes():
     assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
     assert [label.get_text() for label in left.get_xticklabels()] == ["a", "b", "c"]
     assert np.allclose(right.collections[0].get_offsets(), [[0.6, 0.5]])
-
-
-def test_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "scores.yaml"
-    files.write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        files.write_text(path, "\udcff")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("windows, averaged", [(50, 1), (199, 1), (200, 3), (600, 7)])

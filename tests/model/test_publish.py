@@ -215,16 +215,18 @@ def test_published_folder_is_complete_and_contains_no_local_path(model_folder, f
     assert auto["AutoModel"] == "modeling_paraclap.ParaCLAPModel"
 
 
-def test_scores_of_evaluation_are_in_the_card(model_folder, tmp_path):
+@pytest.mark.parametrize("key", ["prompt_set", "query_set"])  # the latter in older files
+def test_scores_of_evaluation_are_in_the_card(model_folder, tmp_path, key):
     figures = {"UAR": 0.5, "ACC": 0.25, "F1": 0.125, "chance": 0.5, "clips": 4, "classes": 2}
     figures |= {"speakers": None, "interval": None, "target": "emotion", "recall": {"a": 1.0}}
-    document = {"model": "runs/a", "prompt_set": "sentence", "corpora": {"mine": figures}}
+    document = {"model": "runs/a", key: "sentence", "corpora": {"mine": figures}}
     scores = tmp_path / "scores.yaml"
     scores.write_text(yaml.safe_dump(document))
     output = tmp_path / "out"
     assert models.main(["publish", str(model_folder), str(output), "--scores", str(scores)]) == 0
     card = ModelCard.load(output / "README.md")
     assert [result.metric_value for result in card.data.eval_results] == [0.5, 0.25, 0.125]
+    assert "prompts: sentence" in card.text
 
 
 # A process with the folder alone: any import of the package fails, installed or not.
