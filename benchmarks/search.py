@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.timing import markdown_table, process_memory
-from paraclap.inference import approximate, index_files, index_update
-from paraclap.inference.approximate import ApproximateIndex, recall
-from paraclap.inference.index import ClipIndex
+from paraclap.inference import approximate, index_update
+from paraclap.inference.approximate import ApproximateIndex
+from paraclap.inference.index import ABOUT, CHUNKS, FORMAT, TABLE, ClipIndex
 
 VOICES, DIRECTIONS = 4_000, 64
 NOISE = 0.15  # relative norm
@@ -52,7 +52,7 @@ def generate(rows: int, dimensions: int, spread: str, seed: Sequence[int]) -> np
 
 def write_index(folder: Path, clips: int, dimensions: int, spread: str) -> None:
     """Write an index of generated clips."""
-    (folder / index_files.CHUNKS).mkdir(parents=True)
+    (folder / CHUNKS).mkdir(parents=True)
     tables = []
     for first in range(0, clips, index_update.CHUNK_ROWS):
         numbers = range(first, min(first + index_update.CHUNK_ROWS, clips))
@@ -63,9 +63,9 @@ def write_index(folder: Path, clips: int, dimensions: int, spread: str) -> None:
         columns = {"name": names, "root": str(folder), "file": names, "start": 0.0, "end": np.nan}
         chunks, places = zip(*places, strict=True)
         tables.append(pd.DataFrame({**columns, "chunk": chunks, "row": places}))
-    index_update._write_table(folder / index_files.TABLE, pd.concat(tables, ignore_index=True))
-    about = {"format": index_files.FORMAT, "model": "generated", "fingerprints": {}}
-    (folder / index_files.ABOUT).write_text(json.dumps(about))
+    index_update._write_table(folder / TABLE, pd.concat(tables, ignore_index=True))
+    about = {"format": FORMAT, "model": "generated", "fingerprints": {}}
+    (folder / ABOUT).write_text(json.dumps(about))
 
 
 def search(folder: Path, kind: str, queries: np.ndarray) -> dict[str, Any]:
@@ -83,6 +83,12 @@ def search(folder: Path, kind: str, queries: np.ndarray) -> dict[str, Any]:
     return {"seconds": seconds, "rows": np.array(found), **used}
 
 
+def recall(found: np.ndarray, exact: np.ndarray) -> float:
+    """Return the share of exact results (K, count) among the found ones (K, count)."""
+    hits = [len(set(f) & set(e)) for f, e in zip(found.tolist(), exact.tolist(), strict=True)]
+    return sum(hits) / exact.size
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -97,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     queries = generate(options.queries, options.dimensions, options.spread, [2])
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary, "index")
-        if not (folder / index_files.ABOUT).is_file():
+        if not (folder / ABOUT).is_file():
             write_index(folder, options.clips, options.dimensions, options.spread)
         start = time.perf_counter()
         print(approximate.build(ClipIndex(folder)))

@@ -15,7 +15,7 @@ indexed. --approximate also builds an approximate index for faster queries of mi
 `query` compares every clip with each description or example, exactly. With an approximate index it
 compares only likely clips and may miss some, unless --exact is given. The model must be that of the
 index (--model gives its place if it was moved). The score is the cosine of the embeddings: it ranks
-clips for one query, but says little about how well the best of them fits. --page writes an HTML
+clips for one query, but does not show how well the best of them fits. --page writes an HTML
 page with players; it links recordings by relative paths, so it can be moved together with them.
 """
 
@@ -73,17 +73,16 @@ def _index(options: argparse.Namespace) -> int:
 
 def _query(options: argparse.Namespace) -> int:
     """Search an index; returns the exit code."""
-    from paraclap.inference.index_files import read_about
-
-    find_model(options.model or read_about(options.index)["model"])
-    from paraclap.inference import approximate
-    from paraclap.inference.api import ParaCLAP
-    from paraclap.inference.index import ClipIndex
-    from paraclap.inference.search import find, result_page
+    from paraclap.inference.index import ClipIndex, check_model
 
     index = ClipIndex(options.index)
+    find_model(options.model or index.model)
+    from paraclap.inference import approximate
+    from paraclap.inference.api import ParaCLAP
+    from paraclap.inference.search import find, result_page
+
     paraclap = ParaCLAP.from_pretrained(options.model or index.model, options.device)
-    index.check(paraclap)
+    check_model(options.index, paraclap.fingerprints())
     queries = _embed_queries(paraclap, options.descriptions, options.like or [])
     prepared = approximate.is_prepared(options.index) and not options.exact
     searched = approximate.ApproximateIndex(index) if prepared else index

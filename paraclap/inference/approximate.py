@@ -7,8 +7,7 @@ Clips are assigned to lists by the nearest of sqrt(n) centroids (k-means), and s
 of one bit per dimension (Gao and Long, "RaBitQ: quantizing high-dimensional vectors with a
 theoretical error bound for approximate nearest neighbor search", SIGMOD 2024). A query compares the
 codes in one of `PROBED` lists, and re-ranks the best candidates with the embeddings of the index.
-So the returned cosines are those of the exact search, but clips may be missed; `recall` measures
-how many are found.
+So the returned cosines are those of the exact search, but clips may be missed.
 
 The file `approximate-*.faiss` in the folder of the index is named by the hash of its clips, so an
 outdated one is never searched.
@@ -26,8 +25,7 @@ import numpy as np
 
 from paraclap.errors import MissingPackageError
 from paraclap.files import atomic_write
-from paraclap.inference.index import ClipIndex
-from paraclap.inference.index_files import ClipIndexError
+from paraclap.inference.index import ClipIndex, ClipIndexError
 
 FEWEST = 20_000
 """Smallest number of clips for an approximate index; exact search of fewer takes milliseconds."""
@@ -52,10 +50,7 @@ def _faiss() -> ModuleType:
 
 def approximate_path(index: ClipIndex) -> Path:
     """Return the path of the approximate index of exactly these clips."""
-    mark = hashlib.sha256()
-    for name in index.chunk_names:
-        mark.update(name.encode())
-    mark.update(index.rows.tobytes())
+    mark = hashlib.sha256("".join(index.chunk_names).encode() + index.rows.tobytes())
     return index.folder / f"approximate-{mark.hexdigest()[:16]}.faiss"
 
 
@@ -142,9 +137,3 @@ class ApproximateIndex:
             order = np.argsort(-values, kind="stable")[:count]
             found[place], cosines[place] = near[order], values[order]
         return found, cosines
-
-
-def recall(found: np.ndarray, exact: np.ndarray) -> float:
-    """Return the share of exact results (K, count) among the found ones (K, count)."""
-    hits = [len(set(f) & set(e)) for f, e in zip(found.tolist(), exact.tolist(), strict=True)]
-    return sum(hits) / exact.size

@@ -53,17 +53,14 @@ class ZeroShotClassifier:
         all_cosines = audio @ self.texts.T
         cosines = all_cosines[:, :-1]
         probabilities = class_probabilities(self.model, cosines)
-        table = pd.DataFrame(
-            {
-                "best": np.array(self.names, dtype=object)[cosines.argmax(axis=1)],
-                "probability": probabilities.max(axis=1),
-                "none_of_these": class_probabilities(self.model, all_cosines)[:, -1],
-            }
-        )
+        columns = {
+            "best": np.array(self.names, dtype=object)[cosines.argmax(axis=1)],
+            "probability": probabilities.max(axis=1),
+            "none_of_these": class_probabilities(self.model, all_cosines)[:, -1],
+        }
         for kind, values in (("probability", probabilities), ("cosine", cosines)):
-            columns = [f"{kind}.{name}" for name in self.names]
-            table = pd.concat([table, pd.DataFrame(values, columns=columns)], axis=1)
-        return table
+            columns |= {f"{kind}.{name}": values[:, k] for k, name in enumerate(self.names)}
+        return pd.DataFrame(columns)
 
 
 def build_classifier(
@@ -72,13 +69,7 @@ def build_classifier(
     prompts: Prompts,
     template: str = "{}",
 ) -> ZeroShotClassifier:
-    """Embed prompts.
-
-    Args:
-        model: in evaluation mode.
-        processor: of the model.
-        prompts: prompts, or name -> prompts.
-        template: text with {} for the prompt, e.g. "the speaker sounds {}".
+    """Embed prompts, or name -> prompts, inserted in the place {} of a template.
 
     Raises:
         PromptError: if there is no prompt, two are equal, or the template has no {}.

@@ -63,14 +63,9 @@ def describe(
     edges: str | Path,
     labels: Mapping[str, str] | None = None,
 ) -> Description:
-    """Measure a clip, and compare its levels with the predictions of a model.
+    """Describe a clip by its waveform (T,) at 16 kHz and its embedding (1, D).
 
-    Args:
-        waveform: (T,) at 16 kHz.
-        embedding: of the same clip (1, D).
-        classifiers: of the `descriptor_prompts`.
-        edges: `captions.edges.json` of the captions that the model was trained on.
-        labels: of the clip, for edges by group, see `measured_levels`.
+    The classifiers are those of the `descriptor_prompts`; for the rest see `ParaCLAP.describe`.
     """
     measured = measured_levels(waveform, edges, labels)
     names = [name for name in classifiers if name in measured.index or name in LABELS]

@@ -4,38 +4,71 @@
     index = ClipIndex(folder)
     rows, cosines = index.search(paraclap.embed_text(["a calm voice"]), count=10)
 
-Letters: n clips, m some of them, K queries, D embedding size.
+Files, where float16 changes a cosine by less than 1e-3:
+
+    index.json      the model, and fingerprints of its audio and text side
+    chunks/*.npy    embeddings (n, D) in float16, unit length; *.keys.npy: their keys (n, 32)
+    clips.parquet   name, root, file, start, end [s] of each clip, and the place of its embedding
+
+Letters: n clips, m some of them, K queries, D embedding size. Importable without torch.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from paraclap.evaluation.embedding_cache import audio_fingerprint, text_fingerprint
-from paraclap.inference.embedder import Embedder
-from paraclap.inference.index_files import (
-    TABLE,
-    ClipIndexError,
-    chunk_paths,
-    read_about,
-    read_table,
-)
+from paraclap.errors import ParaCLAPError
+from paraclap.files import reading
 
+FORMAT = 1
+TABLE, ABOUT, CHUNKS = "clips.parquet", "index.json", "chunks"
 BLOCK_ROWS = 4096
 """Rows that each thread multiplies at a time."""
 
 
-def fingerprints(embedder: Embedder) -> dict[str, str]:
-    """Return the fingerprints of the audio and the text side of a model."""
-    parts = embedder.model, embedder.processor
-    return {"audio": audio_fingerprint(*parts), "text": text_fingerprint(*parts)}
+class ClipIndexError(ParaCLAPError, ValueError):
+    """An index that is missing, unfinished, damaged, or of another model."""
+
+
+def read_about(folder: Path) -> dict:
+    """Return the content of index.json.
+
+    Raises:
+        ClipIndexError: if the folder holds no index, or one of another format.
+    """
+    path = folder / ABOUT
+    if not path.is_file():
+        raise ClipIndexError(f"{folder} is not an index: it has no {ABOUT}")
+    with reading(path, ClipIndexError):
+        about = json.loads(path.read_text(encoding="utf-8"))
+    found = about.get("format") if isinstance(about, dict) else None
+    if found != FORMAT:
+        raise ClipIndexError(f"{folder} has format {found}, expected {FORMAT}")
+    return about
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    """Return the table of clips.
+
+    Raises:
+        ClipIndexError: if it cannot be read.
+    """
+    with reading(folder / TABLE, ClipIndexError):
+        return pd.read_parquet(folder / TABLE)
+
+
+def chunk_paths(folder: Path, name: str) -> tuple[Path, Path]:
+    """Return the files of embeddings and of keys."""
+    return folder / CHUNKS / f"{name}.npy", folder / CHUNKS / f"{name}.keys.npy"
 
 
 def check_model(folder: Path, found: dict[str, str]) -> None:
-    """Check that an index was made with the model of these fingerprints.
+    """Check that the model of these fingerprints made an index; others are not comparable.
 
     Raises:
         ClipIndexError: naming the side that differs.
@@ -69,39 +102,28 @@ class ClipIndex:
             raise ClipIndexError(f"{self.folder} is unfinished, run its index command again")
         self.clips = read_table(self.folder)
         self.chunk_names: list[str] = self.clips["chunk"].unique().tolist()
-        self._chunks = [self._open(chunk_paths(self.folder, name)[0]) for name in self.chunk_names]
+        self._chunks = []
+        for name in self.chunk_names:
+            path, _ = chunk_paths(self.folder, name)
+            try:
+                self._chunks.append(np.load(path, mmap_mode="r"))
+            except (OSError, ValueError) as error:
+                raise ClipIndexError(
+                    f"{path} cannot be read: run the index command again"
+                ) from error
         self._starts = np.cumsum([0, *map(len, self._chunks)])
         first = dict(zip(self.chunk_names, self._starts[:-1], strict=True))
         self.rows = (self.clips["chunk"].map(first) + self.clips["row"]).to_numpy(np.int64)
 
-    @staticmethod
-    def _open(path: Path) -> np.ndarray:
-        try:
-            return np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise ClipIndexError(f"{path} cannot be read: run the index command again") from error
-
     def __len__(self) -> int:
         return len(self.clips)
 
-    def check(self, embedder: Embedder) -> None:
-        """Check that a model made this index; embeddings of another one are not comparable.
-
-        Raises:
-            ClipIndexError: naming the side that differs.
-        """
-        check_model(self.folder, fingerprints(embedder))
-
     def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nearest clips of each query, by exact search.
-
-        Args:
-            queries: embeddings (K, D).
-            count: clips per query; at most the number of clips are returned.
+        """Return the nearest clips of each query (K, D), by exact search.
 
         Returns:
             Rows of `clips` (K, count) and their cosines (K, count), in descending order; equal ones
-            in the order of the clips.
+            in the order of the clips. `count` is limited to the number of clips.
         """
         cosines = self._cosines(np.asarray(queries, np.float32))[self.rows]
         count = min(count, len(cosines))
@@ -125,7 +147,7 @@ class ClipIndex:
 
     def _cosines(self, queries: np.ndarray) -> np.ndarray:
         """Return the cosines of all stored embeddings (rows, K), computed in blocks of rows."""
-        cosines = np.empty((sum(map(len, self._chunks)), len(queries)), np.float32)
+        cosines = np.empty((self._starts[-1], len(queries)), np.float32)
 
         def multiply(block: tuple[int, np.ndarray]) -> None:
             start, rows = block
@@ -137,8 +159,6 @@ class ClipIndex:
         return cosines
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        start = 0
-        for chunk in self._chunks:
+        for start, chunk in zip(self._starts, self._chunks, strict=False):
             for first in range(0, len(chunk), BLOCK_ROWS):
                 yield start + first, chunk[first : first + BLOCK_ROWS]
-            start += len(chunk)

@@ -8,10 +8,11 @@ as in make and git.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,16 @@ from paraclap.audio import AudioError
 from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.evaluation.embedding_cache import DIGEST_BYTES, clip_key
 from paraclap.files import atomic_write, make_folder, write_text
-from paraclap.inference.embedder import Embedder
-from paraclap.inference.index import check_model, fingerprints
-from paraclap.inference.index_files import ABOUT, CHUNKS, FORMAT, TABLE, chunk_paths, read_table
+from paraclap.inference.api import Embedder
+from paraclap.inference.index import (
+    ABOUT,
+    CHUNKS,
+    FORMAT,
+    TABLE,
+    check_model,
+    chunk_paths,
+    read_table,
+)
 
 PRECISION = np.float16
 WRITTEN_ROWS = 4096
@@ -58,21 +66,18 @@ class Update:
 def update_index(folder: str | Path, embedder: Embedder, model: str, clips: pd.DataFrame) -> Update:
     """Make an index hold exactly these clips; only new and changed ones are embedded.
 
-    Args:
-        folder: of the index, new or existing.
-        embedder: the model.
-        model: its source, for later queries.
-        clips: table of `read_clips`.
+    The folder may be new; `model` is the source of the model, for later queries, and `clips` a
+    table of `read_clips`.
 
     Raises:
         ClipIndexError: if the index was made with another model, or cannot be read.
         OutputError: if it cannot be written.
     """
     folder = make_folder(Path(folder, CHUNKS)).parent
-    found = fingerprints(embedder)
+    fingerprints = embedder.fingerprints()
     if (folder / ABOUT).is_file():
-        check_model(folder, found)
-    about = {"format": FORMAT, "model": model, "fingerprints": found}
+        check_model(folder, fingerprints)
+    about = {"format": FORMAT, "model": model, "fingerprints": fingerprints}
     write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
     old = read_table(folder) if (folder / TABLE).is_file() else None
     update = Update()
@@ -137,20 +142,25 @@ def _embed_missing(
     """Embed and store the clips whose keys are not stored."""
     missing = table[~table["key"].isin(stored)].drop_duplicates("key")
     places = missing[["root", "file", "start", "end"]].itertuples(index=False, name=None)
-    keys: list[str] = []
-    rows: list[np.ndarray] = []
-    embedded = zip(missing["key"], missing["name"], embedder.embed_clips(places), strict=True)
-    for key, name, item in tqdm(embedded, "embedding", len(missing), unit="clip", disable=None):
-        if isinstance(item, AudioError):
-            update.failures[name] = str(item)
-            continue
-        keys.append(key)
-        rows.append(item)
-        if len(rows) == WRITTEN_ROWS:
-            stored |= _write_chunk(folder, keys, np.array(rows))
-            keys, rows = [], []
-        update.embedded += 1
-    if rows:
+    items = zip(missing["key"], missing["name"], embedder.embed_clips(places), strict=True)
+
+    def embedded() -> Iterator[tuple[str, np.ndarray]]:
+        for key, name, item in tqdm(items, "embedding", len(missing), unit="clip", disable=None):
+            if isinstance(item, AudioError):
+                update.failures[name] = str(item)
+            else:
+                update.embedded += 1
+                yield key, item
+
+    _write_chunks(folder, embedded(), WRITTEN_ROWS, stored)
+
+
+def _write_chunks(
+    folder: Path, pairs: Iterator[tuple[str, np.ndarray]], size: int, stored: dict[str, Place]
+) -> None:
+    """Write keys with their embeddings (D,) in files of `size` rows, and add their places."""
+    while batch := list(itertools.islice(pairs, size)):
+        keys, rows = zip(*batch, strict=True)
         stored |= _write_chunk(folder, keys, np.array(rows))
 
 
@@ -205,18 +215,14 @@ def _merge_files(folder: Path, needed: set[str], stored: dict[str, Place]) -> li
     small_and_full = [name for name in sparse if len(wanted[name]) == sizes[name]]
     if len(sparse) == len(small_and_full) == 1:
         return []  # the only file, not full yet
-    keys: list[str] = []
-    rows: list[np.ndarray] = []
-    for name in sparse:
-        embeddings = np.load(chunk_paths(folder, name)[0], mmap_mode="r")
-        for row, key in sorted(wanted[name]):
-            keys.append(key)
-            rows.append(embeddings[row])
-            if len(rows) == CHUNK_ROWS:
-                stored |= _write_chunk(folder, keys, np.array(rows))
-                keys, rows = [], []
-    if rows:
-        stored |= _write_chunk(folder, keys, np.array(rows))
+
+    def kept_rows() -> Iterator[tuple[str, np.ndarray]]:
+        for name in sparse:
+            embeddings = np.load(chunk_paths(folder, name)[0], mmap_mode="r")
+            for row, key in sorted(wanted[name]):
+                yield key, embeddings[row]
+
+    _write_chunks(folder, kept_rows(), CHUNK_ROWS, stored)
     kept = {stored[key][0] for key in needed}
     return [name for name in sparse if name not in kept]
 

@@ -1,10 +1,5 @@
 """Measured levels of a clip: features, levels by the edges of a training corpus, phrases.
 
-    rows = measured_levels(waveform, "captions.edges.json")  # one row per descriptor
-    rows = measured_levels(waveform, edges_by_gender, {"gender": "female"})
-    reference_values("features.parquet", "captions.edges.json")["pitch"]  # values of training clips
-    level_phrases()["pitch"]["high"]                         # ("pitch is high", ...)
-
 The edges between low, normal and high were fitted to a training corpus. Levels in dB in particular
 depend on the recording conditions of that corpus.
 """
@@ -33,6 +28,7 @@ from paraclap.captions.templates import (
     default_descriptors,
 )
 from paraclap.errors import ParaCLAPError
+from paraclap.files import reading
 
 TRAINING = "train"
 """Split of a features table that edges are fitted to."""
@@ -63,21 +59,21 @@ def measured_levels(
     """Measure a clip, and return the level of each descriptor.
 
     Args:
-        waveform: (T,) at 16 kHz
-        edges: ``captions.edges.json`` of template_creation.py; None = values without levels
-        labels: of the clip, column -> label, for edges that were fitted with ``--edges-by``
+        waveform: (T,) at 16 kHz.
+        edges: `captions.edges.json` of template_creation.py; None = values without levels.
+        labels: of the clip, column -> label, for edges that were fitted with `--edges-by`.
 
     Returns:
-        index ``descriptor``; ``value``, ``unit``, ``low`` and ``high`` (the edges, in that unit),
-        ``below`` and ``above`` (share of the training clips that are low, and high), ``level`` and
-        ``phrase``, both missing where the value is undefined (an unvoiced clip)
+        Index `descriptor`; `value`, `unit`, `low` and `high` (the edges, in that unit), `below` and
+        `above` (share of the training clips that are low, and high), `level` and `phrase`, both
+        missing where the value is undefined (an unvoiced clip).
 
     Raises:
-        AudioError: if the clip cannot be measured
-        MeasurementError: if the edges are by group, and the labels do not give a known group
-        InputError: if the file holds no edges
+        AudioError: if the clip cannot be measured.
+        MeasurementError: if the edges are by group, and the labels do not give a known group.
+        InputError: if the file holds no edges.
     """
-    fitted = {} if edges is None else _read_edges(edges)
+    fitted = {} if edges is None else read_edges(Path(edges), default_descriptors())
     groups = {name: _group(edges, entry, labels or {}) for name, entry in fitted.items()}
     with _measuring:
         record = measure(_extractor(), waveform)
@@ -92,10 +88,6 @@ def measured_levels(
             rows.append({"descriptor": name, "value": value, "unit": descriptor.unit})
     columns = ["descriptor", "value", "unit", "low", "high", "below", "above", "level", "phrase"]
     return pd.DataFrame(rows, columns=columns).set_index("descriptor")
-
-
-def _read_edges(path: str | Path) -> dict[str, Edges]:
-    return read_edges(Path(path), default_descriptors())
 
 
 def _comparison(column: str) -> Comparison:
@@ -124,7 +116,7 @@ def groups_of_edges(edges: str | Path) -> dict[str, tuple[str, ...]]:
         InputError: if the file holds no edges
     """
     found: dict[str, dict[str, None]] = {}
-    for fitted in _read_edges(edges).values():
+    for fitted in read_edges(Path(edges), default_descriptors()).values():
         for place, column in enumerate(fitted.by):
             found.setdefault(column, {}).update({group[place]: None for group in fitted.groups})
     return {column: tuple(names) for column, names in found.items()}
@@ -135,17 +127,14 @@ def reference_values(
 ) -> dict[str, np.ndarray]:
     """Return descriptor -> the defined values of the training clips, ascending.
 
-    Args:
-        features: parquet table of features.py that the edges were fitted to; with a column
-            ``split``, only the training rows are used
-        edges: ``captions.edges.json``; descriptors without edges are left out
-        labels: as in `measured_levels`; only clips of the same group are used
+    `features` is the table of features.py that the edges were fitted to. Only training clips of the
+    group of `labels`, and descriptors with edges, are used.
 
     Raises:
         MeasurementError: if the table cannot be used, or as in `measured_levels`
         InputError: if the file holds no edges
     """
-    fitted = _read_edges(edges)
+    fitted = read_edges(Path(edges), default_descriptors())
     found = {}
     for descriptor in _descriptors():
         if descriptor.name not in fitted:
@@ -164,12 +153,10 @@ def reference_values(
 
 def _read_columns(path: str | Path, columns: set[str], voiced: bool) -> pa.RecordBatch:
     """Return columns of the training rows, and the column that marks voiced clips, if present."""
-    wanted = columns | ({VOICING_COLUMN} if voiced else set())
-    try:
+    wanted = columns | {"split"} | ({VOICING_COLUMN} if voiced else set())
+    with reading(path, MeasurementError):
         known = set(pq.read_schema(path).names)
-        table = pq.read_table(path, columns=sorted((wanted | {"split"}) & known))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise MeasurementError(f"{path} cannot be read: {error}") from error
+        table = pq.read_table(path, columns=sorted(wanted & known))
     if absent := columns - known:
         raise MeasurementError(
             f"{path} has no column {', '.join(sorted(absent))}, expected a features table"

@@ -26,7 +26,7 @@ from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.prompts import PromptError
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.classifier import ZeroShotClassifier
-from paraclap.inference.index import ClipIndex
+from paraclap.inference.index import ClipIndex, check_model
 from paraclap.inference.limits import (
     HOP_SECONDS,
     NEIGHBOURS,
@@ -125,7 +125,7 @@ class Analyzer:
             ParaCLAPError: for files without edges or features.
         """
         if index is not None:
-            index.check(paraclap)
+            check_model(index.folder, paraclap.fingerprints())
         self.paraclap, self.edges, self.index = paraclap, edges, index
         self.max_seconds = max_seconds
         self.groups = {} if edges is None else groups_of_edges(edges)

@@ -36,14 +36,10 @@ def score_clips(
     window: float | None = None,
     hop: float | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """Yield the scores of each clip, in order.
+    """Yield the scores of each clip of a table of `read_clips`, in order.
 
-    Args:
-        paraclap: the model.
-        clips: table of `read_clips`.
-        classifier: of the same model.
-        window: length of windows [s]; None scores whole clips.
-        hop: from window to window [s]; None = the window.
+    `window` is the length of windows [s], `hop` the distance of their starts [s] (None = the
+    window); without a window, clips are scored as a whole.
 
     Yields:
         For each clip a table of `file`, `start`, `end` [s] (of the clip, or of its windows),
@@ -81,13 +77,8 @@ def stream_windows(
 ) -> Iterator[tuple[float, float, np.ndarray]]:
     """Yield (start [s], end [s], samples int16) of a raw stream, as soon as a window is complete.
 
-    The windows are those of `windows`; the last one may only come when the stream ends.
-
-    Args:
-        stream: 16-bit little-endian mono samples.
-        rate: of the samples [Hz].
-        window: length [s].
-        hop: from window to window [s]; at most the window.
+    The stream has 16-bit little-endian mono samples. The windows are those of `windows`; the last
+    one may only come when the stream ends.
 
     Raises:
         ValueError: if the hop is not positive or exceeds the window.
@@ -171,24 +162,14 @@ def table_lines(scores: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
         yield f"{row['start']:9.2f} {end}  {row['best']:<{width}}  {cells}  {row['file']}"
 
 
-def _header(names: Sequence[str]) -> str:
-    heads = " ".join(f"{name:>5}" for name in ("none", *names))
-    return f"{'start':>9} {'end':>9}  {'best':<{max(map(len, names))}}  {heads}  file"
-
-
 def formatted(scores: Iterable[pd.DataFrame], names: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the text of each table of scores.
-
-    Args:
-        scores: of each clip.
-        names: of the classes.
-        kind: "table", "csv", "json" (one list) or "jsonl".
-    """
+    """Yield the text of each table of scores as "table", "csv", "json" (one list) or "jsonl"."""
     if kind == "csv":
         for number, table in enumerate(scores):
             yield table.to_csv(index=False, header=number == 0, lineterminator="\n")
     elif kind == "table":
-        yield _header(names) + "\n"
+        heads = " ".join(f"{name:>5}" for name in ("none", *names))
+        yield f"{'start':>9} {'end':>9}  {'best':<{max(map(len, names))}}  {heads}  file\n"
         for table in scores:
             yield "".join(f"{line}\n" for line in table_lines(table, names))
         yield LEGEND + "\n"
@@ -201,19 +182,14 @@ def formatted(scores: Iterable[pd.DataFrame], names: Sequence[str], kind: str) -
         yield end
 
 
-def figure_path(folder: Path, file: str, number: int) -> Path:
-    """Return the path of the figure of a recording: its number and its name without folders."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(file).stem) or "stream"
-    return folder / f"{number:04d}_{stem[:100]}.png"
-
-
 def write_timelines(folder: Path, scores: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Yield the scores unchanged, and plot those of each recording."""
+    """Yield the scores unchanged, and plot those of each recording, named by number and file."""
     make_folder(folder)
     for number, table in enumerate(scores):
         good = table[table["error"] == ""]
         if len(good):
             file = table["file"].iloc[0]
-            with atomic_write(figure_path(folder, file, number)) as temporary:
+            stem = re.sub(r"[^\w.-]+", "_", Path(file).stem)[:100]
+            with atomic_write(folder / f"{number:04d}_{stem}.png") as temporary:
                 plot_timeline(good, file).savefig(temporary, format="png")
         yield table

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from benchmarks import search as benchmark
+from benchmarks.search import recall
 from paraclap.cli import search as cli_search
 from paraclap.errors import MissingPackageError
 from paraclap.inference import approximate, index_update
-from paraclap.inference.approximate import ApproximateIndex, build, recall
-from paraclap.inference.index import ClipIndex
-from paraclap.inference.index_files import ClipIndexError
+from paraclap.inference.approximate import ApproximateIndex, build
+from paraclap.inference.index import ClipIndex, ClipIndexError
 
 
 def test_recall_is_the_share_of_exact_results():

@@ -12,8 +12,7 @@ from paraclap.corpora.table import read_clips
 from paraclap.inference import index as clip_index
 from paraclap.inference import index_update
 from paraclap.inference.api import ParaCLAP
-from paraclap.inference.index import ClipIndex
-from paraclap.inference.index_files import ClipIndexError
+from paraclap.inference.index import ClipIndex, ClipIndexError, check_model
 from paraclap.inference.index_update import update_index
 
 
@@ -165,11 +164,11 @@ def test_segments_of_a_file_are_separate_clips(paraclap, folder, tmp_path):
 def test_another_model_is_refused_by_either_side(update, paraclap, tmp_path, side):
     update()
     index = ClipIndex(tmp_path / "index")
-    index.check(paraclap)
+    check_model(index.folder, paraclap.fingerprints())
     with torch.no_grad():
         getattr(paraclap.model, f"{side}_projection").linear1.weight[0, 0] += 1e-3
     with pytest.raises(ClipIndexError, match=f"its {side} side"):
-        index.check(paraclap)
+        check_model(index.folder, paraclap.fingerprints())
     with pytest.raises(ClipIndexError, match="another model"):
         update()
 

@@ -167,7 +167,7 @@ def test_window_is_yielded_before_more_is_read():
         (["x.wav", "--describe", "--group", "female"], "expected COLUMN=LABEL"),
         (["--stdin-pcm", "12", "--windows", "1", *PROMPTS], "12 Hz"),
         (["x.wav", *PROMPTS, "-o", "/no/such/x.csv"], "/no/such does not exist"),
-        (["x.wav", "--queries", "angry", "calm"], "--queries was renamed to --prompts"),
+        (["x.wav", "--queries", "angry", "calm"], "--queries: renamed to --prompts"),
     ],
 )
 def test_invalid_combinations_of_options_are_refused(score, capsys, arguments, message):
