@@ -32,30 +32,22 @@ INTEGER_STEP = np.float32(1 / 32768)
 """Difference between two neighbouring 16-bit samples, of full scale."""
 
 
-def read_audio(
-    path: str | Path,
-    start: Position = 0.0,
-    end: Position = None,
-    *,
-    max_seconds: float = MAX_SECONDS,
-) -> np.ndarray:
+def read_audio(path: str | Path, start: Position = 0.0, end: Position = None) -> np.ndarray:
     """Return a segment as mono float32 waveform (T,) at 16 kHz within [-1, 32767/32768].
 
-    Only the segment is decoded.
+    Only the segment is decoded. Segments longer than `MAX_SECONDS` are refused.
 
     Args:
         path: file of any format that libsndfile reads; its suffix is ignored.
         start: begin of the segment [s], or a timedelta; None and NaT mean 0.
         end: end of the segment [s], or a timedelta; None and NaT mean the end of the file.
-        max_seconds: longest accepted segment [s], checked before decoding.
 
     Raises:
         AudioError: if the file is not readable audio, is truncated or implausible, or does not
             contain the segment.
     """
     with open_sound(path) as sound:
-        first, last = _segment(sound, path, start, end, max_seconds)
-        return _read_frames(sound, path, first, last)
+        return _read_frames(sound, path, *_segment(sound, path, start, end))
 
 
 def read_audio_with_report(
@@ -66,6 +58,8 @@ def read_audio_with_report(
     max_seconds: float = MAX_SECONDS,
 ) -> tuple[np.ndarray, Report]:
     """Return the waveform of `read_audio` and a report of its conditioning, from one reading.
+
+    Segments longer than `max_seconds` are refused before they are decoded.
 
     Raises:
         AudioError: as `read_audio`.

@@ -159,7 +159,9 @@ def test_segment_may_end_a_rounding_error_after_the_file(tmp_path):
 def test_length_is_limited_before_decoding(tmp_path, monkeypatch):
     path = write(tmp_path / "a.flac", np.zeros(30 * SAMPLING_RATE, dtype=np.int16))
     monkeypatch.setattr(reading, "_mono_blocks", None)  # decoding would fail
-    assert reason_of(path, max_seconds=20) == "too_long"
+    with pytest.raises(AudioError) as caught:
+        reading.read_audio_with_report(path, max_seconds=20)
+    assert caught.value.reason == "too_long"
 
 
 # --- Crops and blocks ----------------------------------------------------------------------------
