@@ -112,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("output", help="folder to write; must not exist, or be empty")
         command.add_argument("--scores", help="scores.yaml of evaluate.py, for the model card")
         command.add_argument("--name", help="name on the Hub in the model card, USER/NAME")
-        command.add_argument("--license", help="of the weights, as the Hub writes it, e.g. mit")
+        command.add_argument("--license", help="of the weights, as an identifier of the Hub (mit)")
     export = commands.add_parser("export", help='to ONNX (pip install "paraclap[onnx]")')
     export.add_argument("source", help=SOURCES["publish"])
     export.add_argument("output", help="folder to write; must not exist, or be empty")

@@ -116,12 +116,12 @@ def _build_model(
 def _check_inputs(reads_functionals: bool, functionals: Functionals | None) -> None:
     if reads_functionals != (functionals is not None):
         raise ModelError(
-            "data.features is for an audio tower with model_type egemaps, and such a tower needs it"
+            "data.features and an audio encoder with model_type egemaps require each other"
         )
 
 
 def _load_start(settings: ModelSettings) -> tuple[ParaCLAPModel, ParaCLAPProcessor]:
-    """Load the whole model that training starts from; its provenance stays in its configuration."""
+    """Load the model that training starts from."""
     for branch in ("audio", "text"):
         if getattr(settings, branch) != TowerSettings():
             raise ModelError(

@@ -263,7 +263,7 @@ class OnnxModel:
         }
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the content of the files of each tower; caches are named after it."""
+        """Return the bytes of each tower's files, for the fingerprint of caches."""
         return {
             f"{tower}_branch.{path.name}": torch.from_numpy(np.fromfile(path, np.uint8))
             for tower, graph in self.paths.items()

@@ -1,6 +1,6 @@
-"""Where models lie and which engines compute them; imports no torch, so that scripts check first.
+"""Locations of models and names of engines, without torch: scripts check arguments first.
 
-A source of a model is a run folder (its `best/` is meant), a model folder or the name of a
+The source of a model is a run folder (its `best/` is used), a model folder or the name of a
 repository on the Hugging Face Hub, USER/NAME.
 """
 
@@ -19,20 +19,20 @@ class ModelError(ParaCLAPError, ValueError):
 
 
 class ModelNotFoundError(ParaCLAPError, FileNotFoundError):
-    """There is no model at the given place."""
+    """There is no model at the given location."""
 
 
 class OutputExistsError(ParaCLAPError, FileExistsError):
-    """A folder that would be written holds something already."""
+    """The output folder exists and is not empty."""
 
 
 def check_source(source: str | Path) -> None:
     """Check that a source exists, or is the name of a repository on the Hub.
 
-    `runs/mine` is taken for a path if there is a folder `runs`.
+    `runs/mine` is a path if there is a folder `runs`.
 
     Raises:
-        ModelNotFoundError: if it can be neither.
+        ModelNotFoundError: if it is neither.
     """
     path = Path(source)
     is_hub_name = HUB_NAME.fullmatch(str(source)) and not path.parent.is_dir()
@@ -41,7 +41,7 @@ def check_source(source: str | Path) -> None:
 
 
 def find_model(source: str | Path) -> str | Path:
-    """Return the model folder that is meant by a source, or its Hub name as given.
+    """Return the model folder of a source, or its Hub name.
 
     Raises:
         ModelNotFoundError: if there is no model.

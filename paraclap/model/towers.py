@@ -1,4 +1,4 @@
-"""Parts of a model before they are put together: encoders, tokenizer and feature extractor."""
+"""Building blocks of a model: encoders, tokenizer, feature extractor and processor."""
 
 import dataclasses
 import string
@@ -42,9 +42,7 @@ ALPHABET = string.ascii_lowercase + string.digits + string.punctuation
 
 @contextmanager
 def as_model_error(about: str) -> Iterator[None]:
-    """Raise what transformers finds wrong with a name, a file or a configuration as `ModelError`.
-
-    Also what modeling_paraclap.py raises, which cannot import `ModelError`.
+    """Convert errors of transformers and of modeling_paraclap.py to `ModelError`.
 
     Args:
         about: the setting or file at fault, first words of the message.
@@ -98,7 +96,7 @@ def _pretrained_encoder(branch: str, tower: TowerSettings) -> PreTrainedModel:
 
 
 def _check_keys(branch: str, known: PreTrainedConfig, given: Iterable[str]) -> None:
-    """Check keys of a configuration: transformers keeps unknown ones without a word."""
+    """Check keys of a configuration: transformers accepts unknown ones silently."""
     for key in given:
         if key in RENAMED_KEYS:
             raise ModelError(f"model.{branch}.config.{key} is called {RENAMED_KEYS[key]} now")
@@ -109,7 +107,7 @@ def _check_keys(branch: str, known: PreTrainedConfig, given: Iterable[str]) -> N
 
 
 def check_complete(source: str | Path, missing_keys: Iterable[str]) -> None:
-    """Refuse a source that lacks weights: they would keep their random values.
+    """Check that no weights are missing: they would keep their random values.
 
     Raises:
         ModelError: if one of the missing weights takes part in embeddings.
@@ -193,7 +191,7 @@ def build_processor(
     tokenizer: PreTrainedTokenizerBase,
     extractor: ParaCLAPFeatureExtractor | FunctionalsFeatureExtractor,
 ) -> ParaCLAPProcessor:
-    """Combine both; texts are truncated to what the text encoder can read."""
+    """Combine both; texts are truncated to the longest input of the text encoder."""
     longest = getattr(config.text_config, "max_position_embeddings", tokenizer.model_max_length)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     return ParaCLAPProcessor(extractor, tokenizer)
