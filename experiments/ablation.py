@@ -18,6 +18,7 @@ written to results.md.
 """
 
 import argparse
+import functools
 import hashlib
 import itertools
 import json
@@ -26,7 +27,6 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ Predictor = Callable[[EvaluationSet], pd.DataFrame]
 # --- Recipes -------------------------------------------------------------------------------------
 
 
-def settings_hash(arguments: Sequence[str]) -> str:
+@functools.cache
+def settings_hash(arguments: tuple[str, ...]) -> str:
     """Hash the settings of a recipe that differ from the defaults, without paths.
 
     Settings added later do not change the hash.
@@ -183,7 +184,7 @@ def run(
 def fit_recipe(settings: Settings) -> Predictor:
     """Train a recipe."""
     train(settings)
-    return partial(predict, settings)
+    return functools.partial(predict, settings)
 
 
 def fit_baseline(name: str, trained_on: PreparedCorpus) -> Predictor:
@@ -251,13 +252,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, (corpus, tests) in itertools.product(baselines.BASELINES, plans):
             keys = {"tower": EGEMAPS, "recipe": name, "seed": 0, "settings": "closed"}
             tests = [tested for tested in tests if tested.wording is None]
-            run(keys, tests, path, partial(fit_baseline, name, corpus))
+            run(keys, tests, path, functools.partial(fit_baseline, name, corpus))
     for seed in range(1, options.seeds + 1):  # outermost, so that an interrupted command is of use
         for recipe, (corpus, tests) in itertools.product(options.recipes, plans):
             keys = {"tower": options.tower, "recipe": recipe, "seed": seed}
             keys["settings"] = settings_hash(TOWERS[options.tower][recipe])
             settings = settings_of(options.tower, recipe, seed, corpus, options.work)
-            run(keys, tests, path, partial(fit_recipe, settings))
+            run(keys, tests, path, functools.partial(fit_recipe, settings))
     write_tables(path, prepared)
 
 

@@ -149,7 +149,7 @@ def test_every_recipe_is_a_valid_configuration_with_a_row_in_the_results(tower, 
 def test_configuration_is_the_chosen_recipe():
     config = recipes.FOLDER.parent / "configs" / "egemaps.yaml"
     chosen = TOWERS[EGEMAPS][recipes.CHOSEN]
-    assert ablation.settings_hash([str(config)]) == ablation.settings_hash(chosen)
+    assert ablation.settings_hash((str(config),)) == ablation.settings_hash(chosen)
 
 
 @pytest.mark.parametrize("name", baselines.BASELINES)

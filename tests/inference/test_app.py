@@ -1,7 +1,7 @@
-"""app.py: command line, guards, server, and the page in a browser.
+"""app.py: server, and the page in a browser.
 
 The page is served by a process of its own; these tests are skipped without gradio, those in a
-browser also without playwright and Chromium (`make browser`).
+browser also without playwright and Chromium (`make extras`).
 """
 
 import importlib.util
@@ -26,9 +26,7 @@ import torch
 
 from paraclap.audio.containers import read_duration
 from paraclap.audio.reading import read_audio
-from paraclap.cli import app as cli_app
 from paraclap.corpora.table import read_clips
-from paraclap.errors import MissingPackageError
 from paraclap.inference import guards
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index_update import update_index
@@ -41,12 +39,12 @@ from tiny_models import TEXTS, TINY_AUDIO, TINY_TEXT
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-needs_gradio = pytest.mark.skipif(
-    not importlib.util.find_spec("gradio"), reason="gradio is not installed (make browser)"
+pytestmark = pytest.mark.skipif(
+    not importlib.util.find_spec("gradio"), reason="gradio is not installed (make extras)"
 )
 needs_browser = pytest.mark.skipif(
     not (importlib.util.find_spec("playwright") and CHROMIUM),
-    reason="playwright and a Chromium are not installed (make browser)",
+    reason="playwright and a Chromium are not installed (make extras)",
 )
 WATCH = """
 import os, sys
@@ -64,67 +62,6 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 """
 """Logs every connection and name lookup of a process, also blocked ones."""
-
-
-# --- Without gradio ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--features", "f.parquet"], "--features requires --edges"),
-        (["--edges", "absent.json"], "absent.json does not exist"),
-        (["--max-seconds", "0"], "must be positive"),
-    ],
-)
-def test_wrong_options_are_refused(arguments, message, capsys):
-    with pytest.raises(SystemExit):
-        cli_app.main(["MODEL", *arguments])
-    assert message in capsys.readouterr().err
-
-
-def test_wrong_options_need_neither_torch_nor_gradio():
-    code = "import sys, paraclap.cli.app; sys.exit(bool({'torch', 'gradio'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
-
-
-def test_missing_gradio_names_the_extra(monkeypatch):
-    monkeypatch.setattr(cli_app.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match=r'pip install "paraclap\[demo\]"'):
-        cli_app.main(["MODEL"])
-
-
-def test_gradio_variables_of_the_shell_are_ignored(monkeypatch, tmp_path):
-    for name, value in (("SHARE", "True"), ("ALLOWED_PATHS", "/"), ("ANALYTICS_ENABLED", "True")):
-        monkeypatch.setenv(f"GRADIO_{name}", value)
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "elsewhere")  # restored after the test
-    guards.prepare_environment(tmp_path)
-    found = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
-    assert found == {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(tmp_path)}
-
-
-@pytest.mark.parametrize(
-    ("event", "arguments", "host", "allowed"),
-    [
-        ("socket.connect", (None, ("127.0.0.1", 80)), "127.0.0.1", True),
-        ("socket.connect", (None, ("::1", 80, 0, 0)), "127.0.0.1", True),
-        ("socket.connect", (None, "/run/local.socket"), "127.0.0.1", True),
-        ("socket.connect", (None, ("192.0.2.1", 80)), "127.0.0.1", False),
-        ("socket.connect", (None, ("192.0.2.1", 80)), "192.0.2.1", True),
-        ("socket.connect", (None, ("192.0.2.1", 80)), "0.0.0.0", False),
-        ("socket.sendto", (None, ("192.0.2.1", 53)), "127.0.0.1", False),
-        ("socket.getaddrinfo", ("api.gradio.app", 443, 0, 0, 0), "127.0.0.1", False),
-        ("socket.getaddrinfo", (b"localhost", 443, 0, 0, 0), "127.0.0.1", True),
-        ("socket.getaddrinfo", (None, 443, 0, 0, 0), "127.0.0.1", True),
-        ("socket.bind", (None, ("192.0.2.1", 80)), "127.0.0.1", True),
-    ],
-)
-def test_connections_to_other_machines_are_blocked(event, arguments, host, allowed):
-    if allowed:
-        guards.check_connection(event, arguments, host)
-        return
-    with pytest.raises(PermissionError, match="blocked"):
-        guards.check_connection(event, arguments, host)
 
 
 # --- The server ----------------------------------------------------------------------------------
@@ -259,7 +196,6 @@ def file_data(path):
     return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
 
 
-@needs_gradio
 def test_only_uploads_are_read(server, sounds):
     path = server.upload("../../short.wav", (sounds / "short.wav").read_bytes())
     assert Path(path).is_relative_to(server.temporary) and path.endswith("/short.wav")
@@ -275,7 +211,6 @@ def test_only_uploads_are_read(server, sounds):
         assert not server.request(recording)[0]
 
 
-@needs_gradio
 def test_urls_in_place_of_an_upload_are_not_fetched(server):
     assert not server.others()  # no telemetry at the start either
     for url in ("http://192.0.2.1/a.wav", "http://elsewhere.invalid/a.wav", f"{server.url}/config"):
@@ -286,12 +221,10 @@ def test_urls_in_place_of_an_upload_are_not_fetched(server):
     server.connections.write_text("")
 
 
-@needs_gradio
 def test_too_large_upload_is_refused(server):
     assert server.upload("big.wav", bytes(1_100_000)) == 413
 
 
-@needs_gradio
 def test_only_this_machine_reaches_the_page(server):
     assert "127.0.0.1" in server.first_line and "gradio.live" not in server.first_line
     with pytest.raises(OSError):  # another address of this machine, where 0.0.0.0 would answer
@@ -301,7 +234,6 @@ def test_only_this_machine_reaches_the_page(server):
         assert server.status(path) in (403, 404)
 
 
-@needs_gradio
 def test_old_uploads_are_deleted(tiny, tmp_path, monkeypatch):
     from paraclap.inference import app
 
@@ -323,7 +255,6 @@ def test_old_uploads_are_deleted(tiny, tmp_path, monkeypatch):
         blocks.close()
 
 
-@needs_gradio
 def test_port_in_use_is_one_sentence(tiny, tmp_path, monkeypatch):
     from paraclap.inference import app
 
@@ -336,7 +267,6 @@ def test_port_in_use_is_one_sentence(tiny, tmp_path, monkeypatch):
             app.serve(page, HOST, taken.getsockname()[1], 1)
 
 
-@needs_gradio
 def test_examples_are_audible_and_one_has_a_timeline(tmp_path):
     from paraclap.inference import app
 
@@ -388,7 +318,6 @@ def analyse(opened):
     opened.get_by_role("button", name="Analyse").click()
 
 
-@needs_gradio
 @needs_browser
 def test_page_shows_scores_timeline_acoustics_and_similar_clips(visit, server, sounds):
     opened = visit()
@@ -411,7 +340,6 @@ def test_page_shows_scores_timeline_acoustics_and_similar_clips(visit, server, s
     assert not server.others()
 
 
-@needs_gradio
 @needs_browser
 def test_invalid_recordings_give_a_warning_and_valid_ones_results(visit, sounds):
     opened = visit(width=375)
@@ -429,7 +357,6 @@ def test_invalid_recordings_give_a_warning_and_valid_ones_results(visit, sounds)
     assert opened.evaluate("document.documentElement.scrollWidth") == 375
 
 
-@needs_gradio
 @needs_browser
 def test_two_visitors_get_their_own_results(visit, sounds):
     visitors = [
@@ -447,7 +374,6 @@ def test_two_visitors_get_their_own_results(visit, sounds):
         assert opened.get_by_text("(cosine").count() == len(prompts)
 
 
-@needs_gradio
 def test_nothing_is_left_behind(server):
     assert list(server.temporary.glob("paraclap-*/uploads/*"))
     server.process.send_signal(signal.SIGTERM)
