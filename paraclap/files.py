@@ -128,8 +128,9 @@ def _output_errors(path: Path, temporary: Path) -> Iterator[None]:
     except ParaCLAPError:
         raise
     except OSError as error:
-        other = error.filename and not str(error.filename).startswith((str(temporary), str(path)))
-        if other or error.errno is None:
+        place = str(error.filename or path)
+        ours = place.startswith((str(temporary), str(path))) or path.is_relative_to(place)
+        if not ours or error.errno is None:
             raise  # concerns another file, for example an input, or was not raised by the system
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 

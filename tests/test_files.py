@@ -4,7 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from paraclap.files import OutputError, atomic_write, file_sha256, write_bytes, write_text
+from paraclap.files import (
+    OutputError,
+    atomic_folder,
+    atomic_write,
+    file_sha256,
+    write_bytes,
+    write_text,
+)
 
 
 def test_failed_write_keeps_the_previous_file_and_leaves_no_temporary_one(tmp_path):
@@ -18,9 +25,12 @@ def test_failed_write_keeps_the_previous_file_and_leaves_no_temporary_one(tmp_pa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_missing_folder_is_an_output_error(tmp_path):
+def test_missing_or_impossible_folder_is_an_output_error(tmp_path):
     with pytest.raises(OutputError, match="No such file or directory"):
         write_text(tmp_path / "missing" / "table.csv", "new")
+    write_text(tmp_path / "file", "")
+    with pytest.raises(OutputError, match="Not a directory"), atomic_folder(tmp_path / "file/a/b"):
+        pass
 
 
 def test_errors_of_other_files_and_bugs_are_unchanged(tmp_path):

@@ -15,10 +15,12 @@ from pathlib import Path
 import audformat
 import numpy as np
 import soundfile
+import yaml
 from tqdm import tqdm
 
 from paraclap.audio import SAMPLING_RATE
 from paraclap.corpora import CorpusError
+from paraclap.corpora.databases import read_database
 from paraclap.corpora.synthetic_speakers import (
     PROSODY,
     Speaker,
@@ -95,11 +97,13 @@ def write_corpus(
 
 def _is_finished(root: Path, parameters: dict[str, int]) -> bool:
     """Return whether the folder contains the corpus of these parameters, with all files."""
-    if not (root / "db.yaml").is_file():
+    try:
+        header = yaml.safe_load((root / "db.yaml").read_text(encoding="utf-8"))
+        return header["parameters"] == parameters and all(
+            (root / file).is_file() for file in read_database(root)["file"]
+        )
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):  # another database
         return False
-    if audformat.Database.load(root, load_data=False).meta.get("parameters") != parameters:
-        return False
-    return all((root / file).is_file() for file in audformat.Database.load(root).files)
 
 
 def _write_database(

@@ -232,14 +232,15 @@ def test_spectral_tilt_attenuates_3_khz_and_keeps_0_hz():
     assert 20 * np.log10(spectrum[3000]) == pytest.approx(-12.0, abs=0.01)
 
 
-def test_existing_folder_is_not_replaced_without_force(tmp_path):
+@pytest.mark.parametrize("content", ["name: another database", "damaged: ["])
+def test_existing_folder_is_not_replaced_without_force(tmp_path, content):
     (tmp_path / "data").mkdir()
-    note = tmp_path / "data" / "note.txt"
-    note.write_text("mine")
+    note = tmp_path / "data" / "db.yaml"
+    note.write_text(content)
     arguments = ["-o", str(note.parent), "--speakers", "6", "--clips-per-emotion", "1"]
     with pytest.raises(CorpusError, match="--force"):
         synthetic_corpus.main(arguments)
-    assert note.read_text() == "mine"
+    assert note.read_text() == content
 
 
 def test_existing_corpus_is_reused_for_the_same_arguments(corpus, tmp_path):
