@@ -130,7 +130,7 @@ def test_a_run_trains_and_is_evaluated(config, measured, corpus, tmp_path):
 
 def test_tower_and_table_belong_together(config, measured, tmp_path):
     given = arguments(config, measured, tmp_path)
-    with pytest.raises(ValueError, match="such a tower needs it"):
+    with pytest.raises(ValueError, match="egemaps require each other"):
         loop.Trainer(read_settings([*given, "data.features=null"]))
     with pytest.raises(ValueError, match="model_type egemaps"):
         loop.Trainer(read_settings([config, f"data.features={measured[0]}"]))
