@@ -131,6 +131,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     fixed = [f"--{name}" for name in FIXED_BY_PROTOCOL if getattr(options, name) is not None]
     if options.protocol and fixed:
         parser.error(f"--protocol {options.protocol} cannot be combined with {', '.join(fixed)}")
+    if options.workers < 0:
+        parser.error(f"--workers {options.workers}, expected at least 0")
     options.prompts = options.prompts or [PUBLISHED]
     options.targets = options.targets or ["emotion"]
     if options.retrieval and len(options.retrieval) != len(options.sources):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from paraclap.audio import AudioError
 from paraclap.audio.containers import read_duration
 from paraclap.audio.paths import resolve_inside
-from paraclap.audio.segments import windows
+from paraclap.audio.segments import WindowError, windows
 from paraclap.evaluation.figures import plot_timeline
 from paraclap.files import atomic_write, make_folder
 from paraclap.inference.api import ParaCLAP
@@ -81,11 +81,13 @@ def stream_windows(
     one may only come when the stream ends.
 
     Raises:
-        ValueError: if the hop is not positive or exceeds the window.
+        WindowError: if the hop is shorter than a sample or exceeds the window.
     """
     size, step = round(window * rate), round(hop * rate)
     if not 0 < step <= size:
-        raise ValueError(f"window {window:g} s, hop {hop:g} s: expected 0 < hop <= window")
+        raise WindowError(
+            f"window {window:g} s, hop {hop:g} s: expected 0 < hop <= window at {rate} Hz"
+        )
     kept = np.zeros(0, SAMPLE)  # the last samples, at most a window
     received, next_end = 0, size  # samples so far, and at the end of the next window
     while True:

@@ -149,6 +149,11 @@ def test_window_is_yielded_before_more_is_read():
     assert len(next(found)[2]) == 16_000
 
 
+def test_hop_below_a_sample_is_refused():
+    with pytest.raises(ParaCLAPError, match="expected 0 < hop <= window"):
+        next(stream_windows(io.BytesIO(b"ab"), 8_000, window=1, hop=1e-5))
+
+
 # --- Options -------------------------------------------------------------------------------------
 
 
