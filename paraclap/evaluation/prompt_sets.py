@@ -1,4 +1,4 @@
-"""Prompt sets: a template for each target, and the words for each class.
+"""Prompt sets: a template for each target, and the words for each class, in prompt_sets.yaml.
 
 A prompt set gives every class of a target (emotion, gender, arousal, ...) one prompt. "ensemble"
 gives the prompts of all other sets except "published"; their embeddings are averaged (prompt
@@ -14,112 +14,24 @@ The set "published" has the prompts of the paper, where the paper evaluated the 
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
 
 from paraclap.captions.templates import default_descriptors
 
 PUBLISHED = "published"
 ENSEMBLE = "ensemble"
 
-WORDS: dict[str, dict[str, dict[str, str]]] = {
-    "emotion": {
-        # not the noun "calm" of the captions, which reads like the adjective
-        "calm": {"adjective": "calm", "noun": "calmness"},
-        "calmness": {"adjective": "calm", "noun": "calmness"},
-        "emphatic": {"adjective": "emphatic", "noun": "emphasis"},
-        "motherese": {"adjective": "like a parent talking to a child", "noun": "motherese"},
-        "neutral": {"adjective": "neutral", "noun": "no particular emotion"},
-        "negative": {"adjective": "negative", "noun": "a negative emotion"},
-        "non-negative": {"adjective": "neutral or positive", "noun": "no negative emotion"},
-    },
-    "gender": {
-        "female": {"adjective": "female", "noun": "woman"},
-        "male": {"adjective": "male", "noun": "man"},
-    },
-    "arousal": {
-        "low": {"adjective": "calm", "noun": "low"},
-        "middle": {"adjective": "moderately aroused", "noun": "normal"},
-        "high": {"adjective": "aroused", "noun": "high"},
-    },
-    "valence": {
-        "low": {"adjective": "displeased", "noun": "low"},
-        "middle": {"adjective": "neither pleased nor displeased", "noun": "normal"},
-        "high": {"adjective": "pleased", "noun": "high"},
-    },
-    "dominance": {
-        "low": {"adjective": "submissive", "noun": "low"},
-        "middle": {"adjective": "neither submissive nor dominant", "noun": "normal"},
-        "high": {"adjective": "dominant", "noun": "high"},
-    },
-    "age": {
-        "low": {"adjective": "young", "noun": "young person"},
-        "middle": {"adjective": "middle-aged", "noun": "middle-aged person"},
-        "high": {"adjective": "old", "noun": "old person"},
-    },
-    "age_group": {
-        "child": {"adjective": "a child", "noun": "child"},
-        "youth": {"adjective": "an adolescent", "noun": "young person"},
-        "adult": {"adjective": "an adult", "noun": "adult"},
-        "senior": {"adjective": "elderly", "noun": "senior"},
-    },
-    "likability": {
-        form: {"adjective": adjective}
-        for adjective, *forms in (
-            ("not likeable", "not likeable", "low"),
-            ("somewhat likeable", "middle"),
-            ("likeable", "likeable", "high"),
-        )
-        for form in forms
-    },
-    "intoxication": {
-        "intoxicated": {"adjective": "intoxicated with alcohol"},
-        "sober": {"adjective": "sober"},
-    },
-}
+_CONTENT = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+WORDS: dict[str, dict[str, dict[str, str]]] = _CONTENT["words"]
 """Target -> class -> words for its templates, besides the emotions of the caption templates."""
-
-BELONGS = "the voice belongs to a {noun}"
-SOUNDS = "the speaker sounds {adjective}"
-COMMON_TEMPLATES = {
-    "word": "{adjective}",
-    "sentence": "the speaker is {adjective}",
-    "person": "this person is {adjective}",
-    "voice": "the voice sounds {adjective}",
-    "caption": "{target} is {noun}",
+TEMPLATES: dict[str, dict[str, str]] = {
+    target: _CONTENT["common"] | other for target, other in _CONTENT["templates"].items()
 }
-OTHER_TEMPLATES = {
-    "emotion": {
-        "sentence": SOUNDS,
-        "person": "this person is feeling {adjective}",
-        "voice": "the voice expresses {noun}",
-    },
-    "gender": {
-        "person": "this person is a {noun}",
-        "voice": BELONGS,
-        "caption": "gender is {adjective}",
-    },
-    "age": {"voice": BELONGS, "caption": SOUNDS},
-    "age_group": {"word": "{noun}", "voice": BELONGS},
-    "likability": {"caption": "likability is {adjective}"},
-    "intoxication": {
-        "voice": "the voice belongs to someone who is {adjective}",
-        "caption": SOUNDS,
-    },
-    "arousal": {"person": "this person is feeling {adjective}"},
-    "valence": {"person": "this person is feeling {adjective}"},
-    "dominance": {"person": "this person is feeling {adjective}"},
-}
-TEMPLATES = {target: COMMON_TEMPLATES | other for target, other in OTHER_TEMPLATES.items()}
 """Target -> prompt set -> template."""
-
-PLAIN_TEMPLATES = {
-    "word": "{label}",
-    "sentence": "the {target} of the speaker is {label}",
-    "person": "the {target} of this person is {label}",
-    "voice": "the {target} of the voice is {label}",
-    "caption": "{target} is {label}",
-}
+PLAIN_TEMPLATES: dict[str, str] = _CONTENT["plain"]
 """Prompt set -> template for classes without words."""
-
 PROMPT_SETS = (PUBLISHED, *PLAIN_TEMPLATES, ENSEMBLE)
 
 
