@@ -45,7 +45,7 @@ class Corpus:
 def _read_catalogue() -> dict[str, Corpus]:
     text = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
     corpora = {}
-    for name, entry in yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).items():
+    for name, entry in yaml.safe_load(text).items():
         if isinstance(entry["classes"], list):
             entry["classes"] = entry["published"] = {label: label for label in entry["classes"]}
         reader = partial(read_files, **entry.pop("files"))
