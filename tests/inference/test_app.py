@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -199,12 +200,12 @@ def file_data(path):
 def test_only_uploads_are_read(server, sounds):
     path = server.upload("../../short.wav", (sounds / "short.wav").read_bytes())
     assert Path(path).is_relative_to(server.temporary) and path.endswith("/short.wav")
-    assert server.status(f"/gradio_api/file={path}") == 200
+    assert server.status(f"/gradio_api/file={quote(str(path))}") == 200
     success, output = server.request(file_data(path))
     assert success and "angry (cosine" in output
     inside = sounds / "other.flac"  # in the index, but not an upload
     for other in ("/etc/passwd", inside, REPOSITORY / "app.py", f"{path}/../../../../log"):
-        assert server.status(f"/gradio_api/file={other}") == 403
+        assert server.status(f"/gradio_api/file={quote(str(other))}") == 403
         success, output = server.request(file_data(other))
         assert not success and "cosine" not in output
     for recording in (str(inside), {"path": str(inside)}, {**file_data(inside), "is_stream": True}):
