@@ -12,6 +12,7 @@ from torch import nn
 from paraclap import distributed
 from paraclap.model.modeling_paraclap import clip_loss, scaled_cosines
 from paraclap.signals import Stopped
+from paraclap.training import gradient_sum
 from paraclap.training.losses import LOSSES
 
 CPU = torch.device("cpu")
@@ -115,7 +116,7 @@ def trained(name, steps=2, skipping=-1, chunks=1):
         model, objective = Towers(), LOSSES[name]().double()
         parameters = [*model.parameters(), *objective.parameters()]
         together, optimizer = (
-            distributed.GradientSum(parameters),
+            gradient_sum.GradientSum(parameters),
             torch.optim.AdamW(parameters, 0.01),
         )
         losses, own = [], distributed.share(TOTAL)
@@ -181,7 +182,7 @@ def test_without_gathering_shapes_do_not_match(together, monkeypatch):
 
 
 def test_small_buckets_and_logits_by_rows_change_nothing(together, monkeypatch):
-    monkeypatch.setattr(distributed, "BUCKET_BYTES", 200)
+    monkeypatch.setattr(gradient_sum, "BUCKET_BYTES", 200)
     monkeypatch.setattr("paraclap.training.losses.LOGITS_AT_ONCE", TOTAL)
     losses, gradients = expected_gradients("sigmoid")
     run = together(2, trained, "sigmoid")
@@ -205,7 +206,7 @@ def test_a_layer_that_one_process_skips_gets_the_gradients_of_the_others(togethe
 def changed_after_sending():
     with distributed.processes(CPU, 60):
         model = nn.Linear(2, 2)
-        together = distributed.GradientSum(model.parameters())
+        together = gradient_sum.GradientSum(model.parameters())
         together.expect()
         for _ in range(2):
             model(torch.ones(1, 2)).sum().backward()

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paraclap.distributed import GradientSum, sum_in_place
+from paraclap.distributed import sum_in_place
 from paraclap.errors import ParaCLAPError
 from paraclap.model.modeling_paraclap import ParaCLAPModel
 from paraclap.training.class_prompts import ClassPrompts
 from paraclap.training.encoding import Batch, BatchEncoder, Replay, distinct_captions
+from paraclap.training.gradient_sum import GradientSum
 from paraclap.training.losses import Matches
 
 

@@ -12,6 +12,7 @@ from paraclap import distributed
 from paraclap.model.modeling_paraclap import scaled_cosines
 from paraclap.training import loop
 from paraclap.training.config import SettingsError, read_settings
+from paraclap.training.gradient_sum import GradientSum
 from paraclap.training.losses import LOSSES, ContrastiveLoss
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def loss_of_processes(name):
         objective = LOSSES[name]().double()
         leaves = [torch.nn.Parameter(leaf) for leaf in (audio, text, scale)]
         leaves += objective.parameters()
-        sums = distributed.GradientSum(leaves)
+        sums = GradientSum(leaves)
         units = [F.normalize(leaf[local], dim=-1) for leaf in leaves[:2]]
         loss = objective(*units, leaves[2], (pairs[local], pairs.T[local]))
         sums.expect()
