@@ -66,6 +66,14 @@ def test_every_folder_has_a_floor_and_is_installed():
     assert folders | files == set(FLOOR)
     setuptools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert {f"paraclap.{folder}" for folder in folders} < set(setuptools["packages"])
+    installed = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for path in REPOSITORY.joinpath(*package.split(".")).glob(pattern)
+    }
+    data = {path for path in PACKAGE.rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert data == installed & data and len(data) > 5
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
