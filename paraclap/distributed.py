@@ -14,14 +14,13 @@ the others have read it; a thread of each process watches the store.
 Letters: b rows of this process, B rows of all, D embedding size.
 """
 
-import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import Any
 
@@ -123,7 +122,7 @@ def processes(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
     watch = _Watch(store, number, world)
     watch.start()
     try:
-        with _printing(number == 0):
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if number else sys.stdout):
             yield
             meet()
     except Stopped:  # all processes, at the same step
@@ -135,21 +134,8 @@ def processes(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
         raise
     finally:
         watch.done.set()
-        _close()
-
-
-def _close() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-@contextmanager
-def _printing(allowed: bool) -> Iterator[None]:
-    if allowed:
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 class _Watch(threading.Thread):

@@ -9,22 +9,22 @@ only read audio leave them to their parent.
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 REQUEUE = 75
 EXIT_CODES = {signal.SIGTERM: REQUEUE, signal.SIGUSR1: REQUEUE, signal.SIGINT: 130}
 
 
 class Stopped(Exception):  # noqa: N818  not an error
-    """The run was saved and ends early.
+    """The run ends early, because of a signal.
 
     Attributes:
         code: exit code of the process.
     """
 
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
+    def __init__(self, received: signal.Signals, message: str) -> None:
+        super().__init__(f"{received.name}: {message}")
+        self.code = EXIT_CODES[received]
 
 
 class StopRequests:
@@ -42,12 +42,7 @@ class StopRequests:
         self._before = {number: signal.signal(number, self._note) for number in EXIT_CODES}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

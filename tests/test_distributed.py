@@ -249,7 +249,7 @@ def raise_in_flight():
 
 
 def raise_stopped():
-    raise Stopped("saved", 75)
+    raise Stopped(signal.SIGTERM, "saved")
 
 
 FAULTS = {

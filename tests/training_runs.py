@@ -68,6 +68,22 @@ def same_runs(first, second):
     return histories[0] == histories[1] and same(weights(first), weights(second))
 
 
+def damage(checkpoint, how):
+    """Damage a checkpoint."""
+    path = checkpoint / "state.pt"
+    content = bytearray(path.read_bytes())
+    match how:
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "flipped":
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+        case "empty":
+            path.write_bytes(b"")
+        case "unhashed":
+            path.with_name("state.pt.sha256").unlink()
+
+
 def stop_after(monkeypatch, step):
     """Make runs raise `StoppedError` after `step` steps."""
     original = loop.Trainer.training_step

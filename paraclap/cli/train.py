@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with processes(device_named(settings.train.device), settings.train.timeout):
-            run = train(settings)
-            best = f"best validation UAR {run.best:.3f}, " if run.best >= 0 else ""
-            print(f"{best}models in {run.output / 'best'} and {run.output / 'last'}")
+            trainer = train(settings)
+            best = f"best validation UAR {trainer.best:.3f}, " if trainer.best >= 0 else ""
+            print(f"{best}models in {trainer.output / 'best'} and {trainer.output / 'last'}")
     except Stopped as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
         return stopped.code

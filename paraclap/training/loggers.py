@@ -11,9 +11,8 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ import numpy as np
 from paraclap.files import OutputError, write_text
 from paraclap.settings import SettingsError
 
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 PROJECT = "paraclap"
 
 
@@ -32,7 +30,7 @@ def check_loggers(names: Sequence[str]) -> None:
         SettingsError: naming the missing package.
     """
     for name in names:
-        if importlib.util.find_spec(PACKAGES[name]) is None:
+        if importlib.util.find_spec(name) is None:
             raise SettingsError(
                 f'train.loggers: {name} is not installed: pip install "paraclap[tracking]"'
             )
@@ -68,13 +66,8 @@ class Log:
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close(finished=error is None)
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.close(finished=kind is None)
 
     def write(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
         """Add one row; loggers show its values under `prefix`.
@@ -92,10 +85,10 @@ class Log:
                 if value is not None:
                     self.writer.add_scalar(f"{prefix}/{name}", value, step)
 
-    def image(self, step: int, name: str, draw: Callable[[], np.ndarray]) -> None:
-        """Add an image (H, W, 3) uint8, which is drawn only if there is a logger."""
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Add an image (H, W, 3) uint8."""
         if self.writer is not None:
-            self.writer.add_image(name, draw(), step, dataformats="HWC")
+            self.writer.add_image(name, pixels, step, dataformats="HWC")
 
     def text(self, step: int, name: str, text: str) -> None:
         """Add a text in Markdown."""

@@ -9,23 +9,24 @@ from contextlib import AbstractContextManager, nullcontext
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from paraclap.distributed import agreed_signal, largest, rank, world_size
+from paraclap.distributed import agreed_signal, broadcast_in_place, largest, rank, world_size
 from paraclap.files import make_folder, write_text
 from paraclap.settings import Settings
-from paraclap.signals import EXIT_CODES, Stopped, StopRequests
-from paraclap.training.config import flatten
+from paraclap.signals import Stopped, StopRequests
+from paraclap.training.config import check_paths, flatten
 from paraclap.training.data import files_in_flight, raise_worker_error, sample_captions
 from paraclap.training.encoding import Batch
 from paraclap.training.loggers import Log, check_loggers
-from paraclap.training.preparation import prepare
+from paraclap.training.precompute import audio_embeddings
 from paraclap.training.resources import memory_in_use
-from paraclap.training.tables import check_data, with_captions
+from paraclap.training.tables import check_augmentation, with_captions
+from paraclap.training.text_pretraining import pretrain_text
 from paraclap.training.trainer import Trainer
 from paraclap.training.validation import log_figures
 
 
 def train(settings: Settings) -> Trainer:
-    """Train a model; returns the finished run.
+    """Train a model; returns the finished trainer.
 
     Raises:
         OutputError: if the run folder cannot be written.
@@ -33,82 +34,108 @@ def train(settings: Settings) -> Trainer:
         Stopped: after a checkpoint was written, if a signal was received.
     """
     settings = with_captions(settings)
-    check_data(settings)
+    check_augmentation(settings.data)
+    check_paths(settings)
     check_loggers(settings.train.loggers)
-    run = Trainer(settings)
-    make_folder(run.output)
-    run.resume()
+    trainer = Trainer(settings)
+    make_folder(trainer.output)
+    trainer.resume()
     if rank() == 0:
         config = OmegaConf.to_yaml(OmegaConf.structured(settings))
-        write_text(run.output / "config.yaml", config)
-    print(_description(run))
-    with _log(run) as log, StopRequests() as requests:
-        if log is not None and log.writer is not None and run.step < run.steps:
-            captions = sample_captions(run.data, run.dataset(), run.batches())
-            log.text(run.step, "captions", captions)
-        _train(run, log, requests)
-    validations = math.ceil(run.whole_steps / settings.train.validate_every)
-    if run.validate.classes.empty:
+        write_text(trainer.output / "config.yaml", config)
+    print(_description(trainer))
+    with _log(trainer) as log, StopRequests() as requests:
+        if log is not None and trainer.step < trainer.steps:
+            captions = sample_captions(trainer.data, trainer.dataset(), trainer.batches())
+            log.text(trainer.step, "captions", captions)
+        _train(trainer, log, requests)
+    validations = math.ceil(trainer.whole_steps / settings.train.validate_every)
+    if trainer.validate.classes.empty:
         validations = 0
-    print(run.stopwatch.summary(run.device, run.whole_steps, validations))
-    return run
+    print(trainer.stopwatch.summary(trainer.device, trainer.whole_steps, validations))
+    return trainer
 
 
-def _description(run: Trainer) -> str:
+def _description(trainer: Trainer) -> str:
     """Numbers of clips and steps, device and precision."""
-    device = f"{world_size()} x {run.device.type}" if world_size() > 1 else str(run.device)
-    precision = "bfloat16" if run.learner.bfloat16 else "float32"
+    device = f"{world_size()} x {trainer.device.type}" if world_size() > 1 else str(trainer.device)
+    precision = "bfloat16" if trainer.learner.bfloat16 else "float32"
     return (
-        f"{len(run.data.train_table)} training clips, {len(run.validate.classes)} validation "
-        f"clips, {run.steps} steps, {device}, {precision}"
+        f"{len(trainer.data.train_table)} training clips, {len(trainer.validate.classes)} "
+        f"validation clips, {trainer.steps} steps, {device}, {precision}"
     )
 
 
-def _log(run: Trainer) -> AbstractContextManager[Log | None]:
+def _log(trainer: Trainer) -> AbstractContextManager[Log | None]:
     """Log of process 0; the other processes have none."""
     if rank():
         return nullcontext()
-    settings = flatten(dataclasses.asdict(run.settings))
-    return Log(run.output, run.step, run.settings.train.loggers, settings)
+    settings = flatten(dataclasses.asdict(trainer.settings))
+    return Log(trainer.output, trainer.step, trainer.settings.train.loggers, settings)
 
 
-def _train(run: Trainer, log: Log | None, requests: StopRequests) -> None:
+def _train(trainer: Trainer, log: Log | None, requests: StopRequests) -> None:
     """Train to the last step: rate, forward, backward, clip, step, log, validate, save."""
-    settings = run.settings.train
-    if run.step and _is_due(run, settings.validate_every) and run.validated < run.step:
-        _validate(run, log)  # the run was stopped between this step and its validation
-    prepare(run, requests)
-    with _progress_bar(run) as bar:
-        run.stopwatch.start()
-        for batch in _batches(run, requests):
-            waiting = run.stopwatch.elapsed()
-            values = run.training_step(batch)
-            seconds = run.stopwatch.end_step()
+    settings = trainer.settings.train
+    if trainer.validated < trainer.step and _is_due(trainer, settings.validate_every):
+        _validate(trainer, log)  # the run was stopped between this step and its validation
+    prepare(trainer, requests)
+    with _progress_bar(trainer) as bar:
+        trainer.stopwatch.start()
+        for batch in _batches(trainer, requests):
+            waiting = trainer.stopwatch.elapsed()
+            values = trainer.training_step(batch)
+            seconds = trainer.stopwatch.end_step()
             _show(bar, settings.batch_size, values["loss"], waiting / seconds)
-            if log is not None and _is_due(run, settings.log_every):
-                values |= memory_in_use(run.device) | run.learner.weight_norms()
+            if log is not None and _is_due(trainer, settings.log_every):
+                values |= memory_in_use(trainer.device) | trainer.learner.weight_norms()
                 values |= {
                     "clips_per_second": settings.batch_size / seconds,
                     "waiting": waiting / seconds,
                 }
-                log.write(run.step, values, "train")
-            if _is_due(run, settings.validate_every) and not agreed_signal(requests):
-                _validate(run, log)
-            if _is_due(run, settings.save_every):
-                run.save()
-            run.stopwatch.start()
-    run.checkpointer.save_model("last", run.model, run.processor)
+                log.write(trainer.step, values, "train")
+            if _is_due(trainer, settings.validate_every) and not agreed_signal(requests):
+                _validate(trainer, log)
+            if _is_due(trainer, settings.save_every):
+                trainer.save()
+            trainer.stopwatch.start()
+    trainer.checkpointer.save_model("last", trainer.model, trainer.processor)
 
 
-def _is_due(run: Trainer, every: int) -> bool:
-    return run.step % every == 0 or run.step == run.steps
+def prepare(trainer: Trainer, requests: StopRequests | None = None) -> None:
+    """Bring a run to where its next step can be taken, at the start or after a resume.
+
+    Raises:
+        Stopped: if any process received a signal.
+    """
+    settings = trainer.settings
+    if trainer.step == 0 and settings.text_pretraining.steps:
+        pretrain_text(trainer.model, trainer.processor, trainer.dataset(), settings, requests)
+    parameters = trainer.learner.gradients.parameters()
+    broadcast_in_place(parameter.detach() for parameter in parameters)
+    trainer.model.train()
+    trainer.unfreeze()
+    precompute(trainer, requests)
 
 
-def _progress_bar(run: Trainer) -> tqdm:
-    size = run.settings.train.batch_size
+def precompute(trainer: Trainer, requests: StopRequests | None = None) -> None:
+    """Encode all clips once if the audio encoder is frozen and crops are always the same."""
+    encoder, crop = trainer.learner.gradients.encoder, trainer.settings.data.crop
+    if "audio" in encoder.frozen and crop != "random" and trainer.data.functionals is None:
+        encoder.clips = audio_embeddings(
+            encoder.frozen["audio"], trainer.processor, trainer.dataset(), requests
+        )
+
+
+def _is_due(trainer: Trainer, every: int) -> bool:
+    return trainer.step % every == 0 or trainer.step == trainer.steps
+
+
+def _progress_bar(trainer: Trainer) -> tqdm:
+    size = trainer.settings.train.batch_size
     return tqdm(
-        total=run.steps * size,
-        initial=run.step * size,
+        total=trainer.steps * size,
+        initial=trainer.step * size,
         unit="clip",
         desc="train",
         mininterval=2,
@@ -123,62 +150,62 @@ def _show(bar: tqdm, clips: int, loss: float | None, waiting: float) -> None:
     bar.set_postfix(loss=f"{loss:.3f}", waiting=f"{waiting:.0%}", refresh=False)
 
 
-def _batches(run: Trainer, requests: StopRequests) -> Iterator[Batch]:
+def _batches(trainer: Trainer, requests: StopRequests) -> Iterator[Batch]:
     """Yield the batches of the remaining steps.
 
     Raises:
         Stopped: after a checkpoint was written, if a signal was received.
         WorkerError: naming the clips, if a worker crashes or hangs.
     """
-    loader = iter(run.loader())
+    loader = iter(trainer.loader())
     while True:
         try:
             batch = next(loader, None)
         except RuntimeError as error:
-            raise_worker_error(error, files_in_flight(run.data, run.batches()))
-        _save_or_stop(run, requests)
+            raise_worker_error(error, files_in_flight(trainer.data, trainer.batches()))
+        _save_or_stop(trainer, requests)
         if batch is not None:
             yield batch
-        elif run.step < run.steps:
-            run.unfreeze()
-            loader = iter(run.loader())
+        elif trainer.step < trainer.steps:
+            trainer.unfreeze()
+            loader = iter(trainer.loader())
         else:
             return
 
 
-def _save_or_stop(run: Trainer, requests: StopRequests) -> None:
+def _save_or_stop(trainer: Trainer, requests: StopRequests) -> None:
     """Between two steps, save if it is late or if any process received a signal.
 
     Raises:
         Stopped: in every process, if there was a signal.
     """
-    number, late = largest(requests.received or 0, int(run.checkpointer.is_late()))
-    if run.step and (number or late):
-        run.save()
+    number, late = largest(requests.received or 0, int(trainer.checkpointer.is_late()))
+    if trainer.step and (number or late):
+        trainer.save()
     if number:
-        received = signal.Signals(number)
-        state = f"{run.output} is saved at step {run.step}" if run.step else "stopped at step 0"
+        step = trainer.step
+        state = f"{trainer.output} is saved at step {step}" if step else "stopped at step 0"
         raise Stopped(
-            f"{received.name}: {state} of {run.steps}; the same command continues from there",
-            EXIT_CODES[received],
+            signal.Signals(number),
+            f"{state} of {trainer.steps}; the same command continues from there",
         )
 
 
-def _validate(run: Trainer, log: Log | None) -> None:
+def _validate(trainer: Trainer, log: Log | None) -> None:
     """Validate, and save the model as `best` if it is, or if there are no validation clips."""
-    run.validated = run.step
-    if run.validate.classes.empty:
-        run.checkpointer.save_model("best", run.model, run.processor)
+    trainer.validated = trainer.step
+    if trainer.validate.classes.empty:
+        trainer.checkpointer.save_model("best", trainer.model, trainer.processor)
         return
-    run.stopwatch.start()
-    scores, answers = run.validate(run.model, run.processor)
-    run.stopwatch.end_validation()
+    trainer.stopwatch.start()
+    scores, answers = trainer.validate(trainer.model, trainer.processor)
+    trainer.stopwatch.end_validation()
     if log is not None:
-        log.write(run.step, scores, "validation")
-        log_figures(log, run.step, run.settings.train.target, answers)
+        log.write(trainer.step, scores, "validation")
+        log_figures(log, trainer.step, trainer.settings.train.target, answers)
     tqdm.write(
-        f"step {run.step}: validation UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
+        f"step {trainer.step}: validation UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
     )
-    if scores["UAR"] > run.best:
-        run.best = scores["UAR"]
-        run.checkpointer.save_model("best", run.model, run.processor)
+    if scores["UAR"] > trainer.best:
+        trainer.best = scores["UAR"]
+        trainer.checkpointer.save_model("best", trainer.model, trainer.processor)

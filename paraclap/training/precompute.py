@@ -16,7 +16,7 @@ from paraclap.data.loader import Loader
 from paraclap.distributed import agreed_signal, share, sum_in_place
 from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, clip_keys, encoder_fingerprint
 from paraclap.model.modeling_paraclap import ParaCLAPProcessor
-from paraclap.signals import EXIT_CODES, Stopped, StopRequests
+from paraclap.signals import Stopped, StopRequests
 from paraclap.training.data import raise_worker_error
 from paraclap.training.frozen import FrozenEncoder
 
@@ -71,8 +71,7 @@ def audio_embeddings(
     if received:
         kept = "continues from there" if clips.data.embeddings else "starts anew"
         raise Stopped(
-            f"{received.name} while precomputing audio embeddings; the same command {kept}",
-            EXIT_CODES[received],
+            received, f"stopped while precomputing audio embeddings; the same command {kept}"
         )
     return sum_in_place(table)
 

@@ -20,7 +20,6 @@ from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels
 from paraclap.data.tables import read_caption_table
 from paraclap.settings import LABEL_TABLES, DataSettings, Settings, SettingsError, corpora_of
-from paraclap.training.config import check_paths
 
 CAPTIONS_METADATA = b"paraclap"  # key under which features.py stores the corpus
 
@@ -214,8 +213,12 @@ def with_captions(settings: Settings) -> Settings:
     )
 
 
-def _check_augmentation(data: DataSettings) -> None:
-    """Refuse augmentation of crops that are not read anew in every epoch."""
+def check_augmentation(data: DataSettings) -> None:
+    """Refuse augmentation of crops that are not read anew in every epoch.
+
+    Raises:
+        SettingsError: naming the wrong key.
+    """
     Augmenter(data.augment, (), 0)
     changing = [f"data.augment.{name}" for name in TRANSFORMS if getattr(data.augment, name)]
     if changing and data.crop != "random":
@@ -228,13 +231,3 @@ def _check_augmentation(data: DataSettings) -> None:
             f"{changing[0]} requires an audio encoder on waveforms; functionals (data.features) "
             "are extracted before training"
         )
-
-
-def check_data(settings: Settings) -> None:
-    """Check the settings of the data before anything is read.
-
-    Raises:
-        SettingsError: naming the wrong key.
-    """
-    _check_augmentation(settings.data)
-    check_paths(settings)

@@ -13,7 +13,7 @@ from paraclap.model.modeling_paraclap import (
     scaled_cosines,
 )
 from paraclap.settings import OptimSettings, Settings
-from paraclap.signals import EXIT_CODES, Stopped, StopRequests
+from paraclap.signals import Stopped, StopRequests
 from paraclap.training.optim import learning_rate_factor, seed_step
 
 
@@ -58,9 +58,7 @@ def pretrain_text(
         loss.backward()
         optimizer.step()
         if requests is not None and (received := agreed_signal(requests)):
-            raise Stopped(
-                f"{received.name} during text pretraining, which starts anew", EXIT_CODES[received]
-            )
+            raise Stopped(received, "stopped during text pretraining, which starts anew")
     model.freeze(frozen)
 
 

@@ -13,17 +13,11 @@ from tqdm import tqdm
 from paraclap.data.dataset import CaptionDataset
 from paraclap.data.loader import Loader
 from paraclap.data.sampler import TrainingBatches
-from paraclap.distributed import (
-    broadcast,
-    device_named,
-    rank,
-    sum_in_place,
-    world_size,
-)
+from paraclap.distributed import broadcast, device_named, rank, sum_in_place, world_size
 from paraclap.files import write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import Settings, SettingsError
-from paraclap.training.checkpointer import VERSIONS, Checkpointer, refuse_changes
+from paraclap.training.checkpoint import VERSIONS, Checkpointer, refuse_changes
 from paraclap.training.data import (
     TrainingData,
     training_batches,

@@ -74,19 +74,15 @@ class Validator:
 
 
 def log_figures(log: Log, step: int, target: str, answers: dict[str, pd.DataFrame]) -> None:
-    """Log the confusion matrix and the mean similarities of each corpus."""
+    """Log the confusion matrix and the mean similarities of each corpus, if there is a logger."""
+    if log.writer is None:
+        return
     for corpus, part in answers.items():
         title = f"{corpus} {target}, step {step}".strip()
         prompts = [column.removeprefix("score.") for column in part.filter(regex=r"^score\.")]
-        log.image(
-            step,
-            f"validation/confusion.{corpus}".rstrip("."),
-            lambda part=part, prompts=prompts, title=title: to_pixels(
-                plot_confusion(part, prompts, title)
-            ),
-        )
-        log.image(
-            step,
-            f"validation/similarity.{corpus}".rstrip("."),
-            lambda part=part, title=title: to_pixels(plot_similarities(part, title)),
-        )
+        figures = {
+            "confusion": plot_confusion(part, prompts, title),
+            "similarity": plot_similarities(part, title),
+        }
+        for name, figure in figures.items():
+            log.image(step, f"validation/{name}.{corpus}".rstrip("."), to_pixels(figure))

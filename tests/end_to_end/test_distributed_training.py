@@ -27,7 +27,7 @@ from paraclap.audio.augment import TRANSFORMS
 from paraclap.audio.reading import AudioError
 from paraclap.data.dataset import CaptionDataset
 from paraclap.signals import REQUEUE
-from paraclap.training import checkpointer, loop, trainer
+from paraclap.training import checkpoint, loop, trainer
 from paraclap.training.checkpoint import list_checkpoints, load_newest
 from paraclap.training.config import read_settings
 
@@ -166,13 +166,13 @@ def in_step(act):
 
 
 def in_save(act):
-    original = checkpointer.save_checkpoint
+    original = checkpoint.save_checkpoint
 
     def save(*arguments):
         act()
         original(*arguments)
 
-    checkpointer.save_checkpoint = save
+    checkpoint.save_checkpoint = save
 
 
 def full():

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils.data
-from training_runs import ENVIRONMENT, REPOSITORY, same_runs, start, wait_for_step
+from training_runs import ENVIRONMENT, REPOSITORY, damage, same_runs, start, wait_for_step
 
 from paraclap.files import atomic_folder
 from paraclap.signals import REQUEUE, StopRequests, leave_signals_to_the_parent
-from paraclap.training import checkpointer, loop
+from paraclap.training import checkpoint, loop
 from paraclap.training.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -52,6 +52,20 @@ def test_signal_saves_requeues_and_resumes_exactly(config, tmp_path, one_thread,
     step = load_newest(parts / "checkpoints")["step"]
     assert 1 <= step and not (parts / "last").exists()
     loop.train(read_settings(arguments))
+    assert same_runs(whole, parts)
+
+
+@pytest.mark.torture(26, "kill -9 after the first checkpoint")
+def test_killed_process_resumes_to_the_same_weights(config, tmp_path, one_thread):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    loop.train(read_settings([config, f"output={whole}"]))
+    process = start(config, f"output={parts}", "train.save_every=1")
+    wait_for_step(process, parts)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (parts / "last").exists()  # it was killed before the end
+    loop.train(read_settings([config, f"output={parts}"]))
     assert same_runs(whole, parts)
 
 
@@ -151,32 +165,16 @@ def test_a_step_stopped_before_its_validation_is_validated_on_resuming(
 
 @pytest.mark.torture(28, "SIGTERM while a checkpoint is written")
 def test_signal_while_saving_waits_for_the_whole_checkpoint(config, tmp_path, monkeypatch):
-    original = checkpointer.save_checkpoint
+    original = checkpoint.save_checkpoint
 
     def save_with_signal(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         original(*arguments)
 
-    monkeypatch.setattr(checkpointer, "save_checkpoint", save_with_signal)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save_with_signal)
     with pytest.raises(loop.Stopped):
         loop.train(read_settings([config]))
     assert load_newest(tmp_path / "run" / "checkpoints")["step"] == 3
-
-
-def damage(path, how):
-    content = path.read_bytes()
-    match how:
-        case "truncated":
-            path.write_bytes(content[: len(content) // 2])
-        case "flipped":
-            middle = len(content) // 2
-            path.write_bytes(
-                content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-            )
-        case "empty":
-            path.write_bytes(b"")
-        case "unhashed":
-            path.with_name("state.pt.sha256").unlink()
 
 
 @pytest.fixture
@@ -198,7 +196,7 @@ def test_damaged_checkpoints_are_skipped_and_the_result_is_equal(
         shutil.rmtree(parts)
         shutil.copytree(whole, parts)
         newest = list_checkpoints(parts / "checkpoints")[-1]
-        damage(newest / "state.pt", how)
+        damage(newest, how)
         with pytest.warns(UserWarning, match=newest.name):
             loop.train(read_settings([config, f"output={parts}", "train.keep=9"]))
         assert same_runs(whole, parts)
@@ -208,8 +206,8 @@ def test_damaged_checkpoints_are_skipped_and_the_result_is_equal(
 @pytest.mark.torture(32, "every checkpoint damaged")
 def test_a_run_with_damaged_checkpoints_alone_does_not_start_anew(config, whole_and_stopped):
     _, parts = whole_and_stopped
-    for checkpoint in list_checkpoints(parts / "checkpoints"):
-        damage(checkpoint / "state.pt", "flipped")
+    for path in list_checkpoints(parts / "checkpoints"):
+        damage(path, "flipped")
     with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="step_00000003"):
         loop.train(read_settings([config, f"output={parts}", "train.keep=9"]))
 

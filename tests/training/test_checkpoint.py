@@ -1,9 +1,10 @@
-"""checkpoints.py: complete or absent, damaged ones passed over, nothing executed from data."""
+"""Checkpoints: complete or absent, damaged ones skipped, no code executed from data."""
 
 import pickle
 
 import pytest
 import torch
+from training_runs import damage
 
 from paraclap.files import atomic_folder
 from paraclap.training.checkpoint import (
@@ -38,28 +39,10 @@ def test_no_checkpoints_is_not_an_error(tmp_path):
     assert load_newest(tmp_path) is None
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def drop_hash(path):
-    path.with_name("state.pt.sha256").unlink()
-
-
 @pytest.mark.torture(29, "checkpoint damaged by")
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, drop_hash])
-def test_damaged_checkpoint_is_skipped_with_a_warning(folder, damage):
-    damage(folder / "step_00000003" / "state.pt")
+@pytest.mark.parametrize("how", ["truncated", "flipped", "empty", "unhashed"])
+def test_damaged_checkpoint_is_skipped_with_a_warning(folder, how):
+    damage(folder / "step_00000003", how)
     with pytest.warns(UserWarning, match="step_00000003"):
         assert load_newest(folder)["step"] == 2
 
@@ -67,7 +50,7 @@ def test_damaged_checkpoint_is_skipped_with_a_warning(folder, damage):
 @pytest.mark.torture(32, "every checkpoint flipped")
 def test_damaged_checkpoints_alone_are_an_error(folder):
     for path in list_checkpoints(folder):
-        flip_a_bit(path / "state.pt")
+        damage(path, "flipped")
     with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="step_00000001"):
         load_newest(folder)
 

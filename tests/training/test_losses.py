@@ -11,7 +11,7 @@ import yaml
 from paraclap import distributed
 from paraclap.model.modeling_paraclap import scaled_cosines
 from paraclap.training import loop
-from paraclap.training.config import SettingsError, read_settings
+from paraclap.training.config import read_settings
 from paraclap.training.gradient_sum import GradientSum
 from paraclap.training.losses import LOSSES, ContrastiveLoss
 
@@ -153,9 +153,3 @@ def test_unlabelled_clips_are_no_negatives_of_captions_with_the_label(partly_lab
         assert batch["matches"][0].diagonal().eq(1).all()
         assert math.isfinite(run.training_step(batch)["loss"])
     assert seen == {(named, known) for named in (True, False) for known in (True, False)}
-
-
-def test_resuming_with_another_loss_is_refused(config):
-    loop.train(read_settings([config, "train.epochs=1"]))
-    with pytest.raises(SettingsError, match="loss.name"):
-        loop.train(read_settings([config, "train.epochs=1", "loss.name=sigmoid"]))

@@ -131,12 +131,6 @@ def test_learning_rates_decay_by_layer_in_both_encoders(tiny):
     assert {name: rates[name] for name in expected} == expected
 
 
-def test_without_decay_layers_have_equal_rates(tiny):
-    model, _ = tiny
-    rates = rates_of(model, OptimSettings(lr=5.0, audio_lr=2.0, text_lr=1.0))
-    assert set(rates.values()) == {5.0, 2.0, 1.0}
-
-
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.5])
 def test_decay_out_of_range_is_refused(tiny, decay):
     with pytest.raises(SettingsError, match=f"layer_decay is {decay}"):

@@ -1,6 +1,5 @@
 """Several corpora in one run: whose speakers, whose scores, what is drawn, what resuming checks."""
 
-import json
 import shutil
 
 import pandas as pd
@@ -8,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from training_runs import rows
 
 from paraclap.audio.recordings import JoinedRecordings
 from paraclap.captions.templates import default_descriptors, phrases_of
@@ -33,10 +33,6 @@ def both(config, corpus, captions, tmp_path):
         f"data.corpora.first={{root: {corpus}, captions: {captions}}}",
         f"data.corpora.second={{root: {root}, captions: {tmp_path / 'few.parquet'}}}",
     ]
-
-
-def rows(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_corpus_name_is_prepended_to_speakers_and_files(both, captions):

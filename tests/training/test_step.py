@@ -1,4 +1,4 @@
-"""steps.py: gradients of a batch equal those of the plain way, however they are computed."""
+"""Gradients of a batch equal those of the plain way, however they are computed."""
 
 import contextlib
 import copy

@@ -7,7 +7,7 @@ import torch
 from training_runs import FROZEN, StoppedError, same, stop_after, weights
 
 from paraclap.training import loop
-from paraclap.training.config import SettingsError, read_settings
+from paraclap.training.config import read_settings
 
 STILL = (
     "model.projection_dropout=0",
@@ -127,10 +127,3 @@ def test_resume_that_stays_frozen_differs(config, tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Trainer, "unfreeze", lambda self: None)
     loop.train(read_settings(parts))
     assert not same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-
-
-def test_resuming_with_another_unfreeze_step_is_refused(config):
-    arguments = [config, "model.freeze=[audio]", "train.unfreeze={audio: 4}"]
-    loop.train(read_settings(arguments))
-    with pytest.raises(SettingsError, match=r"train\.unfreeze"):
-        loop.train(read_settings([config, "model.freeze=[audio]", "train.unfreeze={audio: 5}"]))
