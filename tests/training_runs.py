@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -84,8 +85,8 @@ def damage(checkpoint, how):
             path.with_name("state.pt.sha256").unlink()
 
 
-def stop_after(monkeypatch, step):
-    """Make runs raise `StoppedError` after `step` steps."""
+def train_until(monkeypatch, step, arguments):
+    """Train, and end the run after `step` steps as a kill would."""
     original = loop.Trainer.training_step
 
     def training_step(self, batch):
@@ -93,7 +94,10 @@ def stop_after(monkeypatch, step):
             raise StoppedError
         return original(self, batch)
 
-    monkeypatch.setattr(loop.Trainer, "training_step", training_step)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "training_step", training_step)
+        with pytest.raises(StoppedError):
+            loop.train(read_settings(arguments))
 
 
 def start(*arguments):

@@ -110,8 +110,8 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         raise SettingsError(f"{path} cannot be read: {error}") from error
     flat = flatten(dataclasses.asdict(settings))
     for key, choices in CHOICES.items():
-        given = flat[key] if isinstance(flat[key], list) else [flat[key]]
-        if not set(given) <= set(choices):
+        chosen = flat[key] if isinstance(flat[key], list) else [flat[key]]
+        if not set(chosen) <= set(choices):
             raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(choices)}")
     for key, minimum in MINIMUM.items():
         if flat[key] < minimum:

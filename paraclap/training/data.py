@@ -9,15 +9,13 @@ from typing import NoReturn
 
 import numpy as np
 import pandas as pd
-import torch.utils.data
 
 from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.paths import resolve_inside
 from paraclap.audio.recordings import Files, JoinedRecordings, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
-from paraclap.data.dataset import CaptionDataset, Collate, clip_seconds
+from paraclap.data.dataset import CaptionDataset, clip_seconds
 from paraclap.data.functionals import standards
-from paraclap.data.loader import Loader
 from paraclap.data.sampler import TrainingBatches, bucketed, mixed
 from paraclap.data.tables import Lists
 from paraclap.distributed import share
@@ -25,9 +23,7 @@ from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.report import to_markdown
 from paraclap.files import file_sha256
 from paraclap.model.build import Functionals
-from paraclap.model.modeling_paraclap import ParaCLAPProcessor
 from paraclap.settings import Settings, SettingsError, corpora_of
-from paraclap.signals import leave_signals_to_the_parent
 from paraclap.training.tables import read_all_functionals, read_tables
 
 SHOWN_CAPTIONS = 16
@@ -168,39 +164,6 @@ def training_batches(data: TrainingData, start: int, end: int) -> TrainingBatche
         seconds = np.minimum(data.clip_lengths, settings.crop_seconds)
         draws = bucketed(draws, seconds, train.batch_size, train.seed)
     return TrainingBatches(len(table), train.batch_size, end, train.seed, start, draws)
-
-
-def training_loader(
-    dataset: CaptionDataset,
-    batches: TrainingBatches,
-    processor: ParaCLAPProcessor,
-    settings: Settings,
-    least_samples: int,
-    device: torch.device,
-) -> Loader:
-    """Return a loader of these batches as tensors.
-
-    Args:
-        dataset: training clips.
-        batches: of the steps to read.
-        processor: of the model.
-        settings: of the run.
-        least_samples: pad to at least this number of samples.
-        device: of the model.
-    """
-    data = settings.data
-    seconds = None if settings.train.bucket else data.crop_seconds
-    return Loader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=data.workers,
-        collate_fn=Collate(processor, seconds, least_samples),
-        pin_memory=device.type == "cuda",
-        timeout=data.timeout if data.workers else 0,
-        prefetch_factor=PREFETCH if data.workers else None,
-        generator=torch.Generator(),
-        worker_init_fn=leave_signals_to_the_parent,
-    )
 
 
 def sample_captions(data: TrainingData, dataset: CaptionDataset, batches: TrainingBatches) -> str:

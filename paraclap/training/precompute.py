@@ -17,12 +17,11 @@ from paraclap.distributed import agreed_signal, share, sum_in_place
 from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, clip_keys, encoder_fingerprint
 from paraclap.model.modeling_paraclap import ParaCLAPProcessor
 from paraclap.signals import Stopped, StopRequests
-from paraclap.training.data import raise_worker_error
+from paraclap.training.data import PREFETCH, raise_worker_error
 from paraclap.training.frozen import FrozenEncoder
 
 BATCH_SIZE = 8  # clips read in one batch
 CHUNK = 512  # clips written to the disk at a time
-PREFETCH = 2  # batches that each worker reads ahead
 
 
 class _Crops(torch.utils.data.Dataset):

@@ -10,20 +10,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from paraclap.data.dataset import CaptionDataset
+from paraclap.data.dataset import CaptionDataset, Collate
 from paraclap.data.loader import Loader
 from paraclap.data.sampler import TrainingBatches
 from paraclap.distributed import broadcast, device_named, rank, sum_in_place, world_size
 from paraclap.files import write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import Settings, SettingsError
+from paraclap.signals import leave_signals_to_the_parent
 from paraclap.training.checkpoint import VERSIONS, Checkpointer, refuse_changes
-from paraclap.training.data import (
-    TrainingData,
-    training_batches,
-    training_dataset,
-    training_loader,
-)
+from paraclap.training.data import PREFETCH, TrainingData, training_batches, training_dataset
 from paraclap.training.encoding import Batch, shortest_masked
 from paraclap.training.learner import Learner
 from paraclap.training.optim import seed_step
@@ -100,11 +96,20 @@ class Trainer:
 
     def loader(self) -> Loader:
         """These batches as tensors."""
+        data, bucket = self.settings.data, self.settings.train.bucket
         least, mel = 0, getattr(self.processor.feature_extractor, "mel", None)
         if "audio" not in self.model.frozen:
             least = shortest_masked(self.model.audio_branch.base, mel)
-        return training_loader(
-            self.dataset(), self.batches(), self.processor, self.settings, least, self.device
+        return Loader(
+            self.dataset(),
+            batch_sampler=self.batches(),
+            num_workers=data.workers,
+            collate_fn=Collate(self.processor, None if bucket else data.crop_seconds, least),
+            pin_memory=self.device.type == "cuda",
+            timeout=data.timeout if data.workers else 0,
+            prefetch_factor=PREFETCH if data.workers else None,
+            generator=torch.Generator(),
+            worker_init_fn=leave_signals_to_the_parent,
         )
 
     def unfreeze(self) -> None:

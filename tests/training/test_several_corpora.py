@@ -6,8 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from training_runs import rows
+from training_runs import rows, same_runs, train_until
 
 from paraclap.audio.recordings import JoinedRecordings
 from paraclap.captions.templates import default_descriptors, phrases_of
@@ -109,10 +108,6 @@ def test_scores_are_given_by_corpus_and_as_their_mean(both, tmp_path):
     assert alone["UAR"] == validated[-1]["UAR.first"]
 
 
-class StoppedError(Exception):
-    pass
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -123,28 +118,13 @@ class StoppedError(Exception):
 def test_resumed_run_on_several_corpora_equals_an_uninterrupted_one(
     both, tmp_path, monkeypatch, options
 ):
-    options = [*options, "train.epochs=1", "train.validate_every=8"]
-    whole = loop.train(read_settings([*both, *options, f"output={tmp_path / 'whole'}"]))
-    original = loop.Trainer.training_step
-
-    def training_step(self, batch):
-        if self.step == 7:
-            raise StoppedError
-        return original(self, batch)
-
-    arguments = [
-        *both,
-        *options,
-        f"output={tmp_path / 'parts'}",
-        f"data.waveform_cache={tmp_path / 'pack'}",
-    ]
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "training_step", training_step)
-        with pytest.raises(StoppedError):
-            loop.train(read_settings(arguments))
-    resumed = loop.train(read_settings([*arguments, "data.workers=2"]))
-    first, second = whole.model.state_dict(), resumed.model.state_dict()
-    assert resumed.step == whole.steps and all(torch.equal(first[n], second[n]) for n in first)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    arguments = [*both, *options, "train.epochs=1", "train.validate_every=8"]
+    loop.train(read_settings([*arguments, f"output={whole}"]))
+    arguments += [f"output={parts}", f"data.waveform_cache={tmp_path / 'cache'}"]
+    train_until(monkeypatch, 7, arguments)
+    loop.train(read_settings([*arguments, "data.workers=2"]))
+    assert same_runs(whole, parts)
 
 
 def test_batches_of_similar_length_are_padded_to_their_longest(both):

@@ -12,11 +12,10 @@ import yaml
 from training_runs import (
     FROZEN,
     REPOSITORY,
-    StoppedError,
     rows,
     same,
     same_runs,
-    stop_after,
+    train_until,
     weights,
 )
 
@@ -116,11 +115,9 @@ def test_resumed_run_equals_an_uninterrupted_one(
     config = [config, *(option.replace("OUT", str(tmp_path / "kept")) for option in options)]
     whole, parts = (f"output={tmp_path / name}" for name in ("whole", "parts"))
     loop.train(read_settings([*config, whole]))
-    with monkeypatch.context() as patch:
-        stop_after(patch, step)
-        with pytest.raises(StoppedError):
-            loop.train(read_settings([*config, parts, f"data.workers={workers}"]))
-    resumed = loop.train(read_settings([*config, parts, f"data.workers={workers}"]))
+    arguments = [*config, parts, f"data.workers={workers}"]
+    train_until(monkeypatch, step, arguments)
+    resumed = loop.train(read_settings(arguments))
     assert resumed.step == resumed.steps
     assert same(weights(tmp_path / "whole", "best"), weights(tmp_path / "parts", "best"))
     assert same_runs(tmp_path / "whole", tmp_path / "parts")
@@ -194,10 +191,7 @@ def test_resuming_without_the_optimiser_differs(config, tmp_path, monkeypatch):
     """Control of the tests of exact resume."""
     whole, parts = (f"output={tmp_path / name}" for name in ("whole", "parts"))
     loop.train(read_settings([config, whole]))
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        with pytest.raises(StoppedError):
-            loop.train(read_settings([config, parts]))
+    train_until(monkeypatch, 7, [config, parts])
     original = loop.Trainer.restore
 
     def restore(self, state):

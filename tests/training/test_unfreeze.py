@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from training_runs import FROZEN, StoppedError, same, stop_after, weights
+from training_runs import FROZEN, same, train_until, weights
 
 from paraclap.training import loop
 from paraclap.training.config import read_settings
@@ -120,10 +120,7 @@ def test_resume_that_stays_frozen_differs(config, tmp_path, monkeypatch):
     arguments = [config, "model.freeze=[audio]", "train.unfreeze={audio: 4}"]
     loop.train(read_settings([*arguments, f"output={tmp_path / 'whole'}"]))
     parts = [*arguments, f"output={tmp_path / 'parts'}"]
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        with pytest.raises(StoppedError):
-            loop.train(read_settings(parts))
+    train_until(monkeypatch, 7, parts)
     monkeypatch.setattr(loop.Trainer, "unfreeze", lambda self: None)
     loop.train(read_settings(parts))
     assert not same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
