@@ -305,7 +305,7 @@ def stopped():
 
 def test_all_stop_together_on_an_agreed_signal(together):
     run = together(3, stopped)
-    assert run.codes == [75] * 3 and set(run.results) == {"Stopped: saved"}
+    assert run.codes == [75] * 3 and set(run.results) == {"Stopped: SIGTERM: saved"}
 
 
 def printing():
