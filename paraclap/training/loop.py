@@ -45,7 +45,7 @@ def train(settings: Settings) -> Trainer:
         write_text(trainer.output / "config.yaml", config)
     print(_description(trainer))
     with _log(trainer) as log, StopRequests() as requests:
-        if log is not None and trainer.step < trainer.steps:
+        if log is not None and log.writer is not None and trainer.step < trainer.steps:
             captions = sample_captions(trainer.data, trainer.dataset(), trainer.batches())
             log.text(trainer.step, "captions", captions)
         _train(trainer, log, requests)
