@@ -1,4 +1,4 @@
-"""Evaluate a trained model zero-shot on labelled corpora.
+r"""Evaluate a trained model zero-shot on labelled corpora.
 
     python evaluate.py runs/small ravdess=/data/RAVDESS --speakers 21,22,23,24 -o results
     python evaluate.py runs/small emodb=/data/emodb --prompts word sentence ensemble mine.yaml

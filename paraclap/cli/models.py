@@ -13,6 +13,7 @@ not at all.
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.tokenizer:
             towers["tokenizer"] = options.tokenizer
         convert(options.source, output, **towers, **card)
-    print(f"written to {output}; `hf upload USER/NAME {output}` puts it on the Hub")
+    name = options.name or "USER/NAME"
+    print(f"written to {output}; `hf upload {name} {shlex.quote(str(output))}` puts it on the Hub")
     return 0
 
 

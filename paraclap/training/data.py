@@ -98,11 +98,20 @@ class TrainingData:
     def fingerprints(self) -> dict[str, str]:
         """Two hashes: of the captions tables, and of the names and sizes of the audio files."""
         corpora = corpora_of(self.settings.data)
-        sizes = [
-            f"{resolve_inside(corpora[name].root, file).stat().st_size} {name and name + '/'}{file}"
-            for name, files in self._files().items()
-            for file in files
-        ]
+        sizes = []
+        for name, files in self._files().items():
+            root, captions = corpora[name].root, corpora[name].captions
+            paths = [resolve_inside(root, file) for file in files]
+            if missing := [path for path in paths if not path.is_file()]:
+                raise SettingsError(
+                    f"{len(missing)} of {len(paths)} audio files of {captions} do not exist below "
+                    f"{root}, such as {missing[0]}"
+                )
+            prefix = name and f"{name}/"
+            sizes += [
+                f"{path.stat().st_size} {prefix}{file}"
+                for path, file in zip(paths, files, strict=True)
+            ]
         if self.recordings.conditioning != CONDITIONING:  # other samples of the same files
             sizes.append(self.recordings.conditioning)
         return {

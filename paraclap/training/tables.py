@@ -133,7 +133,11 @@ def provenance(
     ]
     if all(corpora):
         facts["corpora"] = corpora
-    return facts | {"clips": clips, "epochs": settings.train.epochs, "seed": settings.train.seed}
+    epochs: float = settings.train.epochs
+    if settings.train.max_steps:
+        trained = settings.train.max_steps * settings.train.batch_size / clips
+        epochs = min(epochs, round(trained, 2))
+    return facts | {"clips": clips, "epochs": epochs, "seed": settings.train.seed}
 
 
 def _corpora_of_captions(path: str) -> list[str | None]:
@@ -179,7 +183,7 @@ def split_table(table: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, 
         )
     rng = np.random.default_rng(settings.train.seed)
     held_out = set(rng.choice(speakers, data.validation_speakers, replace=False))
-    print(f"validation on speakers {sorted(held_out)}")
+    print(f"validation on speakers {', '.join(map(str, sorted(held_out)))}")
     is_held_out = train["speaker"].isin(held_out)
     return train[~is_held_out], train[is_held_out]
 
@@ -188,9 +192,8 @@ def _refuse_shared_speakers(train: pd.DataFrame, validation: pd.DataFrame) -> No
     if "speaker" in train:
         shared = sorted(set(train["speaker"].dropna()) & set(validation["speaker"].dropna()))
         if shared:
-            raise SettingsError(
-                f"speakers {shared} are in both the training and the validation split"
-            )
+            names = ", ".join(map(str, shared))
+            raise SettingsError(f"speakers {names} are in both the training and validation split")
 
 
 def with_captions(settings: Settings) -> Settings:

@@ -8,7 +8,7 @@ from paraclap.data.dataset import ClipDataset
 from paraclap.distributed import broadcast
 from paraclap.evaluation.figures import plot_confusion, plot_similarities, to_pixels
 from paraclap.evaluation.metrics import score
-from paraclap.evaluation.prompts import prompts_for
+from paraclap.evaluation.prompts import Prompts, prompts_for
 from paraclap.evaluation.zero_shot import classify_clips
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import TrainSettings
@@ -25,6 +25,7 @@ class Validator:
         data: clips of the run.
         settings: of the run, for target and prompt set.
         classes: true class of each validation clip; clips without a class are not validated.
+        prompts: corpus -> prompts of its classes.
     """
 
     def __init__(self, data: TrainingData, settings: TrainSettings) -> None:
@@ -36,6 +37,15 @@ class Validator:
             self.classes = pd.concat(
                 [scored_classes(part, settings.target).dropna() for part in parts]
             )
+        self.prompts = {  # now, so that a wrong prompt set stops the run before it starts
+            name: prompts_for(part, settings.target, settings.prompts)
+            for name, part in self._tables().items()
+        }
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        if self.classes.empty:
+            return {}
+        return self.data.by_corpus(self.data.validation_table.loc[self.classes.index])
 
     def __call__(
         self, model: ParaCLAPModel, processor: ParaCLAPProcessor
@@ -47,8 +57,10 @@ class Validator:
             the true classes. With several corpora, scores are means over the corpora, beside the
             scores of each corpus.
         """
-        tables = self.data.by_corpus(self.data.validation_table.loc[self.classes.index])
-        results = {name: self.corpus(model, processor, part) for name, part in tables.items()}
+        results = {
+            name: self.score_corpus(model, processor, part, self.prompts[name])
+            for name, part in self._tables().items()
+        }
         means = {
             name: float(np.mean([scores[name] for scores, _ in results.values()]))
             for name in SCORES
@@ -60,11 +72,14 @@ class Validator:
         }
         return means | each, {corpus: answers for corpus, (_, answers) in results.items()}
 
-    def corpus(
-        self, model: ParaCLAPModel, processor: ParaCLAPProcessor, table: pd.DataFrame
+    def score_corpus(
+        self,
+        model: ParaCLAPModel,
+        processor: ParaCLAPProcessor,
+        table: pd.DataFrame,
+        prompts: Prompts,
     ) -> tuple[dict[str, float], pd.DataFrame]:
         """Score a model on the validation clips of one corpus."""
-        prompts = prompts_for(table, self.settings.target, self.settings.prompts)
         clips = ClipDataset(table, self.data.recordings, self.data.functionals_of(table))
         answers = classify_clips(model, processor, table, self.data.recordings, prompts, clips)
         answers.insert(0, "truth", self.classes.loc[table.index])

@@ -144,11 +144,13 @@ def place(corpus, captions, model_folder, voice, tmp_path_factory):
         for emotion, level in (("03", 0.3), ("05", 1.0)):
             name = f"03-01-{emotion}-01-01-01-{actor:02}.wav"
             write(f"data/RAVDESS/Actor_{actor:02}/{name}", level=level, f0=100 + 5 * actor)
-    rows = ["file,emotion,speaker,gender"]
-    for number in range(24):
-        name, label = f"{'abcd'[number // 6]}/{number:03}.wav", ("angry", "calm")[number % 2]
+    rows = ["file,emotion,speaker,gender,split"]
+    splits = ("train", "train", "dev", "test", "test")
+    for number in range(30):
+        name, label = f"{'abcde'[number // 6]}/{number:03}.wav", ("angry", "calm")[number % 2]
         write(f"data/mine/{name}", level=(1.0, 0.2)[number % 2], f0=100 + 4 * number)
-        rows.append(f"{name},{label},{name[0]},{('female', 'male')[number // 6 % 2]}")
+        gender = ("female", "male")[number // 6 % 2]
+        rows.append(f"{name},{label},{name[0]},{gender},{splits[number // 6]}")
     table = folder / "data" / "mine" / "labels.csv"
     table.write_text("\n".join(rows) + "\n")
     plain = [",".join(row.split(",")[:2]) for row in rows]

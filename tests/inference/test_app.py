@@ -139,7 +139,7 @@ class Server:
 
     def open(self, path, content=None, **headers):
         request = urllib.request.Request(self.url + path, content, headers)
-        return urllib.request.urlopen(request, timeout=60)
+        return urllib.request.urlopen(request, timeout=180)
 
     def status(self, path, content=None, **headers):
         try:
@@ -297,6 +297,7 @@ def visit(browser, server):
     def open_page(width=1280):
         contexts.append(browser.new_context(viewport={"width": width, "height": 812}))
         opened = contexts[-1].new_page()
+        opened.set_default_timeout(180_000)  # ms; a busy machine is slow, not wrong
         opened.addresses, opened.faults = [], []
         opened.on("request", lambda request: opened.addresses.append(request.url))
         opened.on("pageerror", lambda error: opened.faults.append(str(error)))
@@ -352,7 +353,8 @@ def test_invalid_recordings_give_a_warning_and_valid_ones_results(visit, sounds)
     seen = opened.locator("body").inner_text()
     assert "Traceback" not in seen and str(tempfile.gettempdir()) not in seen
     assert opened.get_by_text("(cosine").count() == 0
-    opened.get_by_text("Man, sad").click()  # a synthetic example
+    with opened.expect_response(lambda response: "/file=" in response.url):
+        opened.get_by_text("Man, sad").click()  # a synthetic example, which the player then loads
     analyse(opened)
     opened.get_by_text("angry (cosine").wait_for()
     assert opened.evaluate("document.documentElement.scrollWidth") == 375

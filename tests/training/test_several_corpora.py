@@ -100,10 +100,11 @@ def test_scores_are_given_by_corpus_and_as_their_mean(both, tmp_path):
             assert row[figure] == pytest.approx(sum(parts) / 2)
     assert run.best == max(row["UAR"] for row in validated)
     table = run.data.validation_table
-    alone, _ = run.validate.corpus(
+    alone, _ = run.validate.score_corpus(
         run.model,
         run.processor,
         table[table["corpus"] == "first"].loc[lambda t: t.index.isin(run.validate.classes.index)],
+        run.validate.prompts["first"],
     )
     assert alone["UAR"] == validated[-1]["UAR.first"]
 
