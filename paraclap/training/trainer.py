@@ -63,14 +63,14 @@ class Trainer:
         self.whole_steps = train.epochs * self.data.steps_per_epoch
         self.steps = min(self.whole_steps, train.max_steps or self.whole_steps)
         self.validate = Validator(self.data, train)
+        _ = self.data.recordings  # written by all processes, without the timeout of a broadcast
+        self.fingerprints = broadcast(self.data.fingerprints() if rank() == 0 else None)
         self.learner = Learner(settings, self.data, self.device, self.whole_steps)
         self.step = self.validated = 0
         self.best = -1.0
         self.skipped = self.skipped_in_a_row = 0
         self.stopwatch = Stopwatch()
         self.checkpointer = Checkpointer(self.output, settings)
-        _ = self.data.recordings  # written by all processes, without the timeout of a broadcast
-        self.fingerprints = broadcast(self.data.fingerprints() if rank() == 0 else None)
 
     @property
     def model(self) -> ParaCLAPModel:

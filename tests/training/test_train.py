@@ -21,6 +21,7 @@ from training_runs import (
 
 from paraclap.audio.recordings import Files
 from paraclap.cli import evaluate, train
+from paraclap.errors import ParaCLAPError
 from paraclap.model.build import build_model, load_model
 from paraclap.signals import Stopped, StopRequests
 from paraclap.training import loop, trainer
@@ -346,3 +347,14 @@ def test_a_model_overfits_one_batch(config):
     run.model.train()
     losses = [run.training_step(batch)["loss"] for _ in range(150)]
     assert losses[0] > 1.0 and losses[-1] < 0.05
+
+
+def test_missing_audio_and_wrong_prompt_sets_stop_a_run_before_the_model_is_built(
+    config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trainer, "Learner", lambda *_: pytest.fail("the model was built"))
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(SettingsError, match="48 of 48 audio files .* do not exist below"):
+        loop.train(read_settings([config, f"data.root={tmp_path / 'elsewhere'}"]))
+    with pytest.raises(ParaCLAPError, match="unknown prompt set 'sentense'"):
+        loop.train(read_settings([config, "train.prompts=sentense"]))
