@@ -356,5 +356,5 @@ def test_missing_audio_and_wrong_prompt_sets_stop_a_run_before_the_model_is_buil
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(SettingsError, match="48 of 48 audio files .* do not exist below"):
         loop.train(read_settings([config, f"data.root={tmp_path / 'elsewhere'}"]))
-    with pytest.raises(ParaCLAPError, match="unknown prompt set 'sentense'"):
-        loop.train(read_settings([config, "train.prompts=sentense"]))
+    with pytest.raises(ParaCLAPError, match="unknown prompt set 'unknown'"):
+        loop.train(read_settings([config, "train.prompts=unknown"]))
