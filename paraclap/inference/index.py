@@ -159,6 +159,6 @@ class ClipIndex:
         return cosines
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        for start, chunk in zip(self._starts, self._chunks, strict=False):
+        for start, chunk in zip(self._starts[:-1], self._chunks, strict=True):
             for first in range(0, len(chunk), BLOCK_ROWS):
                 yield start + first, chunk[first : first + BLOCK_ROWS]

@@ -63,6 +63,15 @@ def test_provenance_has_no_paths_and_no_unrecorded_corpus(captions, tmp_path):
     assert facts["clips"] == 7 and "corpora" not in facts
 
 
+def test_provenance_has_the_epochs_that_were_trained(captions):
+    settings = Settings()
+    settings.data.captions = str(captions)
+    settings.train.epochs, settings.train.batch_size = 50, 4
+    for max_steps, epochs in ((0, 50), (6, 0.5), (5000, 50)):
+        settings.train.max_steps = max_steps
+        assert tables.provenance(settings, 48)["epochs"] == epochs
+
+
 def test_provenance_has_every_corpus_of_joined_captions(tmp_path):
     about = {"corpora": {"ravdess": {"root": "/secret"}, "emodb": {}}}
     table = pa.table({"captions": [["x"]]})
