@@ -1,4 +1,4 @@
-"""Atomic writing of files and folders, and the SHA-256 of a file.
+"""Atomic writing of files and folders, file names from text, and hashes of files.
 
     with atomic_write(path) as temporary:
         table.to_parquet(temporary)
@@ -9,9 +9,12 @@ crash or a full disk, the path holds either its previous or its new content. Tem
 unique, so several processes, on several machines, may write to the same path.
 """
 
+import errno
 import hashlib
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +29,10 @@ class OutputError(ParaCLAPError, OSError):
     """A file or folder cannot be written."""
 
 
+class ForeignFolderError(OutputError):
+    """A folder with files that are not ours."""
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds.
@@ -36,7 +43,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with _output_errors(path, temporary):
+        with output_errors(path, temporary):
             yield temporary
             _flush(temporary)
             temporary.replace(path)
@@ -65,7 +72,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         OutputError: if the folder cannot be written; an existing folder is left unchanged.
     """
     temporary, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
-    with _output_errors(path, temporary):
+    with output_errors(path, temporary):
         if old.exists() and not path.exists():  # killed between the two renames below
             old.rename(path)
         for leftover in (temporary, old):
@@ -101,10 +108,61 @@ def reading(path: str | Path, kind: type[ParaCLAPError]) -> Iterator[None]:
         raise kind(f"{path} cannot be read: {reason}") from error
 
 
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's content as hexadecimal text."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove temporary files of `atomic_write` that killed processes left behind.
+
+    The caller holds the lock of the folder, so that none of them is being written.
+
+    Args:
+        folder: of the files.
+        names: of the files that were written; without names, all in the folder.
+    """
+    written = "|".join(map(re.escape, names)) or ".+"
+    for name in os.listdir(folder):
+        if re.fullmatch(rf"\.({written})\.[0-9a-f]{{32}}\.tmp", name):
+            (folder / name).unlink(missing_ok=True)
+
+
+# --- Folders and names ----------------------------------------------------------------------------
+
+NAME_BYTES = 100
+"""Longest name of `safe_name`; file systems allow 255 bytes for all parts."""
+
+
+def safe_name(text: str) -> str:
+    """Return a text as part of a file name: one name for each text, and never a path.
+
+    Letters, digits, spaces and ``_-.+=,@`` are kept, other characters become ``_``. Texts that are
+    changed or shortened by that end in a part of their SHA-256, so that they remain different.
+    """
+    safe = re.sub(r"[^\w .+=,@-]|^[ .-]|[ .]$", "_", text) or "_"
+    if safe == text and len(safe.encode()) <= NAME_BYTES:
+        return safe
+    ending = "-" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    while len(safe.encode()) > NAME_BYTES - len(ending):
+        safe = safe[:-1]
+    return safe + ending
+
+
+def claim_folder(path: str | Path, kind: str, own: str) -> Path:
+    """Create a folder, or return it if it is empty or has a file of ours.
+
+    Args:
+        path: of the folder.
+        kind: what the folder is, for the message.
+        own: regular expression of the names of our files; hidden files are ignored.
+
+    Raises:
+        ForeignFolderError: if the folder has files, and none of them is ours.
+        OutputError: if it cannot be created or listed.
+    """
+    folder = make_folder(path)
+    with output_errors(folder, folder):
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    if names and not any(re.fullmatch(own, name) for name in names):
+        found = f"it contains {min(names)!r}"
+        raise ForeignFolderError(f"{folder} is no {kind}, {found}: use a new or empty folder")
+    return folder
 
 
 def make_folder(path: str | Path) -> Path:
@@ -120,8 +178,47 @@ def make_folder(path: str | Path) -> Path:
     return Path(path)
 
 
+# --- Hashes --------------------------------------------------------------------------------------
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content as hexadecimal text."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+SAMPLED_BLOCKS, BLOCK_BYTES = 16, 4096
+"""Number of blocks that `sampled_hash` reads, and their size."""
+
+
+def sampled_hash(path: str | Path) -> str:
+    """Return a hash of a file's size and of 16 blocks of 4 KiB, as 32 hexadecimal digits.
+
+    The blocks are evenly spaced, the first at the begin of the file and the last at its end; files
+    up to 64 KiB are read completely. Missed are changes that keep the size and lie between the
+    blocks: a few samples of a recording, but hardly another recording or another encoding. The name
+    and the modification time of the file are not included.
+
+    Raises:
+        OSError: if it is not a regular file, or cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would block
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        last = max(status.st_size - BLOCK_BYTES, 0)
+        places = {last * block // (SAMPLED_BLOCKS - 1) for block in range(SAMPLED_BLOCKS)}
+        digest = hashlib.sha256(str(status.st_size).encode())
+        for place in sorted(places):
+            digest.update(os.pread(descriptor, BLOCK_BYTES, place))
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest()[:32]
+
+
 @contextmanager
-def _output_errors(path: Path, temporary: Path) -> Iterator[None]:
+def output_errors(path: Path, temporary: Path) -> Iterator[None]:
     """Raise system errors that concern the output as `OutputError`, others unchanged."""
     try:
         yield

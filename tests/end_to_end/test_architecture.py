@@ -24,7 +24,8 @@ FLOORS = (  # each imports from floors below, and from its own folder
     {"model", "acoustics"},
     {"corpora"},
     {"captions", "audio"},
-    {"settings", "files", "distributed"},
+    {"settings", "locks", "distributed"},
+    {"files"},
     {"errors", "signals"},
 )
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
