@@ -192,9 +192,10 @@ class DataSettings:
         features: table of features.py, for an audio encoder on functionals.
         train_split: value of the column `split` of the training clips. A table without this column
             is used whole.
-        validation_split: value of the column `split` of the validation clips.
-        validation_speakers: number of training speakers held out for validation if no clip is in
-            `validation_split`, sampled with `train.seed`; 0 = no validation.
+        validation_split: value of the column `split` of the validation clips; a value that no clip
+            has is an error. None = "dev", and if no clip has it, `validation_speakers`.
+        validation_speakers: number of training speakers held out for validation if there is no
+            validation split, sampled with `train.seed`; 0 = no validation.
         waveform_cache: folder for memory-mapped 16 kHz waveforms of the corpus, written before the
             first step and reused by later runs. None = read the audio files.
         crop_seconds: longest training crop [s].
@@ -214,7 +215,7 @@ class DataSettings:
     templates: list[str] = field(default_factory=lambda: ["paraclap"])
     features: str | None = None
     train_split: str = "train"
-    validation_split: str = "dev"
+    validation_split: str | None = None
     validation_speakers: int = 2
     waveform_cache: str | None = None
     crop_seconds: float = 5.0

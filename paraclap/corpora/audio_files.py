@@ -35,19 +35,6 @@ Codes = Mapping[str, str | None]
 The key ``*`` holds the label of all other codes, which are otherwise an error; the label ``*``
 keeps them unchanged.
 """
-COMMON_CODES: Mapping[str, Codes] = {
-    "gender": {
-        **dict.fromkeys(("F", "f", "Female", "female"), "female"),
-        **dict.fromkeys(("M", "m", "Male", "male"), "male"),
-        **dict.fromkeys(("Unknown", "unknown")),
-    },
-    "split": {
-        **dict.fromkeys(("Train", "TR"), "train"),
-        **dict.fromkeys(("Development", "development", "devel", "validation", "evaluation"), "dev"),
-        **{"Test1": "test1", "Test2": "test2", "Test3": "test3", "TE": "test", "*": "*"},
-    },
-}
-"""Column -> its codes, for corpora that do not define others."""
 
 # --- Finding files -------------------------------------------------------------------------------
 
@@ -150,7 +137,7 @@ def read_files(
         pattern: regular expression of a path without suffix, below any folder of the root, because
             unpacked archives differ in the folders above
         columns: further columns, as texts with fields in braces, e.g. ``"Ses{session}{gender}"``
-        codes: column -> code -> label, in addition to `COMMON_CODES`
+        codes: column -> code -> label; codes of gender and split are usual spellings by default
         labels: arguments of `read_label_files` or, with a key ``database``, of `read_database`;
             folder and suffix of a field ``clip`` are ignored
         labels_needed: skip recordings without a row in ``labels``
@@ -178,7 +165,7 @@ def read_files(
         fields = _join_labels(fields, _read_labels(root, **labels), labels_needed, root)
     texts = {name: f"{{{name}}}" for name in fields.columns if name not in ("file", "clip")}
     texts |= columns or {}
-    return _columns_of(fields, texts, {**COMMON_CODES, **(codes or {})}, root)
+    return _columns_of(fields, texts, codes or {}, root)
 
 
 def _read_labels(

@@ -31,6 +31,7 @@ from paraclap.corpora import SOURCE_FORMS, CorpusError
 from paraclap.corpora.audio_files import read_folder
 from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.databases import TABLE_SUFFIXES, read_database, read_file_table
+from paraclap.corpora.labels import normalise_column
 from paraclap.corpora.validation import corpus_table
 
 LOW, MIDDLE, HIGH = "low", "middle", "high"
@@ -191,7 +192,7 @@ def scored_classes(table: pd.DataFrame, target: str = "emotion") -> pd.Series:
         return _tertiles(labels)
     corpus = CORPORA.get(table.attrs.get("corpus"))
     if corpus is None or target != corpus.target:
-        return labels.astype("str")
+        return normalise_column(labels)[0]
     unknown = sorted(set(labels.dropna()) - set(corpus.classes))
     if unknown:
         raise CorpusError(f"{corpus.name}: unknown labels {unknown} in {target}")

@@ -10,9 +10,9 @@ import audformat
 import pandas as pd
 
 from paraclap.corpora import CorpusError
+from paraclap.corpora.labels import LABEL_COLUMNS, normalise_labels
 
 INDEX_COLUMNS = ("file", "start", "end")
-TEXT_COLUMNS = ("emotion", "speaker", "gender", "split", "fold", "language")
 NUMBER_COLUMNS = ("arousal", "valence", "dominance", "age")
 DECIMAL_COMMA = r"^\s*(-?\d+),(\d+)\s*$"
 
@@ -60,6 +60,7 @@ def corpus_table(
     table = rows.drop(columns=list(INDEX_COLUMNS), errors="ignore").set_axis(index)
     for column in table.columns:
         table[column] = typed(table[column], name)
+    table = normalise_labels(table, name, report=corpus is None)
     table.attrs = {"name": name, "root": str(root), "corpus": corpus}
     return table
 
@@ -116,7 +117,7 @@ def typed(values: pd.Series, name: str) -> pd.Series:
             return pd.to_numeric(values).astype("float64")
     except ValueError as error:
         raise CorpusError(f"{name}: {values.name} must hold numbers: {error}") from error
-    if values.name in TEXT_COLUMNS or isinstance(values.dtype, pd.CategoricalDtype):
+    if values.name in LABEL_COLUMNS or isinstance(values.dtype, pd.CategoricalDtype):
         if pd.api.types.is_float_dtype(values):  # integers with missing values: 7, not 7.0
             values = values.convert_dtypes()
         return values.astype("str")

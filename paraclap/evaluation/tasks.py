@@ -9,6 +9,7 @@ import pandas as pd
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
+from paraclap.corpora.labels import in_split, split_names
 from paraclap.corpora.table import read_corpus, scored_classes
 from paraclap.evaluation.prompt_sets import PUBLISHED
 from paraclap.evaluation.prompts import prompts_for
@@ -133,6 +134,11 @@ def published_task(table: pd.DataFrame) -> tuple[pd.DataFrame, ZeroShotTask]:
     return table, ZeroShotTask(name, corpus.target, PUBLISHED, corpus.averaged_over)
 
 
+def rows_with(table: pd.DataFrame, column: str, value: str) -> pd.Series:
+    """Return which rows have a value in a column; splits are compared by `in_split`."""
+    return in_split(table, value) if column == "split" else table[column] == value
+
+
 def select(table: pd.DataFrame, wanted: Mapping[str, Sequence[str] | None]) -> pd.DataFrame:
     """Keep the rows with the given values of columns; None keeps all.
 
@@ -144,8 +150,12 @@ def select(table: pd.DataFrame, wanted: Mapping[str, Sequence[str] | None]) -> p
             continue
         if column not in table:
             raise CorpusError(f"{table.attrs['name']} has no column {column!r}")
-        known = sorted(table[column].dropna().unique())
-        if unknown := sorted(set(values) - set(known)):
-            raise CorpusError(f"{table.attrs['name']} has no {column} {unknown}, only {known}")
-        table = table[table[column].isin(values)]
+        rows = {value: rows_with(table, column, value) for value in values}
+        if unknown := [value for value, chosen in rows.items() if not chosen.any()]:
+            known = split_names(table) if column == "split" else table[column].dropna().unique()
+            raise CorpusError(
+                f"{table.attrs['name']} has no {column} {', '.join(unknown)}, "
+                f"only {', '.join(sorted(map(str, known)))}"
+            )
+        table = table[np.logical_or.reduce(list(rows.values()))]
     return table

@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from paraclap.audio.augment import TRANSFORMS, Augmenter
+from paraclap.corpora.labels import in_split, normalise_labels, split_names
 from paraclap.data.captions import PHRASE_COLUMNS
 from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels
 from paraclap.data.tables import read_caption_table
 from paraclap.settings import LABEL_TABLES, DataSettings, Settings, SettingsError, corpora_of
 
+VALIDATION_SPLIT = "dev"  # unless `data.validation_split` is set
 CAPTIONS_METADATA = b"paraclap"  # key under which features.py stores the corpus
 
 
@@ -40,7 +42,7 @@ def read_captions(path: str | Path) -> pd.DataFrame:
             f"data.captions: {path} has no column {missing[0]}, expected a captions table of "
             "preprocessing/template_creation.py"
         )
-    table = read_caption_table(path, PHRASE_COLUMNS)
+    table = normalise_labels(read_caption_table(path, PHRASE_COLUMNS), Path(path).name)
     empty = table["captions"].list.len().fillna(0).to_numpy(int) == 0
     if empty.any():
         print(f"{empty.sum()} of {len(table)} clips have no phrase and are excluded")
@@ -159,14 +161,16 @@ def split_table(table: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, 
         SettingsError: if a part is empty, or speakers are unknown and have to be held out.
     """
     data = settings.data
-    splits = table["split"] if "split" in table else pd.Series(data.train_split, table.index)
-    train, validation = (
-        table[splits == name] for name in (data.train_split, data.validation_split)
-    )
-    if not len(train):
-        raise SettingsError(
-            f"no row has split {data.train_split!r}, only {sorted(splits.unique())}"
+    train, validation = table, table.iloc[:0]
+    if "split" in table:
+        train, validation = (
+            table[in_split(table, name)]
+            for name in (data.train_split, data.validation_split or VALIDATION_SPLIT)
         )
+    for key, rows in {"train_split": train, "validation_split": validation}.items():
+        if not len(rows) and (name := getattr(data, key)):
+            found = ", ".join(split_names(table)) or "the column split is missing"
+            raise SettingsError(f"data.{key}: no row has split {name!r}, found: {found}")
     if len(validation) or not data.validation_speakers:
         _refuse_shared_speakers(train, validation)
         return train, validation

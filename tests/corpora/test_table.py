@@ -102,11 +102,11 @@ def test_audio_that_must_be_converted_gives_a_warning(tmp_path):
 
 def test_csv_is_text_except_for_number_columns(tmp_path):
     touch(tmp_path, "a/001.wav", "a/é, $(id).wav")
-    text = "\ufefffile_name,speaker,emotion,arousal,code\na/001.wav,001,NA,0.5,007\n"
+    text = "\ufefffile_name,speaker,emotion,arousal,code\na/001.wav,001,fear,0.5,007\n"
     table = read_corpus(write(tmp_path, "labels.csv", text + '"a/é, $(id).wav",,None,,nan\n'))
     assert files_of(table) == ["a/001.wav", "a/é, $(id).wav"]
     assert table["speaker"].tolist()[0] == "001" and table["speaker"].isna().tolist()[1]
-    assert table["emotion"].tolist() == ["NA", "None"] and table["code"].tolist() == ["007", "nan"]
+    assert table["emotion"].isna().tolist() == [False, True] and table["code"].tolist() == ["007", "nan"]
     assert table["arousal"].dtype == float and table["arousal"].isna().tolist() == [False, True]
     assert table.attrs == {"name": "labels", "root": str(tmp_path), "corpus": None}
 
