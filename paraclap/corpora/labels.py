@@ -46,11 +46,11 @@ NO_EMOTION = NO_LABEL | {"no agreement", "no consensus", "x", "xxx"}
 GENDERS = {
     "female": "f female woman women w weiblich frau feminin féminin femme femenino femenina mujer"
     " feminino feminina mulher femminile femmina donna vrouw vrouwelijk kvinna kvinde kvinne k"
-    " kobieta żeńska žena женский женщина ж kadın kadin γυναίκα 女 女性 女声 女聲 여 여성 여자 महिला"
-    " أنثى امرأة نساء خاتون عورت زن",
+    " kobieta żeńska žena женский женщина ж kadın kadin γυναίκα 女 女性 女声 女聲 여 여성 여자"
+    " महिला أنثى امرأة نساء خاتون عورت زن",
     "male": "m male man men männlich maennlich mann maskulin masculin homme masculino hombre homem"
     " maschile maschio uomo mannelijk manlig mand mężczyzna męska muž мужской мужчина м erkek"
-    " άνδρας 男 男性 男声 男聲 남 남성 남자 पुरुष ذكر رجل رجال مرد",
+    " άνδρας 男 男性 男声 남 남성 남자 पुरुष ذكر رجل رجال مرد",
 }
 """Gender -> its words, as compared by `label_key`."""
 SPANISH_GENDERS = {"h": "male", "m": "female"}  # hombre, mujer; used where "f" is absent
@@ -144,7 +144,9 @@ def label_mapping(column: str, counts: Mapping[str, int]) -> Mapped:
         mapped = {label: split_name(label, known) for label in known}
     elif column == "gender":
         words = _gender_words({label_key(label) for label in known.values()})
-        mapped = {label: words.get(label_key(text), label_key(text)) for label, text in known.items()}
+        mapped = {
+            label: words.get(label_key(text), label_key(text)) for label, text in known.items()
+        }
     elif column in ("fold", "language"):
         mapped = {label: label_key(text) for label, text in known.items()}
     else:
@@ -177,9 +179,7 @@ def _most_frequent(column: str, known: Mapping[str, str], counts: Mapping[str, i
     return {label: chosen[group(text)] for label, text in spelled.items()}
 
 
-def normalise_labels(
-    table: pd.DataFrame, name: str = "table", report: bool = True
-) -> pd.DataFrame:
+def normalise_labels(table: pd.DataFrame, name: str = "table", report: bool = True) -> pd.DataFrame:
     """Return a table with normalised labels; columns other than LABEL_COLUMNS are unchanged.
 
     Args:

@@ -106,7 +106,10 @@ def test_csv_is_text_except_for_number_columns(tmp_path):
     table = read_corpus(write(tmp_path, "labels.csv", text + '"a/é, $(id).wav",,None,,nan\n'))
     assert files_of(table) == ["a/001.wav", "a/é, $(id).wav"]
     assert table["speaker"].tolist()[0] == "001" and table["speaker"].isna().tolist()[1]
-    assert table["emotion"].isna().tolist() == [False, True] and table["code"].tolist() == ["007", "nan"]
+    assert table["emotion"].isna().tolist() == [False, True] and table["code"].tolist() == [
+        "007",
+        "nan",
+    ]
     assert table["arousal"].dtype == float and table["arousal"].isna().tolist() == [False, True]
     assert table.attrs == {"name": "labels", "root": str(tmp_path), "corpus": None}
 

@@ -68,6 +68,7 @@ def test_a_named_split_without_rows_is_an_error_with_those_found(key):
         with pytest.raises(SettingsError, match="the column split is missing"):
             split_table(unsplit, settings)
 
+
 # --- Selecting rows for captions -----------------------------------------------------------------
 
 # --- The published recipe ------------------------------------------------------------------------
