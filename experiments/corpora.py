@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from paraclap.cli import features as cli_features
 from paraclap.cli import template_creation
 from paraclap.data.functionals import read_functionals
 from paraclap.evaluation.prompt_sets import class_words
 from paraclap.evaluation.prompts import Prompts
+from paraclap.files import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ PARTITIONS: dict[str, Partition] = {
 """Odd actors of RAVDESS are male; in EmoDB 11 and 15 are male, 14 and 16 female."""
 DIRECTIONS: dict[str, tuple[str, bool]] = {"ravdess": ("emodb", False), "emodb": ("ravdess", True)}
 """Training corpus -> the other test corpus, and whether its unseen classes are excluded."""
-WORDINGS: Mapping[str, Prompts] = yaml.safe_load(
+WORDINGS: Mapping[str, Prompts] = parse_yaml(
     Path(__file__).with_name("wordings.yaml").read_text(encoding="utf-8")
 )
 """Group -> class -> prompts whose words occur in no caption."""

@@ -1,8 +1,9 @@
-"""Atomic writing of files and folders, file names from text, and hashes of files.
+"""Atomic writing of files and folders, reading of YAML, file names from text, and hashes.
 
     with atomic_write(path) as temporary:
         table.to_parquet(temporary)
     write_text(path, "written completely or not at all")
+    content = read_yaml(path, SettingsError)
 
 Content is written under a temporary name beside its place, flushed to disk and renamed. After a
 crash or a full disk, the path holds either its previous or its new content. Temporary names are
@@ -19,10 +20,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from paraclap.errors import ParaCLAPError
+
+YAML_BYTES = 10_000_000  # largest file
+YAML_DEPTH = 50  # of nested lists and mappings
+YAML_NUMBER = 1000  # longest plain number, as long sexagesimal ones take minutes
+YAML_REPEATED = 10_000  # values that aliases may add, besides ten times those of the file
 
 
 class OutputError(ParaCLAPError, OSError):
@@ -103,7 +110,9 @@ def reading(path: str | Path, kind: type[ParaCLAPError]) -> Iterator[None]:
         yield
     except ParaCLAPError:
         raise
-    except (OSError, EOFError, ValueError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise kind(f"{path} cannot be read: it is nested too deeply") from error
+    except (OSError, EOFError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise kind(f"{path} cannot be read: {reason}") from error
 
@@ -121,6 +130,107 @@ def remove_leftovers(folder: Path, *names: str) -> None:
     for name in os.listdir(folder):
         if re.fullmatch(rf"\.({written})\.[0-9a-f]{{32}}\.tmp", name):
             (folder / name).unlink(missing_ok=True)
+
+
+# --- YAML ----------------------------------------------------------------------------------------
+
+
+def read_yaml(path: str | Path, kind: type[ParaCLAPError]) -> Any:
+    """Return the content of a YAML file, see `parse_yaml`.
+
+    Raises:
+        ParaCLAPError: of `kind`, if the file cannot be read or parsed.
+    """
+    with reading(path, kind):
+        size = Path(path).stat().st_size
+        if size > YAML_BYTES:
+            raise ValueError(f"it has {size} bytes, expected at most {YAML_BYTES}")
+        return parse_yaml(Path(path).read_text(encoding="utf-8-sig"))
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the content of a YAML document: mappings, lists, texts, numbers, truth values, None.
+
+    Dates stay texts, and `1e-3` is a number as in YAML 1.2. Tags, keys that occur twice, deep
+    nesting, and aliases that multiply the content are refused.
+
+    Raises:
+        ValueError: naming the line.
+    """
+    try:
+        _check_events(text)
+        loader = _YAMLLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        sizes: dict[yaml.Node, tuple[int, int]] = {}
+        _, size = _measure(node, sizes)
+        if size > YAML_REPEATED + 10 * len(sizes):
+            raise ValueError(f"aliases repeat {len(sizes)} values to {size}")
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from error
+
+
+# C is 10 times as fast
+class _YAMLLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """PyYAML's safe loader with numbers of YAML 1.2, and dates as texts."""
+
+
+_YAMLLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in _YAMLLoader.yaml_implicit_resolvers.items()
+}
+_YAMLLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"),
+    [*"-+.0123456789"],
+)
+
+
+def _check_events(text: str) -> None:
+    """Refuse what would crash PyYAML or run long: nesting, tags, and long numbers."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_YAMLLoader):
+        line = f"line {event.start_mark.line + 1}"
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > YAML_DEPTH:
+            raise ValueError(f"{line}: nested more than {YAML_DEPTH} times")
+        if getattr(event, "tag", None):
+            raise ValueError(f"{line}: tag {event.tag!r}, expected plain YAML without tags")
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
+            if len(event.value) > YAML_NUMBER and re.fullmatch(r"[-+\d_.:]+", event.value):
+                raise ValueError(f"{line}: number of {len(event.value)} digits")
+
+
+def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) -> tuple[int, int]:
+    """Return depth and number of values of a node with all aliases replaced, and fill `known`."""
+    line = f"line {node.start_mark.line + 1}"
+    if node in known:
+        if known[node] is None:
+            raise ValueError(f"{line}: contains itself")
+        return known[node]
+    known[node] = None
+    inside: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        seen: set[tuple[str, str]] = set()
+        for key, value in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name in seen and key.value != "<<":
+                raise ValueError(f"line {key.start_mark.line + 1}: key {key.value!r} occurs twice")
+            seen.add(name)
+            inside += [key, value]
+    elif isinstance(node, yaml.SequenceNode):
+        inside = node.value
+    parts = [_measure(part, known) for part in inside]
+    depth = 1 + max([0, *(depth for depth, _ in parts)])
+    if depth > YAML_DEPTH + 1:
+        raise ValueError(f"{line}: nested more than {YAML_DEPTH} times")
+    known[node] = depth, 1 + sum(size for _, size in parts)
+    return known[node]
 
 
 # --- Folders and names ----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
+from paraclap.files import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -16,5 +16,5 @@ class FeatureSet:
 
 
 _TEXT = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-FEATURE_SETS = {name: FeatureSet(**entry) for name, entry in yaml.safe_load(_TEXT).items()}
+FEATURE_SETS = {name: FeatureSet(**entry) for name, entry in parse_yaml(_TEXT).items()}
 """Feature sets by name."""

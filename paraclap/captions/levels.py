@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from paraclap.captions.tables import Features, LabelEncoder, decoded, encode, value_type
-from paraclap.captions.templates import LEVELS, Comparison, Descriptor, Group, InputError, read_text
+from paraclap.captions.templates import LEVELS, Comparison, Descriptor, Group, InputError
+from paraclap.files import reading
 
 QUANTILES = (0.3, 0.7)  # as in the paper (Jing et al., ParaCLAP, Interspeech 2024)
 MINIMUM = 10  # fewest defined values that edges are fitted to
-EDGES_FORMAT = 2  # format 1, without groups, is still read
+EDGES_FORMAT = 2
 # openSMILE writes 0.0 here when no frame of the clip is voiced
 VOICING_COLUMN = "F0semitoneFrom27.5Hz_sma3nz_amean"
 
@@ -317,7 +318,12 @@ def read_edges(path: Path, descriptors: Sequence[Descriptor]) -> dict[str, Edges
     Raises:
         InputError: if the file cannot be read or parsed
     """
-    return read_text(path, lambda text: parse_edges(text, descriptors))
+    with reading(path, InputError):
+        content = path.read_bytes()
+    try:
+        return parse_edges(content, descriptors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def check_edges(
@@ -362,7 +368,7 @@ def edges_to_dict(edges: Mapping[str, Edges]) -> dict[str, Any]:
     return {"format": EDGES_FORMAT, "descriptors": entries}
 
 
-def parse_edges(text: str, descriptors: Sequence[Descriptor]) -> dict[str, Edges]:
+def parse_edges(text: str | bytes, descriptors: Sequence[Descriptor]) -> dict[str, Edges]:
     """Return the edges in the JSON of `edges_to_dict`, bit-identical to the fitted ones.
 
     Raises:
@@ -370,12 +376,14 @@ def parse_edges(text: str, descriptors: Sequence[Descriptor]) -> dict[str, Edges
     """
     try:
         content = json.loads(text)
-        if content["format"] not in (1, EDGES_FORMAT):
-            raise ValueError(f"format is {content['format']!r}, expected 1 or {EDGES_FORMAT}")
-        convert = _from_format_1 if content["format"] == 1 else dict
-        edges = {n: _as_edges(convert(entry)) for n, entry in content["descriptors"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"no edges of this program ({error!r})") from error
+        if content["format"] != EDGES_FORMAT:
+            raise InputError(f"edges of format {content['format']}, expected {EDGES_FORMAT}")
+        edges = {name: _as_edges(entry) for name, entry in content["descriptors"].items()}
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        expected = "expected the captions.edges.json of template_creation.py"
+        raise InputError(f"not a file of edges, {expected}") from error
     columns = {descriptor.name: descriptor.column for descriptor in descriptors}
     for name, fitted in edges.items():
         if name not in columns:
@@ -390,20 +398,10 @@ def parse_edges(text: str, descriptors: Sequence[Descriptor]) -> dict[str, Edges
 
 
 def _as_edges(entry: Mapping[str, Any]) -> Edges:
-    """Return the edges of one descriptor from format 2."""
+    """Return the edges of one descriptor."""
     groups = {
         tuple(part["group"]): Bounds(float(part["low"]), float(part["high"]), part["n"])
         for part in entry["groups"]
     }
     quantiles = tuple(map(float, entry["quantiles"]))
-    known = {"column": entry["column"], "groups": groups, "by": tuple(entry["by"])}
-    if entry.keys() - known - {"quantiles"}:
-        raise ValueError(f"unknown {sorted(entry.keys() - known - {'quantiles'})}")
-    return Edges(**known, quantiles=quantiles)
-
-
-def _from_format_1(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the edges of one descriptor in format 2, from the format without groups."""
-    bounds = {name: entry[name] for name in ("low", "high", "n")}
-    rest = {name: value for name, value in entry.items() if name not in bounds}
-    return {**rest, "by": [], "groups": [{"group": [], **bounds}]}
+    return Edges(entry["column"], groups, tuple(entry["by"]), quantiles)

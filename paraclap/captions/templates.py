@@ -6,7 +6,7 @@ The fields of a descriptor are documented in templates/paraclap.yaml.
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -14,12 +14,12 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from paraclap.errors import ParaCLAPError
+from paraclap.files import read_yaml
 
 LEVELS = ("low", "normal", "high")
 PRESENCE = ("absent", "present")  # values of a rule
 LISTED, UNLISTED = "*", "?"  # phrase keys: labels with known forms, any other label
 TEMPLATES = Path(__file__).parent / "templates"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is 10 times as fast
 
 # endings of compared phrases for label columns without their own in the templates
 COMPARISONS = (
@@ -32,20 +32,6 @@ Group = tuple[str, ...]  # one label per column that edges are fitted by, () for
 
 class InputError(ParaCLAPError, ValueError):
     """Invalid options, features, templates or edges given to template_creation.py."""
-
-
-def read_text(path: Path, parse: Callable[[str], Any]) -> Any:
-    """Return the parsed content of a text file.
-
-    Raises:
-        InputError: if the file cannot be read or parsed; the message contains the path
-    """
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except (InputError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -81,13 +67,22 @@ def read_templates(names: Sequence[str]) -> tuple[Descriptor, ...]:
         names: of tables in templates/, or paths of YAML files
 
     Raises:
-        InputError: if a table is invalid, or a rule refers to a missing level descriptor
+        InputError: if a table is unknown or invalid, or a rule refers to a missing level descriptor
     """
     found: dict[str, Descriptor] = {}
+    known = {path.stem: path for path in sorted(TEMPLATES.glob("*.yaml"))}
     for name in names:
-        known = TEMPLATES / f"{name}.yaml"
-        path = known if known.is_file() else Path(name)
-        found |= {descriptor.name: descriptor for descriptor in read_text(path, parse_templates)}
+        path = known.get(name, Path(name))
+        if name not in known and not path.exists():
+            raise InputError(
+                f"templates {str(name)!r} do not exist, expected {', '.join(known)} or a YAML file"
+            )
+        entries = read_yaml(path, InputError)
+        try:
+            descriptors = parse_templates(entries)
+        except InputError as error:
+            raise InputError(f"templates {name}: {error}") from error
+        found |= {descriptor.name: descriptor for descriptor in descriptors}
     for descriptor in found.values():
         for part in descriptor.rule:
             if part not in found or found[part].kind != "level":
@@ -124,16 +119,12 @@ def dump_templates(descriptors: Iterable[Descriptor]) -> str:
     return yaml.safe_dump(plain, **options)
 
 
-def parse_templates(text: str) -> tuple[Descriptor, ...]:
-    """Return the descriptors of a YAML text, in its order.
+def parse_templates(entries: object) -> tuple[Descriptor, ...]:
+    """Return the descriptors of a mapping of their names to their fields, in its order.
 
     Raises:
-        InputError: if the text is not a valid table of templates
+        InputError: if it is not a valid table of templates
     """
-    try:
-        entries = LOADER(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise InputError(f"not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(entries, dict) or not entries:
         raise InputError("expected a mapping of descriptor names to their fields")
     types = {part.name: part.type for part in fields(Descriptor)}

@@ -18,9 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from paraclap.files import reading
+from paraclap.files import read_yaml
 from paraclap.model.sources import ModelError, check_source, find_model, free_folder
 
 SOURCES = {
@@ -78,8 +76,7 @@ def _read_scores(path: str | None) -> dict[str, Any] | None:
     """
     if path is None:
         return None
-    with reading(f"--scores {path}", ModelError):
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    document = read_yaml(path, ModelError)
     if not isinstance(document, dict) or not isinstance(document.get("corpora"), dict):
         raise ModelError(
             f"--scores {path} has no `corpora`, expected the scores.yaml of evaluate.py"

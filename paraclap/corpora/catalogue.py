@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from paraclap.corpora.audio_files import read_files
+from paraclap.files import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Corpus:
 def _read_catalogue() -> dict[str, Corpus]:
     text = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
     corpora = {}
-    for name, entry in yaml.safe_load(text).items():
+    for name, entry in parse_yaml(text).items():
         if isinstance(entry["classes"], list):
             entry["classes"] = entry["published"] = {label: label for label in entry["classes"]}
         reader = partial(read_files, **entry.pop("files"))

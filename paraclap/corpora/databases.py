@@ -5,11 +5,11 @@ from pathlib import Path
 
 import audformat
 import pandas as pd
-import yaml
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.label_files import parse_table, read_text
 from paraclap.corpora.validation import INDEX_COLUMNS, timedeltas, typed
+from paraclap.files import read_yaml
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -61,10 +61,10 @@ def read_database(root: Path, tables: str = "", split_pattern: str | None = None
     Raises:
         CorpusError: if the header or a table is damaged or missing, or tables are contradictory
     """
+    header = read_yaml(root / "db.yaml", CorpusError)
     try:
-        header = yaml.safe_load((root / "db.yaml").read_text(encoding="utf-8"))
         database = audformat.Database.load_header_from_yaml(header)
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CorpusError(f"{root / 'db.yaml'} is not an audformat header: {error}") from error
     names = [name for name in database.tables if re.search(tables, name)]
     if not names:

@@ -15,7 +15,6 @@ from pathlib import Path
 import audformat
 import numpy as np
 import soundfile
-import yaml
 from tqdm import tqdm
 
 from paraclap.audio import SAMPLING_RATE
@@ -30,7 +29,7 @@ from paraclap.corpora.synthetic_speakers import (
     split_speakers,
 )
 from paraclap.corpora.synthetic_voice import render
-from paraclap.files import atomic_folder
+from paraclap.files import atomic_folder, read_yaml
 
 RECIPE = 1  # stored with the corpus; raise it when audio or tables change
 
@@ -98,11 +97,11 @@ def write_corpus(
 def _is_finished(root: Path, parameters: dict[str, int]) -> bool:
     """Return whether the folder contains the corpus of these parameters, with all files."""
     try:
-        header = yaml.safe_load((root / "db.yaml").read_text(encoding="utf-8"))
+        header = read_yaml(root / "db.yaml", CorpusError)
         return header["parameters"] == parameters and all(
             (root / file).is_file() for file in read_database(root)["file"]
         )
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):  # another database
+    except (CorpusError, ValueError, LookupError, TypeError):  # another database
         return False
 
 

@@ -16,14 +16,13 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from paraclap.captions.templates import default_descriptors
+from paraclap.files import parse_yaml
 
 PUBLISHED = "published"
 ENSEMBLE = "ensemble"
 
-_CONTENT = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+_CONTENT = parse_yaml(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 WORDS: dict[str, dict[str, dict[str, str]]] = _CONTENT["words"]
 """Target -> class -> words for its templates, besides the emotions of the caption templates."""
 TEMPLATES: dict[str, dict[str, str]] = {

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.table import HIGH, LOW, scored_classes
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED, WORDS, class_prompts
-from paraclap.files import reading
+from paraclap.files import read_yaml
 
 Prompts = dict[str, tuple[str, ...]]
 """Class -> prompts, whose embeddings are averaged."""
@@ -78,8 +77,7 @@ def load_prompts(path: str | Path) -> Prompts:
     Raises:
         PromptError: if the file cannot be read or has another form
     """
-    with reading(path, PromptError):
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    content = read_yaml(path, PromptError)
     if not isinstance(content, dict) or not content:
         raise PromptError(f"{path} holds {type(content).__name__}, expected lines `class: prompt`")
     prompts = {}

@@ -13,14 +13,15 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from paraclap.files import parse_yaml, read_yaml
 from paraclap.settings import LABEL_TABLES, SMALL_BERT, Settings, SettingsError, corpora_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -96,18 +97,19 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     path = Path(files[0]) if files else DEFAULT_CONFIG
     if not path.is_file():
         raise SettingsError(f"configuration {path} does not exist")
+    content = read_yaml(path, SettingsError)
+    if not isinstance(content, dict | None):
+        raise SettingsError(f"{path} has {type(content).__name__}, expected keys and values")
+    pairs = [_argument(argument) for argument in arguments if "=" in argument]
+    _refuse_unsupported([flatten(content or {}), *(flatten({key: value}) for key, value in pairs)])
     try:
-        given = (
-            OmegaConf.load(path),
-            OmegaConf.from_dotlist([argument for argument in arguments if "=" in argument]),
-        )
-        _refuse_former_keys(given)
-        config = OmegaConf.merge(OmegaConf.structured(Settings), *given)
+        given = OmegaConf.create({})
+        for key, value in pairs:
+            OmegaConf.update(given, key, value)
+        config = OmegaConf.merge(OmegaConf.structured(Settings), content or {}, given)
         settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise SettingsError(_explain(error)) from error
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from error
     flat = flatten(dataclasses.asdict(settings))
     for key, choices in CHOICES.items():
         chosen = flat[key] if isinstance(flat[key], list) else [flat[key]]
@@ -120,12 +122,25 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     return settings
 
 
-def _refuse_former_keys(given: Sequence[DictConfig | ListConfig]) -> None:
-    """Raise `SettingsError` for the first key that was renamed or removed."""
+def _argument(argument: str) -> tuple[str, Any]:
+    """Return key and value of a `key=value` argument."""
+    key, _, text = argument.partition("=")
+    try:
+        return key, parse_yaml(text)
+    except ValueError as error:
+        raise SettingsError(f"{key} cannot be read: {error}") from error
+
+
+def _refuse_unsupported(given: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse keys that were renamed or removed, and interpolations.
+
+    Interpolations could read the environment into config.yaml and checkpoints.
+    """
     former = (*RENAMED, *REMOVED)
-    for config in given:
-        keys = flatten(OmegaConf.to_container(config)) if isinstance(config, DictConfig) else ()
-        for key in keys:
+    for settings in given:
+        for key, value in settings.items():
+            if "${" in f"{key}{value}":
+                raise SettingsError(f"{key} is {value!r}, expected a value without ${{...}}")
             old = next((old for old in former if f"{key}.".startswith(f"{old}.")), None)
             if old in RENAMED:
                 raise SettingsError(f"{key} was renamed to {RENAMED[old]}{key[len(old) :]}")
@@ -185,7 +200,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 

@@ -16,6 +16,7 @@ from paraclap.captions.templates import (
     read_templates,
     select_descriptors,
 )
+from paraclap.files import parse_yaml
 from small_corpora import (
     BY_NAME,
     CORPUS,
@@ -35,7 +36,7 @@ from small_corpora import (
 
 
 def test_dumped_templates_parse_to_the_same_descriptors_and_replace_the_default(tmp_path):
-    assert parse_templates(dump_templates(EXTENDED)) == EXTENDED
+    assert parse_templates(parse_yaml(dump_templates(EXTENDED))) == EXTENDED
     names = {"tone": PITCH.column, "tilt": "alphaRatioV_sma3nz_amean"}
     own = [
         Descriptor(word, column, "level", {level: (f"{word} {level}",) for level in LEVELS})
@@ -69,15 +70,16 @@ def test_invalid_fields_raise_with_the_descriptor(name, change, message):
     entries = yaml.safe_load(dump_templates(EXTENDED))
     entries[name] |= change
     with pytest.raises(InputError, match=message):
-        parse_templates(yaml.safe_dump(entries))
+        parse_templates(entries)
 
 
 def test_other_yaml_raises_and_executes_nothing(tmp_path):
-    command = f"pitch: !!python/object/apply:os.mkdir [{tmp_path / 'x'}]"
+    command, path = f"pitch: !!python/object/apply:os.mkdir [{tmp_path / 'x'}]", tmp_path / "t.yaml"
     others = {"[pitch]": "mapping", "pitch: {kind: level}": "pitch: 'column', 'phrases' .*lacking"}
-    for text, message in {command: "YAML", "pitch: 1": "pitch: 1, expected", **others}.items():
+    for text, message in {command: "tag", "pitch: 1": "pitch: 1, expected", **others}.items():
         with pytest.raises(InputError, match=message):
-            parse_templates(text)
+            path.write_text(text)
+            read_templates([path])
     assert not (tmp_path / "x").exists()
 
 

@@ -1,5 +1,19 @@
 """Data cannot run code, write elsewhere or exhaust the machine."""
 
+import json
+import time
+
+import pytest
+
+from paraclap.captions.levels import read_edges
+from paraclap.captions.templates import read_templates
+from paraclap.cli.models import _read_scores
+from paraclap.corpora.databases import read_database
+from paraclap.errors import ParaCLAPError
+from paraclap.evaluation.prompts import load_prompts
+from paraclap.files import YAML_BYTES, parse_yaml
+from paraclap.training.config import read_settings
+
 # --- Model folders -------------------------------------------------------------------------------
 
 # --- Names that become paths ---------------------------------------------------------------------
@@ -7,5 +21,82 @@
 # --- Caches --------------------------------------------------------------------------------------
 
 # --- YAML ----------------------------------------------------------------------------------------
+
+READERS = {
+    "settings": lambda path: read_settings([str(path)]),
+    "templates": lambda path: read_templates([str(path)]),
+    "prompts": load_prompts,
+    "scores": lambda path: _read_scores(str(path)),
+    "db": lambda path: read_database(path.parent),
+}
+FAULTS = {
+    "aliases": "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 7)),
+    "aliased lists in lists": "a0: &a0 [x]\n"
+    + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 200)),
+    "itself": "a: &a [*a]",
+    "brackets": "[" * 200_000,
+    "mappings": "{a: " * 200_000,
+    "a key twice": "happy: joyful\nsad: low\nhappy: sad",
+    "a nested key twice": "train: {seed: 1, epochs: 2, seed: 3}",
+    "a tag": "a: !!python/object/apply:os.mkdir [/nowhere]",
+    "a long number": f"a: {':'.join(['1'] * 500_000)}",
+    "size": "# " + "x" * YAML_BYTES,
+    "bytes": b"\xff\xfea",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("reader", READERS)
+def test_hostile_yaml_is_refused_in_one_sentence_within_a_second(tmp_path, reader, fault):
+    path, content = tmp_path / "db.yaml", FAULTS[fault]
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    start = time.perf_counter()
+    with pytest.raises(ParaCLAPError) as error:
+        READERS[reader](path)
+    assert time.perf_counter() - start < 1
+    message = str(error.value)
+    assert "cannot be read" in message and "\n" not in message and len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "text, content",
+    [
+        ("rate: 1e-3", {"rate": 1e-3}),
+        ("output: 2024-01-01", {"output": "2024-01-01"}),
+        ("a: &a {x: 1}\nb: {<<: *a, x: 2}\nc: *a", {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 1}}),
+        ("\ufeffa: [1, 1.5, true, null]", {"a": [1, 1.5, True, None]}),
+        ("", None),
+    ],
+)
+def test_ordinary_yaml_is_read(text, content):
+    assert parse_yaml(text) == content
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["${oc.env:PARACLAP_SECRET}", "${oc.env:PARACLAP_SECRET,x}", "a${oc.${b}:X}", "${output}"],
+)
+@pytest.mark.parametrize("key", ["output", "model.freeze", "data.corpora.x.root"])
+def test_settings_do_not_read_the_environment(tmp_path, monkeypatch, key, value):
+    monkeypatch.setenv("PARACLAP_SECRET", "hf_secret")
+    nested: object = [value] if key == "model.freeze" else value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    path = tmp_path / "settings.yaml"
+    path.write_text(json.dumps(nested))
+    argument = f"{key}=['{value}']" if key == "model.freeze" else f"{key}={value}"
+    (tmp_path / "empty.yaml").write_text("")
+    for arguments in ([str(path)], [str(tmp_path / "empty.yaml"), argument]):
+        with pytest.raises(ParaCLAPError, match=f"{key} is .*expected a value without") as error:
+            read_settings(arguments)
+        assert "hf_secret" not in str(error.value)
+
+
+def test_deeply_nested_json_is_no_file_of_edges(tmp_path):
+    (tmp_path / "edges.json").write_text("[" * 200_000)
+    with pytest.raises(ParaCLAPError, match="not a file of edges"):
+        read_edges(tmp_path / "edges.json", [])
+
 
 # --- The page ------------------------------------------------------------------------------------
