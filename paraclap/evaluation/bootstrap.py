@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.stats
 
 RESAMPLES = 2000
@@ -54,7 +55,7 @@ def cluster_interval(statistic: Callable[[Rows], float], clusters: Sequence[Any]
 
     Args:
         statistic: of row numbers of clips; NaN where it is undefined.
-        clusters: cluster of each clip, such as its speaker (B,).
+        clusters: cluster of each clip, such as its speaker (B,); see `label_codes`.
     """
     codes = label_codes(clusters)
     order, sizes = np.argsort(codes, kind="stable"), np.bincount(codes)
@@ -70,5 +71,14 @@ def cluster_interval(statistic: Callable[[Rows], float], clusters: Sequence[Any]
 
 
 def label_codes(labels: Sequence[Any]) -> np.ndarray:
-    """Number labels (B,) from 0, in the sorted order of their texts."""
-    return np.unique(np.asarray(labels).astype(str), return_inverse=True)[1]
+    """Number labels (B,) from 0, in the sorted order of their texts.
+
+    Each missing label has a number of its own, after the others: a clip of an unknown speaker is a
+    cluster of its own.
+    """
+    labels = pd.Series(labels, dtype=object)
+    missing = labels.isna().to_numpy()
+    codes = np.empty(len(labels), np.int64)
+    known, codes[~missing] = np.unique(labels[~missing].astype(str), return_inverse=True)
+    codes[missing] = len(known) + np.arange(missing.sum())
+    return codes

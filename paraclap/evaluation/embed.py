@@ -3,6 +3,7 @@
 Letters: B clips, K classes, D embedding size, T samples.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from paraclap.data.dataset import ClipDataset, Collate
 from paraclap.data.loader import Loader
 from paraclap.data.sampler import length_sorted_batches
 from paraclap.distributed import broadcast, rank, share, sum_in_place, world_size
+from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, clip_keys
 from paraclap.evaluation.prompts import PromptError
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
@@ -29,6 +31,10 @@ from paraclap.settings import BATCH_SECONDS
 BATCHES_READ = 4  # batches of audio that `embed_each` reads before it sorts them by length
 CHUNK = 4096  # clips that are embedded, and written to the cache, at a time
 TEXT_BATCH = 256
+
+
+class EmbeddingError(ParaCLAPError, FloatingPointError):
+    """Embeddings are not finite."""
 
 
 def class_probabilities(model: ParaCLAPModel, cosines: np.ndarray) -> np.ndarray:
@@ -48,8 +54,23 @@ def embed_texts(
         tokens = processor.tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
         tokens = tokens.to(model.device)
         features = model.get_text_features(tokens.input_ids, tokens.attention_mask)
-        embeddings.append(features.pooler_output.cpu())
-    return torch.cat(embeddings)
+        embeddings.append(features.pooler_output.float().cpu())
+    return _finite(torch.cat(embeddings), texts)
+
+
+def _finite(embeddings: torch.Tensor, names: Sequence[object]) -> torch.Tensor:
+    """Return embeddings (B, D) unchanged.
+
+    Raises:
+        EmbeddingError: naming the first that is not finite.
+    """
+    wrong = (~embeddings.isfinite().all(dim=1)).nonzero()
+    if len(wrong):
+        raise EmbeddingError(
+            f"{len(wrong)} of {len(embeddings)} embeddings are not finite, such as that of "
+            f"{names[int(wrong[0])]}; the weights of the model are damaged or have diverged"
+        )
+    return embeddings
 
 
 def embed_classes(
@@ -61,16 +82,47 @@ def embed_classes(
 
     Raises:
         TypeError: if the prompts of a class are a single string instead of a sequence.
-        PromptError: if two classes share a prompt.
+        PromptError: see `check_tokens`.
     """
     if any(isinstance(texts, str) for texts in prompts.values()):
         raise TypeError(f"expected a tuple or list of prompts for each class, given {prompts}")
+    check_tokens(processor, prompts)
     prompts_flat = [prompt for texts in prompts.values() for prompt in texts]
-    if len(set(prompts_flat)) < len(prompts_flat):
-        raise PromptError(f"two classes share a prompt: {dict(prompts)}")
     sizes = [len(texts) for texts in prompts.values()]
     parts = embed_texts(model, processor, prompts_flat).split(sizes)
     return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
+
+
+def check_tokens(processor: ParaCLAPProcessor, prompts: Mapping[str, Sequence[str]]) -> None:
+    """Check that the tokenizer distinguishes the prompts of different classes.
+
+    Prompts of which it has no token at all are named in a warning.
+
+    Raises:
+        PromptError: if two classes share a prompt, or have prompts of equal tokens.
+    """
+    tokenizer = processor.tokenizer
+    owners = [(name, text) for name, texts in prompts.items() for text in texts]
+    tokens = tokenizer([text for _, text in owners], truncation=True)["input_ids"]
+    seen: dict[tuple[int, ...], tuple[str, str]] = {}
+    for (name, text), ids in zip(owners, tokens, strict=True):
+        other, same = seen.setdefault(tuple(ids), (name, text))
+        if other != name:
+            how = f"share the prompt {text!r}"
+            if text != same:
+                how = f"have the prompts {same!r} and {text!r}, which are the same tokens"
+            raise PromptError(f"{other!r} and {name!r} {how}; the model cannot tell them apart")
+    fixed = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    unknown = [
+        text
+        for (_, text), ids in zip(owners, tokens, strict=True)
+        if not {*ids} - fixed - {tokenizer.unk_token_id}
+    ]
+    if unknown:
+        warnings.warn(
+            f"the tokenizer of the model has no tokens for {', '.join(map(repr, unknown))}",
+            stacklevel=2,
+        )
 
 
 def embed_clips(
@@ -99,6 +151,7 @@ def embed_clips(
 
     Raises:
         AudioError: naming the first clip that cannot be read.
+        EmbeddingError: naming the first clip whose embedding is not finite.
     """
     limit = batch_seconds if model.audio_branch.supports_padding else 0.0
     embeddings = torch.zeros(len(clips), model.config.projection_dim)
@@ -114,7 +167,8 @@ def embed_clips(
         for first in range(0, len(rows), CHUNK):
             chosen, own = rows[first : first + CHUNK], []
             for done, features in _features(model, processor, clips, chosen, limit, workers):
-                embeddings[done] = features
+                names = [clips.clips[row][0] for row in done]
+                embeddings[done] = _finite(features, names)
                 own += done
                 bar.update(len(done))
             if cache is not None and own:
@@ -170,7 +224,8 @@ def embed_waveforms(
         batch = processor.feature_extractor(
             [waveforms[row] for row in rows], sampling_rate=SAMPLING_RATE, return_tensors="pt"
         )
-        embeddings[rows] = _audio_features(model, batch)
+        names = [f"a clip of {durations[row]:.2f} s" for row in rows]
+        embeddings[rows] = _finite(_audio_features(model, batch), names)
     return embeddings
 
 

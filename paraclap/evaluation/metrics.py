@@ -25,6 +25,7 @@ def score(
     prediction: Sequence[str],
     speakers: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
+    intervals: bool = True,
 ) -> dict[str, Any]:
     """Score predictions over the classes that occur in `truth`.
 
@@ -33,13 +34,16 @@ def score(
     Args:
         truth: classes (B,).
         prediction: classes (B,).
-        speakers: of the clips (B,), for the interval; None treats every clip as its own speaker.
+        speakers: of the clips (B,), for the interval; clips of missing speakers, or all clips if
+            None, count as speakers of their own.
         groups: of the clips (B,), such as sessions: the UAR is the mean over groups of the UAR of
             the classes that occur in the group; None = one group.
+        intervals: whether to compute the interval.
 
     Returns:
         `UAR`, `interval` (95 %, of the UAR; None for a single speaker), `ACC`, macro `F1`, `chance`
-        (UAR of guessing), the counts `clips`, `classes`, `speakers`, and `recall` and `support`
+        (UAR of guessing), the counts `clips`, `classes`, `speakers` (None if
+        unknown) and `unknown_speakers` (clips without a speaker), and `recall` and `support`
         (number of clips) by class. Only UAR and interval depend on `groups`.
     """
     truth, prediction = np.asarray(truth, dtype=object), np.asarray(prediction, dtype=object)
@@ -48,15 +52,17 @@ def score(
     recalls = recall_score(truth, prediction, average=None, **options)
     counts = _recall_counts(truth, prediction, speakers, groups, classes)
     support = pd.Series(truth).value_counts()
+    known = pd.Series([] if speakers is None else np.asarray(speakers), dtype=object).dropna()
     return {
         "UAR": float(_mean_recall(counts.sum(axis=1))),
-        "interval": _recall_interval(counts),
+        "interval": _recall_interval(counts) if intervals else None,
         "ACC": float(accuracy_score(truth, prediction)),
         "F1": float(f1_score(truth, prediction, average="macro", **options)),
         "chance": 1 / len(classes),
         "clips": len(truth),
         "classes": len(classes),
-        "speakers": None if speakers is None else len(set(speakers)),
+        "speakers": known.nunique() or None,
+        "unknown_speakers": len(truth) - len(known),
         "recall": dict(zip(classes, map(float, recalls), strict=True)),
         "support": {name: int(support[name]) for name in classes},
     }
@@ -100,7 +106,10 @@ def _recall_interval(counts: np.ndarray) -> Interval:
 
 
 def score_poles(
-    towards_high: np.ndarray, is_high: np.ndarray, speakers: Sequence[str] | None = None
+    towards_high: np.ndarray,
+    is_high: np.ndarray,
+    speakers: Sequence[str] | None = None,
+    intervals: bool = True,
 ) -> dict[str, Any]:
     """Score the separation of two classes by one value per clip, independently of a threshold.
 
@@ -119,11 +128,14 @@ def score_poles(
         ranks = scipy.stats.rankdata(towards_high[rows])
         return (ranks[truth].sum() - highs * (highs + 1) / 2) / (highs * lows)
 
-    return _with_interval("AUC", area, len(is_high), speakers)
+    return _with_interval("AUC", area, len(is_high), speakers, intervals)
 
 
 def score_numbers(
-    towards_high: np.ndarray, numbers: np.ndarray, speakers: Sequence[str] | None = None
+    towards_high: np.ndarray,
+    numbers: np.ndarray,
+    speakers: Sequence[str] | None = None,
+    intervals: bool = True,
 ) -> dict[str, Any]:
     """Return the rank correlation of the same value with a numeric label (B,), and its interval."""
 
@@ -133,14 +145,19 @@ def score_numbers(
             return np.nan
         return float(scipy.stats.spearmanr(*chosen).statistic)
 
-    return _with_interval("Spearman", correlation, len(numbers), speakers)
+    return _with_interval("Spearman", correlation, len(numbers), speakers, intervals)
 
 
 def _with_interval(
-    name: str, statistic: Callable[[Rows], float], clips: int, speakers: Sequence[str] | None
+    name: str,
+    statistic: Callable[[Rows], float],
+    clips: int,
+    speakers: Sequence[str] | None,
+    intervals: bool,
 ) -> dict[str, Any]:
-    rows = np.arange(clips)
-    interval = cluster_interval(statistic, rows if speakers is None else speakers)
+    rows, interval = np.arange(clips), None
+    if intervals:
+        interval = cluster_interval(statistic, rows if speakers is None else speakers)
     return {name: float(statistic(rows)), f"{name}_interval": interval}
 
 

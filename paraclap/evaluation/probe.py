@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -24,6 +25,8 @@ class ProbeError(ParaCLAPError, ValueError):
 def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str]) -> dict[str, Any]:
     """Score logistic regression on embeddings, cross-validated over speakers.
 
+    Clips of unknown speakers are excluded: they could be of a speaker of both parts of a fold.
+
     Training and test speakers of a fold are disjoint, and standardisation is fitted within the
     fold. Classes are weighted equally, and the regularisation is fixed (C = 1 on standardised
     embeddings), so nothing is tuned on the test clips.
@@ -34,10 +37,26 @@ def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str])
         Scores of `metrics.score`, and the number of `folds`.
 
     Raises:
+        ProbeError: see `probe_folds`.
+    """
+    known = pd.notna(np.asarray(speakers, dtype=object))
+    truth, speakers = np.asarray(truth).astype(str)[known], np.asarray(speakers)[known]
+    folds = probe_folds(truth, speakers)
+    classifier = make_pipeline(
+        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=ITERATIONS)
+    )
+    prediction = cross_val_predict(classifier, embeddings[known], truth, cv=folds)
+    return {**score(truth, prediction, speakers), "folds": len(folds)}
+
+
+def probe_folds(truth: np.ndarray, speakers: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the training and test rows of each fold, for the classes and speakers of clips (B,).
+
+    Raises:
         ProbeError: if there are fewer than two speakers or two classes, also in the training part
             of a fold, or no class with a clip for each fold.
     """
-    truth, groups = np.asarray(truth).astype(str), label_codes(speakers)
+    groups = label_codes(speakers)
     labels, sizes = np.unique(truth, return_counts=True)
     counts = len(set(groups)), len(labels)
     if min(counts) < 2:
@@ -58,8 +77,4 @@ def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str])
                 f"of one fold, all clips are {str(truth[fitted][0])!r}. Do speakers have one class "
                 "each?"
             )
-    classifier = make_pipeline(
-        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=ITERATIONS)
-    )
-    prediction = cross_val_predict(classifier, embeddings, truth, cv=splits)
-    return {**score(truth, prediction, speakers), "folds": folds}
+    return splits

@@ -15,7 +15,8 @@ Scores = Mapping[str, Any]
 NOTHING = "-"
 EXPLANATION = (
     "UAR: mean recall of the classes that occur; in brackets a 95 % interval of a bootstrap over "
-    "speakers. ECE: expected calibration error. AUC, Spearman: opposed prompts, no threshold."
+    "speakers (over clips, where no speaker is known). ECE: expected calibration error. AUC, "
+    "Spearman: opposed prompts, no threshold."
 )
 DIRECTIONS = {"text_to_audio": "caption to speech", "audio_to_text": "speech to caption"}
 
@@ -138,6 +139,16 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
     for name, scores in corpora.items():
         if excluded := scores["excluded"]:
             remarks.append(f"{name}: {excluded} clips excluded (no label, or no prompt for it)")
+        if scores["speakers"] is None:
+            remarks.append(
+                f"{name}: no speakers are known, so the interval is over clips; it is too narrow "
+                "if there are several of one speaker"
+            )
+        elif unknown := scores["unknown_speakers"]:
+            remarks.append(
+                f"{name}: {unknown} of {scores['clips']} clips have no speaker; each counts as a "
+                "speaker of its own in the interval, and the probe excludes them"
+            )
         if unused := scores["unused_prompts"]:
             remarks.append(f"{name}: no clip is {', '.join(unused)}")
     return remarks

@@ -11,15 +11,16 @@ from paraclap.audio.recordings import Files
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
+from paraclap.corpora.table import scored_classes
 from paraclap.data.captions import caption_texts
 from paraclap.data.dataset import ClipDataset
 from paraclap.distributed import rank
-from paraclap.evaluation.embed import embed_clips, embed_texts
+from paraclap.evaluation.embed import check_tokens, embed_clips, embed_texts
 from paraclap.evaluation.figures import plot_predictions
-from paraclap.evaluation.probe import probe
+from paraclap.evaluation.probe import probe, probe_folds
 from paraclap.evaluation.report import Results
 from paraclap.evaluation.retrieval import score_retrieval
-from paraclap.evaluation.tasks import Source
+from paraclap.evaluation.tasks import Source, task_prompts
 from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
 from paraclap.files import atomic_write, write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
@@ -49,6 +50,8 @@ def evaluate(
         The results; empty in all but the first of several processes.
     """
     results = Results()
+    for source in sources:
+        check_source(processor, source, with_probe)  # before a clip is embedded
     for source in sources:
         captions = None if source.captions is None else caption_texts(source.captions)
         chosen = source.is_labelled()
@@ -81,6 +84,27 @@ def evaluate(
     return results
 
 
+def check_source(processor: ParaCLAPProcessor, source: Source, with_probe: bool = False) -> None:
+    """Check everything about a source that does not depend on its audio.
+
+    Raises:
+        PromptError: see `check_tokens`.
+        CorpusError: if speakers or captions are missing for the probe or for retrieval.
+        ProbeError: see `probe_folds`.
+    """
+    for task in source.tasks:
+        prompts = task_prompts(source.table, task)
+        check_tokens(processor, prompts)
+        if with_probe:
+            classes = scored_classes(source.table, task.target)
+            chosen = classes.isin(list(prompts)).to_numpy()
+            truth, speakers = classes[chosen], _probe_speakers(source.table[chosen])
+            known = speakers.notna().to_numpy()
+            probe_folds(truth[known].to_numpy(), speakers[known].to_numpy())
+    if source.captions is not None:
+        _known_captions(source.table, caption_texts(source.captions))
+
+
 def _write_predictions(
     output: Path, name: str, scores: dict[str, Any], predictions: pd.DataFrame
 ) -> None:
@@ -99,14 +123,19 @@ def _probe(
 ) -> dict[str, Any]:
     """Probe the clips with predictions, once for all prompt sets with the same clips."""
     chosen = table.index.isin(predictions.index)
-    speakers = known_speakers(table[chosen])
-    if speakers is None:
-        raise CorpusError(f"--probe requires the speaker of every clip of {table.attrs['name']}")
+    speakers = _probe_speakers(table[chosen])
     truth = predictions["truth"]
     key = tuple(truth.reindex(table.index).fillna(""))
     if key not in done:
         done[key] = probe(audio[chosen], truth, speakers)
     return done[key]
+
+
+def _probe_speakers(table: pd.DataFrame) -> pd.Series:
+    speakers = known_speakers(table)
+    if speakers is None:
+        raise CorpusError(f"--probe requires the speakers of {table.attrs['name']}")
+    return speakers
 
 
 def evaluate_retrieval(
@@ -128,14 +157,9 @@ def evaluate_retrieval(
     Raises:
         CorpusError: if there are fewer than two distinct captions.
     """
-    texts = captions.reindex(table.index)
-    known = texts.notna().to_numpy()
-    kinds, distinct = pd.factorize(texts[known])
-    if len(distinct) < 2:
-        raise CorpusError(
-            f"{known.sum()} of {len(table)} clips of {table.attrs['name']} have a caption, "
-            f"{len(distinct)} of them distinct; expected at least two"
-        )
+    texts = _known_captions(table, captions)
+    known = table.index.isin(texts.index)
+    kinds, distinct = pd.factorize(texts)
     clips, numbers = audio[known], np.arange(len(distinct))
     texts = embed_texts(model, processor, distinct.tolist()).numpy()
     speakers = known_speakers(table[known])
@@ -143,3 +167,14 @@ def evaluate_retrieval(
         "text_to_audio": score_retrieval(texts, clips, numbers, kinds),
         "audio_to_text": score_retrieval(clips, texts, kinds, numbers, speakers),
     }
+
+
+def _known_captions(table: pd.DataFrame, captions: pd.Series) -> pd.Series:
+    """Return the captions of the clips of a corpus table that have one."""
+    texts = captions.reindex(table.index).dropna()
+    if (distinct := texts.nunique()) < 2:
+        raise CorpusError(
+            f"{len(texts)} of {len(table)} clips of {table.attrs['name']} have a caption, "
+            f"{distinct} of them distinct; expected at least two"
+        )
+    return texts

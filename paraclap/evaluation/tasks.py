@@ -1,5 +1,6 @@
 """What is evaluated: the rows of each corpus, and targets with prompt sets as zero-shot tasks."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.labels import in_split, split_names
 from paraclap.corpora.table import read_corpus, scored_classes
-from paraclap.evaluation.prompt_sets import PUBLISHED
-from paraclap.evaluation.prompts import prompts_for
+from paraclap.evaluation.prompt_sets import PUBLISHED, class_words
+from paraclap.evaluation.prompts import PROMPT_FILES, PromptError, Prompts, prompts_for
 from paraclap.files import reading
 
 
@@ -91,7 +92,8 @@ def read_sources(
             table = select(table, selection)
             tasks = tasks_for(table.attrs["name"], targets, prompt_sets)
         for task in tasks:
-            prompts_for(table, task.target, task.prompt_set)  # raises before the model is loaded
+            task_prompts(table, task)  # raises before the model is loaded
+            warn_of_labels(table, task)
         texts = None
         if path is not None:
             with reading(path, CorpusError):
@@ -101,6 +103,53 @@ def read_sources(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CorpusError(f"two corpora or prompt sets would both be reported as {twice[0]}")
     return found
+
+
+def task_prompts(table: pd.DataFrame, task: ZeroShotTask) -> Prompts:
+    """Return the prompts of the classes of a task, see `prompts_for`.
+
+    Raises:
+        CorpusError: if the table has no such target, or no clip a label with a prompt.
+        PromptError: if there is no such prompt set, or fewer than two classes have prompts.
+    """
+    prompts = prompts_for(table, task.target, task.prompt_set)
+    labels, name = scored_classes(table, task.target), table.attrs["name"]
+    if not labels.isin(list(prompts)).any():
+        raise CorpusError(
+            f"no clip of {name} has a label in {task.target} for which {task.prompt_set} has a "
+            "prompt"
+        )
+    if len(prompts) < 2:
+        raise PromptError(
+            f"{name}: {task.target} has prompts for one class, {next(iter(prompts))}, expected two "
+            "or more; a YAML file of prompts (--prompts) may add others"
+        )
+    return prompts
+
+
+def warn_of_labels(table: pd.DataFrame, task: ZeroShotTask) -> None:
+    """Warn of labels without a prompt, and of those that are their own prompt for want of words."""
+    prompts, labels = task_prompts(table, task), scored_classes(table, task.target)
+    if pd.api.types.is_numeric_dtype(table[task.target]):
+        return
+    counts = labels.value_counts().sort_index()
+    name, target = table.attrs["name"], task.target
+    if excluded := [f"{label} ({n})" for label, n in counts.items() if label not in prompts]:
+        warnings.warn(
+            f"{name}: {task.prompt_set} has no prompt for {target} {', '.join(excluded)}; these "
+            "clips are excluded",
+            stacklevel=2,
+        )
+    if Path(task.prompt_set).suffix in PROMPT_FILES:
+        return
+    words = class_words(target) if CORPORA.get(table.attrs["corpus"]) is None else {}
+    unknown = [f"{label} ({n})" for label, n in counts.items() if label.lower() not in words]
+    if words and unknown:
+        warnings.warn(
+            f"{name}: the prompt sets have no words for {target} {', '.join(unknown)}; the labels "
+            "are used as they are",
+            stacklevel=2,
+        )
 
 
 def tasks_for(

@@ -11,13 +11,11 @@ import numpy as np
 import pandas as pd
 
 from paraclap.audio.recordings import Recordings
-from paraclap.corpora import CorpusError
 from paraclap.corpora.table import HIGH, LOW, scored_classes
 from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation.embed import class_probabilities, embed_classes, embed_clips
 from paraclap.evaluation.metrics import calibration, score, score_numbers, score_poles
-from paraclap.evaluation.prompts import prompts_for
-from paraclap.evaluation.tasks import ZeroShotTask
+from paraclap.evaluation.tasks import ZeroShotTask, task_prompts
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
 
@@ -75,8 +73,11 @@ def evaluate_task(
     table: pd.DataFrame,
     audio: np.ndarray,
     task: ZeroShotTask,
+    intervals: bool = True,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Classify the clips of a corpus table by their embeddings (B, D), and score the predictions.
+
+    Evaluation and validation both use it; the latter without `intervals`.
 
     Returns:
         Scores of `metrics.score`, of `score_poles` for two classes or a numeric target and of
@@ -85,24 +86,19 @@ def evaluate_task(
         a prompt); and the table of `classify_embeddings` with the column `truth`.
 
     Raises:
-        CorpusError: if no clip has a label with a prompt.
+        CorpusError, PromptError: see `task_prompts`.
     """
-    prompts = prompts_for(table, task.target, task.prompt_set)
+    prompts = task_prompts(table, task)
     labels = scored_classes(table, task.target)
     has_prompt = labels.isin(list(prompts)).to_numpy()
-    if not has_prompt.any():
-        raise CorpusError(
-            f"no clip of {table.attrs['name']} has a label in {task.target} for which "
-            f"{task.prompt_set} has a prompt"
-        )
     kept, truth = table[has_prompt], labels[has_prompt]
     predictions = classify_embeddings(model, processor, kept.index, audio[has_prompt], prompts)
     predictions.insert(0, "truth", truth)
     groups = None if task.averaged_over is None else kept[task.averaged_over]
-    scores = score(truth, predictions["prediction"], known_speakers(kept), groups)
+    scores = score(truth, predictions["prediction"], known_speakers(kept), groups, intervals)
     cosines = predictions[[f"score.{name}" for name in prompts]].to_numpy()
     scores["calibration"] = calibration(truth, class_probabilities(model, cosines), list(prompts))
-    scores |= _rank_scores(model, processor, table, audio, task.target, prompts)
+    scores |= _rank_scores(model, processor, table, audio, task.target, prompts, intervals)
     scores |= {
         "target": task.target,
         "prompt_set": task.prompt_set,
@@ -120,6 +116,7 @@ def _rank_scores(
     audio: np.ndarray,
     target: str,
     prompts: Mapping[str, Sequence[str]],
+    intervals: bool,
 ) -> dict[str, Any]:
     """Return the threshold-free scores of two classes or of a numeric target, or none."""
     is_number = pd.api.types.is_numeric_dtype(table[target])
@@ -134,14 +131,15 @@ def _rank_scores(
         return {}
     is_second = (classes[one_of_two] == poles[1]).to_numpy()
     speakers = known_speakers(table[one_of_two])
-    scores = score_poles(towards_second[one_of_two], is_second, speakers)
+    scores = score_poles(towards_second[one_of_two], is_second, speakers, intervals)
     if is_number:
         known = table[target].notna().to_numpy()
         numbers = table.loc[known, target].to_numpy(np.float64)
-        scores |= score_numbers(towards_second[known], numbers, known_speakers(table[known]))
+        speakers = known_speakers(table[known])
+        scores |= score_numbers(towards_second[known], numbers, speakers, intervals)
     return scores
 
 
 def known_speakers(table: pd.DataFrame) -> pd.Series | None:
-    """Return the speakers of the clips; None if any is unknown."""
-    return table["speaker"] if "speaker" in table and table["speaker"].notna().all() else None
+    """Return the speakers of the clips, some of which may be missing; None if all are."""
+    return table["speaker"] if "speaker" in table and table["speaker"].notna().any() else None

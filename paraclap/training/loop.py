@@ -50,7 +50,7 @@ def train(settings: Settings) -> Trainer:
             log.text(trainer.step, "captions", captions)
         _train(trainer, log, requests)
     validations = math.ceil(trainer.whole_steps / settings.train.validate_every)
-    if trainer.validate.classes.empty:
+    if not trainer.validate:
         validations = 0
     print(trainer.stopwatch.summary(trainer.device, trainer.whole_steps, validations))
     return trainer
@@ -61,7 +61,7 @@ def _description(trainer: Trainer) -> str:
     device = f"{world_size()} x {trainer.device.type}" if world_size() > 1 else str(trainer.device)
     precision = "bfloat16" if trainer.learner.bfloat16 else "float32"
     return (
-        f"{len(trainer.data.train_table)} training clips, {len(trainer.validate.classes)} "
+        f"{len(trainer.data.train_table)} training clips, {len(trainer.validate)} "
         f"validation clips, {trainer.steps} steps, {device}, {precision}"
     )
 
@@ -194,11 +194,12 @@ def _save_or_stop(trainer: Trainer, requests: StopRequests) -> None:
 def _validate(trainer: Trainer, log: Log | None) -> None:
     """Validate, and save the model as `best` if it is, or if there are no validation clips."""
     trainer.validated = trainer.step
-    if trainer.validate.classes.empty:
+    if not trainer.validate:
         trainer.checkpointer.save_model("best", trainer.model, trainer.processor)
         return
     trainer.stopwatch.start()
-    scores, answers = trainer.validate(trainer.model, trainer.processor)
+    bfloat16 = trainer.learner.bfloat16
+    scores, answers = trainer.validate(trainer.model, trainer.processor, bfloat16)
     trainer.stopwatch.end_validation()
     if log is not None:
         log.write(trainer.step, scores, "validation")

@@ -144,9 +144,23 @@ def provenance(
 
 def _corpora_of_captions(path: str) -> list[str | None]:
     """Names of the corpora of a captions table; None where unknown."""
-    metadata = pq.read_schema(path).metadata or {}
-    about = json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
+    about = _about_captions(path)
     return list(about.get("corpora", [about.get("corpus") or about.get("name")]))
+
+
+def catalogue_names(path: str) -> dict[str, str | None]:
+    """Return the corpora of a captions table: name -> key in `catalogue.CORPORA`, or None.
+
+    A table of several corpora has their names in the column `corpus`; a single one has the name "".
+    """
+    about = _about_captions(path)
+    corpora = about.get("corpora", {"": about})
+    return {name: corpus.get("corpus") for name, corpus in corpora.items()}
+
+
+def _about_captions(path: str) -> dict[str, Any]:
+    metadata = pq.read_schema(path).metadata or {}
+    return json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
 
 
 def _public_name(encoder: str) -> str:

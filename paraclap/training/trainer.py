@@ -66,6 +66,7 @@ class Trainer:
         _ = self.data.recordings  # written by all processes, without the timeout of a broadcast
         self.fingerprints = broadcast(self.data.fingerprints() if rank() == 0 else None)
         self.learner = Learner(settings, self.data, self.device, self.whole_steps)
+        self.validate.check_prompts(self.learner.processor)
         self.step = self.validated = 0
         self.best = -1.0
         self.skipped = self.skipped_in_a_row = 0

@@ -2,20 +2,23 @@
 
 import numpy as np
 import pandas as pd
+import torch
 
 from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import ClipDataset
 from paraclap.distributed import broadcast
+from paraclap.evaluation.embed import check_tokens, embed_clips
 from paraclap.evaluation.figures import plot_confusion, plot_similarities, to_pixels
-from paraclap.evaluation.metrics import score
-from paraclap.evaluation.prompts import Prompts, prompts_for
-from paraclap.evaluation.zero_shot import classify_clips
+from paraclap.evaluation.tasks import ZeroShotTask, task_prompts, warn_of_labels
+from paraclap.evaluation.zero_shot import evaluate_task
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
-from paraclap.settings import TrainSettings
+from paraclap.settings import TrainSettings, corpora_of
 from paraclap.training.data import TrainingData
 from paraclap.training.loggers import Log
+from paraclap.training.tables import catalogue_names
 
 SCORES = ("UAR", "ACC", "F1", "chance")
+RANK_SCORES = ("AUC", "Spearman")
 
 
 class Validator:
@@ -23,44 +26,48 @@ class Validator:
 
     Attributes:
         data: clips of the run.
-        settings: of the run, for target and prompt set.
-        classes: true class of each validation clip; clips without a class are not validated.
-        prompts: corpus -> prompts of its classes.
+        task: target and prompt set.
+        tables: name of the corpus -> corpus table of its validation clips with a label; without
+            `data.corpora`, the name of a single corpus is "".
     """
 
     def __init__(self, data: TrainingData, settings: TrainSettings) -> None:
         self.data = data
-        self.settings = settings
-        self.classes = pd.Series(dtype=str)
-        if not data.validation_table.empty:
-            parts = data.by_corpus(data.validation_table).values()
-            self.classes = pd.concat(
-                [scored_classes(part, settings.target).dropna() for part in parts]
-            )
-        self.prompts = {  # now, so that a wrong prompt set stops the run before it starts
-            name: prompts_for(part, settings.target, settings.prompts)
-            for name, part in self._tables().items()
+        self.task = ZeroShotTask("validation", settings.target, settings.prompts)
+        self.tables = {
+            name: labelled
+            for name, table in _corpus_tables(data).items()
+            if len(labelled := table[scored_classes(table, settings.target).notna()])
         }
+        for table in self.tables.values():  # now, so that faults stop the run before it starts
+            warn_of_labels(table, self.task)
 
-    def _tables(self) -> dict[str, pd.DataFrame]:
-        if self.classes.empty:
-            return {}
-        return self.data.by_corpus(self.data.validation_table.loc[self.classes.index])
+    def __len__(self) -> int:
+        return sum(map(len, self.tables.values()))
+
+    def check_prompts(self, processor: ParaCLAPProcessor) -> None:
+        """Raise `PromptError` if the tokenizer maps two prompts to the same tokens."""
+        for table in self.tables.values():
+            check_tokens(processor, task_prompts(table, self.task))
 
     def __call__(
-        self, model: ParaCLAPModel, processor: ParaCLAPProcessor
+        self, model: ParaCLAPModel, processor: ParaCLAPProcessor, bfloat16: bool = False
     ) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
-        """Score a model.
+        """Score a model, under bfloat16 autocast if the run trains under it.
 
         Returns:
-            UAR, ACC, F1, chance and the recall of each class, and by corpus the predictions with
-            the true classes. With several corpora, scores are means over the corpora, beside the
-            scores of each corpus.
+            UAR, ACC, F1, chance, AUC and Spearman (see `evaluate_task`) and the recall of each
+            class, and by corpus the predictions with the true classes. With several corpora, scores
+            are means over the corpora, beside the scores of each corpus.
         """
-        results = {
-            name: self.score_corpus(model, processor, part, self.prompts[name])
-            for name, part in self._tables().items()
-        }
+        was_training = model.training
+        model.eval()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
+            results = {
+                name: self.score_corpus(model, processor, table)
+                for name, table in self.tables.items()
+            }
+        model.train(was_training)
         means = {
             name: float(np.mean([scores[name] for scores, _ in results.values()]))
             for name in SCORES
@@ -73,19 +80,34 @@ class Validator:
         return means | each, {corpus: answers for corpus, (_, answers) in results.items()}
 
     def score_corpus(
-        self,
-        model: ParaCLAPModel,
-        processor: ParaCLAPProcessor,
-        table: pd.DataFrame,
-        prompts: Prompts,
+        self, model: ParaCLAPModel, processor: ParaCLAPProcessor, table: pd.DataFrame
     ) -> tuple[dict[str, float], pd.DataFrame]:
-        """Score a model on the validation clips of one corpus."""
+        """Score a model in evaluation mode on the validation clips of one corpus."""
         clips = ClipDataset(table, self.data.recordings, self.data.functionals_of(table))
-        answers = classify_clips(model, processor, table, self.data.recordings, prompts, clips)
-        answers.insert(0, "truth", self.classes.loc[table.index])
-        scores = score(answers["truth"], answers["prediction"])
+        workers = self.data.settings.data.workers
+        audio = embed_clips(model, processor, clips, workers=workers).numpy()
+        scores, answers = evaluate_task(model, processor, table, audio, self.task, intervals=False)
         recalls = {f"recall/{name}": recall for name, recall in scores["recall"].items()}
-        return broadcast({name: scores[name] for name in SCORES} | recalls), answers
+        chosen = {name: scores[name] for name in (*SCORES, *RANK_SCORES) if name in scores}
+        return broadcast(chosen | recalls), answers
+
+
+def _corpus_tables(data: TrainingData) -> dict[str, pd.DataFrame]:
+    """Return the validation clips of each corpus, as a corpus table with its classes."""
+    if data.validation_table.empty:
+        return {}
+    tables: dict[str, pd.DataFrame] = {}
+    for name, part in data.by_corpus(data.validation_table).items():
+        known = catalogue_names(corpora_of(data.settings.data)[name].captions)
+        is_joint = name == "" and "" not in known
+        parts = part.groupby("corpus", sort=False) if is_joint else [(name, part)]
+        for corpus, rows in parts:
+            tables[corpus] = rows.copy()
+            tables[corpus].attrs = {
+                "name": corpus or "validation",
+                "corpus": known.get(corpus, known.get("")),
+            }
+    return tables
 
 
 def log_figures(log: Log, step: int, target: str, answers: dict[str, pd.DataFrame]) -> None:

@@ -133,7 +133,7 @@ def test_precomputed_embeddings_change_no_bit_of_a_run(config, tmp_path, monkeyp
         arguments = [config, *FROZEN, "train.validate_every=1000", f"output={tmp_path / name}"]
         run = loop.train(read_settings(arguments))
         training = len(run.data.train_table) if name == "precomputed" else 5 * run.steps
-        opens = len(run.validate.classes) + training
+        opens = len(run.validate) + training
         assert len(opened) == opens
         opened.clear()
         monkeypatch.setattr(loop, "precompute", lambda *a: None)

@@ -1,11 +1,25 @@
 """Recipes, splits and settings do what they state."""
 
-import pandas as pd
-import pytest
+import json
 
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from paraclap.cli import evaluate
+from paraclap.corpora import table as corpora
+from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.labels import in_split, normalise_labels, split_name, split_names
+from paraclap.evaluation import metrics
+from paraclap.evaluation.bootstrap import cluster_interval
+from paraclap.model.build import load_model
 from paraclap.settings import DataSettings, Settings, SettingsError
+from paraclap.training.config import read_settings
+from paraclap.training.data import TrainingData
 from paraclap.training.tables import split_table
+from paraclap.training.validation import Validator
 
 # --- Splits --------------------------------------------------------------------------------------
 
@@ -75,10 +89,111 @@ def test_a_named_split_without_rows_is_an_error_with_those_found(key):
 
 # --- Validation and evaluation -------------------------------------------------------------------
 
+
+def arousal_of(clips):
+    """Numbers of clips, in their own order, some of them missing."""
+    numbers = np.random.default_rng(0).normal(size=len(clips))
+    return np.where(np.arange(len(clips)) % 11, numbers, np.nan)
+
+
+@pytest.fixture
+def merged(monkeypatch, corpus, captions, tmp_path):
+    """The synthetic corpus as one whose classes are merged, and its captions table."""
+
+    def read(root):
+        rows = corpora.read_corpus(root).reset_index()
+        return rows.assign(arousal=arousal_of(rows))
+
+    classes = {"anger": "anger", "fear": "anger", "happiness": "joy", "sadness": "sadness"}
+    classes |= {"neutral": "neutral", "boredom": None}
+    published = {name: f"a voice of {name}" for name in ("anger", "joy", "neutral", "sadness")}
+    toy = Corpus("toy", "Toy", read, "", classes=classes, published=published)
+    monkeypatch.setitem(CORPORA, "toy", toy)
+    table = pq.read_table(captions)
+    numbers = pd.Series(arousal_of(range(len(table))), corpora.read_corpus(corpus).index)
+    frame = table.to_pandas().assign(arousal=numbers)
+    path = tmp_path / "captions.parquet"
+    frame.to_parquet(path)
+    stored = pq.read_table(path)
+    about = json.dumps({"name": "toy", "corpus": "toy"}).encode()
+    pq.write_table(
+        stored.replace_schema_metadata({**stored.schema.metadata, b"paraclap": about}), path
+    )
+    return f"toy={corpus}", path
+
+
+@pytest.mark.parametrize(
+    "target, prompts",
+    [("emotion", "published"), ("emotion", "sentence"), ("gender", "word"), ("arousal", "caption")],
+)
+def test_validation_gives_the_figures_of_evaluation(
+    merged, model_folder, config, tmp_path, target, prompts
+):
+    source, captions = merged
+    options = f"train.target={target}", f"train.prompts={prompts}", f"data.captions={captions}"
+    settings = read_settings([config, *options])
+    logged, _ = Validator(TrainingData(settings), settings.train)(*load_model(model_folder))
+    command = [str(model_folder), source, "--split", "dev", "-o", str(tmp_path / "results")]
+    evaluate.main([*command, "--targets", target, "--prompts", prompts])
+    scores = yaml.safe_load((tmp_path / "results" / "scores.yaml").read_text())["corpora"]
+    (figures,) = scores.values()
+    figures |= {f"recall/{name}": recall for name, recall in figures["recall"].items()}
+    assert logged == pytest.approx({name: figures[name] for name in logged})
+    assert figures["classes"] == {"emotion": 4, "gender": 2, "arousal": 2}[target]
+    assert ("Spearman" in logged) == (target == "arousal")
+
+
 # --- Settings on resuming ------------------------------------------------------------------------
 
 # --- Encoders and precision ----------------------------------------------------------------------
 
 # --- Intervals -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def speakers_that_differ():
+    """Truth, predictions and speakers of 300 clips; half of the ten speakers are at chance."""
+    truth = np.tile(["a", "b", "c"], 100)
+    speakers = np.repeat([f"{number}" for number in range(10)], 30).astype(object)
+    at_chance = speakers < "5"
+    return truth, np.where(at_chance, "a", truth), speakers
+
+
+@pytest.mark.parametrize("unknown, tolerance", [(1, 0.02), (10, 0.05)])
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_unknown_speakers_leave_the_interval_over_the_known_ones(
+    speakers_that_differ, unknown, tolerance, missing
+):
+    truth, prediction, speakers = speakers_that_differ
+    expected = metrics.score(truth, prediction, speakers)["interval"]
+    some = speakers.copy()
+    some[:: len(some) // unknown] = missing
+    scores = metrics.score(truth, prediction, some)
+    assert scores["interval"] == pytest.approx(expected, abs=tolerance)
+    assert (scores["speakers"], scores["unknown_speakers"]) == (10, unknown)
+    value = (prediction == truth).astype(float)
+    for speaker in (speakers, some):  # ranks and retrieval
+        interval = cluster_interval(lambda rows: value[rows].mean(), speaker)
+        assert interval == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    "unknown, remark",
+    [(1, "1 of 72 clips have no speaker; each counts as a"), (72, "no speakers are known, so")],
+)
+def test_report_states_unknown_speakers(model_folder, corpus, tmp_path, capsys, unknown, remark):
+    table = corpora.read_corpus(corpus).reset_index()
+    table.loc[: unknown - 1, "speaker"] = None
+    table = table[["file", "emotion", "speaker"]]
+    path = corpus.parent / f"unknown{unknown}.csv"
+    table.assign(file="synthetic/" + table["file"]).to_csv(path, index=False)
+    options = ["-o", str(tmp_path / "results"), *(["--probe"] if unknown == 1 else [])]
+    assert evaluate.main([str(model_folder), str(path), *options]) == 0
+    assert f"unknown{unknown}: {remark}" in capsys.readouterr().out
+    assert remark in (tmp_path / "results" / "scores.md").read_text()
+    scores = yaml.safe_load((tmp_path / "results" / "scores.yaml").read_text())
+    if unknown == 1:
+        assert scores["probe"][f"unknown{unknown}"]["clips"] == 71
+
 
 # --- Fine-tuning from every recipe ---------------------------------------------------------------
