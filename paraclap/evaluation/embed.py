@@ -108,10 +108,10 @@ def check_tokens(processor: ParaCLAPProcessor, prompts: Mapping[str, Sequence[st
     for (name, text), ids in zip(owners, tokens, strict=True):
         other, same = seen.setdefault(tuple(ids), (name, text))
         if other != name:
-            how = f"share the prompt {text!r}"
-            if text != same:
-                how = f"have the prompts {same!r} and {text!r}, which are the same tokens"
-            raise PromptError(f"{other!r} and {name!r} {how}; the model cannot tell them apart")
+            raise PromptError(
+                f"{other!r} and {name!r} have the prompts {same!r} and {text!r}, which are the "
+                "same tokens; the model cannot tell them apart"
+            )
     fixed = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
     unknown = [
         text
