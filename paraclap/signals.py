@@ -9,6 +9,8 @@ only read audio leave them to their parent.
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 REQUEUE = 75
@@ -50,6 +52,25 @@ class StopRequests:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+
+
+@contextmanager
+def stopping(message: str) -> Iterator[None]:
+    """Context in which SIGTERM and SIGUSR1 raise `Stopped` at once, for work without checkpoints.
+
+    Args:
+        message: what was stopped, and how to continue.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(signal.Signals(number), message)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

@@ -5,15 +5,16 @@ the chunk), ``file``, ``start``, ``end``, ``Duration`` [s], ``quality``, ``diges
 ``error`` and ``message`` of a failure, and the functionals, NaN where undefined. A folder of chunks
 is a parquet dataset.
 
-The file name is a hash of everything that the content depends on: the clips, size and modification
-time of their files, the feature set, and the versions of the libraries. An existing file is
-therefore up to date, and an interrupted run continues where it stopped.
+The file name is a hash of everything that the content depends on: the root and the clips, size,
+modification time and content of their files (see `sampled_hash`), the feature set, and the versions
+of the libraries. An existing file is therefore up to date, and an interrupted run continues where
+it stopped.
 """
 
 import hashlib
 import json
 import os
-import time
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,15 +29,15 @@ import pyarrow.parquet as pq
 from paraclap.acoustics import extraction, worker_pool
 from paraclap.acoustics.extraction import Clip, Record
 from paraclap.errors import ParaCLAPError
-from paraclap.files import atomic_write
+from paraclap.files import atomic_write, remove_leftovers, sampled_hash
 
-FORMAT = 2
+FORMAT = 3
 """Part of the hash; raise it when files of earlier versions must not be reused."""
 DURATION = "Duration"
 METADATA_KEY = b"paraclap.part"
-NAME = "part-*.parquet"
-LEFTOVER_SECONDS = 3600.0
-"""Age above which a temporary file was left by a killed process: no chunk takes that long [s]."""
+NAME = "part-{}.parquet"
+OWN_NAMES = r"part-[0-9a-f]{40}\.parquet"
+"""Regular expression of the names of chunks."""
 CHUNKS = 64
 """Number of chunks of a small corpus, so that many workers finish at about the same time."""
 CHUNK_CLIPS = (16, 128)
@@ -137,7 +138,7 @@ def run_chunk(job: Job, rows: Sequence[ClipRow]) -> Outcome:
         raise ChunkError(f"a worker has {extraction.versions()}, expected {job.versions}")
     clips = [Clip(job.root, *row, job.longest) for row in rows]
     key = identity(job, clips)
-    path = Path(job.folder) / NAME.replace("*", key)
+    path = Path(job.folder) / NAME.format(key)
     about = _read_about(path)
     measured = about is None or about["key"] != key or about["retry"] > 0
     if measured:
@@ -148,19 +149,19 @@ def run_chunk(job: Job, rows: Sequence[ClipRow]) -> Outcome:
 def identity(job: Job, clips: Sequence[Clip]) -> str:
     """Return the hash of everything that the content of a chunk depends on."""
     digest = hashlib.sha256()
-    about = [FORMAT, job.feature_set, job.longest, extraction.versions()]
-    for line in [about, *([clip.file, clip.start, clip.end, *_state(clip)] for clip in clips)]:
+    about = [FORMAT, job.root, job.feature_set, job.longest, extraction.versions()]
+    states = {file: _state(os.path.join(job.root, file)) for file in {clip.file for clip in clips}}
+    for line in [about, *([*clip[1:4], *states[clip.file]] for clip in clips)]:
         digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()[:40]
 
 
-def _state(clip: Clip) -> tuple[int | str | None, int | None]:
-    """Return size [bytes] and modification time [ns] of a clip's file, or the name of the error."""
+def _state(path: str) -> tuple[str, int | None]:
+    """Return hash and modification time [ns] of a file, or the name of the error."""
     try:
-        status = os.stat(os.path.join(clip.root, clip.file))
+        return sampled_hash(path), os.stat(path).st_mtime_ns
     except (OSError, ValueError) as error:  # reported when the clip is measured
         return type(error).__name__, None
-    return status.st_size, status.st_mtime_ns
 
 
 def _measure_chunk(job: Job, clips: Sequence[Clip], key: str, path: Path) -> dict:
@@ -229,9 +230,11 @@ def write_chunk(table: pa.Table, path: Path) -> None:
 
 
 def remove_others(folder: Path, kept: set[str]) -> None:
-    """Remove chunks that the corpus no longer has, and temporary files of killed processes."""
-    oldest = time.time() - LEFTOVER_SECONDS
-    leftovers = [p for p in folder.glob(f".{NAME}.*.tmp") if p.stat().st_mtime < oldest]
-    stale = [path for path in folder.glob(NAME) if str(path) not in kept]
-    for path in [*leftovers, *stale]:
-        path.unlink(missing_ok=True)
+    """Remove chunks that the corpus no longer has, and temporary files of killed processes.
+
+    The caller holds the lock of the folder.
+    """
+    remove_leftovers(folder)
+    for path in folder.iterdir():
+        if re.fullmatch(OWN_NAMES, path.name) and str(path) not in kept:
+            path.unlink(missing_ok=True)

@@ -23,17 +23,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
+from paraclap import signals
 from paraclap.acoustics import egemaps
 from paraclap.audio import SAMPLING_RATE, AudioError, reading
 from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.containers import read_duration
 from paraclap.audio.paths import resolve_inside
+from paraclap.audio.quality import quality_flags
 from paraclap.audio.segments import MAX_SECONDS
 
 MIN_SECONDS = 0.06
 """Shorter clips have no complete frame of 60 ms, and openSMILE gives 88 NaN [s]."""
 VOICING = "F0semitoneFrom27.5Hz_sma3nz_amean"
-"""Functional that is undefined if no frame of the clip is voiced."""
+"""Functional that is undefined if openSMILE finds no voiced frame; such clips are `unvoiced`."""
 IDLE_SECONDS = 60.0
 """Time without work after which a process ends [s]."""
 SECOND = 1_000_000_000
@@ -163,8 +165,10 @@ def measure(extractor: egemaps.Extractor, waveform: np.ndarray, flags: str = "")
         count = int(np.isnan(raw).sum())
         raise AudioError("undefined", f"openSMILE left {count} features undefined")
     values = extractor.defined(raw)
-    unvoiced = np.isnan(values[extractor.names.index(VOICING)])
-    quality = ";".join(filter(None, [flags, "unvoiced" if unvoiced else ""]))
+    marks = quality_flags(waveform)
+    if np.isnan(values[extractor.names.index(VOICING)]):
+        marks.append("unvoiced")
+    quality = ";".join(dict.fromkeys(filter(None, [flags, *marks])))
     digest = hashlib.sha256(samples).hexdigest()[:32]
     return Record(seconds=seconds, quality=quality, digest=digest, values=values)
 
@@ -226,7 +230,8 @@ def serve(connection: Connection, feature_set: str) -> None:
 def main() -> None:
     """Measure clips from the socket whose file descriptor is the first argument."""
     descriptor, feature_set, parent = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    for number in signals.EXIT_CODES:  # also sent to the parent, which this process follows
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     try:
         serve(Connection(descriptor), feature_set)

@@ -12,10 +12,18 @@ from typing import Any
 import pandas as pd
 
 from paraclap.acoustics import backends, chunks, extraction, worker_pool
-from paraclap.acoustics.merge import QUALITY, Summary, beside, merge, write_listing
+from paraclap.acoustics.merge import (
+    QUALITY,
+    Summary,
+    beside,
+    check_output,
+    merge,
+    write_listing,
+)
 from paraclap.audio import SAMPLING_RATE
 from paraclap.corpora import CorpusError
-from paraclap.files import make_folder
+from paraclap.files import claim_folder, remove_leftovers
+from paraclap.locks import lock
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,22 @@ def write_features(table: pd.DataFrame, settings: FeatureSettings) -> Summary | 
         MissingPackageError: if the backend is not installed
         BackendError: if a cluster cannot be reached
         ChunkError: if a worker has other versions of the libraries, or a chunk is damaged
-        OutputError: if a file cannot be written
+        OutputError: if a file cannot be written, or holds something else
+        InUseError: if another process writes the same features
     """
+    check_output(settings.output)
     names = [QUALITY, *worker_pool.feature_names(settings.feature_set), chunks.DURATION]
     clashes = table.columns.intersection(names)
     if len(clashes):
         raise CorpusError(f"the table has columns {list(clashes)}, which are names of features")
     folder = beside(settings.output, "parts").absolute()
-    make_folder(folder)
+    claim_folder(folder, "folder of features.py", chunks.OWN_NAMES)
+    with lock(folder, shared=settings.shard is not None):
+        return _write_features(table, settings, folder)
+
+
+def _write_features(table: pd.DataFrame, settings: FeatureSettings, folder: Path) -> Summary | None:
+    """Measure a corpus whose chunks lie in a folder of this process."""
     job = chunks.Job(
         root=str(Path(table.attrs["root"]).absolute()),
         folder=str(folder),
@@ -81,8 +97,11 @@ def write_features(table: pd.DataFrame, settings: FeatureSettings) -> Summary | 
     paths = [outcome.path for outcome in outcomes]
     summary = merge(table, divided, paths, settings.output, _metadata(table, settings))
     chunks.remove_others(folder, set(paths))
-    write_listing(summary.errors, beside(settings.output, "errors.csv"))
-    write_listing(summary.duplicates, beside(settings.output, "duplicates.csv"))
+    listings = {"errors.csv": summary.errors, "duplicates.csv": summary.duplicates}
+    for ending, rows in listings.items():
+        write_listing(rows, beside(settings.output, ending))
+    written = [settings.output, *(beside(settings.output, ending) for ending in listings)]
+    remove_leftovers(settings.output.parent, *(path.name for path in written))
     return summary
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from paraclap.acoustics.chunks import COLUMNS, DURATION, read_chunk
-from paraclap.files import atomic_write
+from paraclap.files import OutputError, atomic_write
 
 QUALITY = "quality"
 METADATA_KEY = b"paraclap"
@@ -56,7 +56,11 @@ def merge(
     names = [name for name in first.names if name not in COLUMNS]
     schema = _schema(table, names, about)
     errors, digests, measured, failed = [], [], 0, len(table)
-    with atomic_write(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    checked = {"write_page_checksum": True}
+    with (
+        atomic_write(output) as temporary,
+        pq.ParquetWriter(temporary, schema, **checked) as writer,
+    ):
         for group in _groups(zip(chunks, paths, strict=True)):
             good = group[group["error"] == ""]
             frame = _with_labels(table, good, names)
@@ -126,6 +130,22 @@ def _duplicates(table: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
 def beside(output: Path, ending: str) -> Path:
     """Return a path beside the feature file: ``features.errors.csv``, ``features.parts``."""
     return output.with_name(f"{output.stem}.{ending}")
+
+
+def check_output(output: Path) -> None:
+    """Refuse to replace a table that is not a feature table, such as one of labels.
+
+    Raises:
+        OutputError: if there is such a table
+    """
+    if not output.exists():
+        return
+    try:
+        schema = pq.read_schema(output)
+    except (OSError, pa.ArrowInvalid):
+        schema = pa.schema([])
+    if METADATA_KEY not in (schema.metadata or {}) or not {QUALITY, DURATION} <= {*schema.names}:
+        raise OutputError(f"{output} exists and is no feature table, expected another output")
 
 
 def write_listing(rows: pd.DataFrame, path: Path) -> None:

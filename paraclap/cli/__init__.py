@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paraclap.errors import ParaCLAPError
+from paraclap.signals import Stopped
 
 
 def run(main: Callable[[], int], name: str) -> int:
@@ -28,6 +29,9 @@ def run(main: Callable[[], int], name: str) -> int:
         except ParaCLAPError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
+        except Stopped as stopped:
+            print(f"{name}: {stopped}", file=sys.stderr)
+            return stopped.code
         except KeyboardInterrupt:
             return 130
 

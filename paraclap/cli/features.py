@@ -13,7 +13,7 @@ or is empty.
 
 Clips that cannot be measured are skipped and listed with the reason in ``features.errors.csv``;
 clips with equal samples are listed in ``features.duplicates.csv``. The exit code is 1 if more than
---max-reject of the clips failed, or all of them.
+--max-reject of the clips failed, or all of them, and 75 after SIGTERM or SIGUSR1.
 
 The corpus is divided into chunks, each a file in ``features.parts/``. The same command continues an
 interrupted run, measures changed files again, and writes the same bytes for any number of workers
@@ -29,6 +29,7 @@ from pathlib import Path
 from paraclap.acoustics.feature_sets import FEATURE_SETS
 from paraclap.audio.segments import MAX_SECONDS
 from paraclap.corpora import SOURCE_FORMS
+from paraclap.signals import stopping
 
 BACKENDS = ("local", "dask", "ray")
 CLIP_SECONDS = 600.0
@@ -100,7 +101,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the features of a corpus and return the exit code."""
-    options = vars(parse_arguments(arguments))
+    with stopping("stopped, repeat the same command to continue"):
+        return _extract(parse_arguments(arguments))
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    options = vars(arguments)
     # Imported here because pandas, pyarrow and audformat take a second.
     from paraclap.acoustics.features import FeatureSettings, print_summary, write_features
     from paraclap.acoustics.worker_pool import stop_workers

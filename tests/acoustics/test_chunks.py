@@ -1,5 +1,7 @@
 import os
+import uuid
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -86,7 +88,23 @@ def found(job, rows):
     return job, rows
 
 
+def moved(job, rows):
+    os.rename(job.root, job.root + "2")
+    return replace(job, root=job.root + "2"), rows
+
+
+def replaced(job, rows):
+    path = os.path.join(job.root, "0.wav")
+    state = os.stat(path)
+    with open(path, "r+b") as file:
+        file.write(b"RIFX")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    return job, rows
+
+
 CHANGES = {
+    "corpus moved": moved,
+    "other content of the same size and time": replaced,
     "file touched": touched,
     "missing file found": found,
     "other feature set": lambda job, rows: (replace(job, feature_set="egemaps"), rows),
@@ -116,13 +134,6 @@ def test_torn_chunk_is_measured_again(job):
     first = chunks.run_chunk(job, ROWS)
     os.truncate(first.path, os.path.getsize(first.path) // 2)
     assert chunks.run_chunk(job, ROWS) == first
-
-
-def test_moved_corpus_is_not_measured_again(job, tmp_path):
-    first = chunks.run_chunk(job, ROWS)
-    os.rename(job.root, tmp_path / "moved")
-    moved = replace(job, root=str(tmp_path / "moved"))
-    assert chunks.run_chunk(moved, ROWS) == first._replace(measured=False)
 
 
 def errors(outcome):
@@ -166,13 +177,12 @@ def test_flipped_bit_is_detected_and_repaired_by_a_rerun(job):
     assert chunks.run_chunk(job, ROWS).measured, "the rerun must not reuse it"
 
 
-def test_only_stale_chunks_and_old_temporary_files_are_removed(job, tmp_path):
+def test_only_stale_chunks_and_temporary_files_of_ours_are_removed(job, tmp_path):
     kept, stale = chunks.run_chunk(job, ROWS).path, chunks.run_chunk(job, ROWS[:1]).path
     folder = tmp_path / "chunks"
-    old, new = folder / ".part-1.parquet.a.tmp", folder / ".part-2.parquet.b.tmp"
-    for path in (old, new, folder / "notes.txt"):
+    left = folder / f".part-1.parquet.{uuid.uuid4().hex}.tmp"
+    foreign = {folder / name for name in ("notes.txt", "part-1.parquet", ".download.tmp")}
+    for path in (left, *foreign):
         path.touch()
-    os.utime(old, (0, 0))
     chunks.remove_others(folder, {kept})
-    left = {str(path) for path in folder.iterdir()}
-    assert left == {kept, str(new), str(folder / "notes.txt")} and stale not in left
+    assert set(folder.iterdir()) == {Path(kept), *foreign} and stale != kept
