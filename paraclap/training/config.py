@@ -9,11 +9,11 @@ docs/configuration.md is generated from the docstrings of `paraclap.settings`::
 
 import argparse
 import dataclasses
-import difflib
 import inspect
+import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,16 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from paraclap.files import parse_yaml, read_yaml
-from paraclap.settings import LABEL_TABLES, SMALL_BERT, Settings, SettingsError, corpora_of
+from paraclap.model.sources import find_model
+from paraclap.settings import (
+    LABEL_TABLES,
+    SMALL_BERT,
+    ModelSettings,
+    Settings,
+    SettingsError,
+    corpora_of,
+)
+from paraclap.training.given import leaves, read_argument, read_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = PACKAGE / "configs"  # where pip puts the repository's configs/
@@ -54,98 +62,96 @@ CHOICES: dict[str, Sequence[str]] = {
     "train.loggers": ("tensorboard", "wandb"),
 }
 
-MINIMUM: dict[str, float] = {
-    **{"data.class_sampling_exponent": 0, "data.sampling_exponent": 0, "data.workers": 0},
-    **{"data.validation_speakers": 0, "loss.class_prompts": 0, "model.projection_dim": 1},
-    **{"optim.clip_norm": 0, "optim.warmup_steps": 0, "text_pretraining.steps": 0},
-    **{"train.batch_size": 2, "train.epochs": 1, "train.keep": 1, "train.log_every": 1},
-    **{"train.max_skipped": 0, "train.max_steps": 0, "train.micro_batch": 0},
-    **{"train.save_every": 1, "train.text_cache": 0, "train.validate_every": 1},
+RANGES: dict[str, tuple[str, ...]] = {
+    "[0, inf)": (
+        *("data.validation_speakers", "data.workers", "loss.class_prompts"),
+        *("optim.lr", "optim.audio_lr", "optim.text_lr", "optim.text_projection_lr"),
+        *("optim.clip_norm", "optim.warmup_steps", "optim.weight_decay"),
+        *("text_pretraining.lr", "text_pretraining.steps"),
+        *("train.max_skipped", "train.max_steps", "train.micro_batch", "train.save_minutes"),
+        *("train.seed", "train.text_cache"),
+    ),
+    "[1, inf)": (
+        *("model.mel.bins", "model.mel.stride", "model.projection_dim"),
+        *("train.epochs", "train.keep", "train.log_every", "train.save_every"),
+        "train.validate_every",
+    ),
+    "[2, inf)": ("text_pretraining.batch_size", "train.batch_size"),
+    "[141, inf)": ("model.vocabulary_size",),  # special tokens and single characters
+    "(0, inf)": ("model.input_gain",),
+    "[0.05, inf)": ("data.crop_seconds",),
+    "(0, 1e6]": ("data.timeout", "train.timeout"),
+    "(0, 1]": ("optim.layer_decay",),
+    "[0, 1)": ("model.projection_dropout",),
+    "[0, 1]": (
+        *("data.sampling_exponent", "data.class_sampling_exponent"),
+        *(f"data.augment.{name}" for name in ("gain", "noise", "reverb", "speed")),
+    ),
 }
-"""Smallest values of numbers."""
-
-RENAMED = {
-    "captions.counts": "captions.phrase_count_probs",
-    "captions.shares": "captions.label_probs",
-    "data.class_temperature": "data.class_sampling_exponent",
-    "data.packed": "data.waveform_cache",
-    "data.temperature": "data.sampling_exponent",
-    "loss.prototypes": "loss.class_prompts",
-    "text_stage": "text_pretraining",
-    "train.dry_run": "train.max_steps=2",
-    "train.queries": "train.prompts",
-    "train.thaw": "train.unfreeze",
-}
-"""Former key or group -> its present name."""
-
-REMOVED = (
-    *("captions.bare", "data.crop_seconds_min", "data.speaker_aware"),
-    *("loss.graded", "loss.graded_temperature", "loss.hard_negatives"),
-)
-"""Former keys without a successor; experiments/NOTES.md has the measurements."""
+"""Intervals of numbers; a square bracket includes the bound."""
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
     """Merge defaults, a YAML file and `key=value` arguments.
 
     Raises:
-        SettingsError: if a key is unknown, or a value has the wrong type or is not a choice.
+        SettingsError: if a key is unknown, or a value has the wrong type, is not a choice or out of
+            range.
     """
     files = [argument for argument in arguments if "=" not in argument]
     if len(files) > 1:
         raise SettingsError(f"expected one YAML file, got {files}")
-    path = Path(files[0]) if files else DEFAULT_CONFIG
-    if not path.is_file():
-        raise SettingsError(f"configuration {path} does not exist")
-    content = read_yaml(path, SettingsError)
-    if not isinstance(content, dict | None):
-        raise SettingsError(f"{path} has {type(content).__name__}, expected keys and values")
-    pairs = [_argument(argument) for argument in arguments if "=" in argument]
-    _refuse_unsupported([flatten(content or {}), *(flatten({key: value}) for key, value in pairs)])
+    given = [read_file(Path(files[0]) if files else DEFAULT_CONFIG)]
+    given += [read_argument(argument) for argument in arguments if "=" in argument]
     try:
-        given = OmegaConf.create({})
-        for key, value in pairs:
-            OmegaConf.update(given, key, value)
-        config = OmegaConf.merge(OmegaConf.structured(Settings), content or {}, given)
-        settings = OmegaConf.to_object(config)
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), *given))
     except OmegaConfBaseException as error:
-        raise SettingsError(_explain(error)) from error
-    flat = flatten(dataclasses.asdict(settings))
-    for key, choices in CHOICES.items():
-        chosen = flat[key] if isinstance(flat[key], list) else [flat[key]]
-        if not set(chosen) <= set(choices):
-            raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(choices)}")
-    for key, minimum in MINIMUM.items():
-        if flat[key] < minimum:
-            raise SettingsError(f"{key} is {flat[key]}, expected at least {minimum}")
+        reason = str(error.msg or error).splitlines()[0]
+        raise SettingsError(f"{error.full_key}: {reason}") from error
+    _check_values(flatten(dataclasses.asdict(settings)))
+    _refuse_ignored_keys(settings.model)
     _fill_text_encoder(settings)
     return settings
 
 
-def _argument(argument: str) -> tuple[str, Any]:
-    """Return key and value of a `key=value` argument."""
-    key, _, text = argument.partition("=")
-    try:
-        return key, parse_yaml(text)
-    except ValueError as error:
-        raise SettingsError(f"{key} cannot be read: {error}") from error
+def _check_values(flat: Mapping[str, Any]) -> None:
+    """Raise `SettingsError` for the first value that is no choice, out of range or not finite."""
+    for key, value in flat.items():
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise SettingsError(f"{key} is {value}, expected a finite number")
+    for key, choices in CHOICES.items():
+        chosen = flat[key] if isinstance(flat[key], list) else [flat[key]]
+        if not set(chosen) <= set(choices):
+            raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(choices)}")
+    for interval, keys in RANGES.items():
+        for key in keys:
+            if flat[key] is not None and (expected := _bound_missed(flat[key], interval)):
+                raise SettingsError(f"{key} is {flat[key]}, expected {expected}")
 
 
-def _refuse_unsupported(given: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse keys that were renamed or removed, and interpolations.
+def _bound_missed(value: float, interval: str) -> str | None:
+    """Return the bound of an interval that a value is beyond, in words; None = it is within."""
+    low, high = interval[1:-1].split(", ")
+    if value < float(low) or (value == float(low) and interval[0] == "("):
+        return f"{'at least' if interval[0] == '[' else 'more than'} {low}"
+    if value > float(high) or (value == float(high) and interval[-1] == ")"):
+        return f"{'at most' if interval[-1] == ']' else 'less than'} {high}"
+    return None
 
-    Interpolations could read the environment into config.yaml and checkpoints.
-    """
-    former = (*RENAMED, *REMOVED)
-    for settings in given:
-        for key, value in settings.items():
-            if "${" in f"{key}{value}":
-                raise SettingsError(f"{key} is {value!r}, expected a value without ${{...}}")
-            old = next((old for old in former if f"{key}.".startswith(f"{old}.")), None)
-            if old in RENAMED:
-                raise SettingsError(f"{key} was renamed to {RENAMED[old]}{key[len(old) :]}")
-            if old is not None:
-                raise SettingsError(f"{key} was removed: it did not improve results; delete it")
+
+def _refuse_ignored_keys(model: ModelSettings) -> None:
+    """Raise `SettingsError` for settings of a model that is loaded whole."""
+    if model.start:
+        defaults = flatten(dataclasses.asdict(ModelSettings(model.start, freeze=model.freeze)))
+        flat = flatten(dataclasses.asdict(model))
+        ignored = [f"model.{key}" for key in flat if flat[key] != defaults.get(key)]
+        if ignored:
+            more = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
+            raise SettingsError(
+                f"model.start defines the whole model, {', '.join(ignored[:3])}{more} would have "
+                "no effect; configs/finetune.yaml has no such keys"
+            )
 
 
 def _fill_text_encoder(settings: Settings) -> None:
@@ -156,12 +162,24 @@ def _fill_text_encoder(settings: Settings) -> None:
 
 
 def check_paths(settings: Settings) -> None:
-    """Check that the folders and tables of the corpora are set and exist.
+    """Check that the model, the checkpoint, and folders and tables of the corpora exist.
 
     Raises:
+        ModelNotFoundError: if `model.start` is no model.
         SettingsError: naming the key.
     """
-    data = settings.data
+    model, data, resume = settings.model, settings.data, settings.train.resume
+    if model.start:
+        find_model(model.start)
+    elif model.audio.name is None and "model_type" not in model.audio.config:
+        raise SettingsError(
+            "model.start is not set; set it to a trained model, or model.audio to an encoder"
+        )
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        raise SettingsError(
+            f"train.resume: {resume} is not a folder, expected auto, never or a checkpoint such as "
+            f"{settings.output}/checkpoints/step_00000200"
+        )
     if data.corpora and data.root is not None:
         raise SettingsError("data.root and data.corpora are both set, expected one of them")
     for name, corpus in corpora_of(data).items():
@@ -182,26 +200,9 @@ def check_paths(settings: Settings) -> None:
             )
 
 
-def _explain(error: OmegaConfBaseException) -> str:
-    """One sentence that names the key and the nearest known keys."""
-    reason = str(error.msg or error).splitlines()[0]
-    key = error.full_key
-    if key is None:
-        return reason
-    near = difflib.get_close_matches(key, flatten(dataclasses.asdict(Settings())))
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{key}: {reason}{hint}"
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested mappings as one mapping with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return dict(leaves(tree))
 
 
 def is_free(key: str) -> bool:

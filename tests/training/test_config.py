@@ -70,7 +70,7 @@ def test_help_and_wrong_settings_answer_without_importing_torch(argument):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ("train.thaw={audio: 0.3}", r"train.thaw.audio was renamed to train.unfreeze.audio"),
+        ("train.thaw={audio: 0.3}", r"train.thaw(.audio)? was renamed to train.unfreeze"),
         ("text_stage.steps=3", "text_stage.steps was renamed to text_pretraining.steps"),
         ("train.dry_run=true", "train.dry_run was renamed to train.max_steps=2"),
         ("captions.bare=0.2", "captions.bare was removed"),
