@@ -77,3 +77,14 @@ class Lists(Sequence):
             occurring = np.unique(indices[offsets[0] : offsets[-1]])
             found.update(texts[number] for number in occurring.tolist())
         return sorted(found)
+
+    def first_places(self) -> dict[str, tuple[int, int]]:
+        """Return the distinct texts with the first row that has each, and its place in the row."""
+        places: dict[str, tuple[int, int]] = {}
+        for first, (offsets, indices, texts) in zip(self._firsts, self._parts, strict=False):
+            numbers, found = np.unique(indices[offsets[0] : offsets[-1]], return_index=True)
+            rows = np.searchsorted(offsets, found + offsets[0], side="right") - 1
+            inside = found + offsets[0] - offsets[rows]
+            for number, row, place in zip(numbers, rows, inside, strict=True):
+                places.setdefault(texts[number], (first + int(row), int(place)))
+        return places

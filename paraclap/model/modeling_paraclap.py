@@ -107,6 +107,40 @@ PUBLISHED_CONFIG: dict[str, Any] = {
         "text_encoder": "bert-base-uncased",
         "corpora": ["MSP-Podcast 1.9 (train)"],
         "weights": PUBLISHED_HUB,
+        "attributes": {  # of the captions: descriptor -> class or level -> words
+            "emotion": {
+                words.split()[0]: ["emotion", *words.split()]
+                for words in (
+                    "anger angry",
+                    "contempt contemptuous",
+                    "disgust disgusted",
+                    "fear fearful",
+                    "happiness happy",
+                    "neutral",
+                    "sadness sad",
+                    "surprise surprised",
+                )
+            },
+            "gender": {"female": ["female", "gender", "woman"], "male": ["gender", "male", "man"]},
+            **{
+                name: {level: [*name.split("_"), level] for level in ("low", "normal", "high")}
+                for name in (
+                    "pitch",
+                    "pitch_variation",
+                    "intensity",
+                    "jitter",
+                    "shimmer",
+                    "arousal",
+                    "valence",
+                    "dominance",
+                )
+            },
+            "duration": {
+                "low": ["duration", "short"],
+                "normal": ["duration", "normal"],
+                "high": ["duration", "long"],
+            },
+        },
     },
 }
 

@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from paraclap.data.trained_on import TrainedOn
 from paraclap.distributed import broadcast, meet, rank
 from paraclap.errors import ParaCLAPError
 from paraclap.files import atomic_folder, file_sha256
@@ -123,13 +124,15 @@ class Checkpointer:
     Attributes:
         output: run folder.
         settings: of the run.
+        record: what the model is trained on, written beside its weights.
         step: step of the last checkpoint written by this process, or None.
         time: when it was written [s].
     """
 
-    def __init__(self, output: Path, settings: Settings) -> None:
+    def __init__(self, output: Path, settings: Settings, record: TrainedOn | None = None) -> None:
         self.output = output
         self.settings = settings
+        self.record = record
         self.step: int | None = None
         self.time = time.monotonic()
 
@@ -171,6 +174,8 @@ class Checkpointer:
                 with atomic_folder(self.output / name) as folder:
                     model.save_pretrained(folder)
                     processor.save_pretrained(folder)
+                    if self.record is not None:
+                        self.record.save(folder)
             except (OSError, SafetensorError) as error:
                 raise CheckpointError(
                     f"{self.output / name} cannot be written ({error.__cause__ or error}); free "

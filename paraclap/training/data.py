@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import re
+import warnings
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -18,13 +19,14 @@ from paraclap.data.dataset import CaptionDataset, clip_seconds
 from paraclap.data.functionals import standards
 from paraclap.data.sampler import TrainingBatches, bucketed, mixed
 from paraclap.data.tables import Lists
+from paraclap.data.trained_on import TRAIN, VALIDATION, TrainedOn, load
 from paraclap.distributed import share
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.report import to_markdown
 from paraclap.files import file_sha256
 from paraclap.model.build import Functionals
 from paraclap.settings import Settings, SettingsError, corpora_of
-from paraclap.training.tables import read_all_functionals, read_tables
+from paraclap.training.tables import Hashes, read_all_functionals, read_tables
 
 SHOWN_CAPTIONS = 16
 PREFETCH = 2  # batches that each worker reads ahead
@@ -43,17 +45,35 @@ class TrainingData:
         validation_table: captions table of the validation clips.
         functionals: of all clips, or None if waveforms are read.
         steps_per_epoch: number of whole batches in an epoch.
+        hashes: content hashes of the audio files.
+        start: record of the model in `model.start`; None without one.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.train_table, self.validation_table = read_tables(settings)
+        self.hashes = Hashes(settings.data)
+        self.start = load(settings.model.start) if settings.model.start else None
+        self.train_table, self.validation_table = read_tables(settings, self.hashes, self.start)
+        if self.start is not None and not self.start.complete and len(self.validation_table):
+            warnings.warn(
+                f"{settings.model.start} has no complete record of its training clips; the "
+                "validation clips may be among them",
+                stacklevel=2,
+            )
         self._refuse_missing_columns()
         self.steps_per_epoch = TrainingBatches.per_epoch(
             len(self.train_table), settings.train.batch_size
         )
         clips = self.train_table.index.append(self.validation_table.index)
         self.functionals = read_all_functionals(settings, clips)
+
+    @functools.cached_property
+    def trained_on(self) -> TrainedOn:
+        """Record of the training and validation clips, and of those of the start model."""
+        parts = ((self.train_table, TRAIN), (self.validation_table, VALIDATION))
+        clips = [self.hashes.clips_of(table).assign(part=part) for table, part in parts]
+        record = TrainedOn(pd.concat(clips, ignore_index=True), complete=True)
+        return record if self.start is None else record.with_ancestor(self.start)
 
     def texts(self) -> list[str]:
         """Every phrase of the training captions."""

@@ -60,7 +60,7 @@ class Learner:
         self.model, self.processor = build_model(settings.model, data.texts(), data.standards())
         self.unfreezing = unfreeze_steps(train.unfreeze, self.model.frozen, steps)
         config = self.model.config
-        config.provenance = provenance(settings, len(data.train_table), config.provenance)
+        config.provenance = provenance(settings, data.train_table, config.provenance)
         self.model.to(device)
         prepare_encoders(self.model, train.checkpoint_activations, train.compile)
         self.objective = LOSSES[settings.loss.name]().to(device)

@@ -1,11 +1,13 @@
 """Tables of a run: captions of one or several corpora, split by speaker, and their provenance.
 
-With several corpora, the name of the corpus is prepended to files and speakers.
+With several corpora, the name of the corpus is prepended to files and speakers. A run that starts
+from another model does not validate on clips or speakers which that model was trained on.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,13 @@ from paraclap.data.captions import PHRASE_COLUMNS
 from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels
 from paraclap.data.tables import read_caption_table
+from paraclap.data.trained_on import (
+    TRAIN,
+    TrainedOn,
+    attributes_of,
+    clips_of,
+    content_hashes,
+)
 from paraclap.settings import LABEL_TABLES, DataSettings, Settings, SettingsError, corpora_of
 
 VALIDATION_SPLIT = "dev"  # unless `data.validation_split` is set
@@ -49,11 +58,48 @@ def read_captions(path: str | Path) -> pd.DataFrame:
     return table[~empty] if empty.any() else table
 
 
-def read_tables(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+class Hashes:
+    """Content hashes of the audio files of a run, computed once for each file."""
+
+    def __init__(self, data: DataSettings) -> None:
+        self.data = data
+        self.known: dict[str, str | None] = {}
+
+    def __call__(self, files: Iterable[str]) -> dict[str, str | None]:
+        """Return the hash of each file, named as in `read_tables`; None if it cannot be read."""
+        new = [file for file in dict.fromkeys(files) if file not in self.known]
+        for name, corpus in corpora_of(self.data).items():
+            prefix = name and f"{name}/"
+            inside = [file for file in new if file.startswith(prefix)]
+            names = [file.removeprefix(prefix) for file in inside]
+            self.known |= zip(inside, content_hashes(corpus.root or ".", names), strict=True)
+        return self.known
+
+    def clips_of(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return `trained_on.clips_of` with corpora and speakers as their own tables name them."""
+        clips = clips_of(table, self(table.index.get_level_values("file")))
+        names = {}
+        for name, corpus in corpora_of(self.data).items():
+            known = _corpora_of_captions(corpus.captions)
+            names[name] = known[0] if len(known) == 1 and known[0] else name
+        if not self.data.corpora:
+            return clips if "corpus" in table else clips.assign(corpus=names[""])
+        clips["speaker"] = clips["speaker"].str.partition("/")[2].where(clips["speaker"].notna())
+        return clips.assign(corpus=clips["corpus"].map(names))
+
+
+def read_tables(
+    settings: Settings, hashes: Hashes | None = None, start: TrainedOn | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return training and validation rows of all corpora, one corpus after the other.
 
     With several corpora, the column `corpus` has the name of the corpus, which is also prepended to
     files and speakers, so that equal names in two corpora are different speakers.
+
+    Args:
+        settings: of the run.
+        hashes: of its audio files.
+        start: what the model in `model.start` was trained on.
 
     Raises:
         SettingsError: naming the corpus, if its table cannot be used.
@@ -62,7 +108,12 @@ def read_tables(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
     for name, corpus in corpora_of(settings.data).items():
         try:
             table = read_captions(corpus.captions)
-            parts.append(split_table(_named(table, name) if name else table, settings))
+            table = _named(table, name) if name else table
+            trained = None
+            if start is not None and start.clips is not None:
+                overlap = start.overlap(hashes.clips_of(table), TRAIN)
+                trained = overlap.any(axis=1).to_numpy()
+            parts.append(split_table(table, settings, trained))
         except SettingsError as error:
             raise SettingsError(f"{name}: {error}" if name else str(error)) from error
     if len(parts) == 1:
@@ -105,7 +156,7 @@ def read_all_functionals(settings: Settings, clips: pd.Index) -> pd.DataFrame | 
 
 
 def provenance(
-    settings: Settings, clips: int, before: Mapping[str, Any] | None = None
+    settings: Settings, table: pd.DataFrame, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return what the model card states about the training, without paths.
 
@@ -115,7 +166,7 @@ def provenance(
 
     Args:
         settings: of the run.
-        clips: number of training clips.
+        table: captions table of the training clips.
         before: provenance of the model in `model.start`.
     """
     model = settings.model
@@ -137,9 +188,13 @@ def provenance(
         facts["corpora"] = corpora
     epochs: float = settings.train.epochs
     if settings.train.max_steps:
-        trained = settings.train.max_steps * settings.train.batch_size / clips
+        trained = settings.train.max_steps * settings.train.batch_size / len(table)
         epochs = min(epochs, round(trained, 2))
-    return facts | {"clips": clips, "epochs": epochs, "seed": settings.train.seed}
+    facts |= {"clips": len(table)}
+    if "speaker" in table:
+        facts["speakers"] = table["speaker"].nunique()
+    attributes = attributes_of(table)
+    return facts | {"epochs": epochs, "seed": settings.train.seed, "attributes": attributes}
 
 
 def _corpora_of_captions(path: str) -> list[str | None]:
@@ -168,25 +223,35 @@ def _public_name(encoder: str) -> str:
     return Path(encoder).name if Path(encoder).exists() else encoder
 
 
-def split_table(table: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split_table(
+    table: pd.DataFrame, settings: Settings, trained: np.ndarray | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return training and validation rows, which have no speaker in common.
+
+    Args:
+        table: captions table of a corpus.
+        settings: of the run.
+        trained: whether the model in `model.start` was trained on each clip or its speaker.
 
     Raises:
         SettingsError: if a part is empty, or speakers are unknown and have to be held out.
     """
     data = settings.data
-    train, validation = table, table.iloc[:0]
+    is_train, is_validation = np.ones(len(table), bool), np.zeros(len(table), bool)
     if "split" in table:
-        train, validation = (
-            table[in_split(table, name)]
+        is_train, is_validation = (
+            np.asarray(in_split(table, name))
             for name in (data.train_split, data.validation_split or VALIDATION_SPLIT)
         )
+    train, validation = table[is_train], table[is_validation]
     for key, rows in {"train_split": train, "validation_split": validation}.items():
         if not len(rows) and (name := getattr(data, key)):
             found = ", ".join(split_names(table)) or "the column split is missing"
             raise SettingsError(f"data.{key}: no row has split {name!r}, found: {found}")
     if len(validation) or not data.validation_speakers:
         _refuse_shared_speakers(train, validation)
+        if trained is not None and len(validation):
+            validation = _without_trained(validation, trained[is_validation])
         return train, validation
     if "speaker" not in train:
         raise SettingsError(
@@ -199,11 +264,38 @@ def split_table(table: pd.DataFrame, settings: Settings) -> tuple[pd.DataFrame, 
             f"data.validation_speakers is {data.validation_speakers}, expected less than the "
             f"{len(speakers)} training speakers"
         )
+    if trained is not None:
+        seen = set(train["speaker"][trained[is_train]].dropna())
+        unseen = [speaker for speaker in speakers if speaker not in seen]
+        if len(unseen) < data.validation_speakers:
+            raise SettingsError(
+                f"data.validation_speakers is {data.validation_speakers}, but the model in "
+                f"model.start was trained on {len(speakers) - len(unseen)} of the {len(speakers)} "
+                f"speakers; set data.validation_speakers={len(unseen)}"
+                + ("" if unseen else " to train without validation, or add other speakers")
+            )
+        speakers = np.array(unseen)
     rng = np.random.default_rng(settings.train.seed)
     held_out = set(rng.choice(speakers, data.validation_speakers, replace=False))
     print(f"validation on speakers {', '.join(map(str, sorted(held_out)))}")
     is_held_out = train["speaker"].isin(held_out)
     return train[~is_held_out], train[is_held_out]
+
+
+def _without_trained(validation: pd.DataFrame, seen: np.ndarray) -> pd.DataFrame:
+    """Leave out validation clips that the start model was trained on, or whose speaker was."""
+    if seen.all():
+        raise SettingsError(
+            f"the model in model.start was trained on all {len(validation)} validation clips or "
+            "their speakers; give other clips the validation split, or start from another model"
+        )
+    if seen.any():
+        warnings.warn(
+            f"{seen.sum()} of {len(validation)} validation clips are left out: the model in "
+            "model.start was trained on them or on their speakers",
+            stacklevel=3,
+        )
+    return validation[~seen]
 
 
 def _refuse_shared_speakers(train: pd.DataFrame, validation: pd.DataFrame) -> None:

@@ -71,7 +71,9 @@ class Trainer:
         self.best = -1.0
         self.skipped = self.skipped_in_a_row = 0
         self.stopwatch = Stopwatch()
-        self.checkpointer = Checkpointer(self.output, settings)
+        self.checkpointer = Checkpointer(
+            self.output, settings, self.data.trained_on if rank() == 0 else None
+        )
 
     @property
     def model(self) -> ParaCLAPModel:

@@ -57,7 +57,7 @@ def test_provenance_has_no_paths_and_no_unrecorded_corpus(captions, tmp_path):
     settings.data.captions = str(tmp_path / "bare.parquet")
     settings.model.audio.name = str(tmp_path / "encoder")
     settings.model.text.name = "bert-base-uncased"
-    facts = tables.provenance(settings, 7)
+    facts = tables.provenance(settings, tables.read_captions(captions)[:7])
     assert facts["audio_encoder"] == "encoder"
     assert facts["text_encoder"] == "bert-base-uncased"
     assert facts["clips"] == 7 and "corpora" not in facts
@@ -67,19 +67,21 @@ def test_provenance_has_the_epochs_that_were_trained(captions):
     settings = Settings()
     settings.data.captions = str(captions)
     settings.train.epochs, settings.train.batch_size = 50, 4
+    table = tables.read_captions(captions)[:48]
     for max_steps, epochs in ((0, 50), (6, 0.5), (5000, 50)):
         settings.train.max_steps = max_steps
-        assert tables.provenance(settings, 48)["epochs"] == epochs
+        assert tables.provenance(settings, table)["epochs"] == epochs
 
 
 def test_provenance_has_every_corpus_of_joined_captions(tmp_path):
     about = {"corpora": {"ravdess": {"root": "/secret"}, "emodb": {}}}
-    table = pa.table({"captions": [["x"]]})
+    table = pa.table({"captions": [["x"]], "caption_descriptors": [["emotion"]]})
     metadata = {tables.CAPTIONS_METADATA: json.dumps(about).encode()}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "joined.parquet")
     settings = Settings()
     settings.data.captions = str(tmp_path / "joined.parquet")
-    assert tables.provenance(settings, 7)["corpora"] == ["ravdess", "emodb"]
+    facts = tables.provenance(settings, tables.read_captions(settings.data.captions))
+    assert facts["corpora"] == ["ravdess", "emodb"]
 
 
 def test_missing_captions_table_is_named(config):

@@ -1,6 +1,100 @@
 """Scores on training data are marked as such."""
 
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from paraclap.corpora.table import read_corpus
+from paraclap.data.trained_on import (
+    RECORD,
+    TYPES,
+    TrainedOn,
+    clips_of,
+    load,
+    trained_attributes,
+    untrained,
+)
+from paraclap.evaluation.prompt_sets import class_prompts, class_words
+from paraclap.inference.description import descriptor_prompts
+from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG, ParaCLAPConfig
+from paraclap.training import loop
+from paraclap.training.config import read_settings
+
+
+@pytest.fixture
+def run(config, tmp_path):
+    """Folder of a run of two steps on the small corpus."""
+    loop.train(read_settings([config, "train.max_steps=2", "text_pretraining.steps=0"]))
+    return tmp_path / "run"
+
+
 # --- The record of a run -------------------------------------------------------------------------
+
+
+def clips(*rows):
+    """A table of clips as in `clips_of`: (hash, start, end, speaker), all of one corpus."""
+    table = pd.DataFrame(rows, columns=["hash", "start", "end", "speaker"])
+    return table.assign(corpus="mine").astype(TYPES)
+
+
+@pytest.mark.parametrize(
+    "clip, seen, same_speaker",
+    [
+        (("a", 0.0, np.inf, "1"), True, True),
+        (("a", 3.0, 4.0, "1"), False, True),
+        (("a", 1.9, 2.5, "1"), True, True),
+        (("a", 2.0, 3.0, "x"), False, False),
+        (("a", 8.5, 8.6, "x"), True, True),
+        (("b", 9.0, 9.5, "x"), True, True),
+        (("c", 0.0, np.inf, "1"), False, True),
+        (("c", 0.0, np.inf, "2 "), False, False),
+        (("c", 0.0, np.inf, None), False, False),
+        ((None, 0.0, np.inf, None), False, False),
+    ],
+)
+def test_clips_are_seen_by_content_and_segment_and_speakers_also_by_name(clip, seen, same_speaker):
+    known = clips(("a", 0.0, 2.0, "1"), ("a", 8.0, 9.0, None), ("b", 0.0, np.inf, "2"))
+    record = TrainedOn(known.assign(part="train"), complete=True)
+    found = record.overlap(clips(clip)).iloc[0]
+    assert (found["clip"], found["speaker"]) == (seen, same_speaker)
+    other = record.overlap(clips(clip).assign(corpus="other")).iloc[0]
+    assert (other["clip"], other["speaker"]) == (seen, seen and clip[3] is not None)
+    assert not record.overlap(clips(clip), part="validation").any(axis=None)
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_run_records_clips_speakers_and_classes(run, corpus, captions, name):
+    record = load(run / name)
+    table = read_corpus(corpus)
+    splits = pd.read_parquet(captions)["split"].reindex(table.index)
+    overlap = record.overlap(clips_of(table))
+    assert record.complete and record.corpora == (table.attrs["name"],)
+    assert (overlap["clip"].to_numpy() == splits.isin(["train", "dev"]).to_numpy()).all()
+    assert (overlap["speaker"] == overlap["clip"]).all()
+    parts = record.clips["part"].value_counts()
+    assert (
+        parts.to_dict() == splits.replace("dev", "validation").value_counts()[parts.index].to_dict()
+    )
+
+
+def test_copies_and_new_names_of_trained_files_are_found(run, corpus, tmp_path):
+    shutil.copytree(corpus / "audio", tmp_path / "copy", dirs_exist_ok=True)
+    copied = read_corpus(tmp_path / "copy")
+    original = load(run).overlap(clips_of(read_corpus(corpus)))
+    assert load(run).overlap(clips_of(copied))["clip"].sum() == original["clip"].sum() > 0
+    wav = next((tmp_path / "copy").rglob("*.wav"))
+    wav.write_bytes(wav.read_bytes()[:-2] + b"\1\1")
+    assert load(run).overlap(clips_of(copied))["clip"].sum() >= original["clip"].sum() - 1
+
+
+def test_models_without_a_record_are_unknown(run):
+    (run / "best" / RECORD).unlink()
+    record = load(run)
+    assert record.clips is None and not record.complete and len(record.corpora) == 1
+
 
 # --- Evaluation ----------------------------------------------------------------------------------
 
@@ -9,3 +103,58 @@
 # --- Publishing ----------------------------------------------------------------------------------
 
 # --- Untrained prompts ---------------------------------------------------------------------------
+
+EMOTIONS = {name: ["emotion", *words] for name, words in {
+    "anger": ["anger", "angry"], "fear": ["fear", "fearful"], "happiness": ["happiness", "happy"],
+}.items()}  # fmt: skip
+LEVELS = {level: ["pitch", level] for level in ("low", "normal", "high")}
+
+
+@pytest.mark.parametrize(
+    "prompt, trained",
+    [
+        ("angry", True),
+        ("the speaker sounds angry", True),
+        ("an angry, tearful voice", True),
+        ("emotion is anger", True),
+        ("pitch is high", True),
+        ("a person is speaking", True),
+        ("calm", False),
+        ("emotion is calm", False),
+        ("the speaker sounds calm", False),
+        ("gender: female", False),
+        ("female", False),
+        ("jitter is high", False),
+        ("a tearful voice", False),
+        ("生气", False),
+    ],
+)
+def test_prompts_about_nothing_in_the_captions_are_untrained(prompt, trained):
+    provenance = {"attributes": {"emotion": EMOTIONS, "pitch": LEVELS}}
+    config = SimpleNamespace(provenance=provenance)
+    assert untrained(config, [prompt]) == ([] if trained else [prompt])
+    fine_tuned = {"attributes": {"pitch": LEVELS}, "before": {"attributes": {"emotion": EMOTIONS}}}
+    config = SimpleNamespace(provenance=fine_tuned)
+    assert untrained(config, {"name": (prompt,)}) == ([] if trained else ["name"])
+    for unknown in (None, {}, {"attributes": {"pitch": LEVELS}, "before": {}}):
+        assert untrained(SimpleNamespace(provenance=unknown), [prompt]) == []
+
+
+def test_published_weights_are_trained_on_what_the_paper_describes():
+    prompts = descriptor_prompts() | {"valence": {"low": ("valence is low",)}}
+    config = ParaCLAPConfig(**PUBLISHED_CONFIG)
+    found = {name: untrained(config, classes) for name, classes in prompts.items()}
+    emotions = found.pop("emotion")
+    assert {name for name, classes in found.items() if classes} == {"loudness"}
+    assert {"calm", "bored", "confused"} <= set(emotions)
+    assert not {"angry", "happy", "neutral", "sad", "surprised"} & set(emotions)
+
+
+def test_run_marks_emotions_that_its_corpus_lacks(run, tmp_path):
+    config = ParaCLAPConfig.from_pretrained(run / "best")
+    words = class_words("emotion")
+    known = {d: set(values) for d, values in trained_attributes(config.provenance).items()}
+    prompts = {name: class_prompts(name, "emotion", "ensemble") for name in words}
+    left = set(prompts) - set(untrained(config, prompts))
+    assert known["emotion"] <= left and known["gender"] == {"female", "male"}
+    assert "calm" not in left and "proud" not in left

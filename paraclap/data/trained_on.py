@@ -1,0 +1,297 @@
+"""What a model was trained on: clips, speakers, corpora, and classes and levels in captions.
+
+    record = load("runs/small")               # of the run and of the models that it started from
+    seen = record.overlap(clips_of(table))    # which clips and speakers were part of training
+    untrained(model.config, ["calm", "gender is female"])  # queries about nothing in the captions
+
+The clips are in `trained_on.parquet` beside the weights, a row for each clip that was trained on or
+validated with. Corpora, classes and levels are in `config.provenance`, whose entry `before` is that
+of the model that training started from. Published folders have no clips unless their publisher
+includes them; then they lack the names of the speakers.
+
+A clip counts as seen if the record has a clip with the same file content (`sampled_hash`) and an
+overlapping segment. The same recording in another format has another content; a speaker therefore
+counts as seen also by name, within a corpus of the same name.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from paraclap.audio import AudioError
+from paraclap.audio.paths import resolve_inside
+from paraclap.data.tables import Lists
+from paraclap.files import reading, sampled_hash
+from paraclap.model.sources import ModelError, find_model
+
+RECORD = "trained_on.parquet"
+TYPES = {"hash": "str", "start": "float64", "end": "float64", "corpus": "str", "speaker": "str"}
+COLUMNS = tuple(TYPES)
+TRAIN, VALIDATION = "train", "validation"
+Provenance = Mapping[str, Any]
+
+
+# --- Clips ---------------------------------------------------------------------------------------
+
+
+def content_hashes(root: str | Path, files: Sequence[str]) -> list[str | None]:
+    """Return the `sampled_hash` of each file inside a root; None where it cannot be read."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda file: _content_hash(root, file), files))
+
+
+def _content_hash(root: str | Path, file: str) -> str | None:
+    try:
+        return sampled_hash(resolve_inside(root, file))
+    except (AudioError, OSError):
+        return None  # reported where the audio is read
+
+
+def clips_of(table: pd.DataFrame, hashes: Mapping[str, str | None] | None = None) -> pd.DataFrame:
+    """Return the `COLUMNS` of the clips of a corpus table, in its order.
+
+    Args:
+        table: with the corpus in a column `corpus` or in `attrs`.
+        hashes: content hash of each file; None = of the files in `attrs["root"]`.
+    """
+    if hashes is None:
+        files = list(table.index.unique("file"))
+        hashes = dict(zip(files, content_hashes(table.attrs["root"], files), strict=True))
+    files, starts, ends = (table.index.get_level_values(name) for name in table.index.names)
+    about = table.attrs.get("corpus") or table.attrs.get("name")
+    clips = pd.DataFrame(
+        {
+            "hash": [hashes.get(file) for file in files],
+            "start": starts.total_seconds().fillna(0.0),
+            "end": ends.total_seconds().fillna(np.inf),
+            "corpus": table["corpus"].to_numpy() if "corpus" in table else about,
+            "speaker": table["speaker"].to_numpy() if "speaker" in table else None,
+        }
+    )
+    return clips.astype(TYPES)
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The record of a model.
+
+    Attributes:
+        clips: `COLUMNS` and `part` (train or validation); None = not recorded.
+        complete: whether the clips of every model that training started from are recorded.
+        corpora: names of the training corpora, as far as recorded.
+    """
+
+    clips: pd.DataFrame | None
+    complete: bool
+    corpora: tuple[str, ...] = ()
+
+    def overlap(self, clips: pd.DataFrame, part: str | None = None) -> pd.DataFrame:
+        """Return which of the clips of `clips_of`, and which of their speakers, are recorded.
+
+        Args:
+            clips: of a table.
+            part: of the recorded clips, train or validation; None = both.
+
+        Returns:
+            Columns `clip` and `speaker` (bool), in the order of `clips`.
+
+        Raises:
+            ModelError: if there are no recorded clips.
+        """
+        if self.clips is None:
+            raise ModelError("the clips that the model was trained on are not recorded")
+        known = self.clips if part is None else self.clips[self.clips["part"] == part]
+        seen = _segments_overlap(known, clips)
+        names, found = _speaker_names(known), _speaker_names(clips)
+        seen_names = set(names.dropna()) | set(found[seen].dropna())
+        return pd.DataFrame({"clip": seen, "speaker": found.isin(seen_names)}, clips.index)
+
+    def with_ancestor(self, before: "TrainedOn") -> "TrainedOn":
+        """Return the record of a model that was started from another one."""
+        parts = [record.clips for record in (self, before) if record.clips is not None]
+        complete = self.complete and before.complete and before.clips is not None
+        return TrainedOn(pd.concat(parts, ignore_index=True).drop_duplicates(), complete)
+
+    def save(self, folder: Path) -> None:
+        """Write the clips beside the weights."""
+        table = self.clips.assign()
+        table.attrs = {"complete": self.complete}
+        table.to_parquet(folder / RECORD, index=False, write_page_checksum=True)
+
+
+def _segments_overlap(known: pd.DataFrame, clips: pd.DataFrame) -> np.ndarray:
+    """Return whether each clip overlaps with a known clip of the same content."""
+    seen = np.zeros(len(clips), bool)
+    places = pd.Series(range(len(clips))).groupby(clips["hash"].to_numpy()).indices
+    for content, part in known[known["hash"].isin(list(places))].groupby("hash"):
+        part = part.sort_values("start")
+        ends = np.maximum.accumulate(part["end"].to_numpy())
+        rows = places[content]
+        before = np.searchsorted(part["start"].to_numpy(), clips["end"].to_numpy()[rows])
+        last = np.where(before > 0, ends[np.maximum(before - 1, 0)], -np.inf)
+        seen[rows] = last > clips["start"].to_numpy()[rows]
+    return seen
+
+
+def _speaker_names(clips: pd.DataFrame) -> pd.Series:
+    """Return the corpus and speaker of each clip as one text; missing where unknown."""
+    return clips["corpus"].fillna("").str.casefold() + "\n" + clips["speaker"]
+
+
+def load(source: str | Path) -> TrainedOn:
+    """Return the record of a model in a run folder, a model folder or on the Hub.
+
+    Raises:
+        ModelNotFoundError: if there is no model.
+        ModelError: if its record is damaged.
+    """
+    model = find_model(source)
+    config, record = (_file_of(model, name) for name in ("config.json", RECORD))
+    provenance: Provenance = {}
+    if config is not None:
+        with reading(config, ModelError):
+            content = json.loads(config.read_text(encoding="utf-8"))
+        provenance = content.get("provenance") or {} if isinstance(content, dict) else {}
+    corpora = [name for facts in _generations(provenance) for name in facts.get("corpora") or ()]
+    corpora = tuple(dict.fromkeys(map(str, corpora)))
+    if record is None:
+        return TrainedOn(None, False, corpora)
+    with reading(record, ModelError):
+        clips = pd.read_parquet(record, page_checksum_verification=True)
+        if missing := [name for name in (*COLUMNS, "part") if name not in clips]:
+            raise ModelError(f"{record} has no column {missing[0]!r}")
+        clips = clips.astype(TYPES)
+    return TrainedOn(clips, bool(clips.attrs.get("complete")), corpora)
+
+
+def _file_of(model: str | Path, name: str) -> Path | None:
+    """Return the path of a file in a model folder or on the Hub, None if there is none."""
+    if isinstance(model, Path):
+        return model / name if (model / name).is_file() else None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(model, name))
+    except (OSError, ValueError):  # not there, or no network: then the model is not there either
+        return None
+
+
+# --- Classes and levels --------------------------------------------------------------------------
+
+NEUTRAL = frozenset(
+    "a an and are as at audio be belongs by clip does expresses fairly feel feeling feels for from "
+    "has have in is it like little lot neither no nor not of or person quite rather recording "
+    "slightly someone sound sounds speaker speaking speaks speech talking talks that the this to "
+    "usual usually very voice who with".split()
+)
+"""Words of prompts and captions that are true of any speech."""
+
+LEVEL_WORDS = frozenset(("low", "normal", "high", "middle", "medium", "short", "long"))
+"""Words that mean nothing without the name of a descriptor."""
+
+Attributes = dict[str, dict[str, list[str]]]
+"""Descriptor -> class or level -> words of its phrases, without those of `NEUTRAL`."""
+
+
+def words_of(text: str) -> set[str]:
+    """Return the words of a text in lower case, without those of `NEUTRAL`."""
+    return set(re.findall(r"\w+", text.casefold())) - NEUTRAL
+
+
+def attributes_of(table: pd.DataFrame) -> Attributes:
+    """Return the classes and levels that the phrases of a captions table describe."""
+    captions, descriptors = (Lists(table[column]) for column in ("captions", "caption_descriptors"))
+    words: dict[str, dict[str, set[str]]] = {}
+    for phrase, (row, place) in captions.first_places().items():
+        names = descriptors[row]
+        name = names[place]
+        value = _value(table, row, name) or captions[row][names.index(name)]
+        words.setdefault(name, {}).setdefault(value, set()).update(words_of(phrase))
+    return {
+        name: {value: sorted(found) for value, found in sorted(values.items())}
+        for name, values in sorted(words.items())
+    }
+
+
+def _value(table: pd.DataFrame, row: int, descriptor: str) -> str | None:
+    """Return the level or label of a clip; None if the table has no column of this descriptor."""
+    for column in (f"{descriptor}_level", descriptor):
+        if column in table:
+            return str(table[column].iloc[row])
+    return None
+
+
+def untrained(config: Any, prompts: Mapping[str, Sequence[str]] | Sequence[str]) -> list[str]:
+    """Return the prompts about a class or level that no caption of the training described.
+
+    A prompt is trained if one of its words, or two of them together ("pitch", "low"), belong to a
+    single class or level of the captions, or if all of its words occur in captions; words that are
+    true of any speech ("the speaker is") do not count. A pretrained text encoder may still
+    understand an untrained prompt, but nothing in the training taught how it sounds.
+
+    Args:
+        config: of the model, with its `provenance`.
+        prompts: texts, or name -> texts; a name is untrained if all of its texts are.
+
+    Returns:
+        The texts or names. None of them if the classes of the training are not recorded, see
+        `trained_attributes`.
+    """
+    attributes = trained_attributes(config.provenance)
+    if attributes is None:
+        return []
+    if not isinstance(prompts, Mapping):
+        prompts = {text: (text,) for text in prompts}
+    meanings: dict[str, set[tuple[str, str]]] = {}
+    for name, values in attributes.items():
+        for value, words in values.items():
+            for word in words:
+                meanings.setdefault(word, set()).add((name, value))
+    return [
+        name
+        for name, texts in prompts.items()
+        if not any(_is_trained(words_of(text), meanings) for text in texts)
+    ]
+
+
+def _is_trained(words: set[str], meanings: Mapping[str, set[tuple[str, str]]]) -> bool:
+    known = words & meanings.keys()
+    if known == words:
+        return True
+    candidates = set().union(*(meanings[word] for word in known - LEVEL_WORDS))
+    return any(
+        set.intersection(*(meanings[word] for word in known if meaning in meanings[word]))
+        == {meaning}
+        for meaning in candidates
+    )
+
+
+def trained_attributes(provenance: Provenance | None) -> Attributes | None:
+    """Return the classes and levels of a model and of those that it started from.
+
+    None if they are not recorded for each of these models.
+    """
+    found: Attributes = {}
+    for facts in _generations(provenance or {}):
+        if not isinstance(attributes := facts.get("attributes"), Mapping):
+            return None
+        for name, values in attributes.items():
+            for value, words in values.items():
+                known = found.setdefault(name, {}).get(value, [])
+                found[name][value] = sorted({*known, *words})
+    return found
+
+
+def _generations(provenance: Provenance) -> Iterator[Provenance]:
+    """Yield the provenance of a model, and of each model that it started from."""
+    facts: Any = provenance
+    while isinstance(facts, Mapping):
+        yield facts
+        facts = facts.get("before")
