@@ -26,7 +26,7 @@ import pandas as pd
 from benchmarks.timing import markdown_table, process_memory
 from paraclap.inference import approximate, index_update
 from paraclap.inference.approximate import ApproximateIndex
-from paraclap.inference.index import ABOUT, CHUNKS, FORMAT, TABLE, ClipIndex
+from paraclap.inference.index import ABOUT, CHUNKS, FORMAT, SIDES, TABLE, Chunk, ClipIndex
 
 VOICES, DIRECTIONS = 4_000, 64
 NOISE = 0.15  # relative norm
@@ -58,13 +58,16 @@ def write_index(folder: Path, clips: int, dimensions: int, spread: str) -> None:
         numbers = range(first, min(first + index_update.CHUNK_ROWS, clips))
         rows = generate(len(numbers), dimensions, spread, [1, first])
         keys = [f"{number:064x}" for number in numbers]
-        places = index_update._write_chunk(folder, keys, rows).values()
+        chunk = Chunk(keys, [""] * len(keys), rows.astype(index_update.PRECISION))
+        index_update.write_chunk(folder, chunk)
         names = [f"{number:08d}.wav" for number in numbers]
         columns = {"name": names, "root": str(folder), "file": names, "start": 0.0, "end": np.nan}
-        chunks, places = zip(*places, strict=True)
-        tables.append(pd.DataFrame({**columns, "chunk": chunks, "row": places}))
-    index_update._write_table(folder / TABLE, pd.concat(tables, ignore_index=True))
-    about = {"format": FORMAT, "model": "generated", "fingerprints": {}}
+        columns |= {"quality": "", "size": 0, "modified": 0, "content": "", "key": keys}
+        place = {"chunk": chunk.content_name(), "row": range(len(keys))}
+        tables.append(pd.DataFrame({**columns, **place}))
+    index_update.write_table(folder / TABLE, pd.concat(tables, ignore_index=True))
+    fingerprints = dict.fromkeys(SIDES, "generated")
+    about = {"format": FORMAT, "model": "generated", "fingerprints": fingerprints}
     (folder / ABOUT).write_text(json.dumps(about))
 
 

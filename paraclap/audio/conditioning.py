@@ -101,6 +101,11 @@ def condition(samples: np.ndarray, rate: int) -> np.ndarray:
     Raises:
         AudioError: for another shape or type, and for signals that are refused in a file.
     """
+    return condition_with_report(samples, rate)[0]
+
+
+def condition_with_report(samples: np.ndarray, rate: int) -> tuple[np.ndarray, Report]:
+    """Return the waveform of `condition` and a report of its levels and problems."""
     frames = np.atleast_2d(samples.T).T
     if frames.ndim != 2 or not 1 <= frames.shape[1] <= MAX_CHANNELS:
         shape = tuple(samples.shape)
@@ -119,7 +124,7 @@ def condition(samples: np.ndarray, rate: int) -> np.ndarray:
     report = Report(rate, frames.shape[1])
     report.add(frames, mono)
     report.check("signal")
-    return resample_and_clip(mono, rate)
+    return resample_and_clip(mono, rate), report
 
 
 def resample_and_clip(mono: np.ndarray, rate: int) -> np.ndarray:

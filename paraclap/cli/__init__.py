@@ -5,6 +5,7 @@ The scripts at the root and the installed commands (`paraclap-train`, ...) run t
 
 import functools
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,8 @@ def run(main: Callable[[], int], name: str) -> int:
         main: the command line; returns the exit code.
         name: of the script, before the sentence of an error.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
     with warnings.catch_warnings():
         warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
         try:

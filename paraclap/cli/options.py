@@ -1,7 +1,8 @@
 """Argument types that several command lines share."""
 
 import argparse
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -14,9 +15,30 @@ def renamed(new: str) -> Callable[[str], None]:
     return refuse
 
 
-def output_file(text: str) -> Path:
-    """Return the path of a file to be written, whose folder must exist."""
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: the folder {path.parent} does not exist")
-    return path
+def output_file(*suffixes: str) -> Callable[[str], Path]:
+    """Return the type of a file to be written, with one of these suffixes, in an existing folder.
+
+    Other suffixes are refused because a recording that follows the option would be overwritten.
+    """
+
+    def check(text: str) -> Path:
+        path = Path(text)
+        problems = {
+            f"expected {' or '.join(suffixes)}": path.suffix.lower() not in suffixes,
+            "it is a folder": path.is_dir(),
+            f"the folder {path.parent} does not exist": not path.parent.is_dir(),
+        }
+        if problem := next((text for text, found in problems.items() if found), None):
+            raise argparse.ArgumentTypeError(f"{text} cannot be written: {problem}")
+        return path
+
+    return check
+
+
+def overwritten(outputs: Iterable[Path | None], inputs: Iterable[str]) -> str | None:
+    """Return a message if an output is one of the input files, otherwise None."""
+    existing = {os.path.realpath(path) for path in inputs if os.path.isfile(path)}
+    for path in filter(None, outputs):
+        if os.path.realpath(path) in existing:
+            return f"{path} is an input, which would be overwritten"
+    return None

@@ -21,8 +21,10 @@ given prompts of the cosines times the learned logit scale: it compares these pr
 even if none of them fits; a single prompt always gets 1. `none_of_these` is the probability of a
 catch-all class beside them, the mean of neutral prompts ("a person is speaking", "speech", ...):
 near 1, no prompt fits better than a neutral one. It does not detect speech. `cosine.PROMPT` does
-not depend on the other prompts, and can be compared between clips. CSV and JSON hold all columns,
-and `error` for clips that cannot be read; the table on screen holds the probabilities.
+not depend on the other prompts, and can be compared between clips. `quality` holds flags that
+question a result: silent, unvoiced (no voice), clipped, offset, silent_channels, truncated; a model
+scores silence and noise like any other sound. CSV and JSON hold all columns, and `error` for clips
+that cannot be read; the table on screen holds the probabilities.
 
 --windows SECONDS scores the windows of recordings of any length, in bounded memory. Windows start
 every --hop seconds (default: the window length). If they do not reach the end, a last window ends
@@ -31,7 +33,7 @@ with the recording, so all windows are full; a recording shorter than a window i
 
 --stdin-pcm RATE reads raw 16-bit little-endian mono samples from stdin, for example of a microphone
 (`arecord`, above) or of `ffmpeg -i URL -f s16le -ac 1 -ar 16000 -`, and prints a line for each
-window as soon as it is complete.
+window as soon as it is complete, or writes it to the file of -o. Ctrl-C ends it.
 
 --describe measures each clip (eGeMAPS), expresses the values in words by the edges of a training
 corpus, and compares them with the predictions of the model for the same phrases. Edges that were
@@ -42,14 +44,15 @@ the others are scored.
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paraclap.audio import SAMPLING_RATE, AudioError
+from paraclap.audio import AudioError
 from paraclap.audio.conditioning import RATE_LIMITS
-from paraclap.cli.options import output_file, renamed
-from paraclap.files import write_text
+from paraclap.audio.segments import WindowError
+from paraclap.cli.options import output_file, overwritten, renamed
+from paraclap.inference.limits import check_windows
 from paraclap.model.sources import find_model
 from paraclap.settings import BATCH_SECONDS
 
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from paraclap.inference.api import ParaCLAP
+    from paraclap.inference.predict import Summary
 
 FORMATS = ("table", "csv", "json", "jsonl")
 
@@ -66,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     if options.model:
         find_model(options.model)
+    if options.describe:
+        from paraclap.inference.measurement import check_labels
+
+        check_labels(options.edges, dict(options.group))
     clips = None if options.stdin_pcm else _read_clips(options.audio)
     prompts = _read_prompts(options.prompts or [])
     # torch and transformers take seconds to import: after arguments, prompts and clips are checked.
@@ -87,7 +95,14 @@ def _score(
     options: argparse.Namespace,
 ) -> int:
     """Write the scores of clips, or of a stream; returns the exit code."""
-    from paraclap.inference.predict import formatted, score_clips, score_stream, write_timelines
+    from paraclap.inference.predict import (
+        Summary,
+        formatted,
+        score_clips,
+        score_stream,
+        write_scores,
+        write_timelines,
+    )
 
     classifier = paraclap.classifier(prompts, options.template)
     size = options.windows, options.hop
@@ -98,28 +113,30 @@ def _score(
         scores = score_clips(paraclap, clips, classifier, *size)
     if options.plot:
         scores = write_timelines(options.plot, scores)
-    errors: list[str] = []
-    texts = formatted(_collecting_errors(scores, errors), classifier.names, options.format)
+    summary = Summary()
+    texts = formatted(summary.counting(scores), classifier.names, options.format)
     if options.output:
-        write_text(options.output, "".join(texts))
+        write_scores(options.output, texts, live=clips is None)
         print(f"written to {options.output}")
     else:
         for text in texts:
             print(text, end="", flush=True)
-    if errors:
-        print(
-            f"predict.py: {len(errors)} unreadable clips, the first: {errors[0]}", file=sys.stderr
-        )
-    return int(bool(errors))
+    return _report(summary, options)
 
 
-def _collecting_errors(
-    scores: "Iterable[pd.DataFrame]", errors: list[str]
-) -> "Iterator[pd.DataFrame]":
-    """Yield the scores unchanged, and append one error of each unreadable clip to the list."""
-    for table in scores:
-        errors += table.loc[table["error"] != "", "error"].head(1).tolist()
-        yield table
+def _report(summary: "Summary", options: argparse.Namespace) -> int:
+    """Print figures, quality flags and errors on stderr; returns the exit code."""
+    if options.plot:
+        print(f"figures are in {options.plot}", file=sys.stderr)
+    if summary.flags:
+        counts = ", ".join(f"{count} {flag}" for flag, count in summary.flags.most_common())
+        items = "windows" if options.windows else "clips"
+        found = f"check the recordings: of {summary.rows} {items}, {counts}"
+        print(f"predict.py: {found}", file=sys.stderr)
+    if summary.errors:
+        found = f"{summary.errors} unreadable clips, the first: {summary.first_error}"
+        print(f"predict.py: {found}", file=sys.stderr)
+    return int(summary.errors > 0)
 
 
 def _describe(
@@ -127,14 +144,13 @@ def _describe(
 ) -> int:
     """Print the description of each clip; returns the exit code."""
     from paraclap.audio.paths import resolve_inside
-    from paraclap.audio.reading import read_audio
 
     code = 0
     for clip in clips.itertuples(index=False):
         print(clip.name)
         try:
-            waveform = read_audio(resolve_inside(clip.root, clip.file), clip.start, clip.end)
-            print(paraclap.describe((waveform, SAMPLING_RATE), edges, labels), flush=True)
+            path = resolve_inside(clip.root, clip.file)
+            print(paraclap.describe(path, edges, labels, clip.start, clip.end), flush=True)
         except AudioError as error:
             print(f"  {error}", flush=True)
             code = 1
@@ -176,8 +192,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "audio", nargs="*", metavar="AUDIO", help="files, folders, patterns, tables, NAME=ROOT or -"
     )
     add("--prompts", nargs="+", metavar="TEXT", help="prompts, or one YAML file")
-    add("--template", default="{}", help='text for {} = prompt, e.g. "the speaker sounds {}"')
-    add("-o", "--output", type=output_file, help="file; .csv, .json and .jsonl select the format")
+    add("--template", help='text for {} = prompt, e.g. "the speaker sounds {}"')
+    written = output_file(".csv", ".json", ".jsonl", ".txt")
+    add("-o", "--output", type=written, help="file; .csv, .json and .jsonl select the format")
     add("--format", choices=FORMATS, help="of the output (table; json is one list)")
     add("--windows", type=float, metavar="SECONDS", help="score windows of this length")
     add("--hop", type=float, metavar="SECONDS", help="from window to window (window length)")
@@ -199,28 +216,37 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if problem:
         parser.error(problem)
     options.hop = options.hop or options.windows
+    options.template = options.template or "{}"
     suffix = options.output.suffix.lower().removeprefix(".") if options.output else ""
     options.format = options.format or (suffix if suffix in FORMATS else FORMATS[0])
     return options
 
 
-def _problems(options: argparse.Namespace) -> Iterator[str | bool]:
-    """Yield a message for each invalid combination of options, and False for valid ones."""
+def _problems(options: argparse.Namespace) -> Iterator[str | bool | None]:
+    """Yield a message for each invalid combination of options, and False or None otherwise."""
     yield not (options.model or options.onnx) and "give a MODEL, or --onnx FOLDER"
     yield options.int8 and not options.onnx and "--int8 requires --onnx"
     yield bool(options.onnx and options.device) and "--onnx runs on the CPU, without --device"
     size, hop = options.windows, options.hop
     given = bool(options.audio), options.stdin_pcm is not None
     yield sum(given) != 1 and "give either AUDIO or --stdin-pcm"
+    yield overwritten([options.output], options.audio)
     yield options.describe == bool(options.prompts) and "give either --prompts or --describe"
     yield options.describe and not options.edges and "--describe requires --edges"
     yield options.describe and given[1] and "--describe cannot be combined with --stdin-pcm"
+    ignored = "output format windows hop plot template".split() if options.describe else []
+    for name in ignored:
+        yield bool(getattr(options, name)) and f"--describe cannot be combined with --{name}"
     yield bool(options.group) and not options.describe and "--group requires --describe"
-    yield size is None and bool(hop) and "--hop requires --windows"
+    yield size is None and hop is not None and "--hop requires --windows"
     yield size is None and bool(options.plot) and "--plot requires --windows"
     yield size is None and given[1] and "--stdin-pcm requires --windows"
     yield given[1] and bool(options.plot) and "--plot cannot be combined with --stdin-pcm"
-    yield size is not None and not 0 < (hop or size) <= size and "expected 0 < --hop <= --windows"
+    if size is not None:
+        try:
+            check_windows(size, size if hop is None else hop)
+        except WindowError as error:
+            yield f"--windows and --hop: {error}"
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paraclap.audio import AudioError
-from paraclap.cli.options import output_file
-from paraclap.files import write_text
-from paraclap.model.sources import find_model
+from paraclap.cli.options import output_file, overwritten
+from paraclap.files import write_bytes
+from paraclap.model.sources import ModelNotFoundError, find_model
 from paraclap.settings import BATCH_SECONDS
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def _index(options: argparse.Namespace) -> int:
         f"{options.output}: {update.clips} clips, {update.embedded} newly embedded,"
         f" {update.removed} removed"
     )
+    if update.repeated:
+        print(f"{update.repeated} clips are given more than once, indexed once")
     if options.approximate or approximate.is_prepared(options.output):
         print(approximate.build(ClipIndex(options.output)))
     for name, reason in update.failures.items():
@@ -76,33 +78,50 @@ def _query(options: argparse.Namespace) -> int:
     from paraclap.inference.index import ClipIndex, check_model
 
     index = ClipIndex(options.index)
+    if not options.model and not Path(index.model).is_dir():
+        raise ModelNotFoundError(
+            f"{options.index} was made with the model {index.model}, which is no folder here:"
+            " give the model with --model"
+        )
     find_model(options.model or index.model)
     from paraclap.inference import approximate
     from paraclap.inference.api import ParaCLAP
-    from paraclap.inference.search import find, result_page
+    from paraclap.inference.search import find, hit_notes, result_page
 
     paraclap = ParaCLAP.from_pretrained(options.model or index.model, options.device)
     check_model(options.index, paraclap.fingerprints())
-    queries = _embed_queries(paraclap, options.descriptions, options.like or [])
+    queries, failures = _embed_queries(paraclap, options.descriptions, options.like or [])
     prepared = approximate.is_prepared(options.index) and not options.exact
     searched = approximate.ApproximateIndex(index) if prepared else index
     hits = find(searched, queries, options.count)
     if options.output:
-        write_text(options.output, hits.to_csv(index=False))
+        _write(options.output, hits.to_csv(index=False, lineterminator="\n"))
     for query, rows in hits.groupby("query", sort=False):
         print(query)
         for hit in rows.itertuples(index=False):
-            print(f"{hit.rank:4d} {hit.cosine:7.3f}  {hit.name}")
+            notes = "".join(f"  ({note})" for note in hit_notes(hit))
+            print(f"{hit.rank:4d} {hit.cosine:7.3f}  {hit.name}{notes}")
     if options.page:
-        write_text(options.page, result_page(hits, options.page, len(index)))
+        _write(options.page, result_page(hits, options.page, len(index)))
         print(f"written to {options.page}")
-    return 0
+    for error in failures:
+        print(f"search.py: {error}", file=sys.stderr)
+    return int(bool(failures))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a text file; names of examples that are not UTF-8 are escaped."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def _embed_queries(
     paraclap: "ParaCLAP", descriptions: Sequence[str], examples: Sequence[str]
-) -> "dict[str, np.ndarray]":
-    """Return name -> embedding (D,) of descriptions and of audio examples."""
+) -> "tuple[dict[str, np.ndarray], list[AudioError]]":
+    """Return name -> embedding (D,) of descriptions and audio examples, and errors of examples.
+
+    Raises:
+        AudioError: if there is no other query.
+    """
     from paraclap.corpora.table import read_clips
 
     queries: dict[str, np.ndarray] = {}
@@ -111,11 +130,17 @@ def _embed_queries(
         queries = dict(zip(texts, paraclap.embed_text(texts), strict=True))
     clips = read_clips(examples)
     places = clips[["root", "file", "start", "end"]].itertuples(index=False, name=None)
-    for name, embedding in zip(clips["name"], paraclap.embed_clips(places), strict=True):
-        if isinstance(embedding, AudioError):
-            raise embedding
-        queries[f"like {name}"] = embedding
-    return queries
+    failures = []
+    for name, item in zip(clips["name"], paraclap.embed_clips(places), strict=True):
+        if isinstance(item, AudioError):
+            failures.append(item)
+            continue
+        if item.quality:
+            print(f"search.py: check the example {name}: {item.quality}", file=sys.stderr)
+        queries[f"like {name}"] = item.embedding
+    if failures and not queries:
+        raise failures[0]
+    return queries, failures
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -137,8 +162,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("descriptions", nargs="*", metavar="TEXT", help="descriptions of the voice")
     add("--like", nargs="+", metavar="AUDIO", help="example recordings")
     add("--count", type=int, default=10, help="clips per query (%(default)s)")
-    add("--page", type=output_file, metavar="FILE.html", help="page with players")
-    add("-o", "--output", type=output_file, metavar="FILE.csv", help="table of the results")
+    add("--page", type=output_file(".html"), metavar="FILE.html", help="page with players")
+    add("-o", "--output", type=output_file(".csv"), metavar="FILE.csv", help="table of the results")
     add("--exact", action="store_true", help="compare every clip despite an approximate index")
     add("--model", help="place of the model, if it was moved")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
@@ -147,4 +172,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         query.error("give a description, or --like AUDIO")
     if options.command == "query" and options.count < 1:
         query.error(f"--count {options.count}, expected at least 1")
+    if options.command == "query":
+        written = options.output, options.page
+        if problem := overwritten(written, options.like or []):
+            query.error(problem)
     return options

@@ -4,8 +4,7 @@ Letters: B clips, K classes, D embedding size, T samples.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import scipy.special
@@ -14,10 +13,7 @@ import torch.nn.functional as F
 import torch.utils.data
 from tqdm import tqdm
 
-from paraclap.audio import SAMPLING_RATE, AudioError
-from paraclap.audio.paths import resolve_inside
-from paraclap.audio.reading import read_audio
-from paraclap.audio.segments import Position
+from paraclap.audio import SAMPLING_RATE
 from paraclap.data.dataset import ClipDataset, Collate
 from paraclap.data.loader import Loader
 from paraclap.data.sampler import length_sorted_batches
@@ -28,7 +24,6 @@ from paraclap.evaluation.prompts import PromptError
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import BATCH_SECONDS
 
-BATCHES_READ = 4  # batches of audio that `embed_each` reads before it sorts them by length
 CHUNK = 4096  # clips that are embedded, and written to the cache, at a time
 TEXT_BATCH = 256
 
@@ -227,41 +222,3 @@ def embed_waveforms(
         names = [f"a clip of {durations[row]:.2f} s" for row in rows]
         embeddings[rows] = _finite(_audio_features(model, batch), names)
     return embeddings
-
-
-def embed_each(
-    model: ParaCLAPModel,
-    processor: ParaCLAPProcessor,
-    clips: Iterable[tuple[str | Path, str, Position, Position]],
-    batch_seconds: float = BATCH_SECONDS,
-) -> Iterator[np.ndarray | AudioError]:
-    """Yield the embedding (D,) of each clip in order, or the error if it cannot be read.
-
-    A clip is a root, a file inside of it, start and end. Only a few batches of audio are in memory
-    at a time.
-    """
-    pending: list[np.ndarray | AudioError] = []
-    samples = 0
-    for root, file, start, end in clips:
-        try:
-            pending.append(read_audio(resolve_inside(root, file), start, end))
-            samples += len(pending[-1])
-        except AudioError as error:
-            pending.append(error)
-        if samples >= BATCHES_READ * batch_seconds * SAMPLING_RATE or len(pending) >= CHUNK:
-            yield from _embed_pending(model, processor, pending, batch_seconds)
-            pending, samples = [], 0
-    yield from _embed_pending(model, processor, pending, batch_seconds)
-
-
-def _embed_pending(
-    model: ParaCLAPModel,
-    processor: ParaCLAPProcessor,
-    pending: Sequence[np.ndarray | AudioError],
-    batch_seconds: float,
-) -> Iterator[np.ndarray | AudioError]:
-    """Yield the embedding of each waveform, and errors unchanged."""
-    waveforms = [item for item in pending if isinstance(item, np.ndarray)]
-    embeddings = iter(embed_waveforms(model, processor, waveforms, batch_seconds).numpy())
-    for item in pending:
-        yield next(embeddings) if isinstance(item, np.ndarray) else item

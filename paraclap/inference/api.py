@@ -14,6 +14,7 @@ The columns of `score` are explained in classifier.py.
 Letters: T samples, C channels, B clips, K texts, D embedding size.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,15 +25,23 @@ import pandas as pd
 import torch
 
 from paraclap.audio import AudioError
-from paraclap.audio.conditioning import condition
+from paraclap.audio.conditioning import condition, condition_with_report
 from paraclap.audio.containers import read_duration
-from paraclap.audio.reading import read_audio
+from paraclap.audio.reading import read_audio_with_report
 from paraclap.audio.segments import Position, windows
 from paraclap.distributed import device_named
-from paraclap.evaluation.embed import embed_each, embed_texts, embed_waveforms
+from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.evaluation.embedding_cache import audio_fingerprint, text_fingerprint
 from paraclap.inference.classifier import Prompts, ZeroShotClassifier, build_classifier
+from paraclap.inference.clips import (
+    EmbeddedClip,
+    ReadClip,
+    embed_each,
+    embed_or_refuse,
+    quality_of,
+)
 from paraclap.inference.description import Description, describe, descriptor_prompts
+from paraclap.inference.limits import check_windows
 from paraclap.model.build import load_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.model.onnx import OnnxModel, load_onnx
@@ -100,9 +109,13 @@ class Embedder:
 
     def embed_clips(
         self, clips: Iterable[tuple[str | Path, str, Position, Position]]
-    ) -> Iterator[np.ndarray | AudioError]:
+    ) -> Iterator[EmbeddedClip | AudioError]:
         """Yield the embedding of each clip of a file, or its error, see `embed_each`."""
         return embed_each(self.model, self.processor, clips, self.batch_seconds)
+
+    def embed_clip(self, clip: ReadClip) -> EmbeddedClip | AudioError:
+        """Return a clip embedded, or the error if the model refuses it."""
+        return embed_or_refuse(self.model, self.processor, [clip], self.batch_seconds)[0]
 
     def embed_waveforms(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
         """Embed waveforms (T,) at 16 kHz, as returned by `read_audio`: (B, D)."""
@@ -127,7 +140,9 @@ class ParaCLAP(Embedder):
         prompts: Prompts,
         template: str = "{}",
     ) -> pd.DataFrame:
-        """Score clips: one row each, with the columns of `ZeroShotClassifier`.
+        """Score clips: one row each, with the columns of `ZeroShotClassifier` and `quality`.
+
+        `quality` holds flags that question the result, such as `silent`; see `quality_of`.
 
         Args:
             audio: a file, a signal with its rate, or a list of these. (predict.py also accepts
@@ -140,8 +155,10 @@ class ParaCLAP(Embedder):
             PromptError: if the prompts or the template cannot be used.
         """
         several = isinstance(audio, Sequence) and not isinstance(audio, str | tuple)
-        waveforms = [_waveform(item) for item in (audio if several else [audio])]
-        return self.classifier(prompts, template)(self.embed_waveforms(waveforms))
+        clips = [_read(item) for item in (audio if several else [audio])]
+        embeddings = self.embed_waveforms([waveform for waveform, _ in clips])
+        scores = self.classifier(prompts, template)(embeddings)
+        return scores.assign(quality=[quality for _, quality in clips])
 
     def score_windows(
         self,
@@ -154,21 +171,30 @@ class ParaCLAP(Embedder):
         """Score the windows of a file of any length: `start`, `end` [s], and columns of `score`.
 
         Only a few windows are in memory at a time. See `windows` for their positions.
+
+        Raises:
+            AudioError: if the file cannot be read.
+            PromptError: if the prompts or the template cannot be used.
+            WindowError: for windows or hops that are too short, or a hop longer than the window.
         """
+        check_windows(window, hop)
         path = Path(path).resolve()
         places = list(windows(read_duration(path), window, hop))
-        audio = list(self.embed_clips((path.parent, path.name, *place) for place in places))
-        for item in audio:
-            if isinstance(item, AudioError):
-                raise item
-        table = pd.DataFrame(places, columns=["start", "end"])
-        return pd.concat([table, self.classifier(prompts, template)(np.array(audio))], axis=1)
+        clips = list(self.embed_clips((path.parent, path.name, *place) for place in places))
+        for clip in clips:
+            if isinstance(clip, AudioError):
+                raise clip
+        scores = self.classifier(prompts, template)(np.array([c.embedding for c in clips]))
+        scores["quality"] = [clip.quality for clip in clips]
+        return pd.concat([pd.DataFrame(places, columns=["start", "end"]), scores], axis=1)
 
     def describe(
         self,
         audio: str | Path | Signal,
         edges: str | Path,
         labels: Mapping[str, str] | None = None,
+        start: Position = 0.0,
+        end: Position = None,
     ) -> Description:
         """Measure a clip, and compare its levels with the predictions of the model.
 
@@ -176,14 +202,18 @@ class ParaCLAP(Embedder):
             audio: a file, or a signal with its rate.
             edges: `captions.edges.json` of the captions that the model was trained on.
             labels: of the clip, such as `{"gender": "female"}`, for edges by group.
+            start: begin of the clip in its file [s].
+            end: end of the clip in its file [s]; None = the end of the file.
 
         Raises:
+            AudioError: if the clip cannot be read or measured.
             MeasurementError: if the edges are by group, and the labels are missing.
             InputError: if the file holds no edges.
         """
-        waveform = _waveform(audio)
+        waveform, quality = _read(audio, start, end)
         embedding = self.embed_waveforms([waveform])
-        return describe(waveform, embedding, self._descriptor_classifiers, edges, labels)
+        found = describe(waveform, embedding, self._descriptor_classifiers, edges, labels)
+        return dataclasses.replace(found, quality=quality)
 
     @functools.cached_property
     def _descriptor_classifiers(self) -> dict[str, ZeroShotClassifier]:
@@ -191,5 +221,12 @@ class ParaCLAP(Embedder):
         return {name: self.classifier(prompts) for name, prompts in descriptor_prompts().items()}
 
 
-def _waveform(audio: str | Path | Signal) -> np.ndarray:
-    return condition(*audio) if isinstance(audio, tuple) else read_audio(audio)
+def _read(
+    audio: str | Path | Signal, start: Position = 0.0, end: Position = None
+) -> tuple[np.ndarray, str]:
+    """Return the waveform (T,) at 16 kHz and the quality flags of a file or a signal."""
+    if isinstance(audio, tuple):
+        waveform, report = condition_with_report(*audio)
+    else:
+        waveform, report = read_audio_with_report(audio, start, end)
+    return waveform, quality_of(waveform, report)

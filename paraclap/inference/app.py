@@ -26,6 +26,7 @@ from paraclap.inference.page import (
     excerpt,
     timeline_table,
 )
+from paraclap.inference.search import hit_notes
 
 PROMPTS = ("angry", "bored", "happy", "sad", "calm")
 TEMPLATE = "the speaker sounds {}"
@@ -38,6 +39,10 @@ EXAMPLES = (
     ("Man, calm, then angry", 5, ("neutral",) * 5 + ("anger",) * 5),
 )
 """Example clips of the synthetic corpus; several emotions make a long one."""
+STYLE = """
+#checks { background: #fdeeba; color: #332600; border-radius: 8px; padding: 8px 12px; }
+#checks * { color: inherit; }
+"""
 GAP_SECONDS = 0.3
 """Silence between the parts of a long example [s]."""
 
@@ -139,6 +144,7 @@ def _inputs(
 
 def _outputs(analyzer: Analyzer) -> list[gr.components.Component]:
     """Create the components that `shown` fills."""
+    checks = gr.Markdown(visible=False, elem_id="checks")
     scores = gr.Label(label="Probability of each prompt", show_heading=False, buttons=[])
     notes = gr.Markdown(visible=False)
     timeline = gr.LinePlot(
@@ -158,16 +164,17 @@ def _outputs(analyzer: Analyzer) -> list[gr.components.Component]:
         gr.Audio(visible=False, interactive=False, buttons=[])
         for _ in range(0 if analyzer.index is None else NEIGHBOURS)
     ]
-    return [scores, notes, timeline, acoustics, *players]
+    return [checks, scores, notes, timeline, acoustics, *players]
 
 
 def cleared(count: int) -> list[Any]:
     """Return the updates that remove all results."""
-    return [gr.update(value=None), *[gr.update(visible=False)] * (count - 1)]
+    hidden = gr.update(visible=False)
+    return [hidden, gr.update(value=None), *[hidden] * (count - 2)]
 
 
 def shown(analysis: Analysis) -> list[Any]:
-    """Return the updates of scores, notes, timeline, acoustics and players."""
+    """Return the updates of checks, scores, notes, timeline, acoustics and players."""
     scores = {
         f"{name} (cosine {analysis.scores[f'cosine.{name}']:.2f})": probability
         for name, probability in analysis.probabilities().items()
@@ -175,13 +182,22 @@ def shown(analysis: Analysis) -> list[Any]:
     timeline = gr.update(visible=False)
     if analysis.timeline is not None:
         timeline = gr.update(value=timeline_table(analysis), visible=True)
+    acoustics = gr.update(visible=False)
+    if analysis.acoustics is not None:
+        acoustics = gr.update(value=acoustics_table(analysis), visible=True)
     return [
+        gr.update(value=checks_of(analysis), visible=bool(analysis.checks)),
         scores,
         gr.update(value=notes_of(analysis), visible=True),
         timeline,
-        gr.update(value=acoustics_table(analysis), visible=True),
+        acoustics,
         *_players(analysis.neighbours),
     ]
+
+
+def checks_of(analysis: Analysis) -> str:
+    """Return what questions the results as Markdown."""
+    return "\n".join(f"- **Check the recording:** {check}" for check in analysis.checks)
 
 
 def notes_of(analysis: Analysis) -> str:
@@ -193,7 +209,6 @@ def notes_of(analysis: Analysis) -> str:
         f"Catch-all class (mean of neutral prompts such as “a person is speaking”), scored beside"
         f" the prompts: **{analysis.scores['none_of_these']:.0%}**"
     )
-    lines += [f"Check the recording: {note}" for note in analysis.notes]
     lines.append(
         "Probabilities are a softmax over these prompts and add up to 100 % even if none fits;"
         " the cosine of a prompt does not depend on the others"
@@ -208,6 +223,7 @@ def _players(neighbours: pd.DataFrame | None) -> Iterator[Any]:
     for _, hit in neighbours.iterrows():
         limits = "" if np.isnan(hit["end"]) else f", {hit['start']:.1f} to {hit['end']:.1f} s"
         label = f"Similar clip, cosine {hit['cosine']:.2f}: {hit['file']}{limits}"
+        label += "".join(f" ({note})" for note in hit_notes(hit))
         try:
             yield gr.update(value=excerpt(hit), label=label, visible=True)
         except AudioError as error:
@@ -241,6 +257,7 @@ def serve(page: gr.Blocks, host: str, port: int, megabytes: float) -> None:
             run_history=False,
             enable_monitoring=False,
             ssr_mode=False,
+            css=STYLE,
             quiet=True,
             prevent_thread_lock=True,
             theme=gr.themes.Default(

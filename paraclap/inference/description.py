@@ -28,14 +28,18 @@ class Description:
             `measured_levels` (missing for emotion and gender), `predicted` (level or label with the
             highest cosine) and `probability` (softmax over the levels or labels).
         caption: phrases of the measured levels.
+        quality: flags that question the result, joined by `;`; often empty.
     """
 
     table: pd.DataFrame
     caption: str
+    quality: str = ""
 
     def __str__(self) -> str:
         """Return the caption, and a line for each descriptor."""
         lines = [f"measured: {self.caption or 'no descriptor is defined'}"]
+        if self.quality:
+            lines.append(f"  check the recording: {self.quality}")
         for name, row in self.table.iterrows():
             measured = "not measured"
             if not pd.isna(row["low"]):

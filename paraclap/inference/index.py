@@ -6,18 +6,25 @@
 
 Files, where float16 changes a cosine by less than 1e-3:
 
-    index.json      the model, and fingerprints of its audio and text side
-    chunks/*.npy    embeddings (n, D) in float16, unit length; *.keys.npy: their keys (n, 32)
-    clips.parquet   name, root, file, start, end [s] of each clip, and the place of its embedding
+    index.json              the model, and fingerprints of its audio and text side
+    chunks/*.npy            embeddings (n, D) in float16, unit length
+    chunks/*.clips.parquet  their keys and quality flags
+    clips.parquet           name, root, file, start, end [s], quality, size and time of the file of
+                            each clip, and the place of its embedding
+
+Files of embeddings are named by the hash of their content, which is checked before a search.
 
 Letters: n clips, m some of them, K queries, D embedding size. Importable without torch.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,14 +32,29 @@ import pandas as pd
 from paraclap.errors import ParaCLAPError
 from paraclap.files import reading
 
-FORMAT = 1
+FORMAT = 2
 TABLE, ABOUT, CHUNKS = "clips.parquet", "index.json", "chunks"
+COLUMNS = {"name", "root", "file", "start", "end", "quality", "size", "modified", "content"}
+COLUMNS |= {"key", "chunk", "row"}
+SIDES = ("audio", "text")
+CHUNK_NAME = re.compile("[0-9a-f]{32}")
+LENGTH_TOLERANCE = 0.01
+"""Largest difference of the length of a stored embedding from 1."""
 BLOCK_ROWS = 4096
 """Rows that each thread multiplies at a time."""
 
 
 class ClipIndexError(ParaCLAPError, ValueError):
     """An index that is missing, unfinished, damaged, or of another model."""
+
+
+def file_mark(path: str | Path) -> tuple[int, int]:
+    """Return size and modification time [ns] of a file, by which changes are recognised."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1  # reading it will raise the reason
+    return status.st_size, status.st_mtime_ns
 
 
 def read_about(folder: Path) -> dict:
@@ -48,7 +70,13 @@ def read_about(folder: Path) -> dict:
         about = json.loads(path.read_text(encoding="utf-8"))
     found = about.get("format") if isinstance(about, dict) else None
     if found != FORMAT:
-        raise ClipIndexError(f"{folder} has format {found}, expected {FORMAT}")
+        raise ClipIndexError(
+            f"{folder} has format {found}, expected {FORMAT}: make the index again in a new folder"
+        )
+    prints = about.get("fingerprints")
+    known = isinstance(prints, dict) and all(isinstance(prints.get(side), str) for side in SIDES)
+    if not (known and isinstance(about.get("model"), str)):
+        raise ClipIndexError(f"{path} is damaged: it does not name the model and its fingerprints")
     return about
 
 
@@ -56,15 +84,63 @@ def read_table(folder: Path) -> pd.DataFrame:
     """Return the table of clips.
 
     Raises:
-        ClipIndexError: if it cannot be read.
+        ClipIndexError: if it cannot be read, lacks columns, or names other files than chunks.
     """
-    with reading(folder / TABLE, ClipIndexError):
-        return pd.read_parquet(folder / TABLE)
+    path = folder / TABLE
+    with reading(path, ClipIndexError):
+        table = pd.read_parquet(path, page_checksum_verification=True)
+    if missing := sorted(COLUMNS - set(table)):
+        raise ClipIndexError(f"{path} is damaged: it has no column {', '.join(missing)}")
+    for name in table["chunk"].unique():
+        if not (isinstance(name, str) and CHUNK_NAME.fullmatch(name)):
+            raise ClipIndexError(f"{path} is damaged: {name!r} is no name of a file of embeddings")
+    return table
+
+
+class Chunk(NamedTuple):
+    """A file of embeddings: the keys and quality flags of its n clips, and embeddings (n, D)."""
+
+    keys: Sequence[str]
+    quality: Sequence[str]
+    rows: np.ndarray
+
+    def content_name(self) -> str:
+        """Return the hash of the content as a name."""
+        digest = hashlib.sha256("\n".join([*self.keys, *self.quality]).encode())
+        digest.update(np.ascontiguousarray(self.rows))
+        return digest.hexdigest()[:32]
 
 
 def chunk_paths(folder: Path, name: str) -> tuple[Path, Path]:
-    """Return the files of embeddings and of keys."""
-    return folder / CHUNKS / f"{name}.npy", folder / CHUNKS / f"{name}.keys.npy"
+    """Return the files of embeddings, and of keys and quality flags."""
+    return folder / CHUNKS / f"{name}.npy", folder / CHUNKS / f"{name}.clips.parquet"
+
+
+def read_chunk(folder: Path, name: str) -> Chunk:
+    """Return a file of embeddings, memory-mapped, whose content has the hash of its name.
+
+    Raises:
+        ClipIndexError: if it cannot be read or is damaged.
+    """
+    embeddings, clips = chunk_paths(folder, name)
+    rows = _mapped(embeddings)
+    with reading(clips, ClipIndexError):
+        table = pd.read_parquet(clips, columns=["key", "quality"])
+    chunk = Chunk(table["key"].astype(str).tolist(), table["quality"].astype(str).tolist(), rows)
+    if len(table) != len(rows) or chunk.content_name() != name:
+        raise ClipIndexError(f"{embeddings} is damaged: run the index command again")
+    return chunk
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Return a file of embeddings (n, D), memory-mapped and not checked."""
+    try:
+        rows = np.load(path, mmap_mode="r")
+    except (OSError, EOFError, ValueError) as error:
+        raise ClipIndexError(f"{path} cannot be read: run the index command again") from error
+    if rows.ndim != 2 or rows.dtype != np.float16:
+        raise ClipIndexError(f"{path} is damaged: run the index command again")
+    return rows
 
 
 def check_model(folder: Path, found: dict[str, str]) -> None:
@@ -74,7 +150,7 @@ def check_model(folder: Path, found: dict[str, str]) -> None:
         ClipIndexError: naming the side that differs.
     """
     stored = read_about(folder)["fingerprints"]
-    differing = [side for side in stored if stored[side] != found[side]]
+    differing = [side for side in SIDES if stored[side] != found[side]]
     if differing:
         side = differing[0]
         raise ClipIndexError(
@@ -102,15 +178,12 @@ class ClipIndex:
             raise ClipIndexError(f"{self.folder} is unfinished, run its index command again")
         self.clips = read_table(self.folder)
         self.chunk_names: list[str] = self.clips["chunk"].unique().tolist()
-        self._chunks = []
-        for name in self.chunk_names:
-            path, _ = chunk_paths(self.folder, name)
-            try:
-                self._chunks.append(np.load(path, mmap_mode="r"))
-            except (OSError, ValueError) as error:
-                raise ClipIndexError(
-                    f"{path} cannot be read: run the index command again"
-                ) from error
+        self._chunks = [_mapped(chunk_paths(self.folder, name)[0]) for name in self.chunk_names]
+        self._are_checked = False
+        sizes = dict(zip(self.chunk_names, map(len, self._chunks), strict=True))
+        inside = self.clips["row"].between(0, self.clips["chunk"].map(sizes), inclusive="left")
+        if not inside.all() or len({chunk.shape[1] for chunk in self._chunks}) > 1:
+            raise ClipIndexError(f"{self.folder} is damaged: run its index command again")
         self._starts = np.cumsum([0, *map(len, self._chunks)])
         first = dict(zip(self.chunk_names, self._starts[:-1], strict=True))
         self.rows = (self.clips["chunk"].map(first) + self.clips["row"]).to_numpy(np.int64)
@@ -124,7 +197,11 @@ class ClipIndex:
         Returns:
             Rows of `clips` (K, count) and their cosines (K, count), in descending order; equal ones
             in the order of the clips. `count` is limited to the number of clips.
+
+        Raises:
+            ClipIndexError: if a file of embeddings is damaged.
         """
+        self._check_chunks()
         cosines = self._cosines(np.asarray(queries, np.float32))[self.rows]
         count = min(count, len(cosines))
         found = np.empty((cosines.shape[1], count), np.int64)
@@ -136,14 +213,29 @@ class ClipIndex:
         return found, np.take_along_axis(cosines.T, found, axis=1)
 
     def embeddings(self, clips: np.ndarray) -> np.ndarray:
-        """Return the embeddings (m, D), float32, of the clips in some rows (m,) of `clips`."""
+        """Return the embeddings (m, D), float32, of the clips in some rows (m,) of `clips`.
+
+        Raises:
+            ClipIndexError: if one of them does not have unit length. Hashes are not checked, which
+                would read all files.
+        """
         places = self.rows[clips]
         chunks = np.searchsorted(self._starts, places, side="right") - 1
         found = np.empty((len(places), self._chunks[0].shape[1]), np.float32)
         for chunk in np.unique(chunks):
             here = chunks == chunk
             found[here] = self._chunks[chunk][places[here] - self._starts[chunk]]
+        if not (np.abs(np.linalg.norm(found, axis=1) - 1) < LENGTH_TOLERANCE).all():
+            raise ClipIndexError(f"{self.folder} is damaged: run its index command again")
         return found
+
+    def _check_chunks(self) -> None:
+        """Check the hashes of the files of embeddings, once."""
+        if not self._are_checked:
+            with ThreadPoolExecutor() as pool:
+                for _ in pool.map(lambda name: read_chunk(self.folder, name), self.chunk_names):
+                    pass
+            self._are_checked = True
 
     def _cosines(self, queries: np.ndarray) -> np.ndarray:
         """Return the cosines of all stored embeddings (rows, K), computed in blocks of rows."""

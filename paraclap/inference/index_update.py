@@ -7,15 +7,15 @@ and copied files are not embedded again; changed files are, recognised by size a
 as in make and git.
 """
 
-import hashlib
 import itertools
 import json
-import os
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,18 +23,23 @@ from tqdm import tqdm
 
 from paraclap.audio import AudioError
 from paraclap.audio.paths import hash_audio, resolve_inside
-from paraclap.evaluation.embedding_cache import DIGEST_BYTES, clip_key
-from paraclap.files import atomic_write, make_folder, write_text
+from paraclap.evaluation.embedding_cache import clip_key
+from paraclap.files import atomic_write, claim_folder, make_folder, remove_leftovers, write_text
 from paraclap.inference.api import Embedder
 from paraclap.inference.index import (
     ABOUT,
     CHUNKS,
     FORMAT,
     TABLE,
+    Chunk,
+    ClipIndexError,
     check_model,
     chunk_paths,
+    file_mark,
+    read_chunk,
     read_table,
 )
+from paraclap.locks import lock
 
 PRECISION = np.float16
 WRITTEN_ROWS = 4096
@@ -42,8 +47,16 @@ WRITTEN_ROWS = 4096
 CHUNK_ROWS = 65_536
 """Embeddings in a full file."""
 
-Place = tuple[str, int]
-"""Name of a file of embeddings, and a row in it."""
+Row = tuple[str, str, np.ndarray]
+"""Key, quality flags and embedding (D,) of a clip."""
+
+
+class Place(NamedTuple):
+    """A stored embedding: the name of its file, the row in it, and the quality flags."""
+
+    chunk: str
+    row: int
+    quality: str
 
 
 @dataclass
@@ -54,12 +67,14 @@ class Update:
         clips: in the index.
         embedded: embedded by this update.
         removed: no longer among the sources.
+        repeated: among the sources more than once.
         failures: name of an unreadable clip -> reason.
     """
 
     clips: int = 0
     embedded: int = 0
     removed: int = 0
+    repeated: int = 0
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -71,50 +86,68 @@ def update_index(folder: str | Path, embedder: Embedder, model: str, clips: pd.D
 
     Raises:
         ClipIndexError: if the index was made with another model, or cannot be read.
-        OutputError: if it cannot be written.
+        OutputError: if it cannot be written, or another process writes to it.
     """
-    folder = make_folder(Path(folder, CHUNKS)).parent
-    fingerprints = embedder.fingerprints()
-    if (folder / ABOUT).is_file():
-        check_model(folder, fingerprints)
-    about = {"format": FORMAT, "model": model, "fingerprints": fingerprints}
-    write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-    old = read_table(folder) if (folder / TABLE).is_file() else None
+    folder = claim_folder(folder, "index", "|".join(map(re.escape, (ABOUT, TABLE, CHUNKS))))
+    with lock(folder):
+        make_folder(folder / CHUNKS)
+        remove_leftovers(folder)
+        remove_leftovers(folder / CHUNKS)
+        fingerprints = embedder.fingerprints()
+        if (folder / ABOUT).is_file():
+            check_model(folder, fingerprints)
+        about = {"format": FORMAT, "model": model, "fingerprints": fingerprints}
+        write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
+        return _update(folder, embedder, clips)
+
+
+def _update(folder: Path, embedder: Embedder, clips: pd.DataFrame) -> Update:
+    """Embed what is missing, and write the table; returns counts."""
+    old = _old_table(folder)
     update = Update()
     table = _with_keys(clips, old, update)
     stored = _stored_places(folder)
     _embed_missing(folder, embedder, table, stored, update)
     table = table[table["key"].isin(stored)].reset_index(drop=True)
     obsolete = _merge_files(folder, set(table["key"]), stored)
-    places = [stored[key] for key in table["key"]]
-    table["chunk"] = [chunk for chunk, _ in places]
-    table["row"] = [row for _, row in places]
-    _write_table(folder / TABLE, table)
+    for column in Place._fields:
+        table[column] = [getattr(stored[key], column) for key in table["key"]]
+    write_table(folder / TABLE, table)
     for name in obsolete:  # only after the table was written without them
         for path in chunk_paths(folder, name):
             path.unlink(missing_ok=True)
-    columns = ["root", "file", "start", "end"]
     if old is not None:
+        columns = ["root", "file", "start", "end"]
         now = pd.MultiIndex.from_frame(table[columns])
         update.removed = int((~pd.MultiIndex.from_frame(old[columns]).isin(now)).sum())
     update.clips = len(table)
     return update
 
 
+def _old_table(folder: Path) -> pd.DataFrame | None:
+    """Return the table of the previous update; None if there is none, or if it is damaged."""
+    if not (folder / TABLE).is_file():
+        return None
+    try:
+        return read_table(folder)
+    except ClipIndexError as error:
+        warnings.warn(f"{error}; it is written again", stacklevel=4)
+        return None
+
+
 def _with_keys(clips: pd.DataFrame, old: pd.DataFrame | None, update: Update) -> pd.DataFrame:
-    """Return the clips whose files can be read, with size, modification time and keys."""
+    """Return the clips whose files can be read, once each, with size, time, content and key."""
     known: dict[tuple, str] = {}
     if old is not None:
         columns = ("root", "file", "size", "modified")
         known = dict(zip(zip(*(old[c] for c in columns), strict=True), old["content"], strict=True))
     files = list(dict.fromkeys(zip(clips["root"], clips["file"], strict=True)))
 
-    def identify(place: tuple[str, str]) -> tuple[int, int, str] | AudioError:
+    def identify(place: tuple[str, str]) -> tuple[str, int, int, str] | AudioError:
         try:
             path = resolve_inside(*place)
-            status = os.stat(path) if path.exists() else None
-            mark = (status.st_size, status.st_mtime_ns) if status else (-1, -1)
-            return (*mark, known.get((*place, *mark)) or hash_audio(path))
+            mark = file_mark(path)
+            return (str(path), *mark, known.get((*place, *mark)) or hash_audio(path))
         except AudioError as error:
             return error
 
@@ -125,11 +158,20 @@ def _with_keys(clips: pd.DataFrame, old: pd.DataFrame | None, update: Update) ->
         state = found[clip.root, clip.file]
         if isinstance(state, AudioError):
             update.failures[clip.name] = str(state)
+        elif not _is_utf8(clip.name + clip.root):
+            update.failures[clip.name] = "the name is not UTF-8, rename the file"
         else:
-            rows.append((*clip, *state, clip_key(state[2], clip.start, clip.end).hex()))
-    # keys are hexadecimal because pandas strips zeros off the end of bytes
-    columns = [*clips.columns, "size", "modified", "content", "key"]
-    return pd.DataFrame(rows, columns=columns)
+            rows.append((*clip, *state, clip_key(state[-1], clip.start, clip.end).hex()))
+    columns = [*clips.columns, "path", "size", "modified", "content", "key"]
+    table = pd.DataFrame(rows, columns=columns)
+    once = table.drop_duplicates(["path", "start", "end"], ignore_index=True)
+    update.repeated = len(table) - len(once)
+    return once.drop(columns="path")
+
+
+def _is_utf8(name: str) -> bool:
+    """Return whether a name can be written to a table; other names hold surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _embed_missing(
@@ -144,89 +186,83 @@ def _embed_missing(
     places = missing[["root", "file", "start", "end"]].itertuples(index=False, name=None)
     items = zip(missing["key"], missing["name"], embedder.embed_clips(places), strict=True)
 
-    def embedded() -> Iterator[tuple[str, np.ndarray]]:
+    def embedded() -> Iterator[Row]:
         for key, name, item in tqdm(items, "embedding", len(missing), unit="clip", disable=None):
             if isinstance(item, AudioError):
                 update.failures[name] = str(item)
             else:
                 update.embedded += 1
-                yield key, item
+                yield key, item.quality, item.embedding
 
     _write_chunks(folder, embedded(), WRITTEN_ROWS, stored)
 
 
-def _write_chunks(
-    folder: Path, pairs: Iterator[tuple[str, np.ndarray]], size: int, stored: dict[str, Place]
-) -> None:
-    """Write keys with their embeddings (D,) in files of `size` rows, and add their places."""
-    while batch := list(itertools.islice(pairs, size)):
-        keys, rows = zip(*batch, strict=True)
-        stored |= _write_chunk(folder, keys, np.array(rows))
+def _write_chunks(folder: Path, rows: Iterator[Row], size: int, stored: dict[str, Place]) -> None:
+    """Write keys, quality and embeddings (D,) in files of `size` rows, and add their places."""
+    while batch := list(itertools.islice(rows, size)):
+        keys, quality, embeddings = zip(*batch, strict=True)
+        chunk = Chunk(keys, quality, np.ascontiguousarray(embeddings, PRECISION))
+        write_chunk(folder, chunk)
+        stored |= _places(chunk.content_name(), chunk)
 
 
-def _write_chunk(folder: Path, keys: Sequence[str], rows: np.ndarray) -> dict[str, Place]:
-    """Write embeddings (n, D) and their keys atomically; returns their places."""
-    rows = np.ascontiguousarray(rows, PRECISION)
-    table = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, DIGEST_BYTES)
-    name = _content_name(table, rows)
-    embeddings, names = chunk_paths(folder, name)
-    for path, content in ((names, table), (embeddings, rows)):  # rows last: they complete the pair
-        with atomic_write(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, content, allow_pickle=False)
-    return {key: (name, row) for row, key in enumerate(keys)}
+def write_chunk(folder: Path, chunk: Chunk) -> None:
+    """Write both files of a chunk atomically; embeddings last, which complete the pair."""
+    embeddings, clips = chunk_paths(folder, chunk.content_name())
+    table = pd.DataFrame({"key": chunk.keys, "quality": chunk.quality}, dtype="str")
+    write_table(clips, table)
+    with atomic_write(embeddings) as temporary, temporary.open("wb") as stream:
+        np.save(stream, chunk.rows, allow_pickle=False)
 
 
-def _content_name(keys: np.ndarray, rows: np.ndarray) -> str:
-    return hashlib.sha256(keys.tobytes() + rows.tobytes()).hexdigest()[:32]
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table atomically, with checksums of its pages."""
+    with atomic_write(path) as temporary:
+        table.to_parquet(temporary, index=False, write_page_checksum=True)
+
+
+def _places(name: str, chunk: Chunk) -> dict[str, Place]:
+    """Return the place of each embedding of a chunk by its key."""
+    pairs = enumerate(zip(chunk.keys, chunk.quality, strict=True))
+    return {key: Place(name, row, quality) for row, (key, quality) in pairs}
 
 
 def _stored_places(folder: Path) -> dict[str, Place]:
     """Return key -> place of every stored embedding; damaged files are removed with a warning."""
     places: dict[str, Place] = {}
-    for path in sorted((folder / CHUNKS).glob("*.keys.npy")):
-        name = path.name.removesuffix(".keys.npy")
+    for path in sorted((folder / CHUNKS).glob("*.clips.parquet")):
+        name = path.name.removesuffix(".clips.parquet")
         embeddings, _ = chunk_paths(folder, name)
-        if not embeddings.is_file():
-            path.unlink()  # interrupted between the two
-            continue
         try:
-            keys, rows = np.load(path), np.load(embeddings)
-            is_whole = len(keys) == len(rows) and _content_name(keys, rows) == name
-        except (ValueError, EOFError, OSError):
-            is_whole = False
-        if not is_whole:
-            warnings.warn(f"{embeddings} is damaged, its clips are embedded again", stacklevel=3)
+            if embeddings.is_file():  # otherwise interrupted between the two
+                places |= _places(name, read_chunk(folder, name))
+                continue
+        except ClipIndexError:
+            warnings.warn(f"{embeddings} is damaged, its clips are embedded again", stacklevel=5)
             embeddings.unlink()
-            path.unlink()
-            continue
-        places |= {key.tobytes().hex(): (name, row) for row, key in enumerate(keys)}
+        path.unlink()
     return places
 
 
 def _merge_files(folder: Path, needed: set[str], stored: dict[str, Place]) -> list[str]:
     """Merge small and half-empty files into new ones; returns the files to remove."""
-    wanted: dict[str, list[tuple[int, str]]] = {}
-    for key, (name, row) in stored.items():
-        rows = wanted.setdefault(name, [])
+    files = (folder / CHUNKS).glob("*.npy")
+    sizes = {path.stem: len(np.load(path, mmap_mode="r")) for path in sorted(files)}
+    wanted: dict[str, list[tuple[int, str]]] = {name: [] for name in sizes}
+    for key, place in stored.items():
         if key in needed:
-            rows.append((row, key))
-    sizes = {name: len(np.load(chunk_paths(folder, name)[1], mmap_mode="r")) for name in wanted}
+            wanted[place.chunk].append((place.row, key))
     sparse = [name for name, rows in wanted.items() if 2 * len(rows) < max(sizes[name], CHUNK_ROWS)]
     small_and_full = [name for name in sparse if len(wanted[name]) == sizes[name]]
     if len(sparse) == len(small_and_full) == 1:
         return []  # the only file, not full yet
 
-    def kept_rows() -> Iterator[tuple[str, np.ndarray]]:
+    def kept_rows() -> Iterator[Row]:
         for name in sparse:
             embeddings = np.load(chunk_paths(folder, name)[0], mmap_mode="r")
             for row, key in sorted(wanted[name]):
-                yield key, embeddings[row]
+                yield key, stored[key].quality, embeddings[row]
 
     _write_chunks(folder, kept_rows(), CHUNK_ROWS, stored)
-    kept = {stored[key][0] for key in needed}
+    kept = {stored[key].chunk for key in needed}
     return [name for name in sparse if name not in kept]
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    with atomic_write(path) as temporary:
-        table.to_parquet(temporary, index=False)

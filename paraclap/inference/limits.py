@@ -1,4 +1,11 @@
-"""Limits and defaults of the web page; importable without torch or gradio."""
+"""Limits and defaults of windows and of the web page; importable without torch or gradio."""
+
+import math
+
+from paraclap.audio.segments import WindowError
+
+SHORTEST_WINDOW, SHORTEST_HOP = 0.06, 0.01
+"""Shortest window, in which functionals are defined, and shortest distance of two [s]."""
 
 HOST, PORT = "127.0.0.1", 7860
 MEGABYTES = 50.0
@@ -23,3 +30,16 @@ KEPT_SECONDS = 1800
 """Time after which an upload is deleted [s]."""
 SWEEP_SECONDS = 60
 """Time between two searches for old uploads [s]."""
+
+
+def check_windows(window: float, hop: float) -> None:
+    """Check the length of windows and the distance of their starts [s].
+
+    Raises:
+        WindowError: if they are too short, or the hop is longer than the window.
+    """
+    if not (SHORTEST_WINDOW <= window < math.inf and SHORTEST_HOP <= hop <= window):
+        raise WindowError(
+            f"window {window:g} s, hop {hop:g} s: expected a window of at least"
+            f" {SHORTEST_WINDOW:g} s, and a hop of at least {SHORTEST_HOP:g} s up to the window"
+        )

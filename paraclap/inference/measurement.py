@@ -109,6 +109,24 @@ def _group(path: str | Path, fitted: Edges, labels: Mapping[str, str]) -> Group:
     return group
 
 
+def check_labels(edges: str | Path, labels: Mapping[str, str]) -> None:
+    """Check that edges were fitted by the columns of labels, and for this group.
+
+    Raises:
+        MeasurementError: if they were not.
+        InputError: if the file holds no edges.
+    """
+    fitted = read_edges(Path(edges), default_descriptors())
+    columns = dict.fromkeys(column for entry in fitted.values() for column in entry.by)
+    if unknown := [column for column in labels if column not in columns]:
+        found = f"by {', '.join(columns)}" if columns else "for all clips together"
+        raise MeasurementError(
+            f"{edges} holds edges that were fitted {found}, not by {', '.join(unknown)}"
+        )
+    for entry in fitted.values():
+        _group(edges, entry, labels)
+
+
 def groups_of_edges(edges: str | Path) -> dict[str, tuple[str, ...]]:
     """Return column -> groups that edges were fitted by; empty without groups.
 

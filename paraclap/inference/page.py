@@ -26,6 +26,7 @@ from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.prompts import PromptError
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.classifier import ZeroShotClassifier
+from paraclap.inference.clips import quality_of
 from paraclap.inference.index import ClipIndex, check_model
 from paraclap.inference.limits import (
     HOP_SECONDS,
@@ -41,11 +42,11 @@ from paraclap.inference.measurement import groups_of_edges, measured_levels, ref
 from paraclap.inference.search import find
 
 HINTS = {
+    "antiphase": "Export one of its channels as mono.",
     "empty": "Record or upload it again.",
     "needs_ffmpeg": "Save it as WAV, FLAC, MP3 or OGG.",
     "non_finite": "Export it again from the program that wrote it.",
     "not_audio": "Supported formats are WAV, FLAC, MP3 and OGG.",
-    "silent": "Check that the right microphone is selected and switched on.",
     "text": "Supported formats are WAV, FLAC, MP3 and OGG.",
     "too_long": "Shorten it with the scissors below the waveform.",
     "too_short": "Choose a longer recording.",
@@ -53,12 +54,13 @@ HINTS = {
 }
 """Reason of an `AudioError` -> what the visitor can do."""
 FLAGS = {
-    "antiphase": "its channels cancel each other, so that their mean is nearly silent",
     "clipped": "it is clipped (samples at full scale)",
     "offset": "it has a constant offset, which affects pitch and loudness",
+    "silent": "it is silent, so that the results do not describe a voice. Is the right microphone"
+    " selected and switched on?",
     "silent_channels": "at least one channel is silent; the mean of all channels is used",
     "truncated": "its end is missing",
-    "unvoiced": "it contains no voiced speech",
+    "unvoiced": "no voice was found in it, so that the results may not describe one",
 }
 """Flags of an audio report -> note on the page."""
 
@@ -74,22 +76,23 @@ class Analysis:
     Attributes:
         seconds: duration [s].
         names: of the prompts.
-        scores: one row as of `ParaCLAP.score`.
+        scores: `none_of_these`, and `probability.NAME` and `cosine.NAME` of each prompt; of a long
+            recording the means over its windows.
         timeline: the same for each window, with `start` and `end` [s]; None = embedded as a whole.
-        acoustics: table of `measured_levels`.
+        acoustics: table of `measured_levels`; None = not measurable, for a silent recording.
         reference: descriptor -> values of the training clips; empty = unknown.
         neighbours: table of `find`; None = no index.
-        notes: remarks on the recording.
+        checks: what questions the results.
     """
 
     seconds: float
     names: tuple[str, ...]
     scores: pd.Series
     timeline: pd.DataFrame | None
-    acoustics: pd.DataFrame
+    acoustics: pd.DataFrame | None
     reference: Mapping[str, np.ndarray] = field(default_factory=dict)
     neighbours: pd.DataFrame | None = None
-    notes: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
     def probabilities(self) -> dict[str, float]:
         """Return prompt -> probability."""
@@ -161,7 +164,8 @@ class Analyzer:
         edges = self.edges if set(self.groups) <= set(labels) else None
         try:
             waveform, report = read_audio_with_report(path, max_seconds=self.max_seconds)
-            acoustics = measured_levels(waveform, edges, labels)
+            flags = [flag.partition(":")[0] for flag in quality_of(waveform, report).split(";")]
+            acoustics = None if "silent" in flags else measured_levels(waveform, edges, labels)
         except AudioError as error:
             raise RequestError(_explain(error, path)) from error
         seconds = len(waveform) / SAMPLING_RATE
@@ -169,27 +173,25 @@ class Analyzer:
         if seconds > WHOLE_SECONDS:
             places = list(windows(seconds, WINDOW_SECONDS, HOP_SECONDS))
         embedded = self.paraclap.embed_waveforms([_cut(waveform, *place) for place in places])
-        mean = embedded.mean(axis=0)
-        embedding = mean / np.linalg.norm(mean)
-        flags = [flag.partition(":")[0] for flag in report.flags()]
-        if "pitch" in acoustics.index and np.isnan(acoustics.loc["pitch", "value"]):
-            flags.append("unvoiced")
+        scores = classifier(embedded)
         timeline = None
         if len(places) > 1:
             table = pd.DataFrame(places, columns=["start", "end"])
-            timeline = pd.concat([table, classifier(embedded)], axis=1)
+            timeline = pd.concat([table, scores], axis=1)
         neighbours = None
         if self.index is not None:
-            neighbours = find(self.index, {"recording": embedding}, NEIGHBOURS)
+            mean = embedded.mean(axis=0)
+            query = {"recording": mean / np.linalg.norm(mean)}
+            neighbours = find(self.index, query, NEIGHBOURS)
         return Analysis(
             seconds=seconds,
             names=classifier.names,
-            scores=classifier(embedding[None]).iloc[0],
+            scores=scores.drop(columns=["best", "probability"]).mean(),
             timeline=timeline,
             acoustics=acoustics,
             reference=self._reference(labels) if edges is not None else {},
             neighbours=neighbours,
-            notes=tuple(FLAGS[flag] for flag in flags if flag in FLAGS),
+            checks=tuple(FLAGS.get(flag, flag) for flag in flags if flag),
         )
 
     def _embed_prompts(self, prompts: str, template: str) -> ZeroShotClassifier:

@@ -1,8 +1,9 @@
 """Zero-shot scores of clips, windows and streams, written as a table, CSV or JSON."""
 
 import json
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,13 +12,16 @@ import pandas as pd
 from tqdm import tqdm
 
 from paraclap.audio import AudioError
+from paraclap.audio.conditioning import condition_with_report
 from paraclap.audio.containers import read_duration
 from paraclap.audio.paths import resolve_inside
-from paraclap.audio.segments import WindowError, windows
+from paraclap.audio.segments import windows
 from paraclap.evaluation.figures import plot_timeline
-from paraclap.files import atomic_write, make_folder
+from paraclap.files import atomic_write, make_folder, output_errors, safe_name
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.classifier import ZeroShotClassifier
+from paraclap.inference.clips import EmbeddedClip, ReadClip, quality_of
+from paraclap.inference.limits import check_windows
 
 JSON_MARKS = {"json": ("[\n", ",\n", "\n]\n"), "jsonl": ("", "\n", "\n")}  # start, between, end
 SAMPLE = np.dtype("<i2")  # of streams
@@ -43,7 +47,8 @@ def score_clips(
 
     Yields:
         For each clip a table of `file`, `start`, `end` [s] (of the clip, or of its windows),
-        `error` (why it cannot be read, else empty), and the columns of `ZeroShotClassifier`.
+        `error` (why it cannot be read, else empty), `quality` (flags that question the result, see
+        `quality_of`), and the columns of `ZeroShotClassifier`.
     """
     # Windows of one clip fill batches; whole clips have to share batches.
     if window is not None:
@@ -51,9 +56,9 @@ def score_clips(
             yield _score_windows(paraclap, clip, classifier, window, hop or window)
         return
     places = clips[["root", "file", "start", "end"]].itertuples(index=False, name=None)
-    embeddings = paraclap.embed_clips(places)
-    for clip, embedding in zip(clips.itertuples(index=False), embeddings, strict=True):
-        yield _score_table(clip.name, [(clip.start, clip.end)], [embedding], classifier)
+    embedded = paraclap.embed_clips(places)
+    for clip, item in zip(clips.itertuples(index=False), embedded, strict=True):
+        yield _score_table(clip.name, [(clip.start, clip.end)], [item], classifier)
 
 
 def _score_windows(
@@ -67,8 +72,8 @@ def _score_windows(
     except AudioError as error:
         return _score_table(clip.name, [(first, last)], [error], classifier)
     limits = [(first + a, first + b) for a, b in windows(last - first, window, hop)]
-    embeddings = paraclap.embed_clips((clip.root, clip.file, *place) for place in limits)
-    bar = tqdm(embeddings, clip.name, len(limits), unit="window", disable=None, leave=False)
+    embedded = paraclap.embed_clips((clip.root, clip.file, *place) for place in limits)
+    bar = tqdm(embedded, clip.name, len(limits), unit="window", disable=None, leave=False)
     return _score_table(clip.name, limits, list(bar), classifier)
 
 
@@ -81,13 +86,11 @@ def stream_windows(
     one may only come when the stream ends.
 
     Raises:
-        WindowError: if the hop is shorter than a sample or exceeds the window.
+        WindowError: for windows or hops that are too short, or a hop longer than the window.
+        AudioError: if the stream ends without a sample.
     """
+    check_windows(window, hop)
     size, step = round(window * rate), round(hop * rate)
-    if not 0 < step <= size:
-        raise WindowError(
-            f"window {window:g} s, hop {hop:g} s: expected 0 < hop <= window at {rate} Hz"
-        )
     kept = np.zeros(0, SAMPLE)  # the last samples, at most a window
     received, next_end = 0, size  # samples so far, and at the end of the next window
     while True:
@@ -98,6 +101,8 @@ def stream_windows(
         has_ended = received < next_end
         if not has_ended or len(new) > 0:
             yield (received - len(kept)) / rate, received / rate, kept
+        if not received:
+            raise AudioError("empty", "the stream ended without a sample")
         if has_ended:
             return
         next_end += step
@@ -111,26 +116,29 @@ def score_stream(
     window: float,
     hop: float,
 ) -> Iterator[pd.DataFrame]:
-    """Yield the scores of each window of a raw stream, see `stream_windows`."""
-    for start, end, samples in stream_windows(stream, rate, window, hop):
-        embedding = paraclap.embed_audio(samples, rate)
-        yield _score_table("-", [(start, end)], [embedding], classifier)
+    """Yield the scores of each window of a raw stream, see `stream_windows`; Ctrl-C ends it."""
+    with suppress(KeyboardInterrupt):
+        for start, end, samples in stream_windows(stream, rate, window, hop):
+            waveform, report = condition_with_report(samples, rate)
+            clip = ReadClip("the stream", waveform, quality_of(waveform, report))
+            yield _score_table("-", [(start, end)], [paraclap.embed_clip(clip)], classifier)
 
 
 def _score_table(
     name: str,
     limits: Sequence[tuple[float, float]],
-    embeddings: Sequence[np.ndarray | AudioError],
+    embedded: Sequence[EmbeddedClip | AudioError],
     classifier: ZeroShotClassifier,
 ) -> pd.DataFrame:
-    """Return limits, errors and scores of the windows of one file."""
+    """Return limits, errors, quality and scores of the windows of one file."""
     table = pd.DataFrame(limits, columns=["start", "end"])
     table.insert(0, "file", name)
-    table["error"] = [str(item) if isinstance(item, AudioError) else "" for item in embeddings]
-    readable = [row for row, item in enumerate(embeddings) if not isinstance(item, AudioError)]
-    audio = np.array([embeddings[row] for row in readable], np.float32)
-    scores = classifier(audio.reshape(len(readable), classifier.texts.shape[1]))
-    return table.join(scores.set_axis(readable))
+    table["error"] = [str(item) if isinstance(item, AudioError) else "" for item in embedded]
+    good = {row: item for row, item in enumerate(embedded) if isinstance(item, EmbeddedClip)}
+    table["quality"] = [good[row].quality if row in good else "" for row in range(len(table))]
+    audio = np.array([item.embedding for item in good.values()], np.float32)
+    scores = classifier(audio.reshape(len(good), classifier.texts.shape[1]))
+    return table.join(scores.set_axis(list(good)))
 
 
 # --- Output --------------------------------------------------------------------------------------
@@ -148,7 +156,8 @@ def json_rows(scores: pd.DataFrame, names: Sequence[str]) -> Iterator[dict[str, 
             name: {kind: float(row[f"{kind}.{name}"]) for kind in ("probability", "cosine")}
             for name in names
         }
-        yield {"file": row["file"], **place, "best": row["best"], **summary, "prompts": prompts}
+        rest = {"best": row["best"], **summary, "prompts": prompts}
+        yield {"file": row["file"], **place, "quality": row["quality"], **rest}
 
 
 def table_lines(scores: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
@@ -161,7 +170,8 @@ def table_lines(scores: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
             yield f"{row['start']:9.2f} {end}  {row['error']}"
             continue
         cells = " ".join(f"{row[c]:{max(len(head), 5)}.3f}" for head, c in columns.items())
-        yield f"{row['start']:9.2f} {end}  {row['best']:<{width}}  {cells}  {row['file']}"
+        line = f"{row['start']:9.2f} {end}  {row['best']:<{width}}  {cells}  {row['file']}"
+        yield f"{line}  (check: {row['quality']})" if row["quality"] else line
 
 
 def formatted(scores: Iterable[pd.DataFrame], names: Sequence[str], kind: str) -> Iterator[str]:
@@ -184,6 +194,55 @@ def formatted(scores: Iterable[pd.DataFrame], names: Sequence[str], kind: str) -
         yield end
 
 
+class Summary:
+    """Counts of the scored clips or windows, which are passed on unchanged.
+
+    Attributes:
+        rows: number of clips or windows.
+        errors: number of clips that cannot be read.
+        first_error: the first of their errors.
+        flags: number of clips or windows with each quality flag.
+    """
+
+    def __init__(self) -> None:
+        self.rows = self.errors = 0
+        self.first_error = ""
+        self.flags: Counter[str] = Counter()
+
+    def counting(self, scores: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        """Yield the scores of each clip."""
+        for table in scores:
+            failed = table.loc[table["error"] != "", "error"]
+            if len(failed):
+                self.errors += 1
+                self.first_error = self.first_error or failed.iloc[0]
+            for quality in table["quality"]:
+                self.flags.update(flag.partition(":")[0] for flag in quality.split(";") if flag)
+            self.rows += len(table)
+            yield table
+
+
+def write_scores(path: Path, texts: Iterable[str], live: bool) -> None:
+    """Write texts to a file as they come, in bounded memory.
+
+    Args:
+        path: of the file.
+        texts: of `formatted`.
+        live: write to the file itself, where every text is found at once and remains if the process
+            ends early; False = replace the file when all texts are written.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    target = nullcontext(path) if live else atomic_write(path)
+    # Names that are not UTF-8 are escaped, in JSON without loss.
+    form = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    with output_errors(path, path), target as place, open(place, "w", **form) as stream:
+        for text in texts:
+            stream.write(text)
+            stream.flush()
+
+
 def write_timelines(folder: Path, scores: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Yield the scores unchanged, and plot those of each recording, named by number and file."""
     make_folder(folder)
@@ -191,7 +250,7 @@ def write_timelines(folder: Path, scores: Iterable[pd.DataFrame]) -> Iterator[pd
         good = table[table["error"] == ""]
         if len(good):
             file = table["file"].iloc[0]
-            stem = re.sub(r"[^\w.-]+", "_", Path(file).stem)[:100]
-            with atomic_write(folder / f"{number:04d}_{stem}.png") as temporary:
+            name = f"{number:04d}_{safe_name(Path(file).stem)}.png"
+            with atomic_write(folder / name) as temporary:
                 plot_timeline(good, file).savefig(temporary, format="png")
         yield table

@@ -9,9 +9,12 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from paraclap.audio import AudioError
+from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.inference.approximate import ApproximateIndex
-from paraclap.inference.index import ClipIndex
+from paraclap.inference.index import ClipIndex, file_mark
 
+CLIP = ["name", "start", "end", "root", "file"]
 STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em;
        color: #222; }
@@ -24,6 +27,7 @@ td.score { white-space: nowrap; width: 13em; }
 .bar span { display: block; height: 100%; background: #2a6fb0; }
 audio { height: 2.2em; width: 17em; }
 p.note { color: #666; }
+.check { background: #fdeeba; border-radius: .3em; padding: .1em .4em; white-space: nowrap; }
 """
 
 
@@ -35,6 +39,9 @@ def find(
 ) -> pd.DataFrame:
     """Return the nearest clips of each query: `query`, `rank` (from 1), `cosine`, and the clip.
 
+    `quality` holds flags that question a result, see `quality_of`; `file_state` is "missing" or
+    "changed" if the file of a clip is not that which was indexed, and otherwise empty.
+
     Args:
         index: of the clips.
         queries: name -> embedding (D,).
@@ -43,11 +50,33 @@ def find(
     rows, cosines = index.search(np.array(list(queries.values())), count)
     tables = []
     for name, found, values in zip(queries, rows, cosines, strict=True):
-        clips = index.clips.loc[found, ["name", "root", "file", "start", "end"]]
+        clips = index.clips.loc[found, [*CLIP, "quality"]]
+        clips["file_state"] = [_file_state(clip) for _, clip in index.clips.loc[found].iterrows()]
         ranks = np.arange(1, len(found) + 1)
         tables.append(clips.assign(query=name, rank=ranks, cosine=values))
-    columns = ["query", "rank", "cosine", "name", "start", "end", "root", "file"]
+    columns = ["query", "rank", "cosine", *CLIP, "quality", "file_state"]
     return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _file_state(clip: pd.Series) -> str:
+    """Compare the file of a clip with that which was indexed."""
+    try:
+        path = resolve_inside(clip["root"], clip["file"])
+        if file_mark(path) == (clip["size"], clip["modified"]):
+            return ""
+        return "" if hash_audio(path) == clip["content"] else "changed"
+    except AudioError:
+        return "missing"
+
+
+def hit_notes(hit: pd.Series | tuple) -> list[str]:
+    """Return what to note about a row of `find`."""
+    notes = {
+        f"check: {hit.quality}": hit.quality,
+        "the file no longer exists": hit.file_state == "missing",
+        "the file was changed since it was indexed": hit.file_state == "changed",
+    }
+    return [note for note, applies in notes.items() if applies]
 
 
 def result_page(hits: pd.DataFrame, page: Path, clips: int) -> str:
@@ -81,11 +110,12 @@ def _hit_row(hit: tuple, page: Path) -> str:
         end = "" if np.isnan(hit.end) else f",{hit.end:.3f}"
         link += f"#t={hit.start:.3f}{end}"
         limits = f" <small>from {hit.start:.2f} s</small>"
+    notes = "".join(f' <span class="check">{html.escape(n)}</span>' for n in hit_notes(hit))
     width = 100 * min(max(hit.cosine, 0), 1)
     return (
         f"<tr><td>{hit.rank}</td>"
         f'<td class="score"><span class="bar"><span style="width:{width:.0f}%"></span></span>'
         f"{hit.cosine:.3f}</td>"
-        f'<td class="name">{html.escape(hit.name)}{limits}</td>'
+        f'<td class="name">{html.escape(hit.name)}{limits}{notes}</td>'
         f'<td><audio controls preload="none" src="{html.escape(link)}"></audio></td></tr>'
     )

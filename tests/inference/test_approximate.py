@@ -113,7 +113,7 @@ def test_command_builds_and_uses_the_index(tiny, tmp_path, monkeypatch, capsys):
     index, used = tmp_path / "i", []
     plain = ApproximateIndex.search
     monkeypatch.setattr(ApproximateIndex, "search", lambda *given: used.append(1) or plain(*given))
-    command = ["index", "MODEL", str(tmp_path / "audio"), "-o", str(index)]
+    command = ["index", str(tmp_path), str(tmp_path / "audio"), "-o", str(index)]
     assert cli_search.main([*command, "--approximate"]) == 0
     assert cli_search.main(["query", str(index), "a calm voice", "--count", "3"]) == 0
     found = capsys.readouterr().out

@@ -78,7 +78,7 @@ def test_update_embeds_new_and_changed_clips_and_removes_missing_ones(
     update, folder, tmp_path, paraclap
 ):
     update()
-    assert vars(update()) == {"clips": 9, "embedded": 0, "removed": 0, "failures": {}}
+    assert update() == index_update.Update(clips=9)
     (folder / "0.wav").unlink()
     (folder / "1.wav").rename(folder / "renamed.wav")
     soundfile.write(folder / "2.wav", np.full(5000, 0.3), 16_000)
@@ -103,7 +103,7 @@ def test_files_are_merged_until_full(update, folder, tmp_path, monkeypatch):
 
 def test_interrupted_update_continues(update, tmp_path, paraclap, monkeypatch):
     monkeypatch.setattr(index_update, "WRITTEN_ROWS", 4)
-    plain, calls = index_update._write_chunk, []
+    plain, calls = index_update.write_chunk, []
 
     def failing(*arguments):
         calls.append(arguments)
@@ -111,19 +111,19 @@ def test_interrupted_update_continues(update, tmp_path, paraclap, monkeypatch):
             raise KeyboardInterrupt
         return plain(*arguments)
 
-    monkeypatch.setattr(index_update, "_write_chunk", failing)
+    monkeypatch.setattr(index_update, "write_chunk", failing)
     with pytest.raises(KeyboardInterrupt):
         update()
     with pytest.raises(ClipIndexError, match="unfinished"):
         ClipIndex(tmp_path / "index")
-    (tmp_path / "index" / "chunks" / "half.keys.npy").write_bytes(b"torn")  # without its embeddings
+    (tmp_path / "index" / "chunks" / "half.clips.parquet").write_bytes(b"torn")  # no embeddings
     assert update().embedded == 5
     assert len(ClipIndex(tmp_path / "index")) == 9
 
 
 def test_damaged_embeddings_are_computed_again(update, tmp_path):
     update()
-    (path,) = (p for p in (tmp_path / "index" / "chunks").iterdir() if "keys" not in p.name)
+    (path,) = (p for p in (tmp_path / "index" / "chunks").iterdir() if p.suffix == ".npy")
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
     path.write_bytes(content)

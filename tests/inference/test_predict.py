@@ -10,6 +10,7 @@ import soundfile
 
 from paraclap.cli import predict
 from paraclap.errors import ParaCLAPError
+from paraclap.inference import measurement
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.predict import stream_windows
 
@@ -95,7 +96,7 @@ def test_table_on_screen_has_a_line_for_each_clip(score, folder, capsys):
     assert score(folder / "d.wav", *PROMPTS) == 0
     head, line, legend = capsys.readouterr().out.splitlines()
     assert head.split() == ["start", "end", "best", "none", "angry", "calm", "file"]
-    assert line.endswith("d.wav") and "softmax" in legend
+    assert line.endswith("d.wav  (check: unvoiced)") and "softmax" in legend
 
 
 def test_windows_are_plotted_over_time(score, folder, tmp_path):
@@ -149,8 +150,8 @@ def test_window_is_yielded_before_more_is_read():
     assert len(next(found)[2]) == 16_000
 
 
-def test_hop_below_a_sample_is_refused():
-    with pytest.raises(ParaCLAPError, match="expected 0 < hop <= window"):
+def test_short_hop_of_a_stream_is_refused():
+    with pytest.raises(ParaCLAPError, match=r"hop of at least 0.01 s"):
         next(stream_windows(io.BytesIO(b"ab"), 8_000, window=1, hop=1e-5))
 
 
@@ -166,7 +167,7 @@ def test_hop_below_a_sample_is_refused():
         (["--stdin-pcm", "16000", *PROMPTS], "requires --windows"),
         (["x.wav", "--hop", "1", *PROMPTS], "requires --windows"),
         (["x.wav", "--plot", "p", *PROMPTS], "requires --windows"),
-        (["x.wav", "--windows", "1", "--hop", "2", *PROMPTS], "--hop <= --windows"),
+        (["x.wav", "--windows", "1", "--hop", "2", *PROMPTS], "hop 2 s: expected"),
         (["x.wav", "--describe"], "requires --edges"),
         (["x.wav", *PROMPTS, "--group", "gender=female"], "--group requires --describe"),
         (["x.wav", "--describe", "--group", "female"], "expected COLUMN=LABEL"),
@@ -199,7 +200,8 @@ def test_yaml_file_has_several_prompts_for_a_name(score, folder, tmp_path, capsy
 
 
 def test_groups_of_the_clips_reach_the_description(score, folder, monkeypatch, capsys):
-    monkeypatch.setattr(ParaCLAP, "describe", lambda self, clip, edges, labels: labels)
+    monkeypatch.setattr(ParaCLAP, "describe", lambda self, clip, edges, labels, *limits: labels)
     groups = ["--group", "gender=female", "corpus=a=b"]
+    monkeypatch.setattr(measurement, "check_labels", lambda edges, labels: None)
     assert score(folder / "d.wav", "--describe", "--edges", "e.json", *groups) == 0
     assert "{'gender': 'female', 'corpus': 'a=b'}" in capsys.readouterr().out

@@ -31,7 +31,7 @@ def run(tiny, monkeypatch):
 
 
 def test_results_of_descriptions_and_examples(run, folder, tmp_path, capsys):
-    assert run("index", "MODEL", folder, "-o", tmp_path / "i") == 0
+    assert run("index", tmp_path, folder, "-o", tmp_path / "i") == 0
     assert "3 clips, 3 newly embedded" in capsys.readouterr().out
     table = tmp_path / "hits.csv"
     run("query", tmp_path / "i", "a calm voice", "--like", folder / "c.wav", "-o", table)
@@ -45,7 +45,7 @@ def test_results_of_descriptions_and_examples(run, folder, tmp_path, capsys):
 
 
 def test_page_links_recordings_and_escapes_names(run, folder, tmp_path):
-    run("index", "MODEL", folder, "-o", tmp_path / "i")
+    run("index", tmp_path, folder, "-o", tmp_path / "i")
     page = tmp_path / "pages" / "p.html"
     page.parent.mkdir()
     assert run("query", tmp_path / "i", "<script>x</script> & more", "--page", page) == 0
@@ -59,14 +59,14 @@ def test_page_links_recordings_and_escapes_names(run, folder, tmp_path):
 
 def test_page_links_segments_by_time(run, folder, tmp_path):
     (folder / "t.csv").write_text("file,start,end\nc.wav,0.1,0.3\n")
-    run("index", "MODEL", folder / "t.csv", "-o", tmp_path / "i")
+    run("index", tmp_path, folder / "t.csv", "-o", tmp_path / "i")
     run("query", tmp_path / "i", "x", "--page", tmp_path / "p.html")
     assert 'src="audio/c.wav#t=0.100,0.300"' in (tmp_path / "p.html").read_text()
 
 
 def test_unreadable_clip_sets_the_exit_code(run, folder, tmp_path, capsys):
     (folder / "d.wav").write_bytes(b"nothing")
-    assert run("index", "MODEL", folder, "-o", tmp_path / "i") == 1
+    assert run("index", tmp_path, folder, "-o", tmp_path / "i") == 1
     assert "d.wav" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"d\.wav"):
         run("query", tmp_path / "i", "--like", folder / "d.wav")
