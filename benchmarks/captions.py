@@ -31,8 +31,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.timing import alternate, markdown_table, spread
-from paraclap.captions.levels import QUANTILES
-from paraclap.captions.tables import INDEX
+from paraclap.captions.edges import QUANTILES
+from paraclap.captions.sources import INDEX
 from paraclap.captions.templates import LEVELS, default_descriptors, phrases_of
 from paraclap.cli import template_creation
 

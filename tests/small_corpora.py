@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import paraclap.cli
-from paraclap.captions.levels import QUANTILES, Edges, Groups, fit_edges
-from paraclap.captions.tables import INDEX, Features, check_unique, open_table
+from paraclap.captions.edges import QUANTILES, Edges
+from paraclap.captions.levels import Groups, fit_edges
+from paraclap.captions.sources import INDEX, open_table
+from paraclap.captions.tables import Features, check_unique
 from paraclap.captions.templates import (
     Comparison,
     Descriptor,

@@ -1,48 +1,25 @@
-"""Levels of measured descriptors: edges as exact quantiles of the training rows, and their file.
+"""Levels of measured descriptors: edges as exact quantiles of the training rows.
 
 A value is "low" at or below the lower edge, "high" at or above the upper edge, else "normal".
 Edges are fitted to all training rows or within groups of rows.
 """
 
 import itertools
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from paraclap.captions.tables import Features, LabelEncoder, decoded, encode, value_type
+from paraclap.captions.edges import QUANTILES, Bounds, Edges
+from paraclap.captions.sources import LabelEncoder, decoded, encode, value_type
+from paraclap.captions.tables import Features
 from paraclap.captions.templates import LEVELS, Comparison, Descriptor, Group, InputError
-from paraclap.files import reading
 
-QUANTILES = (0.3, 0.7)  # as in the paper (Jing et al., ParaCLAP, Interspeech 2024)
 MINIMUM = 10  # fewest defined values that edges are fitted to
-EDGES_FORMAT = 2
 # openSMILE writes 0.0 here when no frame of the clip is voiced
 VOICING_COLUMN = "F0semitoneFrom27.5Hz_sma3nz_amean"
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Edges of "normal", in the unit of the column."""
-
-    low: float  # at or below is "low"
-    high: float  # at or above is "high"
-    n: int  # number of defined values that the edges were fitted to
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Bounds of one descriptor for each group of rows."""
-
-    column: str
-    groups: dict[Group, Bounds]
-    by: tuple[str, ...] = ()  # label columns that define the groups
-    quantiles: tuple[float, float] = QUANTILES
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -312,20 +289,6 @@ def _rule_codes(rule: Descriptor, codes: Mapping[str, np.ndarray]) -> np.ndarray
     return np.where(undefined, -1, np.all(holds, axis=0)).astype(np.int8)
 
 
-def read_edges(path: Path, descriptors: Sequence[Descriptor]) -> dict[str, Edges]:
-    """Return the edges in a file of `edges_to_dict`.
-
-    Raises:
-        InputError: if the file cannot be read or parsed
-    """
-    with reading(path, InputError):
-        content = path.read_bytes()
-    try:
-        return parse_edges(content, descriptors)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
 def check_edges(
     edges: Mapping[str, Edges],
     groups: Groups,
@@ -349,59 +312,3 @@ def _warn(descriptor: Descriptor, groups: Iterable[Group], problem: str) -> None
     listed = "; ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")
     where = f" for {listed}" if names else ""
     warnings.warn(f"{descriptor.name} gets no phrase{where}: {problem}", stacklevel=3)
-
-
-def edges_to_dict(edges: Mapping[str, Edges]) -> dict[str, Any]:
-    """Return edges as plain mappings; exact numbers as their shortest decimal text."""
-    entries = {
-        name: {
-            "column": fitted.column,
-            "quantiles": [repr(float(quantile)) for quantile in fitted.quantiles],
-            "by": list(fitted.by),
-            "groups": [
-                {"group": list(group), "low": repr(b.low), "high": repr(b.high), "n": b.n}
-                for group, b in fitted.groups.items()
-            ],
-        }
-        for name, fitted in edges.items()
-    }
-    return {"format": EDGES_FORMAT, "descriptors": entries}
-
-
-def parse_edges(text: str | bytes, descriptors: Sequence[Descriptor]) -> dict[str, Edges]:
-    """Return the edges in the JSON of `edges_to_dict`, bit-identical to the fitted ones.
-
-    Raises:
-        InputError: if the text has another form, or a descriptor is unknown or of another column
-    """
-    try:
-        content = json.loads(text)
-        if content["format"] != EDGES_FORMAT:
-            raise InputError(f"edges of format {content['format']}, expected {EDGES_FORMAT}")
-        edges = {name: _as_edges(entry) for name, entry in content["descriptors"].items()}
-    except InputError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        expected = "expected the captions.edges.json of template_creation.py"
-        raise InputError(f"not a file of edges, {expected}") from error
-    columns = {descriptor.name: descriptor.column for descriptor in descriptors}
-    for name, fitted in edges.items():
-        if name not in columns:
-            raise InputError(f"edges of unknown descriptor {name!r}, expected {', '.join(columns)}")
-        bounds = fitted.groups.values()
-        finite = all(-np.inf < b.low < b.high < np.inf for b in bounds)
-        whole = all(len(group) == len(fitted.by) for group in fitted.groups)
-        if fitted.column != columns[name] or not finite or not whole:
-            expected = f"column {columns[name]!r} and finite bounds, low below high"
-            raise InputError(f"edges of {name!r} are {fitted}, expected {expected}")
-    return edges
-
-
-def _as_edges(entry: Mapping[str, Any]) -> Edges:
-    """Return the edges of one descriptor."""
-    groups = {
-        tuple(part["group"]): Bounds(float(part["low"]), float(part["high"]), part["n"])
-        for part in entry["groups"]
-    }
-    quantiles = tuple(map(float, entry["quantiles"]))
-    return Edges(entry["column"], groups, tuple(entry["by"]), quantiles)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paraclap.captions.levels import Edges, training_values
+from paraclap.captions.edges import Edges
+from paraclap.captions.levels import training_values
 from paraclap.captions.templates import LEVELS, PRESENCE, Descriptor, Group, InputError
 from paraclap.captions.writer import Captioner, make_parent
 from paraclap.files import atomic_write

@@ -11,26 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from paraclap.captions.edges import QUANTILES, Edges, edges_to_dict, read_edges
 from paraclap.captions.levels import (
-    QUANTILES,
-    Edges,
     Groups,
     LevelCoder,
     check_edges,
     columns_of,
     comparisons_by,
-    edges_to_dict,
     fit_edges,
     given_levels,
-    read_edges,
 )
-from paraclap.captions.tables import (
-    BATCH,
-    INDEX,
-    Features,
-    LabelEncoder,
-    check_unique,
-)
+from paraclap.captions.sources import BATCH, INDEX, LabelEncoder
+from paraclap.captions.tables import Features, check_unique
 from paraclap.captions.templates import (
     VALUES,
     Comparison,

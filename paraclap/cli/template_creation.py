@@ -3,7 +3,7 @@ r"""Pseudo-captions of speech: eGeMAPS features -> low/normal/high levels -> phr
     python preprocessing/template_creation.py --preview 5
     python preprocessing/template_creation.py features.parquet -o captions.parquet --plot edges.png
     python preprocessing/template_creation.py features.parquet -o captions.parquet \
-        --descriptors pitch,intensity,emotion --filter-emotions "no agreement",other \
+        --descriptors pitch,intensity,emotion --filter-emotions other,surprise --labelled-only \
         --validation-speakers 17,18 --test-speakers 21,22,23,24
     python preprocessing/template_creation.py ravdess.parquet emodb.parquet -o captions.parquet \
         --edges-by gender,corpus --templates paraclap extended
@@ -22,9 +22,10 @@ woman". Durations are never compared within groups, ratings only within a corpus
 templates). Rows without a group, and groups with fewer than 10 values, get no phrase.
 
 Input: one or several tables of features.py, or folders of such tables, with index file/start/end,
-label columns, eGeMAPSv02 functionals under openSMILE's names and Duration in seconds. With a column
-`split`, edges are fitted to its "train" rows, otherwise to all rows. Several tables get a column
-`corpus`, unless they have one. Duplicate rows (same file, start, end and corpus) are an error.
+label columns, eGeMAPSv02 functionals under openSMILE's names and Duration in seconds. Labels are
+normalised as by features.py. With a column `split`, edges are fitted to its "train" rows, otherwise
+to all rows. Several tables get a column `corpus`, unless they have one. Duplicate rows (same file,
+start, end and corpus) are an error.
 
 Output, per row: the label columns, one column <descriptor>_level each, `captions` (all phrases, the
 first wording of a descriptor before its paraphrases) and `caption_descriptors` (the descriptor of
@@ -43,9 +44,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from paraclap.captions.levels import QUANTILES
+from paraclap.captions.edges import QUANTILES
 from paraclap.captions.plot import FORMATS, plot
-from paraclap.captions.tables import INDEX, Features, example_source, open_sources
+from paraclap.captions.sources import INDEX, example_source, open_sources
+from paraclap.captions.tables import Features
 from paraclap.captions.templates import (
     LEVELS,
     PRESENCE,
@@ -54,6 +56,7 @@ from paraclap.captions.templates import (
     read_templates,
 )
 from paraclap.captions.writer import Captioner, prepare_captioner, write_captions
+from paraclap.corpora.features_labels import normalised
 
 GROUPS_SHOWN = 6  # groups of edges in a line of the summary
 
@@ -77,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dump-templates", action="store_true", help="print these tables as YAML, and exit")
     add("--descriptors", type=_names, help="comma-separated, in the order of the phrases")
     add("--filter-emotions", type=_names, default=[], help="comma-separated emotions to drop")
+    add("--labelled-only", action="store_true", help="drop rows without an emotion")
     add("--validation-speakers", type=_names, default=[], help="comma-separated, for split dev")
     add("--test-speakers", type=_names, default=[], help="comma-separated, for split test")
     add("--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="default: 0.3 0.7")
@@ -117,10 +121,14 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.features:
         print("No features given: captions of random example values.")
     features = Features(
-        open_sources(arguments.features) or [example_source(templates)],
+        [normalised(source) for source in open_sources(arguments.features)]
+        or [example_source(templates)],
         {"dev": arguments.validation_speakers, "test": arguments.test_speakers},
         arguments.filter_emotions,
+        arguments.labelled_only,
     )
+    if not features.rows:
+        raise InputError(f"{', '.join(map(str, arguments.features))} has no rows")
     captioner = prepare_captioner(
         features,
         templates,
@@ -185,6 +193,9 @@ def summary(captioner: Captioner) -> str:
         f"{counted.phrases / max(counted.rows, 1):.1f} phrases a row, "
         f"{counted.different} different sets of phrases"
     ]
+    if dropped := captioner.features.dropped:
+        found = [f"{emotion or 'without an emotion'} {n}" for emotion, n in dropped.items()]
+        lines.append(f"rows dropped: {', '.join(found)}")
     units = {descriptor.name: descriptor.unit for descriptor in captioner.selected}
     for name in ("split", *units):
         if name not in counted.counts:

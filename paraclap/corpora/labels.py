@@ -76,7 +76,7 @@ def tidy(text: object) -> str:
     return " ".join(unicodedata.normalize("NFC", str(text)).translate(ZERO_WIDTH).split())
 
 
-def _key(text: object) -> str:
+def label_form(text: object) -> str:
     """Return a tidy text in lower case, with blanks for underscores."""
     return label_key(tidy(text))
 
@@ -88,7 +88,7 @@ def normal_label(column: str, label: object) -> str | None:
 
 def emotion_key(label: object) -> str:
     """Return the same text for all synonyms and spellings of an emotion: its noun, or itself."""
-    key = _key(label)
+    key = label_form(label)
     return _emotion_nouns().get(key, key)
 
 
@@ -106,11 +106,11 @@ def split_name(name: object, others: Iterable[object] = ()) -> str:
         name: of a split, e.g. "Validation" or "test_1".
         others: names of the other splits of the table, for "evaluation".
     """
-    key = _key(name)
+    key = label_form(name)
     kind = _split_kind(key)
     if kind != EVALUATION[0]:
         return kind or key
-    has_test = "test" in {_split_kind(_key(other)) for other in others}
+    has_test = "test" in {_split_kind(label_form(other)) for other in others}
     return "dev" if has_test else "test"
 
 
@@ -139,7 +139,7 @@ def label_mapping(column: str, counts: Mapping[str, int]) -> Mapped:
         counts: label -> number of rows.
     """
     no_label = NO_EMOTION if column == "emotion" else NO_LABEL
-    known = {label: tidy(label) for label in counts if _key(label) not in no_label}
+    known = {label: tidy(label) for label in counts if label_form(label) not in no_label}
     if column == "split":
         mapped = {label: split_name(label, known) for label in known}
     elif column == "gender":
@@ -199,8 +199,8 @@ def normalise_labels(table: pd.DataFrame, name: str = "table", report: bool = Tr
             values.iloc[part] = new.to_numpy()
         table[column] = values.astype("str")
         changes[column] = sum((changed for _, changed in parts), Counter())
-        if column == "split" and _has_parts(changes[column]) and ORIGINAL_SPLIT not in table:
-            table[ORIGINAL_SPLIT] = old.map(_key, na_action="ignore").astype("str")
+        if column == "split" and has_parts(changes[column]) and ORIGINAL_SPLIT not in table:
+            table[ORIGINAL_SPLIT] = old.map(label_form, na_action="ignore").astype("str")
     if report and (text := describe_changes(changes)):
         warnings.warn(f"{name}: {text}", stacklevel=2)
     return table
@@ -217,9 +217,9 @@ def normalise_column(values: pd.Series) -> tuple[pd.Series, Changes]:
     return texts.map(mapping).astype("str"), changes
 
 
-def _has_parts(changes: Changes) -> bool:
+def has_parts(changes: Changes) -> bool:
     """Return whether names of parts, such as "test1" or "dev-other", became those of a split."""
-    return any(new and re.search(r"[ \d./-]", _key(old)) for old, new in changes)
+    return any(new and re.search(r"[ \d./-]", label_form(old)) for old, new in changes)
 
 
 def describe_changes(changes: Mapping[str, Changes], shown: int = CHANGES_SHOWN) -> str:
@@ -241,7 +241,7 @@ def in_split(table: pd.DataFrame, name: str) -> pd.Series:
 
     Original names are recognised: "test1" are the rows of that name, "test" also those of "test2".
     """
-    key = _key(name)
+    key = label_form(name)
     if ORIGINAL_SPLIT in table and (table[ORIGINAL_SPLIT] == key).any():
         return table[ORIGINAL_SPLIT] == key
     is_part = re.search(r"\d", key) is not None  # "test1" is not "test"

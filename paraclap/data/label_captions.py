@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from paraclap.captions.tables import Features, open_table
+from paraclap.captions.sources import open_table
+from paraclap.captions.tables import Features
 from paraclap.captions.templates import read_templates
 from paraclap.captions.writer import prepare_captioner, write_captions
 from paraclap.corpora import CorpusError

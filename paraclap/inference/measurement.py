@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from paraclap.acoustics import egemaps
 from paraclap.acoustics.chunks import DURATION
 from paraclap.acoustics.extraction import measure
-from paraclap.captions.levels import VOICING_COLUMN, Edges, defined_values, read_edges
+from paraclap.captions.edges import Edges, read_edges
+from paraclap.captions.levels import VOICING_COLUMN, defined_values
 from paraclap.captions.templates import (
     LEVELS,
     Comparison,

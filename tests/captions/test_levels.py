@@ -7,15 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paraclap.captions.levels import (
-    QUANTILES,
-    VOICING_COLUMN,
-    Bounds,
-    Edges,
-    edges_to_dict,
-    parse_edges,
-)
-from paraclap.captions.tables import BATCH
+from paraclap.captions.edges import QUANTILES, Bounds, Edges, edges_to_dict, parse_edges
+from paraclap.captions.levels import VOICING_COLUMN
+from paraclap.captions.sources import BATCH
 from paraclap.captions.templates import InputError
 from small_corpora import (
     DESCRIPTORS,

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from paraclap.captions.tables import BATCH, INDEX
+from paraclap.captions.sources import BATCH, INDEX
 from paraclap.captions.templates import LEVELS, InputError
 from small_corpora import caption, make_corpora, make_corpus, run, stream, write
 
@@ -30,17 +30,6 @@ def test_invalid_splits_raise():
         table = make_corpus().assign(**change)
         with pytest.raises(InputError, match=message):
             stream(table, speakers={"dev": ["02"], "test": test})
-
-
-def test_filter_removes_emotions_and_keeps_missing_ones(tmp_path, capsys):
-    table = make_corpus()
-    table.iloc[0, table.columns.get_loc("emotion")] = None
-    features, output = write(table, tmp_path / "f.parquet"), tmp_path / "captions.parquet"
-    assert run(features, "-o", output, "--filter-emotions", "No_agreement,joy") == 0
-    assert "no row has emotion 'joy'" in capsys.readouterr().err
-    left = pd.read_parquet(output)
-    assert left["emotion"].value_counts(dropna=False)["neutral"] == 15
-    assert len(left) == 45 and left["emotion"].isna().sum() == 1
 
 
 def test_several_tables_get_a_corpus_column(tmp_path):
@@ -97,7 +86,7 @@ def test_captions_do_not_depend_on_the_batch_size(tmp_path, monkeypatch):
     table.iloc[3, table.columns.get_loc("gender")] = None
     features, tables = write(table, tmp_path / "f.parquet"), []
     for size in (BATCH, 7):
-        for module in ("tables", "writer"):
+        for module in ("sources", "writer"):
             monkeypatch.setattr(f"paraclap.captions.{module}.BATCH", size)
         output = tmp_path / f"{size}.parquet"
         options = ["--edges-by", "gender", "--filter-emotions", "sad", "--test-speakers", "01"]

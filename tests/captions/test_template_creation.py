@@ -26,7 +26,7 @@ def test_summary_and_preview_need_no_output(features, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "60 rows, 0 without any phrase" in printed and printed.count("paraphrased:") == 3
     assert re.search(r"^pitch +low 18, normal 24, high 18; normal: .* semitones", printed, re.M)
-    assert re.search(r"^emotion +anger 15, neutral 15, no agreement 15, sad 15$", printed, re.M)
+    assert re.search(r"^emotion +anger 15, neutral 15, sad 15, undefined 15$", printed, re.M)
     assert list(tmp_path.iterdir()) == [features]
 
 
@@ -39,7 +39,7 @@ def test_summary_and_preview_need_no_output(features, tmp_path, capsys):
         "features.parquet -o features.parquet",
         "features.parquet -o out.parquet --quantiles 0.7 0.3",
         "features.parquet -o out.parquet --test-speakers 99",
-        "features.parquet -o out.parquet --filter-emotions sad,anger,neutral,no_agreement",
+        "features.parquet -o out.parquet --labelled-only --filter-emotions sad,anger,neutral",
         "features.parquet -o out.parquet --edges broken.txt",
         "features.parquet -o out.parquet --templates broken.txt",
         "broken.txt -o out.parquet",

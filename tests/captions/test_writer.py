@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from paraclap.captions.levels import VOICING_COLUMN, Bounds, Edges
-from paraclap.captions.tables import INDEX, example_source
+from paraclap.captions.edges import Bounds, Edges
+from paraclap.captions.levels import VOICING_COLUMN
+from paraclap.captions.sources import INDEX, example_source
 from paraclap.captions.templates import LEVELS, InputError, phrases_of
 from small_corpora import (
     BY_NAME,
@@ -234,9 +235,7 @@ def test_other_columns_are_copied(tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(output)[names], table[names])
 
 
-def test_empty_table_is_written(features, tmp_path):
+def test_empty_table_is_refused(features, tmp_path, capsys):
     output = tmp_path / "captions.parquet"
-    with pytest.warns(UserWarning):
-        fit(make_corpus().iloc[:0])
-    assert run(write(make_corpus().iloc[:0], features), "-o", output, "--preview", 2) == 0
-    assert str(pq.read_schema(output).field("captions").type) == "list<element: string not null>"
+    assert run(write(make_corpus().iloc[:0], features), "-o", output, "--preview", 2) == 1
+    assert "features.parquet has no rows" in capsys.readouterr().err and not output.exists()

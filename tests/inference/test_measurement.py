@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from paraclap.audio.reading import read_audio
-from paraclap.captions.levels import parse_edges
+from paraclap.captions.edges import parse_edges
 from paraclap.captions.templates import default_descriptors
 from paraclap.cli import template_creation
 from paraclap.inference.api import ParaCLAP

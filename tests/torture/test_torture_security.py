@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from paraclap.captions.levels import read_edges
+from paraclap.captions.edges import read_edges
 from paraclap.captions.templates import read_templates
 from paraclap.cli.models import _read_scores
 from paraclap.corpora.databases import read_database

@@ -1,6 +1,9 @@
 """Recipes, splits and settings do what they state."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,14 +15,16 @@ from paraclap.cli import evaluate
 from paraclap.corpora import table as corpora
 from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.labels import in_split, normalise_labels, split_name, split_names
+from paraclap.data.captions import draw_caption, group_phrases
 from paraclap.evaluation import metrics
 from paraclap.evaluation.bootstrap import cluster_interval
 from paraclap.model.build import load_model
 from paraclap.settings import DataSettings, Settings, SettingsError
-from paraclap.training.config import read_settings
+from paraclap.training.config import CONFIGS, read_settings
 from paraclap.training.data import TrainingData
-from paraclap.training.tables import split_table
+from paraclap.training.tables import read_captions, split_table
 from paraclap.training.validation import Validator
+from small_corpora import make_corpus, run, write
 
 # --- Splits --------------------------------------------------------------------------------------
 
@@ -85,7 +90,85 @@ def test_a_named_split_without_rows_is_an_error_with_those_found(key):
 
 # --- Selecting rows for captions -----------------------------------------------------------------
 
+MISSING = [None, "", " ", "N/A", "nan", "Unknown", "no agreement", "No_Agreement", "X", "xxx"]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_labelled_only_drops_rows_without_a_label(tmp_path, capsys, missing):
+    table = make_corpus()
+    table["emotion"] = table["emotion"].replace({"no agreement": missing, "sad": "other"})
+    output = tmp_path / "captions.parquet"
+    assert run(write(table, tmp_path / "f.parquet"), "-o", output, "--labelled-only") == 0
+    assert "rows dropped: without an emotion 15" in capsys.readouterr().out
+    counts = pd.read_parquet(output)["emotion"].value_counts(dropna=False).to_dict()
+    assert counts == {"anger": 15, "other": 15, "neutral": 15}
+
+
+def test_rows_dropped_by_emotion_are_counted(tmp_path, capsys):
+    features, output = write(make_corpus(), tmp_path / "f.parquet"), tmp_path / "captions.parquet"
+    arguments = ["--labelled-only", "--filter-emotions", "Sad,anger"]
+    assert run(features, "-o", output, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "rows dropped: Sad 15, anger 15, without an emotion 15" in printed
+    assert set(pd.read_parquet(output)["emotion"]) == {"neutral"}
+    assert run(features, "-o", output, "--filter-emotions", "sad") == 0
+    assert pd.read_parquet(output)["emotion"].isna().sum() == 15
+
+
+@pytest.mark.parametrize("name", ["joy", "no agreement", "ange"])
+def test_an_emotion_that_no_row_has_cannot_be_dropped(tmp_path, capsys, name):
+    features, output = write(make_corpus(), tmp_path / "f.parquet"), tmp_path / "captions.parquet"
+    assert run(features, "-o", output, "--filter-emotions", f"sad,{name}") == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"no row has the emotion '{name}', found anger, neutral, sad" in message
+    assert "15 rows without a label are dropped by --labelled-only" in message
+    assert not output.exists()
+
+
 # --- The published recipe ------------------------------------------------------------------------
+
+
+def msp_like() -> pd.DataFrame:
+    """Return features like those of MSP-Podcast, a quarter of them without a consensus label."""
+    table = make_corpus(80)
+    emotions, splits = ["happiness", "other", None, "neutral"], ["Train", "Development", "Test1"]
+    return table.assign(
+        emotion=[emotions[row % 4] for row in range(80)],
+        split=[splits[max(row // 20 - 1, 0)] for row in range(80)],
+        speaker=[str(row // 20) for row in range(80)],
+    )
+
+
+def commands(path: Path) -> dict[str, list[str]]:
+    """Return script -> arguments of the commands in the header of a configuration."""
+    lines = re.findall(r"^#   python (\S+) (.*)$", path.read_text(), re.M)
+    return {script: shlex.split(arguments) for script, arguments in lines}
+
+
+def test_commands_of_the_published_recipe_make_its_training_set(tmp_path, monkeypatch):
+    given = commands(CONFIGS / "paper.yaml")
+    monkeypatch.chdir(tmp_path)
+    write(msp_like(), tmp_path / "features.parquet")
+    assert run(*given["preprocessing/template_creation.py"]) == 0
+    arguments = [argument for argument in given["train.py"][1:] if "data.root" not in argument]
+    settings = read_settings([str(CONFIGS / "paper.yaml"), *arguments, "data.root=."])
+    train, validation = split_table(read_captions(settings.data.captions), settings)
+    assert (len(train), len(validation)) == (30, 15)
+    assert set(train["emotion"]) == {"happiness", "neutral", "other"}
+    assert set(validation["original_split"]) == {"development"}
+    phrases = group_phrases(*train[["captions", "caption_descriptors"]].iloc[0])
+    caption = draw_caption(phrases, settings.captions, np.random.default_rng(0)).text
+    assert re.match(r"speaker has a (low|normal|high) pitch and has a ", caption)
+    assert caption.count(" and ") == 11 and "expresses happiness" in caption
+
+
+def test_published_recipe_names_every_known_difference():
+    header = (CONFIGS / "paper.yaml").read_text().partition("output:")[0]
+    listed = header.partition("Differences from the published code:\n")[2].splitlines()
+    assert len(listed) == 6
+    for word in ("normalisation", "exp(100)", "test1", "training mode", "words", "loudness"):
+        assert word in header
+
 
 # --- Validation and evaluation -------------------------------------------------------------------
 

@@ -1,0 +1,177 @@
+"""Sources of features: tables in memory and in parquet files, read in batches, and label codes."""
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from paraclap.captions.templates import Descriptor, InputError
+
+INDEX = ("file", "start", "end")
+BATCH = 32768  # rows per batch, and per row group of the output
+
+
+@dataclass(frozen=True)
+class Source:
+    """One feature table.
+
+    Attributes:
+        where: path or name, for messages.
+        corpus: name of the corpus.
+        schema: of the stored columns.
+        rows: number of rows.
+        read: returns record batches with the given columns.
+    """
+
+    where: str
+    corpus: str
+    schema: pa.Schema
+    rows: int
+    read: Callable[[list[str]], Iterable[pa.RecordBatch]]
+
+    def __post_init__(self) -> None:
+        lacking = [name for name in INDEX if name not in self.schema.names]
+        if lacking:
+            raise InputError(f"{self.where} lacks {', '.join(lacking)}, as index level or column")
+
+
+def open_table(table: pa.Table, where: str = "table") -> Source:
+    """Return the source of a table in memory.
+
+    Raises:
+        InputError: if the table lacks a part of the index
+    """
+
+    def read(columns: list[str]) -> list[pa.RecordBatch]:
+        return table.select(columns).to_batches(max_chunksize=BATCH)
+
+    return Source(where, _corpus_name(table.schema, where), table.schema, len(table), read)
+
+
+def open_file(path: Path) -> Source:
+    """Return the source of a parquet file.
+
+    Raises:
+        InputError: if the file is absent, unreadable, or lacks a part of the index
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+
+    def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            # buffers read ahead would stay in memory until the file is closed
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                yield from file.iter_batches(BATCH, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        reason = getattr(error, "strerror", None) or "it is no parquet file, or damaged"
+        raise InputError(
+            f"{path} cannot be read: {reason}; expected a table of features.py"
+        ) from error
+    return Source(str(path), _corpus_name(schema, path.stem), schema, rows, read)
+
+
+def open_sources(paths: Sequence[Path]) -> list[Source]:
+    """Return the sources of files and of folders of files, those of a folder sorted by name.
+
+    Raises:
+        InputError: if a path does not exist, cannot be read, or lacks a part of the index
+    """
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("[!._]*.parquet"))
+        if path.is_dir() and not inside:
+            raise InputError(f"{path} holds no .parquet file")
+        files += inside if path.is_dir() else [path]
+    return [open_file(path) for path in files]
+
+
+def example_source(descriptors: Iterable[Descriptor], rows: int = 100) -> Source:
+    """Return random values and labels in the form of a feature table, for a preview."""
+    generator = np.random.default_rng(0)
+    files = [f"example/{row:03d}.wav" for row in range(rows)]
+    index = pd.MultiIndex.from_product([files, [pd.Timedelta(0)], [pd.NaT]], names=INDEX)
+    table = pd.DataFrame(index=index)
+    for descriptor in descriptors:
+        if descriptor.kind == "label":
+            values = generator.choice([*descriptor.forms, "example"], rows)
+        elif descriptor.kind == "level":
+            values = generator.normal(size=rows)
+        else:
+            continue
+        table[descriptor.column] = values
+    return open_table(pa.Table.from_pandas(table), "example")
+
+
+def metadata_of(schema: pa.Schema) -> dict[str, Any]:
+    """Return the metadata that features.py stored; {} in tables of other programs."""
+    try:
+        about = json.loads((schema.metadata or {}).get(b"paraclap", b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _corpus_name(schema: pa.Schema, otherwise: str) -> str:
+    """Return the name of the corpus in the metadata of features.py."""
+    about = metadata_of(schema)
+    return str(about.get("corpus") or about.get("name") or otherwise)
+
+
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values, also for a dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def decoded(column: pa.Array) -> pa.Array:
+    """Return a column without a dictionary."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def encode(column: pa.Array) -> tuple[np.ndarray, list]:
+    """Return the codes of a column (rows,), -1 where missing, and the values they refer to."""
+    if not pa.types.is_dictionary(column.type):
+        column = pc.dictionary_encode(column)
+    codes = column.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
+    return codes, column.dictionary.to_pylist()
+
+
+class LabelEncoder:
+    """Codes of labels, consistent over the batches of a column."""
+
+    def __init__(self, key: Callable[[Any], Any] = lambda value: value) -> None:
+        """Start without labels.
+
+        Args:
+            key: maps a value to its label, None for missing
+        """
+        self._key = functools.cache(key)
+        self._codes: dict[Any, int] = {}
+
+    @property
+    def labels(self) -> list:
+        """Labels in the order of their codes."""
+        return list(self._codes)
+
+    def encode(self, column: pa.Array) -> np.ndarray:
+        """Return the codes of a column (rows,), -1 where missing; new labels get new codes."""
+        found, values = encode(column)
+        codes = [-1] * (len(values) + 1)  # the last entry belongs to code -1
+        for place, value in enumerate(values):
+            label = None if value is None or value != value else self._key(value)
+            if label is not None:
+                codes[place] = self._codes.setdefault(label, len(self._codes))
+        return np.array(codes, np.int32)[found]
