@@ -13,7 +13,7 @@ BATCH_SECONDS = 60.0  # padded audio per batch [s] where whole clips are embedde
 
 EMOTION = "emotion"  # the label that every sampled caption contains by default
 
-LABEL_TABLES = (".csv", ".tsv")
+LABEL_TABLES = (".csv", ".tsv", ".jsonl")
 """Suffixes of tables of labels, from which captions are generated; others are captions tables."""
 
 SMALL_BERT: dict[str, Any] = {
@@ -185,9 +185,9 @@ class DataSettings:
         class_sampling_exponent: the same for the classes of `train.target` within each corpus.
         root: folder that the audio paths in the captions table are relative to. None = the folder
             of the table, for a table of labels only.
-        captions: captions table of preprocessing/template_creation.py, or a table of labels (.csv
-            or .tsv with the columns `file`, `emotion`, ...), from which captions are generated into
-            the run folder.
+        captions: captions table of preprocessing/template_creation.py, or a table of labels (.csv,
+            .tsv or .jsonl with the columns `file`, `emotion`, ...), from which captions are
+            generated into the run folder.
         templates: phrase tables for a table of labels, see `--templates` of template_creation.py.
         features: table of features.py, for an audio encoder on functionals.
         train_split: value of the column `split` of the training clips. A table without this column

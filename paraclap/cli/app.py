@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from paraclap.cli.options import path_of
 from paraclap.errors import MissingPackageError
 from paraclap.inference.limits import HOST, MEGABYTES, PORT, SECONDS
 
@@ -62,9 +63,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="run folder, model folder or Hub name")
-    add("--edges", type=Path, help="captions.edges.json, for the levels")
-    add("--features", type=Path, help="features table to which the edges were fitted")
-    add("--index", type=Path, help="index of search.py, for similar clips")
+    add("--edges", type=path_of, help="captions.edges.json, for the levels")
+    add("--features", type=path_of, help="features table to which the edges were fitted")
+    add("--index", type=path_of, help="index of search.py, for similar clips")
     add("--host", default=HOST, help="address to bind (%(default)s)")
     add("--port", type=int, default=PORT, help="(%(default)s)")
     add("--max-megabytes", type=float, default=MEGABYTES, help="largest upload (%(default)g)")

@@ -40,7 +40,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from paraclap.cli.options import renamed
+from paraclap.cli.options import path_of, renamed
+from paraclap.corpora.options import add_table_options
 from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED
 from paraclap.files import make_folder
 from paraclap.model.sources import ENGINES, PRECISIONS, check_source, find_model
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     selection = {"split": options.split, "speaker": options.speakers}
     what = options.sources, options.targets, options.prompts, selection, options.retrieval
-    sources = read_sources(*what, as_published=options.protocol is not None)
+    tables = {"root": options.root, "columns": options.columns}
+    sources = read_sources(*what, as_published=options.protocol is not None, **tables)
     # torch and transformers take seconds to import: after arguments and corpora are checked.
     from paraclap.distributed import device_named, processes, rank
     from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, audio_fingerprint
@@ -106,7 +108,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", metavar="MODEL", help="run folder, model folder, or Hub name")
     add("sources", nargs="+", metavar="SOURCE", help="corpora, e.g. ravdess=/data/RAVDESS")
-    add("-o", "--output", type=Path, default=Path("results"), help="output folder (%(default)s)")
+    add_table_options(parser)
+    add("-o", "--output", type=path_of, default=Path("results"), help="output folder (%(default)s)")
     add("--prompts", nargs="+", metavar="SET", help=f"{', '.join(PROMPT_SETS)}, or YAML files")
     add("--targets", nargs="+", metavar="COLUMN", help="columns of labels (emotion)")
     add("--split", type=_comma_list, help="only these splits, e.g. test")
@@ -115,9 +118,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--reference", action="store_true", help="add the published scores")
     add("--retrieval", nargs="+", metavar="CAPTIONS", help="captions table of each SOURCE")
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
-    add("--cache", type=Path, default=default_cache(), help="embedding cache (%(default)s)")
+    add("--cache", type=path_of, default=default_cache(), help="embedding cache (%(default)s)")
     add("--no-cache", dest="cache", action="store_const", const=None, help="embed all clips anew")
-    add("--waveform-cache", type=Path, help="folder of a waveform cache to read, or to write")
+    add("--waveform-cache", type=path_of, help="folder of a waveform cache to read, or to write")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--workers", type=int, default=0, help="processes that read audio")
     add("--engine", choices=ENGINES, default="eager", help="how embeddings are computed")

@@ -28,7 +28,9 @@ from pathlib import Path
 
 from paraclap.acoustics.feature_sets import FEATURE_SETS
 from paraclap.audio.segments import MAX_SECONDS
+from paraclap.cli.options import path_of
 from paraclap.corpora import SOURCE_FORMS
+from paraclap.corpora.options import add_table_options
 from paraclap.signals import stopping
 
 BACKENDS = ("local", "dask", "ray")
@@ -37,7 +39,7 @@ CLIP_SECONDS = 600.0
 
 
 def _output_path(text: str) -> Path:
-    path = Path(text)
+    path = path_of(text)
     if path.suffix != ".parquet":
         raise argparse.ArgumentTypeError(f"{text} must end in .parquet")
     return path
@@ -71,6 +73,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add, count = parser.add_argument, _between(1, 1e6, int)
     sets = "; ".join(f"{name}: {chosen.about}" for name, chosen in FEATURE_SETS.items())
     add("source", metavar="SOURCE", help=SOURCE_FORMS)
+    add_table_options(parser)
     add("-o", "--output", required=True, type=_output_path, metavar="FILE.parquet")
     add("--feature-set", choices=list(FEATURE_SETS), default="egemaps", help=sets)
     add("--workers", type=count, default=os.cpu_count(), help="processes (%(default)s)")
@@ -113,7 +116,7 @@ def _extract(arguments: argparse.Namespace) -> int:
     from paraclap.corpora.table import read_corpus
 
     source, max_reject = options.pop("source"), options.pop("max_reject")
-    table = read_corpus(source)
+    table = read_corpus(source, options.pop("root"), options.pop("columns"))
     try:
         summary = write_features(table, FeatureSettings(**options))
     finally:

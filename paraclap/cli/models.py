@@ -13,6 +13,7 @@ not at all.
 """
 
 import argparse
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,7 +110,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, command in parsers.items():
         command.add_argument("source", help=SOURCES[name])
         command.add_argument("output", help="folder to write; must not exist, or be empty")
-        command.add_argument("--scores", help="scores.yaml of evaluate.py, for the model card")
+        command.add_argument(
+            "--scores",
+            type=os.path.expanduser,
+            help="scores.yaml of evaluate.py, for the model card",
+        )
         command.add_argument("--name", help="name on the Hub in the model card, USER/NAME")
         command.add_argument("--license", help="of the weights, as an identifier of the Hub (mit)")
     export = commands.add_parser("export", help='to ONNX (pip install "paraclap[onnx]")')
@@ -117,7 +122,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     export.add_argument("output", help="folder to write; must not exist, or be empty")
     export.add_argument("--int8", action="store_true", help="also with weights in 8 bits")
     add = parsers["convert"].add_argument
-    add("--tokenizer", help="Hub name or folder (bert-base-uncased)")
+    add("--tokenizer", type=os.path.expanduser, help="Hub name or folder (bert-base-uncased)")
     add("--sha256", help="expected hash of the file")
-    add("--config", help="config.json of a checkpoint with other towers")
+    add("--config", type=os.path.expanduser, help="config.json of a checkpoint with other towers")
     return parser.parse_args(arguments)

@@ -15,6 +15,11 @@ def renamed(new: str) -> Callable[[str], None]:
     return refuse
 
 
+def path_of(text: str) -> Path:
+    """Return a path; ``~`` is expanded, also where a shell does not, as in `--cache=~/c`."""
+    return Path(text).expanduser()
+
+
 def output_file(*suffixes: str) -> Callable[[str], Path]:
     """Return the type of a file to be written, with one of these suffixes, in an existing folder.
 
@@ -22,7 +27,7 @@ def output_file(*suffixes: str) -> Callable[[str], Path]:
     """
 
     def check(text: str) -> Path:
-        path = Path(text)
+        path = path_of(text)
         problems = {
             f"expected {' or '.join(suffixes)}": path.suffix.lower() not in suffixes,
             "it is a folder": path.is_dir(),

@@ -51,7 +51,8 @@ from typing import TYPE_CHECKING
 from paraclap.audio import AudioError
 from paraclap.audio.conditioning import RATE_LIMITS
 from paraclap.audio.segments import WindowError
-from paraclap.cli.options import output_file, overwritten, renamed
+from paraclap.cli.options import output_file, overwritten, path_of, renamed
+from paraclap.corpora.options import add_table_options
 from paraclap.inference.limits import check_windows
 from paraclap.model.sources import find_model
 from paraclap.settings import BATCH_SECONDS
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from paraclap.inference.measurement import check_labels
 
         check_labels(options.edges, dict(options.group))
-    clips = None if options.stdin_pcm else _read_clips(options.audio)
+    clips = None if options.stdin_pcm else _read_clips(options)
     prompts = _read_prompts(options.prompts or [])
     # torch and transformers take seconds to import: after arguments, prompts and clips are checked.
     from paraclap.inference.api import ParaCLAP
@@ -157,16 +158,16 @@ def _describe(
     return code
 
 
-def _read_clips(arguments: Sequence[str]) -> "pd.DataFrame":
+def _read_clips(options: argparse.Namespace) -> "pd.DataFrame":
     """Return the table of clips; the argument - is replaced by the lines of stdin."""
     from paraclap.corpora import CorpusError
     from paraclap.corpora.table import read_clips
 
     listed: list[str] = []
-    for argument in arguments:
+    for argument in options.audio:
         lines = (line.rstrip("\r\n") for line in sys.stdin) if argument == "-" else [argument]
         listed += [line for line in lines if line]
-    clips = read_clips(listed)
+    clips = read_clips(listed, options.root, options.columns)
     if clips.empty:
         raise CorpusError("no clips given")
     if not any(map(os.path.exists, map(os.path.join, clips["root"], clips["file"]))):
@@ -191,6 +192,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "audio", nargs="*", metavar="AUDIO", help="files, folders, patterns, tables, NAME=ROOT or -"
     )
+    add_table_options(parser)
     add("--prompts", nargs="+", metavar="TEXT", help="prompts, or one YAML file")
     add("--template", help='text for {} = prompt, e.g. "the speaker sounds {}"')
     written = output_file(".csv", ".json", ".jsonl", ".txt")
@@ -198,13 +200,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--format", choices=FORMATS, help="of the output (table; json is one list)")
     add("--windows", type=float, metavar="SECONDS", help="score windows of this length")
     add("--hop", type=float, metavar="SECONDS", help="from window to window (window length)")
-    add("--plot", type=Path, metavar="FOLDER", help="figures of windows over time")
+    add("--plot", type=path_of, metavar="FOLDER", help="figures of windows over time")
     add("--stdin-pcm", type=_rate, metavar="RATE", help="16-bit mono samples on stdin, rate [Hz]")
     add("--describe", action="store_true", help="compare measured with predicted levels")
-    add("--edges", type=Path, help="captions.edges.json, for --describe")
+    add("--edges", type=path_of, help="captions.edges.json, for --describe")
     group = "labels of all clips, for edges by group, e.g. gender=female"
     add("--group", nargs="+", type=_label, default=[], metavar="COLUMN=LABEL", help=group)
-    add("--onnx", type=Path, metavar="FOLDER", help="exported model, instead of MODEL")
+    add("--onnx", type=path_of, metavar="FOLDER", help="exported model, instead of MODEL")
     add("--int8", action="store_true", help="use the 8-bit encoders of the export")
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")

@@ -20,13 +20,15 @@ page with players; it links recordings by relative paths, so it can be moved tog
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paraclap.audio import AudioError
-from paraclap.cli.options import output_file, overwritten
+from paraclap.cli.options import output_file, overwritten, path_of
+from paraclap.corpora.options import add_table_options
 from paraclap.files import write_bytes
 from paraclap.model.sources import ModelNotFoundError, find_model
 from paraclap.settings import BATCH_SECONDS
@@ -51,7 +53,7 @@ def _index(options: argparse.Namespace) -> int:
     model = find_model(options.model)
     from paraclap.corpora.table import read_clips
 
-    clips = read_clips(options.sources)
+    clips = read_clips(options.sources, options.root, options.columns)
     from paraclap.inference import approximate
     from paraclap.inference.api import ParaCLAP
     from paraclap.inference.index import ClipIndex
@@ -152,20 +154,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = index.add_argument
     add("model", metavar="MODEL", help="run folder, model folder, or Hub name")
     add("sources", nargs="+", metavar="SOURCE", help="files, folders, patterns, tables, NAME=ROOT")
-    add("-o", "--output", type=Path, required=True, help="folder of the index")
+    add("-o", "--output", type=path_of, required=True, help="folder of the index")
+    add_table_options(index)
     add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
     add("--approximate", action="store_true", help="faster queries of millions of clips")
     query = commands.add_parser("query", help="search an index")
     add = query.add_argument
-    add("index", type=Path, metavar="INDEX", help="folder of the index")
+    add("index", type=path_of, metavar="INDEX", help="folder of the index")
     add("descriptions", nargs="*", metavar="TEXT", help="descriptions of the voice")
     add("--like", nargs="+", metavar="AUDIO", help="example recordings")
     add("--count", type=int, default=10, help="clips per query (%(default)s)")
     add("--page", type=output_file(".html"), metavar="FILE.html", help="page with players")
     add("-o", "--output", type=output_file(".csv"), metavar="FILE.csv", help="table of the results")
     add("--exact", action="store_true", help="compare every clip despite an approximate index")
-    add("--model", help="place of the model, if it was moved")
+    add("--model", type=os.path.expanduser, help="place of the model, if it was moved")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
     options = parser.parse_args(arguments)
     if options.command == "query" and not (options.descriptions or options.like):

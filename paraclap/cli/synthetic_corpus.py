@@ -11,7 +11,8 @@ same arguments give the same bytes for any number of workers.
 
 import argparse
 import os
-from pathlib import Path
+
+from paraclap.cli.options import path_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("-o", "--output", dest="root", type=Path, required=True, help="folder to create")
+    add("-o", "--output", dest="root", type=path_of, required=True, help="folder to create")
     add("--speakers", type=int, default=16, help="at least 6 (%(default)s)")
     add("--clips-per-emotion", type=int, default=8, help="per speaker (%(default)s)")
     add("--seed", type=int, default=0, help="(%(default)s)")

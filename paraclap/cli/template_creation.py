@@ -39,7 +39,6 @@ so memory grows by about 20 bytes per row for any number of columns (10 million 
 import argparse
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +55,7 @@ from paraclap.captions.templates import (
     read_templates,
 )
 from paraclap.captions.writer import Captioner, prepare_captioner, write_captions
+from paraclap.cli.options import path_of
 from paraclap.corpora.features_labels import normalised
 
 GROUPS_SHOWN = 6  # groups of edges in a line of the summary
@@ -70,9 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("features", type=Path, nargs="*", help="features.parquet, or folders of such files")
-    add("-o", "--output", type=Path, help="captions.parquet to write")
-    add("--edges", type=Path, help="file of edges (captions.edges.json) instead of fitting them")
+    add("features", type=path_of, nargs="*", help="features.parquet, or folders of such files")
+    add("-o", "--output", type=path_of, help="captions.parquet to write")
+    add("--edges", type=path_of, help="file of edges (captions.edges.json) instead of fitting them")
     add("--edges-by", type=_names, default=[], help="comma-separated columns to compare within")
     add("--templates", nargs="+", default=["paraclap"], metavar="NAME",
         help="tables of descriptors and phrases: paraclap (default), extended, or YAML files; "
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--validation-speakers", type=_names, default=[], help="comma-separated, for split dev")
     add("--test-speakers", type=_names, default=[], help="comma-separated, for split test")
     add("--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="default: 0.3 0.7")
-    add("--plot", type=Path, metavar="FILE.png", help="draw distributions, edges and emotions")
+    add("--plot", type=path_of, metavar="FILE.png", help="draw distributions, edges and emotions")
     add("--preview", type=int, default=0, metavar="N", help="print N rows with their captions")
     return parser
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from paraclap.corpora import SOURCE_FORMS, CorpusError
 from paraclap.corpora.check import describe, find_problems, list_corpora, read_headers
+from paraclap.corpora.options import add_table_options
 from paraclap.corpora.table import read_corpus
 
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help=SOURCE_FORMS)
+    add_table_options(parser)
     options = parser.parse_args(arguments)
     if not options.sources:
         print("\n".join(list_corpora()))
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for source in options.sources:
         try:
             with warnings.catch_warnings(record=True, action="always") as caught:
-                table = read_corpus(source)
+                table = read_corpus(source, options.root, options.columns)
         except CorpusError as error:
             print(f"{source}: {error}", file=sys.stderr)
             failed = True

@@ -1,4 +1,4 @@
-"""Tables (CSV, TSV, parquet) and audformat databases."""
+"""Audformat databases."""
 
 import re
 from pathlib import Path
@@ -7,42 +7,9 @@ import audformat
 import pandas as pd
 
 from paraclap.corpora import CorpusError
-from paraclap.corpora.label_files import parse_table, read_text
+from paraclap.corpora.table_files import read_file_table, read_table
 from paraclap.corpora.validation import INDEX_COLUMNS, timedeltas, typed
 from paraclap.files import read_yaml
-
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Return a table, from text with all values as text; a named index becomes columns.
-
-    Raises:
-        CorpusError: if it cannot be parsed, or its encoding is neither UTF-8 nor UTF-16
-    """
-    try:
-        if path.suffix.lower() != ".parquet":
-            return parse_table(read_text(path))
-        frame = pd.read_parquet(path)
-    except ValueError as error:  # parser, encoding and Arrow errors are ValueErrors
-        raise CorpusError(f"{path} cannot be read as a table: {error}") from error
-    return frame.reset_index() if any(frame.index.names) else frame
-
-
-def read_file_table(path: Path) -> pd.DataFrame:
-    """Return a table with a column ``file`` (also called ``file_name`` in the file).
-
-    Raises:
-        CorpusError: if it cannot be parsed, or has neither column
-    """
-    frame = read_table(path)
-    if "file" not in frame and "file_name" in frame:
-        frame = frame.rename(columns={"file_name": "file"})
-    if "file" not in frame:
-        raise CorpusError(
-            f"{path} has columns {list(frame.columns)}, expected one called file or file_name"
-        )
-    return frame
 
 
 def read_database(root: Path, tables: str = "", split_pattern: str | None = None) -> pd.DataFrame:
@@ -82,6 +49,8 @@ def read_database(root: Path, tables: str = "", split_pattern: str | None = None
 
 def _table_file(root: Path, name: str) -> Path:
     """Return the path of a table as parquet or CSV; pickled tables could run code."""
+    if re.search(r"[/\\\x00]", name):
+        raise CorpusError(f"{root / 'db.yaml'}: the table id {name!r} is not part of a file name")
     for suffix in (".parquet", ".csv"):
         path = root / f"db.{name}{suffix}"
         if path.is_file():

@@ -4,8 +4,10 @@ import codecs
 import csv
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 
@@ -109,15 +111,36 @@ def parse_table(text: str) -> pd.DataFrame:
     """Return separated text as a table of text: `001`, `NA` and `None` are kept, "" is missing.
 
     The separator is the one of `SEPARATORS` that is most frequent in the first line. In text
-    separated by tabs, quotes are ordinary characters.
+    separated by tabs, quotes are ordinary characters. A separator at the end of lines is ignored.
+
+    Raises:
+        ValueError: if a column occurs twice, or a row has more fields than the header
     """
     header = text.lstrip().partition("\n")[0]
     separator = max(SEPARATORS, key=header.count)
-    table = pd.read_csv(
-        io.StringIO(text),
-        sep=separator,
-        dtype=str,
-        keep_default_na=False,
-        quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
-    )
-    return table.mask(table == "")
+    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    names = next(csv.reader([header.rstrip("\r")], delimiter=separator, quoting=quoting), [])
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise ValueError(f"the column {twice[0]} occurs twice")
+    options = {"sep": separator, "quoting": quoting}
+    try:
+        table = _read_csv(text, **options)
+    except pd.errors.ParserWarning:  # rows are longer than the header
+        names = [*_read_csv(text, nrows=0, **options).columns, "after the last"]
+        table = _read_csv(text, names=names, header=0, **options)
+        longer = table.pop(names[-1]) != ""
+        if longer.any():
+            row = table.loc[longer.idxmax()].iloc[0]
+            raise ValueError(f"the row of {row} has more fields than the header") from None
+    table = table.mask(table == "")
+    unnamed = [name for name in table if str(name).startswith("Unnamed: ")]
+    return table.drop(columns=[name for name in unnamed if table[name].isna().all()])
+
+
+def _read_csv(text: str, **options: Any) -> pd.DataFrame:
+    """Return separated text as a table of text; warnings of the parser are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        source = io.StringIO(text)
+        return pd.read_csv(source, dtype=str, keep_default_na=False, index_col=False, **options)

@@ -7,7 +7,9 @@ A *source*, as given on the command line, is one of ::
 
     ravdess=/data/RAVDESS    a corpus of CORPORA and its folder
     /data/my-database        an audformat database (contains db.yaml)
-    /data/mine/labels.csv    a .csv, .tsv or .parquet table beside its audio (file or file_name)
+    /data/mine/labels.csv    a .csv, .tsv, .parquet or .jsonl table (file or file_name) beside its
+                             audio; with `root`, anywhere
+    mine=/data/labels.csv    the same with a name; also for an audformat database
     /data/recordings         a folder of audio without labels
 
 A corpus table is on audformat's segmented index: ``file`` (relative to the root, with ``/``),
@@ -16,13 +18,15 @@ gender, split, fold, language (text), arousal, valence, dominance, age (numbers)
 ``table.attrs`` holds ``name``, ``root`` and ``corpus`` (key of CORPORA or None). Audio is not read.
 """
 
+import contextlib
 import difflib
 import glob
 import math
 import os
+import posixpath
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -30,12 +34,30 @@ import pandas as pd
 from paraclap.corpora import SOURCE_FORMS, CorpusError
 from paraclap.corpora.audio_files import read_folder
 from paraclap.corpora.catalogue import CORPORA, Corpus
-from paraclap.corpora.databases import TABLE_SUFFIXES, read_database, read_file_table
+from paraclap.corpora.databases import read_database
 from paraclap.corpora.labels import normalise_column
-from paraclap.corpora.validation import corpus_table
+from paraclap.corpora.table_files import SPREADSHEETS, TABLE_SUFFIXES, read_file_table
+from paraclap.corpora.validation import corpus_table, refuse_lists
 
 LOW, MIDDLE, HIGH = "low", "middle", "high"
 """Classes of numeric labels, by tertiles."""
+
+MEANT = {
+    other: column
+    for column, others in {
+        "emotion": "label labels emo emotions emotionlabel class category",
+        "gender": "sex genders",
+        "speaker": "spk spkr spkid spkrid speakerid speakers actor actorid subject subjectid",
+        "split": "subset partition splitset",
+        "language": "lang",
+        "start": "begin onset starttime",
+        "end": "stop offset endtime",
+    }.items()
+    for other in others.split()
+}
+"""Other name of a column, without blanks, in lower case -> the column."""
+FILES_COMPARED = 50
+"""Files of a folder whose names are compared with those of known corpora."""
 
 CLIP_COLUMNS = ("name", "root", "file", "start", "end")
 
@@ -44,65 +66,117 @@ CLIP_COLUMNS = ("name", "root", "file", "start", "end")
 
 
 def split_source(text: str) -> tuple[str | None, Path]:
-    """Return the corpus name (or None) and the path of a source; ``~`` is expanded.
+    """Return the name (or None) and the path of a source; ``~`` is expanded.
 
     Raises:
-        CorpusError: if the name of ``NAME=ROOT`` is not in CORPORA
+        CorpusError: if ``NAME=ROOT`` has neither a name of CORPORA nor a path of a table or folder
     """
     name, equals, root = text.partition("=")
     if not equals or not re.fullmatch(r"[\w-]+", name) or Path(text).exists():
         return None, Path(text).expanduser()
-    if name not in CORPORA:
-        near = difflib.get_close_matches(name, CORPORA, n=1)
+    path = Path(root).expanduser()
+    near = difflib.get_close_matches(name, CORPORA, n=1)
+    is_own = _is_table(path) or path.is_dir() and not near or (path / "db.yaml").is_file()
+    if name not in CORPORA and not is_own:
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise CorpusError(f"{name} is not a known corpus, expected one of {sorted(CORPORA)}{hint}")
-    return name, Path(root).expanduser()
+        raise CorpusError(
+            f"{name} is not a known corpus, expected one of {', '.join(CORPORA)}{hint}"
+        )
+    return name, path
 
 
-def read_corpus(source: str | Path, root: str | Path | None = None) -> pd.DataFrame:
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
+
+
+def read_corpus(
+    source: str | Path,
+    root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """Return the corpus table of a source.
 
     Args:
         source: see the docstring of this module
         root: folder of the audio of a table file; None for the folder of the table
+        columns: column -> its name in a table file
 
     Raises:
         CorpusError: if the source has none of the known forms, is missing or unreadable, or if its
             table has duplicates, impossible segments, or files outside of the root
     """
     try:
-        return _read_source(str(source), root)
+        return _read_source(str(source), root, columns)
     except OSError as error:
         file = error.filename or source
         raise CorpusError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
-def _read_source(source: str, root: str | Path | None) -> pd.DataFrame:
-    corpus, path = split_source(source)
+def _read_source(
+    source: str, root: str | Path | None, columns: Mapping[str, str] | None
+) -> pd.DataFrame:
+    name, path = split_source(source)
     path = path.absolute()
-    if corpus:
-        return _read_known(CORPORA[corpus], path)
-    if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
-        folder = path.parent if root is None else Path(root).absolute()
-        return corpus_table(read_file_table(path), folder, path.stem)
-    if not path.is_dir():
-        raise CorpusError(f"{path} does not exist, expected {SOURCE_FORMS}")
+    if _is_table(path) and path.exists():
+        folder = path.parent if root is None else Path(root).expanduser().absolute()
+        rows = read_file_table(path, columns)
+        _warn_ignored(rows, path)
+        return corpus_table(rows, folder, name or path.stem)
+    if path.suffix.lower() in SPREADSHEETS:
+        raise CorpusError(f"{path} is a spreadsheet, save it as CSV (UTF-8)")
+    if name in CORPORA:
+        return _read_known(CORPORA[name], path)
+    if path.is_file() or not path.exists():
+        what = "is a file of another kind" if path.is_file() else "does not exist"
+        raise CorpusError(f"{path} {what}, expected {SOURCE_FORMS}")
     if (path / "db.yaml").is_file():
         rows = read_database(path)
-        return corpus_table(rows, path, rows.attrs["name"])
+        return corpus_table(rows, path, name or rows.attrs["name"])
     rows = read_folder(path)
     if rows.empty:
         raise CorpusError(f"{path} contains neither db.yaml nor audio; found: {_contents(path)}")
-    return corpus_table(rows, path, path.name)
+    if known := _known_names(rows["file"], path):
+        message = f"{path} is read without labels; {known}={path} reads those of {known}"
+        warnings.warn(message, stacklevel=4)
+    return corpus_table(rows, path, name or path.name)
 
 
-def read_clips(arguments: Iterable[str]) -> pd.DataFrame:
+def _warn_ignored(rows: pd.DataFrame, path: Path) -> None:
+    """Warn of columns that may hold a label or a position under another name."""
+    hints = []
+    for column in rows:
+        meant = MEANT.get(re.sub(r"\W|_", "", str(column)).casefold())
+        if meant and meant not in rows:
+            hints.append(f"{column} (--column {meant}={column}, if it is the {meant})")
+    if hints:
+        warnings.warn(f"{path}: unused columns {', '.join(hints)}", stacklevel=4)
+
+
+def _known_names(files: pd.Series, root: Path) -> str | None:
+    """Return the known corpus whose files have such names and whose labels are there, if any."""
+    stems = [posixpath.splitext(file)[0] for file in files[:FILES_COMPARED]]
+    for corpus in CORPORA.values():
+        pattern = rf"(?:.*/)?{corpus.reader.keywords['pattern']}"
+        if all(re.fullmatch(pattern, stem) for stem in stems):
+            with warnings.catch_warnings(action="ignore"), contextlib.suppress(CorpusError):
+                if len(corpus.reader(root)):
+                    return corpus.name
+    return None
+
+
+def read_clips(
+    arguments: Iterable[str],
+    root: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """Return the clips of files, glob patterns and sources, one row per clip.
 
     Named files need not exist; errors are reported when they are read.
 
     Args:
         arguments: audio files, patterns (``**`` for any folders), or sources
+        root: see `read_corpus`
+        columns: see `read_corpus`
 
     Returns:
         ``name`` (as given, or below the given folder), ``root``, ``file`` (relative to the root),
@@ -113,22 +187,24 @@ def read_clips(arguments: Iterable[str]) -> pd.DataFrame:
     """
     clips: list[tuple] = []
     for argument in arguments:
-        matches = [argument]
-        if not os.path.lexists(argument) and glob.has_magic(argument):
-            matches = sorted(glob.glob(argument, recursive=True))
+        pattern, matches = os.path.expanduser(argument), [argument]
+        if not os.path.lexists(pattern) and glob.has_magic(pattern):
+            matches = sorted(glob.glob(pattern, recursive=True))
             if not matches:
                 raise CorpusError(f"{argument} matches nothing")
         for match in matches:
-            clips += _read_clips_of(match)
+            clips += _read_clips_of(match, root, columns)
     return pd.DataFrame(clips, columns=list(CLIP_COLUMNS))
 
 
-def _read_clips_of(argument: str) -> list[tuple]:
+def _read_clips_of(
+    argument: str, root: str | Path | None, columns: Mapping[str, str] | None
+) -> list[tuple]:
     """Return the clips of one file or source."""
     path = Path(argument).expanduser()
-    is_table = path.suffix.lower() in TABLE_SUFFIXES
+    is_table = path.suffix.lower() in (*TABLE_SUFFIXES, *SPREADSHEETS)
     if is_table or path.is_dir() or ("=" in argument and not os.path.lexists(path)):
-        table = read_corpus(argument)
+        table = read_corpus(argument, root, columns)
         root = table.attrs["root"]
         shown = path if path.is_dir() else Path(os.path.relpath(root))
         return [
@@ -186,16 +262,17 @@ def scored_classes(table: pd.DataFrame, target: str = "emotion") -> pd.Series:
             label unknown to the corpus
     """
     if target not in table:
-        raise CorpusError(f"the table has no {target}, its columns are {list(table.columns)}")
+        raise CorpusError(f"the table has no {target}, its columns are {', '.join(table.columns)}")
     labels = table[target]
     if pd.api.types.is_numeric_dtype(labels) and labels.notna().any():
         return _tertiles(labels)
     corpus = CORPORA.get(table.attrs.get("corpus"))
     if corpus is None or target != corpus.target:
+        refuse_lists(labels, table.attrs.get("name", "the table"))
         return normalise_column(labels)[0]
     unknown = sorted(set(labels.dropna()) - set(corpus.classes))
     if unknown:
-        raise CorpusError(f"{corpus.name}: unknown labels {unknown} in {target}")
+        raise CorpusError(f"{corpus.name}: unknown labels {', '.join(unknown)} in {target}")
     return labels.map(corpus.classes).astype("str")
 
 

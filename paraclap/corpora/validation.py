@@ -1,5 +1,6 @@
 """Validation of corpus tables: paths, segments, duplicates, types of columns; see `table`."""
 
+import functools
 import os
 import posixpath
 import warnings
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import audformat
+import numpy as np
 import pandas as pd
 
 from paraclap.corpora import CorpusError
@@ -14,7 +16,8 @@ from paraclap.corpora.labels import LABEL_COLUMNS, normalise_labels
 
 INDEX_COLUMNS = ("file", "start", "end")
 NUMBER_COLUMNS = ("arousal", "valence", "dominance", "age")
-DECIMAL_COMMA = r"^\s*(-?\d+),(\d+)\s*$"
+DECIMAL_COMMA = r"^\s*(-?\d+|.*\d:\d\d),(\d+)\s*$"
+ROOT_HINT = "; the folder of the audio is set by --root, or by data.root of train.py"
 
 
 def warn_skipped(root: Path, count: int, what: str, examples: Iterable[str]) -> None:
@@ -66,38 +69,77 @@ def corpus_table(
 
 
 def _check_files(files: pd.Series, root: Path) -> pd.Series:
-    """Return normalised paths; all must be relative and inside the root."""
+    """Return normalised paths relative to the root; all must be inside of it."""
     if files.isna().any():
         raise CorpusError(f"{root}: the table has rows without a file")
-    files = files.astype("str")
+    files = _relative(files.astype("str"), str(root))
     leaves = files.str.contains(r"^/|^[A-Za-z]:[\\/]|(?:^|[/\\])\.\.(?:[/\\]|$)|\x00", regex=True)
     if leaves.any():
-        raise CorpusError(f"{files[leaves].iloc[0]!r} leaves {root}, expected a path inside of it")
+        raise CorpusError(
+            f"{files[leaves].iloc[0]!r} leaves {root}, expected a path inside of it{ROOT_HINT}"
+        )
     return files.map(posixpath.normpath)
+
+
+def _relative(files: pd.Series, root: str) -> pd.Series:
+    """Return absolute paths inside the root, also through symbolic links, as relative ones."""
+    bases = dict.fromkeys([os.path.normpath(root), os.path.realpath(root)])
+
+    @functools.cache
+    def below_root(folder: str) -> str:
+        for place in (folder, os.path.realpath(folder)):
+            for base in bases:
+                if Path(place).is_relative_to(base):
+                    return os.path.relpath(place, base)
+        return folder
+
+    def relative(file: str) -> str:
+        folder, name = posixpath.split(posixpath.normpath(file))
+        return posixpath.join(below_root(folder), name)
+
+    is_absolute = files.str.startswith("/") & ~files.str.contains("\0", regex=False)
+    if not is_absolute.any():
+        return files
+    return files.where(~is_absolute, files[is_absolute].map(relative))
 
 
 def _check_presence(files: pd.Series, root: Path) -> None:
     """Warn about missing files; if all are missing, the root must be wrong."""
     absent = [f for f in files.unique() if not os.path.lexists(os.path.join(root, f))]
     if len(absent) == files.nunique():
-        raise CorpusError(f"{root} contains none of the files of its table, e.g. {absent[0]}")
+        raise CorpusError(
+            f"{root} contains none of the files of its table, e.g. {absent[0]}{ROOT_HINT}"
+        )
     warn_skipped(root, len(absent), "files of the table do not exist", absent)
 
 
 def timedeltas(rows: pd.DataFrame, column: str) -> pd.Series:
-    """Return seconds or timedeltas as timedelta64[ns]; by default, starts are 0 and ends NaT."""
+    """Return positions as timedelta64[ns]; by default, starts are 0 and ends NaT.
+
+    Numbers are seconds. Texts are seconds or times (00:00:04.500), with a decimal point or comma.
+    """
     default = pd.Timedelta(0) if column == "start" else pd.NaT
     if column not in rows:
         return pd.Series(default, index=rows.index, dtype="timedelta64[ns]")
     values = rows[column]
     try:
-        if not pd.api.types.is_timedelta64_dtype(values):
-            seconds = pd.to_numeric(values, errors="coerce")
-            texts = pd.to_timedelta(values.where(seconds.isna()))
-            values = pd.to_timedelta((seconds * 1e9).round(), unit="ns").fillna(texts)
-    except ValueError as error:
+        if pd.api.types.is_numeric_dtype(values):
+            values = pd.to_timedelta((values * 1e9).round(), unit="ns")
+        elif not pd.api.types.is_timedelta64_dtype(values):
+            values = _parse_times(values.astype("str"))
+    except (ValueError, TypeError, OverflowError) as error:
         raise CorpusError(f"{column} is neither seconds nor a timedelta: {error}") from error
     return values.astype("timedelta64[ns]").fillna(default)
+
+
+def _parse_times(texts: pd.Series) -> pd.Series:
+    texts = texts.str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
+    seconds = pd.to_numeric(texts, errors="coerce")
+    times = texts.where(seconds.isna())
+    commas = times.str.contains(",", regex=False, na=False)
+    if commas.any():  # pandas ignores them
+        raise ValueError(times[commas].iloc[0])
+    return pd.to_timedelta((seconds * 1e9).round(), unit="ns").fillna(pd.to_timedelta(times))
 
 
 def typed(values: pd.Series, name: str) -> pd.Series:
@@ -108,17 +150,27 @@ def typed(values: pd.Series, name: str) -> pd.Series:
         name: of the table, for error messages
 
     Raises:
-        CorpusError: if a column of `NUMBER_COLUMNS` does not hold numbers
+        CorpusError: if a column of `NUMBER_COLUMNS` does not hold numbers, or labels are lists
     """
     try:
         if values.name in NUMBER_COLUMNS:
             if pd.api.types.is_string_dtype(values):
                 values = values.str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
             return pd.to_numeric(values).astype("float64")
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise CorpusError(f"{name}: {values.name} must hold numbers: {error}") from error
     if values.name in LABEL_COLUMNS or isinstance(values.dtype, pd.CategoricalDtype):
+        refuse_lists(values, name)
         if pd.api.types.is_float_dtype(values):  # integers with missing values: 7, not 7.0
             values = values.convert_dtypes()
         return values.astype("str")
     return values
+
+
+def refuse_lists(values: pd.Series, name: str) -> None:
+    """Raise `CorpusError` if a column holds lists or mappings instead of one label per row."""
+    if values.dtype == "object":
+        nested = values.map(lambda value: isinstance(value, list | tuple | dict | np.ndarray))
+        if nested.any():
+            found = values[nested].iloc[0]
+            raise CorpusError(f"{name}: {values.name} holds {found}, expected one label per row")

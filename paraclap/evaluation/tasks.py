@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,7 @@ def read_sources(
     selection: Mapping[str, Sequence[str] | None],
     captions: Sequence[str] | None = None,
     as_published: bool = False,
+    **tables: Any,
 ) -> list[Source]:
     """Read corpora and select the rows and tasks to evaluate.
 
@@ -77,6 +79,7 @@ def read_sources(
         selection: see `select`.
         captions: captions table (parquet) of each source; None = no retrieval.
         as_published: evaluate the rows and the task of the paper instead.
+        tables: `root` and `columns` of `read_corpus`.
 
     Raises:
         CorpusError: if a source, table or selected value does not exist, or tasks share a name.
@@ -84,7 +87,7 @@ def read_sources(
     """
     found = []
     for source, path in zip(sources, captions or [None] * len(sources), strict=True):
-        table = read_corpus(source)
+        table = read_corpus(source, **tables)
         if as_published:
             table, task = published_task(table)
             tasks = [task]

@@ -81,7 +81,7 @@ def test_other_files_and_missing_clips_give_a_warning(tmp_path):
 
 def test_unknown_corpus_is_an_error_with_the_nearest_name():
     message = message_of("ravdes=/data")
-    assert "'emodb', 'emovo'" in message and "did you mean ravdess?" in message
+    assert "emodb, urdu" in message and "did you mean ravdess?" in message
 
 
 def test_path_may_contain_an_equals_sign(tmp_path, monkeypatch):

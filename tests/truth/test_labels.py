@@ -1,14 +1,165 @@
 """Respelled labels, genders, speakers and splits give the figures of clean ones."""
 
+import pandas as pd
+import pytest
+
+from corpus_files import message_of, touch, warnings_of, write
+from paraclap.corpora.labels import normal_label, normalise_labels
+from paraclap.corpora.table import read_corpus, scored_classes
+
+EMOTIONS = ["anger", "sadness", "fear", "neutral"]
+
+
+def read_rows(folder, rows, **options):
+    """Return the corpus table of rows of labels with one file each, and its warnings."""
+    table = pd.DataFrame(rows)
+    table.insert(0, "file", [f"{number:02d}.wav" for number in range(len(table))])
+    touch(folder, *table["file"])
+    table.to_csv(folder / "labels.csv", index=False)
+    return warnings_of(read_corpus, folder / "labels.csv", **options)
+
+
 # --- Emotions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "respelled",
+    ["anger ", " anger", "Anger", "ANGER", "angry", "Angry", "an\u200bger", "\u00a0anger"],
+)
+def test_respelled_emotions_are_the_class_of_the_others(tmp_path, respelled):
+    clean = EMOTIONS * 3
+    written = [respelled, *clean[1:]]
+    table, warned = read_rows(tmp_path, {"emotion": written})
+    assert scored_classes(table).tolist() == clean
+    assert len(warned) == 1 and "-> anger (1)" in warned[0]
+
+
+@pytest.mark.parametrize("column", ["emotion", "style"])  # also a column without a vocabulary
+def test_spellings_of_a_class_are_one_class(tmp_path, column):
+    table, _ = read_rows(tmp_path, {column: ["whispered", "Whispered", "whispered ", "loud"]})
+    assert scored_classes(table, column).tolist() == ["whispered"] * 3 + ["loud"]
+
+
+def test_corpora_in_one_table_keep_their_own_words():
+    table = pd.DataFrame({"emotion": ["angry", "anger", "anger"], "corpus": ["a", "b", "b"]})
+    assert normalise_labels(table)["emotion"].tolist() == ["angry", "anger", "anger"]
+
+
+def test_unknown_emotions_are_kept_for_the_check_of_prompts():
+    assert [normal_label("emotion", label) for label in ("Ang", "scared!", 0)] == [
+        *("ang", "scared!", "0")
+    ]
+
+
+def test_lists_of_labels_are_an_error(tmp_path):
+    touch(tmp_path, "a.wav")
+    pd.DataFrame({"file": ["a.wav"], "emotion": [["anger", "fear"]]}).to_parquet(
+        tmp_path / "labels.parquet"
+    )
+    assert "expected one label per row" in message_of(tmp_path / "labels.parquet")
+    rows = '{"file": "a.wav", "style": ["a", "b"]}\n'
+    table = read_corpus(write(tmp_path, "labels.jsonl", rows))
+    with pytest.raises(ValueError, match="one label per row"):
+        scored_classes(table, "style")
+
 
 # --- Genders -------------------------------------------------------------------------------------
 
+WORDS = [
+    *(("F", "M"), ("female ", " MALE"), ("woman", "man"), ("w", "m"), ("Frau", "Mann")),
+    *(("weiblich", "männlich"), ("mujer", "hombre"), ("M", "H"), ("femme", "homme"), ("F", "H")),
+    *(("donna", "uomo"), ("kobieta", "mężczyzna"), ("K", "M"), ("女", "男"), ("여성", "남성")),
+    *(("женский", "мужской"), ("Ж", "М"), ("महिला", "पुरुष"), ("أنثى", "ذكر")),
+]
+
+
+@pytest.mark.parametrize("female, male", WORDS)
+def test_words_for_gender_are_female_and_male(tmp_path, female, male):
+    table, warned = read_rows(tmp_path, {"gender": [female, male] * 4})
+    assert table["gender"].tolist() == ["female", "male"] * 4
+    assert len(warned) == 1 and "gender" in warned[0]
+
+
+def test_other_genders_are_kept(tmp_path):
+    table, _ = read_rows(tmp_path, {"gender": ["female", "Non-Binary", "girl", "unknown", "0"]})
+    assert table["gender"].fillna("").tolist() == ["female", "non-binary", "girl", "", "0"]
+
+
 # --- Speakers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("respelled", ["s01 ", " s01", "S01", "s01\u200b"])
+def test_a_respelled_speaker_is_one_speaker(tmp_path, respelled):
+    table, warned = read_rows(tmp_path, {"speaker": ["s01", "s01", respelled, "s02"]})
+    assert table["speaker"].tolist() == ["s01"] * 3 + ["s02"]
+    assert "-> s01 (1)" in warned[0]
+
+
+def test_large_numbers_of_speakers_are_exact(tmp_path):
+    touch(tmp_path, "a.wav", "b.wav", "c.wav")
+    speakers = pd.array([2**63 + 1, 2**63 + 2, None], dtype="UInt64")
+    rows = pd.DataFrame({"file": ["a.wav", "b.wav", "c.wav"], "speaker": speakers})
+    rows.to_parquet(tmp_path / "labels.parquet")
+    table = read_corpus(tmp_path / "labels.parquet")
+    assert table["speaker"].tolist()[:2] == [str(2**63 + 1), str(2**63 + 2)]
+    assert table["speaker"].isna().tolist() == [False, False, True]
+
 
 # --- Missing labels ------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("word", ["N/A", "nan", "unknown", "None", "-", "?", "Not available", "NA"])
+@pytest.mark.parametrize("column", ["emotion", "gender", "speaker", "style"])
+def test_words_for_no_label_are_missing(tmp_path, word, column):
+    table, _ = read_rows(tmp_path, {column: ["female", word, f" {word.upper()} ", "male"]})
+    assert scored_classes(table, column).isna().tolist() == [False, True, True, False]
+
+
+def test_changes_are_counted_in_one_line(tmp_path):
+    rows = {"emotion": ["Anger", "anger ", "anger", "N/A"], "gender": ["F", "F", "M", "female"]}
+    _, warned = read_rows(tmp_path, rows)
+    assert len(warned) == 1
+    for part in ("'Anger' -> anger (1)", "'N/A' -> missing (1)", "gender 'F' -> female (2)"):
+        assert part in warned[0]
+
+
+def test_clean_labels_are_not_reported(tmp_path):
+    rows = {"emotion": EMOTIONS, "gender": ["female", "male"] * 2, "split": ["train"] * 4}
+    assert read_rows(tmp_path, rows)[1] == []
+
+
 # --- Renamed columns -----------------------------------------------------------------------------
+
+
+def test_columns_are_renamed(tmp_path):
+    touch(tmp_path, "a.wav")
+    path = write(tmp_path, "labels.csv", "path,label,spk\na.wav,anger,s01\n")
+    columns = {"file": "path", "emotion": "label", "speaker": "spk"}
+    table, warned = warnings_of(read_corpus, path, columns=columns)
+    assert table.columns.tolist() == ["emotion", "speaker"] and not warned
+    assert table.index[0][0] == "a.wav"
+
+
+def test_unused_columns_are_named_with_a_suggestion(tmp_path):
+    _, warned = read_rows(tmp_path, {"Label": EMOTIONS, "spk_id": list("abcd"), "note": EMOTIONS})
+    assert len(warned) == 1
+    assert "--column emotion=Label" in warned[0] and "--column speaker=spk_id" in warned[0]
+    assert "note" not in warned[0]
+    _, warned = read_rows(tmp_path, {"emotion": EMOTIONS, "label": EMOTIONS})
+    assert not warned
+
+
+@pytest.mark.parametrize(
+    "columns, part",
+    [
+        ({"emotion": "labels"}, "has no column labels, its columns are file, label"),
+        ({"file": "label"}, "has a column file"),
+    ],
+)
+def test_impossible_renaming_is_an_error(tmp_path, columns, part):
+    with pytest.raises(ValueError, match=part):
+        read_rows(tmp_path, {"label": EMOTIONS}, columns=columns)
+
 
 # --- Equal prompts -------------------------------------------------------------------------------
 

@@ -1,14 +1,19 @@
 """Paths, tables and messages name what is wrong."""
 
 import dataclasses
+import datetime
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from corpus_files import message_of, touch, warnings_of, write
 from paraclap import cli
 from paraclap.cli import features
+from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.model.towers import ALPHABET, SPECIAL_TOKENS
 from paraclap.settings import Settings, SettingsError, TrainSettings
 from paraclap.training.config import CONFIGS, RANGES, flatten, read_settings
@@ -16,7 +21,112 @@ from paraclap.training.given import type_of
 
 # --- Paths ---------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("linked", ["root", "file", "neither"])
+def test_absolute_paths_inside_the_root_are_relative(tmp_path, linked):
+    touch(tmp_path, "real/sub/a.wav", "real/sub/b.wav")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    names = {"root": "real", "file": "link", "neither": "real"}
+    root = tmp_path / ("link" if linked == "root" else "real")
+    text = f"file\n{tmp_path / names[linked]}/sub/a.wav\nsub/b.wav\n"
+    table = read_corpus(write(tmp_path, "labels.csv", text), root)
+    assert list(table.index.get_level_values("file")) == ["sub/a.wav", "sub/b.wav"]
+
+
+@pytest.mark.parametrize("file", ["/etc/hosts", "{root}/../other.wav", "{root}2/a.wav"])
+def test_absolute_paths_outside_the_root_are_refused_with_the_option(tmp_path, file):
+    touch(tmp_path, "root/a.wav", "root2/a.wav", "other.wav")
+    text = f"file\na.wav\n{file.format(root=tmp_path / 'root')}\n"
+    message = message_of(write(tmp_path, "root/labels.csv", text))
+    assert "leaves" in message and "--root" in message
+
+
+def test_audio_of_a_table_may_lie_elsewhere(tmp_path, monkeypatch):
+    touch(tmp_path, "audio/a.wav")
+    path = write(tmp_path, "tables/labels.csv", "file\na.wav\n")
+    assert "set by --root" in message_of(path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for root in (tmp_path / "audio", "~/audio"):
+        assert read_corpus(path, root).attrs["root"] == str(tmp_path / "audio")
+        assert read_clips([str(path)], root)["root"].tolist() == [str(tmp_path / "audio")]
+
+
+def test_a_table_or_database_can_be_named(tmp_path):
+    for name in ("one", "two"):
+        write(tmp_path, f"{name}/labels.csv", "file\na.wav\n")
+        touch(tmp_path, f"{name}/a.wav")
+        table = read_corpus(f"{name}={tmp_path}/{name}/labels.csv")
+        assert table.attrs["name"] == name and table.attrs["corpus"] is None
+    assert read_corpus(f"mine={tmp_path}/one").attrs["name"] == "mine"
+    assert f"{tmp_path}/labels.csv does not exist" in message_of(f"mine={tmp_path}/labels.csv")
+
+
+def test_a_folder_of_a_known_corpus_gives_a_hint(tmp_path):
+    touch(tmp_path, "wav/03a01Fa.wav", "wav/16b10Wb.wav")
+    _, warned = warnings_of(read_corpus, tmp_path)
+    assert warned == [f"{tmp_path} is read without labels; emodb={tmp_path} reads those of emodb"]
+
+
 # --- Tables --------------------------------------------------------------------------------------
+
+TABLES = {
+    "separator at the end of rows": "file,emotion\na.wav,anger,\nb.wav,fear,\n",
+    "separator at the end of all lines": "file;emotion;\r\na.wav;anger;\r\nb.wav;fear;\r\n",
+    "numbers of rows": ",file,emotion\n0,a.wav,anger\n1,b.wav,fear\n",
+    "tabs": "file\temotion\t\na.wav\tanger\t\nb.wav\tfear\t\n",
+}
+
+
+@pytest.mark.parametrize("text", TABLES.values(), ids=TABLES.keys())
+def test_surplus_separators_do_not_shift_columns(tmp_path, text):
+    touch(tmp_path, "a.wav", "b.wav")
+    table = read_corpus(write(tmp_path, "labels.csv", text))
+    assert list(table.index.get_level_values("file")) == ["a.wav", "b.wav"]
+    assert table["emotion"].tolist() == ["anger", "fear"]
+
+
+def test_json_lines_are_a_table(tmp_path):
+    touch(tmp_path, "a.wav")
+    rows = '{"file": "a.wav", "start": 0, "end": 1.5, "speaker": 7, "age": null}\n'
+    rows += '\n{"file": "a.wav", "start": 2, "end": 3, "emotion": "Anger"}\n'
+    table = read_corpus(write(tmp_path, "labels.jsonl", rows))
+    assert table["speaker"].fillna("").tolist() == ["7", ""]
+    assert table["emotion"].fillna("").tolist() == ["", "anger"]
+    assert table.index.get_level_values("end").total_seconds().tolist() == [1.5, 3]
+
+
+@pytest.mark.parametrize(
+    "file, content, part",
+    [
+        ("labels.xlsx", b"PK\x03\x04", "is a spreadsheet, save it as CSV"),
+        ("labels.csv", b"PK\x03\x04\xff\xfe", "a spreadsheet? save it as CSV"),
+        ("labels.txt", b"file\na.wav\n", "is a file of another kind"),
+        ("labels.csv", b"file,emotion\na.wav,anger,x\n", "a.wav has more fields than the header"),
+        ("labels.csv", b"file,emotion,emotion\na.wav,anger,x\n", "the column emotion occurs twice"),
+        ("labels.jsonl", b'{"file": "a.wav"\n', "cannot be read as a table"),
+        ("labels.jsonl", b'["a.wav"]\n', "line 1 is not a JSON object"),
+        ("labels.parquet", b"PAR1", "cannot be read as a table"),
+        ("labels.csv", b"path\na.wav\n", "--column file=NAME"),
+    ],
+)
+def test_unusable_tables_are_named(tmp_path, file, content, part):
+    touch(tmp_path, "a.wav")
+    assert part in message_of(write(tmp_path, file, content))
+
+
+def test_a_column_twice_in_parquet_is_an_error(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a.wav"])] * 3, names=["file", "emotion", "emotion"])
+    pq.write_table(table, tmp_path / "labels.parquet")
+    assert "the column emotion occurs twice" in message_of(tmp_path / "labels.parquet")
+
+
+def test_times_of_day_are_positions(tmp_path):
+    touch(tmp_path, "a.wav")
+    rows = {"file": ["a.wav"], "start": [datetime.time(0, 0, 4, 500000)], "end": [None]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "labels.parquet")
+    start = read_corpus(tmp_path / "labels.parquet").index.get_level_values("start")
+    assert start.total_seconds().tolist() == [4.5]
+
 
 # --- Settings ------------------------------------------------------------------------------------
 

@@ -1,0 +1,95 @@
+"""Tables of files and labels: CSV, TSV, Parquet and JSON lines."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from paraclap.corpora import CorpusError
+from paraclap.corpora.label_files import parse_table, read_text
+from paraclap.corpora.labels import LABEL_COLUMNS
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a table, from CSV and TSV with all values as text; a named index becomes columns.
+
+    Raises:
+        CorpusError: if it cannot be parsed, has a column twice, or its encoding is neither UTF-8
+            nor UTF-16
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            return _read_parquet(path)
+        text = read_text(path)
+        return _parse_lines(text) if path.suffix.lower() == ".jsonl" else parse_table(text)
+    except (ValueError, pa.ArrowException) as error:  # of parsers and encodings
+        hint = ""
+        if not isinstance(error, pa.ArrowException) and path.read_bytes()[:2] == b"PK":
+            hint = " (a spreadsheet? save it as CSV)"
+        raise CorpusError(f"{path} cannot be read as a table: {error}{hint}") from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Return a Parquet table; integers in columns of labels are exact, as text."""
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        _refuse_twice(names)
+        table = file.read()
+    frame = table.to_pandas()
+    frame = frame.reset_index() if any(frame.index.names) else frame
+    for name in frame.columns.intersection(LABEL_COLUMNS):
+        if pa.types.is_integer(table.schema.field(name).type):  # missing values make them floats
+            frame[name] = table[name].cast(pa.string()).to_pandas().to_numpy()
+    return frame
+
+
+def _parse_lines(text: str) -> pd.DataFrame:
+    """Return the table of JSON lines, one object per row."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is not a JSON object")
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _refuse_twice(names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"the column {twice[0]} occurs twice")
+
+
+def read_file_table(path: Path, renamed: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Return a table with a column ``file`` (also called ``file_name`` in the file).
+
+    Args:
+        path: of the table
+        renamed: column -> its name in the file
+
+    Raises:
+        CorpusError: if it cannot be parsed, lacks the file or a renamed column, or has both names
+    """
+    frame = read_table(path)
+    columns = list(map(str, frame.columns))
+    for new, old in (renamed or {}).items():
+        if old not in columns:
+            raise CorpusError(f"{path} has no column {old}, its columns are {', '.join(columns)}")
+        if new in columns:
+            raise CorpusError(f"{path} has a column {new}, {old} cannot be renamed to it")
+    frame = frame.rename(columns={old: new for new, old in (renamed or {}).items()})
+    if "file" not in frame and "file_name" in frame:
+        frame = frame.rename(columns={"file_name": "file"})
+    if "file" not in frame:
+        raise CorpusError(
+            f"{path} has columns {', '.join(columns)}, expected one called file or file_name"
+            " (--column file=NAME renames one)"
+        )
+    return frame
