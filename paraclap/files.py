@@ -114,6 +114,8 @@ def reading(path: str | Path, kind: type[ParaCLAPError]) -> Iterator[None]:
         raise kind(f"{path} cannot be read: it is nested too deeply") from error
     except (OSError, EOFError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, UnicodeDecodeError):
+            reason = "it is not text in UTF-8"
         raise kind(f"{path} cannot be read: {reason}") from error
 
 

@@ -236,7 +236,9 @@ def _captions_schema(features: Features, coded: Iterable[Descriptor]) -> pa.Sche
     """Return the columns: labels, levels and rules, index, texts."""
     columns = [d.output_column for d in coded]
     if taken := [name for name in [*columns, *TEXTS] if name in features.labels]:
-        raise InputError(f"the table already holds {', '.join(taken)}, expected features")
+        raise InputError(
+            f"the table has {', '.join(taken)} as captions tables have, expected a features table"
+        )
     level = pa.dictionary(pa.int8(), pa.large_string(), True)
     return pa.schema(
         [features.schema.field(name) for name in features.labels]
@@ -326,10 +328,14 @@ def write_captions(
         b"templates": json.dumps(templates_to_dict(captioner.descriptors)).encode(),
     }
     make_parent(path)
-    edges_path = path.with_name(f"{path.stem}.edges.json")
-    with atomic_write(path) as part, atomic_write(edges_path) as beside:
+    with atomic_write(path) as part, atomic_write(edges_beside(path)) as beside:
         beside.write_text(json.dumps(edges, indent=2) + "\n", encoding="utf-8")
         _write_parquet(batches or captioner.batches(), captioner.schema, part, metadata)
+
+
+def edges_beside(captions: Path) -> Path:
+    """Return the path of the edges beside a captions table."""
+    return captions.with_name(f"{captions.stem}.edges.json")
 
 
 def make_parent(path: Path) -> None:

@@ -54,7 +54,7 @@ from paraclap.captions.templates import (
     dump_templates,
     read_templates,
 )
-from paraclap.captions.writer import Captioner, prepare_captioner, write_captions
+from paraclap.captions.writer import Captioner, edges_beside, prepare_captioner, write_captions
 from paraclap.cli.options import path_of
 from paraclap.corpora.features_labels import normalised
 
@@ -99,11 +99,27 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     wanted = output or arguments.plot
     if preview_rows < 0 or not (paths if wanted else preview_rows):
         raise InputError("expected a features table and -o captions.parquet, or --preview N")
-    inputs = {path.resolve() for path in paths}
-    if output and (output.resolve() in inputs or output.resolve().parent in inputs):
-        raise InputError(f"{output} would replace or join the features, give another output")
+    if output and output.suffix != ".parquet":
+        raise InputError(f"-o is {output}, expected a name ending in .parquet")
+    _keep_inputs(arguments)
     if arguments.plot and arguments.plot.suffix not in FORMATS:
         raise InputError(f"--plot is {arguments.plot}, expected one of {', '.join(FORMATS)}")
+
+
+def _keep_inputs(arguments: argparse.Namespace) -> None:
+    """Raise an InputError if an output would replace an input, or join the features in a folder."""
+    if not arguments.output:
+        return
+    edges = edges_beside(arguments.output).resolve()
+    inputs = {path.resolve() for path in arguments.features}
+    if arguments.output.resolve() in inputs or edges.parent in inputs:
+        raise InputError(
+            f"{arguments.output} would replace or join the features, give another output"
+        )
+    if arguments.edges and arguments.edges.resolve() == edges:
+        raise InputError(
+            f"{arguments.output} would replace the edges {arguments.edges}, give another output"
+        )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -314,9 +314,17 @@ def with_captions(settings: Settings) -> Settings:
 
     Returns:
         Settings whose `data.captions` is a captions table.
+
+    Raises:
+        SettingsError: if `data.templates` is set for a captions table, which has its own phrases.
     """
     data = settings.data
     if Path(data.captions).suffix.lower() not in LABEL_TABLES:
+        if data.templates != DataSettings().templates:
+            raise SettingsError(
+                f"data.templates is {data.templates}, but {data.captions} has captions already; "
+                "template_creation.py --templates makes others"
+            )
         return settings
     captions = Path(settings.output) / "captions.parquet"
     root = caption_labels(data.captions, captions, data.templates, data.root)

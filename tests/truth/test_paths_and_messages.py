@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,10 +15,14 @@ from corpus_files import message_of, touch, warnings_of, write
 from paraclap import cli
 from paraclap.cli import features
 from paraclap.corpora.table import read_clips, read_corpus
+from paraclap.errors import ParaCLAPError
+from paraclap.inference.measurement import check_labels, groups_of_edges, measured_levels
 from paraclap.model.towers import ALPHABET, SPECIAL_TOKENS
-from paraclap.settings import Settings, SettingsError, TrainSettings
+from paraclap.settings import DataSettings, Settings, SettingsError, TrainSettings
 from paraclap.training.config import CONFIGS, RANGES, flatten, read_settings
 from paraclap.training.given import type_of
+from paraclap.training.tables import with_captions
+from small_corpora import make_corpus, run
 
 # --- Paths ---------------------------------------------------------------------------------------
 
@@ -255,6 +260,101 @@ def test_smallest_vocabulary_holds_all_characters():
 # --- Messages of inference -----------------------------------------------------------------------
 
 # --- Messages of captions and features -----------------------------------------------------------
+
+
+@pytest.fixture
+def wrong_files(tmp_path, monkeypatch):
+    """A folder with features, captions, their edges and files that are none of these."""
+    monkeypatch.chdir(tmp_path)
+    make_corpus().to_parquet("features.parquet")
+    make_corpus().iloc[:0].to_parquet("empty.parquet")
+    assert run("features.parquet", "-o", "captions.parquet") == 0
+    Path("scores.json").write_text('{"format": 2, "scores": 3}')
+    Path("table.csv").write_text("file,emotion\na.wav,sad\n")
+    Path("phrases.yaml").write_text("pitch: high")
+    return tmp_path
+
+
+NOT_FEATURES = "it is no parquet file, or damaged; expected a table of features.py"
+NOT_EDGES = "not a file of edges, expected the captions.edges.json of template_creation.py"
+NAMES = "expected extended, paraclap, published or a YAML file"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("captions.edges.json -o x.parquet", f"captions.edges.json cannot be read: {NOT_FEATURES}"),
+        ("table.csv -o x.parquet", f"table.csv cannot be read: {NOT_FEATURES}"),
+        ("empty.parquet -o x.parquet", "empty.parquet has no rows"),
+        ("captions.parquet -o x.parquet", "as captions tables have, expected a features table"),
+        ("features.parquet -o x.parquet --edges features.parquet", NOT_EDGES),
+        ("features.parquet -o x.parquet --edges captions.parquet", NOT_EDGES),
+        ("features.parquet -o x.parquet --edges table.csv", NOT_EDGES),
+        ("features.parquet -o x.parquet --edges scores.json", NOT_EDGES),
+        (
+            "features.parquet -o x.parquet --edges absent.json",
+            "absent.json cannot be read: No such",
+        ),
+        ("features.parquet -o x.parquet --edges .", ". cannot be read: Is a directory"),
+        ("features.parquet -o x.parquet --templates extneded", f"'extneded' do not exist, {NAMES}"),
+        ("features.parquet -o x.parquet --templates table.csv", "expected a mapping of descriptor"),
+        ("features.parquet -o x.parquet --templates phrases.yaml", "phrases.yaml: pitch: 'high'"),
+        ("features.parquet -o x.parquet --templates captions.parquet", "it is not text in UTF-8"),
+        ("features.parquet -o x.csv", "-o is x.csv, expected a name ending in .parquet"),
+        ("features.parquet -o .", "-o is ., expected a name ending in .parquet"),
+    ],
+)
+def test_wrong_files_of_captions_are_named(wrong_files, capsys, arguments, message):
+    assert run(*arguments.split()) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("template_creation.py: ") and message in error
+    for word in ("magic bytes", "KeyError", "TypeError", "codec"):
+        assert word not in error
+    assert not list(wrong_files.glob("x.*"))
+
+
+@pytest.mark.parametrize("name", ["features.parquet", "captions.parquet", "scores.json"])
+def test_wrong_edges_are_named_by_every_reader(wrong_files, name):
+    readers = (
+        lambda: measured_levels(np.zeros(16000, np.float32), name),
+        lambda: check_labels(name, {}),
+        lambda: groups_of_edges(name),
+    )
+    for read in readers:
+        with pytest.raises(ParaCLAPError, match=f"{name}: {NOT_EDGES}"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "features.parquet -o features.parquet",
+        "features.parquet -o ./other/../features.parquet",
+        "features.parquet -o link.parquet",
+        ". -o new.parquet",
+        "features.parquet -o captions.parquet --edges captions.edges.json --descriptors pitch",
+    ],
+)
+def test_captions_replace_no_input(wrong_files, capsys, arguments):
+    Path("other").mkdir()
+    Path("link.parquet").symlink_to("features.parquet")
+    before = {path: path.read_bytes() for path in wrong_files.glob("*.*")}
+    assert run(*arguments.split()) == 1
+    assert "would replace" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in wrong_files.glob("*.*")} == before
+
+
+def test_outputs_of_captions_may_be_in_new_folders(wrong_files):
+    assert run("features.parquet", "-o", "new/c.parquet", "--plot", "plots/a/c.png") == 0
+    assert Path("new/c.edges.json").is_file() and Path("plots/a/c.png").is_file()
+
+
+@pytest.mark.parametrize("templates", [["extneded"], ["extended"], []])
+def test_templates_beside_a_captions_table_are_refused(templates):
+    data = DataSettings(captions="captions.parquet", templates=templates)
+    with pytest.raises(SettingsError, match="data.templates is .* has captions already"):
+        with_captions(Settings(data=data))
+
 
 # --- Outputs -------------------------------------------------------------------------------------
 
