@@ -113,7 +113,7 @@ def reading(path: str | Path, kind: type[ParaCLAPError]) -> Iterator[None]:
     except RecursionError as error:
         raise kind(f"{path} cannot be read: it is nested too deeply") from error
     except (OSError, EOFError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         if isinstance(error, UnicodeDecodeError):
             reason = "it is not text in UTF-8"
         raise kind(f"{path} cannot be read: {reason}") from error

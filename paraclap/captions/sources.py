@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from paraclap.captions.templates import Descriptor, InputError
+from paraclap.files import reading
 
 INDEX = ("file", "start", "end")
 BATCH = 32768  # rows per batch, and per row group of the output
@@ -66,12 +67,10 @@ def open_file(path: Path) -> Source:
         raise InputError(f"{path} does not exist")
 
     def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
-        try:
-            # buffers read ahead would stay in memory until the file is closed
-            with pq.ParquetFile(path, pre_buffer=False) as file:
-                yield from file.iter_batches(BATCH, columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path} is damaged: {error}") from error
+        # buffers read ahead would stay in memory until the file is closed
+        options = {"pre_buffer": False, "page_checksum_verification": True}
+        with reading(path, InputError), pq.ParquetFile(path, **options) as file:
+            yield from file.iter_batches(BATCH, columns=columns)
 
     try:
         with pq.ParquetFile(path) as file:

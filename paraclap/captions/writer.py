@@ -367,6 +367,7 @@ def _write_parquet(
         # statistics of levels and phrases are useless, and cost half of the time
         "write_statistics": [*INDEX],
         "write_batch_size": WRITTEN,
+        "write_page_checksum": True,
     }
     with pq.ParquetWriter(path, coded, **options) as writer, ThreadPoolExecutor(1) as pool:
         written = pool.submit(lambda: None)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from paraclap.corpora import CorpusError
 from paraclap.corpora.label_files import parse_table, read_text
 from paraclap.corpora.labels import LABEL_COLUMNS
+from paraclap.files import reading
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
@@ -37,7 +38,10 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     """Return a Parquet table; integers in columns of labels are exact, as text."""
-    with pq.ParquetFile(path) as file:
+    with (
+        reading(path, CorpusError),
+        pq.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
         names = file.schema_arrow.names
         _refuse_twice(names)
         table = file.read()

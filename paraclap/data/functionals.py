@@ -9,12 +9,14 @@ Letters: F functionals.
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 
 from paraclap.acoustics.egemaps import Extractor, undefined_rules
+from paraclap.corpora.validation import INDEX_COLUMNS
 from paraclap.errors import ParaCLAPError
+from paraclap.files import reading
 from paraclap.model.build import Functionals
 
 
@@ -28,17 +30,21 @@ def read_functionals(path: str | Path) -> pd.DataFrame:
     Raises:
         FunctionalsError: if the table cannot be read or has no functionals.
     """
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, pa.ArrowException) as error:
-        raise FunctionalsError(
-            f"data.features: {path} cannot be read ({error}); features.py writes it"
-        ) from error
+    with reading(path, FunctionalsError):
+        table = pd.read_parquet(path, page_checksum_verification=True)
     names = [name for name in Extractor("egemaps").names if name in table]
     if not names:
         raise FunctionalsError(
             f"{path} has no functionals of eGeMAPSv02, expected a table of features.py"
         )
+    if list(table.index.names) != list(INDEX_COLUMNS) or not table.index.is_unique:
+        raise FunctionalsError(f"{path} does not have one row for each file, start and end")
+    for name in names:
+        if not pd.api.types.is_float_dtype(table[name]) or np.isinf(table[name]).any():
+            kind = table[name].dtype
+            raise FunctionalsError(
+                f"{path}: {name} ({kind}) holds other values than finite numbers"
+            )
     return table[names]
 
 

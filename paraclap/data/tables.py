@@ -27,10 +27,10 @@ def read_caption_table(path: str | Path, lists: Sequence[str]) -> pd.DataFrame:
         path: of the table.
         lists: names of these columns, which become the last ones.
     """
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
         others = [name for name in file.schema_arrow.names if name not in lists]
         columns = {name: _read_lists(file, name) for name in lists}
-    table = pd.read_parquet(path, columns=others)
+    table = pd.read_parquet(path, columns=others, page_checksum_verification=True)
     for name, column in columns.items():
         table[name] = pd.Series(pd.array(column, dtype=pd.ArrowDtype(column.type)), table.index)
     return table

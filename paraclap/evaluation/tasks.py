@@ -100,7 +100,7 @@ def read_sources(
         texts = None
         if path is not None:
             with reading(path, CorpusError):
-                texts = pd.read_parquet(path)
+                texts = pd.read_parquet(path, page_checksum_verification=True)
         found.append(Source(table, tasks, texts))
     names = [task.name for source in found for task in source.tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):

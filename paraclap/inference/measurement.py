@@ -175,7 +175,7 @@ def _read_columns(path: str | Path, columns: set[str], voiced: bool) -> pa.Recor
     wanted = columns | {"split"} | ({VOICING_COLUMN} if voiced else set())
     with reading(path, MeasurementError):
         known = set(pq.read_schema(path).names)
-        table = pq.read_table(path, columns=sorted(wanted & known))
+        table = pq.read_table(path, columns=sorted(wanted & known), page_checksum_verification=True)
     if absent := columns - known:
         raise MeasurementError(
             f"{path} has no column {', '.join(sorted(absent))}, expected a features table"

@@ -29,6 +29,7 @@ from paraclap.data.trained_on import (
     clips_of,
     content_hashes,
 )
+from paraclap.files import reading
 from paraclap.settings import LABEL_TABLES, DataSettings, Settings, SettingsError, corpora_of
 
 VALIDATION_SPLIT = "dev"  # unless `data.validation_split` is set
@@ -51,7 +52,9 @@ def read_captions(path: str | Path) -> pd.DataFrame:
             f"data.captions: {path} has no column {missing[0]}, expected a captions table of "
             "preprocessing/template_creation.py"
         )
-    table = normalise_labels(read_caption_table(path, PHRASE_COLUMNS), Path(path).name)
+    with reading(path, SettingsError):
+        table = read_caption_table(path, PHRASE_COLUMNS)
+    table = normalise_labels(table, Path(path).name)
     empty = table["captions"].list.len().fillna(0).to_numpy(int) == 0
     if empty.any():
         print(f"{empty.sum()} of {len(table)} clips have no phrase and are excluded")

@@ -3,10 +3,18 @@
 import os
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from paraclap.captions.sources import open_file
 from paraclap.cli import features
+from paraclap.corpora.table_files import read_table
+from paraclap.data.functionals import read_functionals
+from paraclap.errors import ParaCLAPError
+from paraclap.inference.measurement import _read_columns
+from paraclap.training.tables import read_captions
 
 # --- Segments of MP3 -----------------------------------------------------------------------------
 
@@ -39,6 +47,48 @@ def test_chunk_of_other_audio_is_not_reused(tmp_path, voice, happened, place):
         soft = loud
     assert loudness(soft, tmp_path / "f.parquet") == expected < before / 2
     happened(f"measured again: loudness {expected:.3f}, not {before:.3f}")
+
+
+def all_columns(path):
+    """Return a table as template_creation.py reads it."""
+    return pa.Table.from_batches(open_file(path).read(pq.read_schema(path).names)).to_pandas()
+
+
+READERS = {
+    "features.parquet": {
+        "evaluation": read_table,
+        "captions": all_columns,
+        "training": read_functionals,
+        "page": lambda path: _read_columns(path, {LOUDNESS}, voiced=True).to_pandas(),
+    },
+    "captions.parquet": {"evaluation": read_table, "training": read_captions},
+}
+
+
+@pytest.mark.torture(21, "flipped bits in each column of features and captions")
+@pytest.mark.parametrize(
+    "name, reader", [(name, reader) for name, readers in READERS.items() for reader in readers]
+)
+def test_flipped_bits_of_a_table_change_no_value(captions, tmp_path, happened, name, reader):
+    path, read = tmp_path / name, READERS[name][reader]
+    whole = (captions.parent / name).read_bytes()
+    path.write_bytes(whole)
+    expected, refused = read(path), []
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    for number in range(group.num_columns):
+        column = group.column(number)
+        start = column.dictionary_page_offset or column.data_page_offset
+        for share in (0.5, 0.95):
+            changed = bytearray(whole)
+            changed[start + int(column.total_compressed_size * share)] ^= 4
+            path.write_bytes(changed)
+            try:
+                pd.testing.assert_frame_equal(read(path), expected, check_exact=True)
+            except ParaCLAPError as error:
+                assert str(path) in str(error) and "\n" not in str(error)
+                refused.append(column.path_in_schema)
+    assert len(refused) > (1 if reader == "page" else group.num_columns)
+    happened(f"{len(refused)} of {2 * group.num_columns} refused, no value changed")
 
 
 # --- Resuming on other data ----------------------------------------------------------------------
