@@ -13,6 +13,10 @@ class with the highest cosine similarity. Nothing is fitted to the evaluated cor
 NAME=ROOT of a known corpus, an audformat database, a table beside its audio, or a folder. With a
 YAML file of `class: prompt` lines, classes without a prompt are excluded and counted.
 
+The test split is scored if a SOURCE has one, or the captions table that --split-from names for each
+SOURCE; otherwise all clips are. The scores state how many clips and speakers the model was trained
+or validated on; --unseen leaves these out.
+
 --targets names the columns of labels. A numeric label (arousal, valence, dominance, age) has two
 opposed prompts ("the speaker is calm", "the speaker is aroused"): UAR and AUC compare the lowest
 with the highest third of the values, Spearman's correlation uses all of them. --protocol paper
@@ -47,7 +51,7 @@ from paraclap.files import make_folder
 from paraclap.model.sources import ENGINES, PRECISIONS, check_source, find_model
 from paraclap.settings import BATCH_SECONDS, TrainSettings
 
-FIXED_BY_PROTOCOL = ("targets", "prompts", "split", "speakers")
+FIXED_BY_PROTOCOL = ("targets", "prompts", "split", "split_from", "speakers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,9 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     check = check_source if options.engine == "onnx" else find_model
     check(options.model)
-    from paraclap.evaluation.tasks import read_sources
+    from paraclap.data.trained_on import load
+    from paraclap.evaluation.tasks import Selection, read_sources
 
-    selection = {"split": options.split, "speaker": options.speakers}
+    columns, record = {"split": options.split, "speaker": options.speakers}, load(options.model)
+    selection = Selection(columns, options.split_from, record, options.unseen)
     what = options.sources, options.targets, options.prompts, selection, options.retrieval
     tables = {"root": options.root, "columns": options.columns}
     sources = read_sources(*what, as_published=options.protocol is not None, **tables)
@@ -89,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "prompt_set": options.prompts[0] if len(options.prompts) == 1 else options.prompts,
                 "split": options.split,
                 "speakers": options.speakers,
+                "split_from": options.split_from and [str(path) for path in options.split_from],
+                "unseen": options.unseen or None,
+                "training_corpora": list(record.corpora),
             }
             write_report(results, about, options.output, options.reference)
             print(f"prompts: {', '.join(options.prompts)}; written to {options.output}")
@@ -112,7 +121,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("-o", "--output", type=path_of, default=Path("results"), help="output folder (%(default)s)")
     add("--prompts", nargs="+", metavar="SET", help=f"{', '.join(PROMPT_SETS)}, or YAML files")
     add("--targets", nargs="+", metavar="COLUMN", help="columns of labels (emotion)")
-    add("--split", type=_comma_list, help="only these splits, e.g. test")
+    add("--split", type=_comma_list, help="only these splits (test, if there is one)")
+    add(
+        "--split-from",
+        nargs="+",
+        type=path_of,
+        metavar="CAPTIONS",
+        help="table with the splits of each SOURCE",
+    )
+    add("--unseen", action="store_true", help="leave out clips and speakers of the training")
     add("--speakers", type=_comma_list, help="only these speakers, e.g. 21,22,23,24")
     add("--protocol", choices=("paper",), help="rows, target and prompts as published")
     add("--reference", action="store_true", help="add the published scores")
@@ -131,17 +148,24 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--queries", type=renamed("--prompts"), help=argparse.SUPPRESS)
     add("--packed", type=renamed("--waveform-cache"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    fixed = [f"--{name}" for name in FIXED_BY_PROTOCOL if getattr(options, name) is not None]
+    fixed = [
+        f"--{name.replace('_', '-')}"
+        for name in FIXED_BY_PROTOCOL
+        if getattr(options, name) is not None
+    ]
     if options.protocol and fixed:
         parser.error(f"--protocol {options.protocol} cannot be combined with {', '.join(fixed)}")
     if options.workers < 0:
         parser.error(f"--workers {options.workers}, expected at least 0")
     options.prompts = options.prompts or [PUBLISHED]
     options.targets = options.targets or ["emotion"]
-    if options.retrieval and len(options.retrieval) != len(options.sources):
-        parser.error(
-            f"--retrieval has {len(options.retrieval)} tables for {len(options.sources)} sources"
-        )
+    for name in ("retrieval", "split_from"):
+        tables = getattr(options, name)
+        if tables and len(tables) != len(options.sources):
+            parser.error(
+                f"--{name.replace('_', '-')} has {len(tables)} tables for {len(options.sources)} "
+                "sources"
+            )
     return options
 
 

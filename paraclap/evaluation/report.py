@@ -72,12 +72,26 @@ def score_rows(
             row[f"{metric} [95 %]"] = with_interval(
                 values.get(metric), values.get(f"{metric}_interval")
             )
+        row["trained on"] = trained_text(values) if "trained_on" in values else NOTHING
         row["probe UAR [95 %]"] = with_interval(probed.get("UAR"), probed.get("interval"))
         for system in systems:
             row[f"{system} (published)"] = with_interval(references.get(name, {}).get(system), None)
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.loc[:, (table != NOTHING).any()]
+
+
+def trained_text(scores: Scores) -> str:
+    """State how many of the scored clips and speakers the model was trained or validated on."""
+    seen = scores["trained_on"]
+    if seen is None:
+        return "unknown"
+    if not seen["clips"] and not seen["speakers"]:
+        return "none" if seen["complete"] else "unknown"
+    text = f"{seen['clips']} of {scores['clips']} clips"
+    if seen["speakers"] is not None:
+        text += f", {seen['speakers']} of {scores['speakers']} speakers"
+    return text if seen["complete"] else f"at least {text}"
 
 
 def recall_rows(scores: Mapping[str, Scores]) -> pd.DataFrame:
@@ -128,7 +142,7 @@ def markdown_page(
     head = []
     for name, value in about.items():
         if value:
-            text = value if isinstance(value, str) else ", ".join(value)
+            text = ", ".join(value) if isinstance(value, list) else str(value)
             head.append(f"{name.replace('_', ' ')}: {text}")
     notes = "\n".join(f"- {remark}" for remark in [*remarks, EXPLANATION])
     return "\n\n".join(["; ".join(head), *map(to_markdown, tables), notes]) + "\n"
@@ -139,6 +153,12 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
     for name, scores in corpora.items():
         if excluded := scores["excluded"]:
             remarks.append(f"{name}: {excluded} clips excluded (no label, or no prompt for it)")
+        if scores["split"]:
+            remarks.append(f"{name}: only the test split is scored; --split selects others")
+        if (seen := trained_text(scores)) not in ("none", "unknown"):
+            remarks.append(
+                f"{name}: the model was trained or validated on {seen}; --unseen leaves them out"
+            )
         if scores["speakers"] is None:
             remarks.append(
                 f"{name}: no speakers are known, so the interval is over clips; it is too narrow "
@@ -168,6 +188,11 @@ def write_report(
     write_text(output / "scores.yaml", text)
     references = results.references if with_references else {}
     remarks = _remarks(results.corpora)
+    if "unknown" in map(trained_text, results.corpora.values()):
+        remarks.append(
+            "trained on: unknown, as the model has no complete record of its training clips; "
+            f"corpora: {', '.join(about['training_corpora']) or 'not recorded'}"
+        )
     if with_references and not about["protocol"]:
         remarks.append("the published scores follow the protocol of the paper (--protocol paper)")
     tables = [score_rows(results.corpora, results.probe, references)]

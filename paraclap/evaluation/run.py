@@ -20,6 +20,7 @@ from paraclap.evaluation.figures import plot_predictions
 from paraclap.evaluation.probe import probe, probe_folds
 from paraclap.evaluation.report import Results
 from paraclap.evaluation.retrieval import score_retrieval
+from paraclap.evaluation.seen import TEST, seen_counts
 from paraclap.evaluation.tasks import Source, task_prompts
 from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
 from paraclap.files import atomic_write, write_text
@@ -70,6 +71,8 @@ def evaluate(
         for task in source.tasks:
             scores, predictions = evaluate_task(model, processor, table, audio, task)
             scores["excluded"] += int((~chosen).sum())
+            scores["split"] = TEST if source.only_test else None
+            scores["trained_on"] = seen_counts(table.loc[predictions.index], source.seen)
             results.corpora[task.name] = scores
             _write_predictions(output, task.name, scores, predictions)
             corpus = CORPORA.get(table.attrs["corpus"])

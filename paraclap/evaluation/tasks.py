@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.labels import in_split, split_names
 from paraclap.corpora.table import read_corpus, scored_classes
+from paraclap.data.trained_on import TrainedOn
 from paraclap.evaluation.prompt_sets import PUBLISHED, class_words
 from paraclap.evaluation.prompts import PROMPT_FILES, PromptError, Prompts, prompts_for
+from paraclap.evaluation.seen import seen_clips, test_part, with_splits_of, without_seen
 from paraclap.files import reading
 
 
@@ -44,11 +46,15 @@ class Source:
         table: corpus table of the selected rows.
         tasks: evaluated on it.
         captions: captions table for retrieval; None = no retrieval.
+        seen: which clips and speakers the model was trained on, see `seen_clips`; None = unknown.
+        only_test: whether other splits than the test split were left out by default.
     """
 
     table: pd.DataFrame
     tasks: list[ZeroShotTask]
     captions: pd.DataFrame | None = None
+    seen: pd.DataFrame | None = None
+    only_test: bool = False
 
     @property
     def name(self) -> str:
@@ -61,11 +67,28 @@ class Source:
         return np.any([label.notna() for label in labels], axis=0)
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Rows to evaluate.
+
+    Attributes:
+        columns: see `select`. If no column has values, the test split of a table that has one.
+        split_from: captions table of each source, for its splits; None = those of the source.
+        record: what the model was trained on.
+        unseen: leave out clips and speakers of the record.
+    """
+
+    columns: Mapping[str, Sequence[str] | None]
+    split_from: Sequence[str] | None = None
+    record: TrainedOn = field(default_factory=lambda: TrainedOn(None, complete=False))
+    unseen: bool = False
+
+
 def read_sources(
     sources: Sequence[str],
     targets: Sequence[str],
     prompt_sets: Sequence[str],
-    selection: Mapping[str, Sequence[str] | None],
+    selection: Selection,
     captions: Sequence[str] | None = None,
     as_published: bool = False,
     **tables: Any,
@@ -76,7 +99,7 @@ def read_sources(
         sources: of the corpora, see `read_corpus`.
         targets: columns of labels.
         prompt_sets: names of prompt sets, or YAML files.
-        selection: see `select`.
+        selection: of the rows.
         captions: captions table (parquet) of each source; None = no retrieval.
         as_published: evaluate the rows and the task of the paper instead.
         tables: `root` and `columns` of `read_corpus`.
@@ -86,14 +109,24 @@ def read_sources(
         PromptError: if a prompt set does not exist or cannot be used.
     """
     found = []
-    for source, path in zip(sources, captions or [None] * len(sources), strict=True):
-        table = read_corpus(source, **tables)
+    empty = [None] * len(sources)
+    paths = zip(captions or empty, selection.split_from or empty, strict=True)
+    for source, (path, split_from) in zip(sources, paths, strict=True):
+        table, only_test = read_corpus(source, **tables), False
         if as_published:
             table, task = published_task(table)
             tasks = [task]
         else:
-            table = select(table, selection)
+            table = table if split_from is None else with_splits_of(table, split_from)
+            chosen = select(table, selection.columns)
+            if all(values is None for values in selection.columns.values()):
+                chosen = test_part(table)
+                only_test = len(chosen) < len(table)
+            table = chosen
             tasks = tasks_for(table.attrs["name"], targets, prompt_sets)
+        seen = seen_clips(table, selection.record)
+        if selection.unseen:
+            table = without_seen(table, seen)
         for task in tasks:
             task_prompts(table, task)  # raises before the model is loaded
             warn_of_labels(table, task)
@@ -101,7 +134,7 @@ def read_sources(
         if path is not None:
             with reading(path, CorpusError):
                 texts = pd.read_parquet(path, page_checksum_verification=True)
-        found.append(Source(table, tasks, texts))
+        found.append(Source(table, tasks, texts, seen, only_test))
     names = [task.name for source in found for task in source.tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CorpusError(f"two corpora or prompt sets would both be reported as {twice[0]}")

@@ -22,6 +22,7 @@ from paraclap.model.build import load_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel
 
 EMOTIONS = ["anger", "boredom", "fear", "happiness", "neutral", "sadness"]
+ALL = "train,dev,test"
 
 
 @pytest.fixture
@@ -96,7 +97,8 @@ def test_classes_without_a_prompt_in_the_file_are_excluded_and_counted(
     prompts = tmp_path / "prompts.yaml"
     prompts.write_text("anger: an enraged voice\nsadness: a gloomy voice\njoy: a merry voice\n")
     output = tmp_path / "results"
-    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--prompts", str(prompts)])
+    arguments = [str(saved_model), str(corpus), "-o", str(output), "--split", ALL]
+    evaluate.main([*arguments, "--prompts", str(prompts)])
     figures = yaml.safe_load((output / "scores.yaml").read_text())["corpora"]["paraclap-synthetic"]
     assert figures["classes"] == 2 and figures["clips"] == 24 and figures["excluded"] == 48
     assert figures["unused_prompts"] == ["joy"]
@@ -123,7 +125,7 @@ def test_unknown_selection_names_the_known_values(corpus, selection, message):
 
 def test_unknown_prompt_set_stops_before_the_model_is_loaded(corpus):
     with pytest.raises(PromptError, match="unknown prompt set 'nope'"):
-        tasks.read_sources([str(corpus)], ["emotion"], ["nope"], {})
+        tasks.read_sources([str(corpus)], ["emotion"], ["nope"], tasks.Selection({}))
 
 
 def test_selection_keeps_the_named_speakers(corpus):
@@ -147,7 +149,8 @@ def test_each_prompt_set_is_scored_and_clips_are_embedded_once(
     (tmp_path / "mine.yaml").write_text("anger: [rage, fury]\nsadness: gloom\n")
     sets = ["word", "ensemble", str(tmp_path / "mine.yaml")]
     output = tmp_path / "results"
-    evaluate.main([str(saved_model), str(corpus), "-o", str(output), "--prompts", *sets])
+    arguments = [str(saved_model), str(corpus), "-o", str(output), "--split", ALL]
+    evaluate.main([*arguments, "--prompts", *sets])
     scores = yaml.safe_load((output / "scores.yaml").read_text())
     assert list(scores["corpora"]) == [
         f"paraclap-synthetic.{name}" for name in ("word", "ensemble", "mine")
@@ -284,7 +287,8 @@ def test_retrieval_ignores_clips_without_captions_and_requires_two_captions(tiny
 def test_probe_uses_the_clips_with_predictions(saved_model, corpus, tmp_path):
     output = tmp_path / "results"
     prompts = ["--prompts", "word", "sentence", "--targets", "emotion", "gender"]
-    evaluate.main([str(saved_model), str(corpus), "--probe", *prompts, "-o", str(output)])
+    arguments = [str(saved_model), str(corpus), "-o", str(output), "--split", ALL]
+    evaluate.main([*arguments, "--probe", *prompts])
     scores = yaml.safe_load((output / "scores.yaml").read_text())
     probes = scores["probe"]
     assert set(probes) == set(scores["corpora"])
@@ -354,7 +358,7 @@ def test_unreadable_clip_of_one_process_stops_all_and_is_named(
     broken = corpora.read_corpus(copy).index[3][0]
     (copy / broken).write_bytes((copy / broken).read_bytes()[:1000])
     arguments = [str(saved_model), str(copy), "-o", str(tmp_path / "results"), "--no-cache"]
-    run = together(2, evaluate.main, [*arguments, "--batch-seconds", "2"])
+    run = together(2, evaluate.main, [*arguments, "--batch-seconds", "2", "--split", ALL])
     assert run.codes == [1, 1] and all(broken in result for result in run.results)
     assert sorted(result.split(":")[0] for result in run.results) == ["AudioError", "PeerError"]
     assert not list((tmp_path / "results").iterdir())

@@ -48,11 +48,14 @@ def test_run_folder_is_complete_and_can_be_evaluated(config, corpus, tmp_path):
     assert [row["step"] for row in rows(output) if "UAR" in row][-1] == run.steps
     assert len(list_checkpoints(output / "checkpoints")) == 2
     model, _ = load_model(output / "last")
+    attributes = model.config.provenance.pop("attributes")
+    assert attributes["gender"]["female"] == ["female", "gender", "woman"]
     assert model.config.provenance == {
         "audio_encoder": None,
         "text_encoder": None,
         "corpora": ["paraclap-synthetic"],
         "clips": 24,
+        "speakers": 2,
         "epochs": 2,
         "seed": run.settings.train.seed,
     }

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+import paraclap.cli
+from paraclap.cli import evaluate as evaluate_cli
 from paraclap.corpora.table import read_corpus
 from paraclap.data.trained_on import (
     RECORD,
@@ -97,6 +100,108 @@ def test_models_without_a_record_are_unknown(run):
 
 
 # --- Evaluation ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labels(corpus, tmp_path):
+    """Table of the labels of the small corpus without its splits, beside a copy of the audio."""
+    shutil.copytree(corpus / "audio", tmp_path / "mine" / "audio")
+    table = read_corpus(corpus)[["emotion", "speaker"]].reset_index()[
+        ["file", "emotion", "speaker"]
+    ]
+    table.to_csv(tmp_path / "mine" / "labels.csv", index=False)
+    return tmp_path / "mine" / "labels.csv"
+
+
+@pytest.fixture
+def scored(run, tmp_path, capsys):
+    """Function that evaluates the run; returns scores of the only task, and what is printed."""
+
+    def evaluate(*arguments, model=run):
+        output = tmp_path / "scores"
+        options = ["-o", str(output), "--device", "cpu", "--prompts", "sentence"]
+        code = paraclap.cli.run(
+            lambda: evaluate_cli.main([str(model), *map(str, arguments), *options]), "evaluate.py"
+        )
+        printed = capsys.readouterr()
+        if code:
+            return {}, printed.err
+        document = yaml.safe_load((output / "scores.yaml").read_text())
+        assert (output / "scores.md").read_text().count("| trained on |") == 1
+        return next(iter(document["corpora"].values())), printed.out
+
+    return evaluate
+
+
+def test_scores_state_how_much_of_them_is_training_data(scored, labels):
+    scores, printed = scored(labels)
+    assert scores["clips"] == 72 and scores["split"] is None
+    assert scores["trained_on"] == {"clips": 48, "speakers": 4, "complete": True}
+    assert "trained or validated on 48 of 72 clips, 4 of 6 speakers; --unseen" in printed
+    scores, printed = scored(labels, "--unseen")
+    assert scores["clips"] == 24 and scores["trained_on"]["clips"] == 0
+    assert "none" in printed and "--unseen" not in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, clips, seen",
+    [
+        ([], 24, 0),
+        (["--split", "train,dev,test"], 72, 48),
+        (["--split", "train"], 24, 24),
+        (["--speakers", "s01,s02,s03,s04,s05,s06"], 72, 48),
+    ],
+)
+def test_the_test_split_is_scored_unless_rows_are_selected(scored, corpus, arguments, clips, seen):
+    scores, printed = scored(corpus, *arguments)
+    assert (scores["clips"], scores["trained_on"]["clips"]) == (clips, seen)
+    assert ("only the test split is scored" in printed) == (not arguments)
+
+
+def test_splits_can_be_those_of_the_captions(scored, labels, captions):
+    scores, printed = scored(labels, "--split-from", captions)
+    assert scores["clips"] == 24 and scores["trained_on"]["clips"] == 0
+    assert "only the test split is scored" in printed
+    scores, _ = scored(labels, "--split-from", captions, "--split", "dev")
+    assert scores["trained_on"]["clips"] == scores["clips"] == 24
+
+
+def test_speakers_are_seen_by_name_without_any_of_their_trained_clips(scored, run, corpus):
+    record = load(run)
+    known = record.clips[record.clips["part"] == "train"].groupby("speaker").head(1)
+    record = TrainedOn(known, complete=True)
+    record.save(run / "best")
+    scores, _ = scored(corpus, "--split", "train")
+    assert scores["trained_on"] == {"clips": 2, "speakers": 2, "complete": True}
+    assert "all 24 clips" in scored(corpus, "--split", "train", "--unseen")[1]
+
+
+@pytest.mark.parametrize("fault", ["missing", "incomplete", "no splits", "no clips", "damaged"])
+def test_unknown_training_is_stated_and_impossible_selections_are_refused(
+    scored, run, labels, captions, tmp_path, fault
+):
+    table = pd.read_parquet(captions)
+    if fault == "missing":
+        (run / "best" / RECORD).unlink()
+        scores, printed = scored(labels)
+        assert scores["trained_on"] is None
+        assert "trained on: unknown" in printed and "corpora: paraclap-synthetic" in printed
+        assert "needs the record of the training clips" in scored(labels, "--unseen")[1]
+    elif fault == "incomplete":
+        TrainedOn(load(run).clips, complete=False).save(run / "best")
+        assert "at least 48 of 72 clips" in scored(labels)[1]
+    elif fault == "no splits":
+        table.drop(columns="split").to_parquet(tmp_path / "x.parquet")
+        assert "has no column split" in scored(labels, "--split-from", tmp_path / "x.parquet")[1]
+    elif fault == "no clips":
+        table[:0].to_parquet(tmp_path / "x.parquet")
+        assert "none of the 72 clips" in scored(labels, "--split-from", tmp_path / "x.parquet")[1]
+    else:
+        content = bytearray((run / "best" / RECORD).read_bytes())
+        content[len(content) // 4] ^= 255
+        (run / "best" / RECORD).write_bytes(content)
+        assert f"{RECORD} cannot be read" in scored(labels)[1]
+
 
 # --- Fine-tuning ---------------------------------------------------------------------------------
 
