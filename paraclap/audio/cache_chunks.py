@@ -2,12 +2,14 @@
 
 A chunk is written under a temporary name and renamed when complete. On opening, an index is checked
 by its hash, and samples by their size, or by their hash if their modification time differs. Damaged
-chunks are removed with a warning.
+chunks are removed with a warning. Other files in the folder are left alone.
 """
 
 import hashlib
 import io
 import os
+import re
+import uuid
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,13 +25,15 @@ from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.containers import read_duration
 from paraclap.audio.reading import read_in_blocks
 from paraclap.errors import ParaCLAPError
-from paraclap.files import file_sha256, write_bytes
+from paraclap.files import file_sha256, remove_leftovers, write_bytes
 
 FORMAT = b"paraclap pack 1, " + CONDITIONING.encode()
 """Format and conditioning of a chunk; chunks of others are not read."""
 SCALE = 32768
 """Integer of full scale."""
 SAMPLES, INDEX = ".i16", ".index"
+OWN_NAMES = rf"[0-9a-f]{{64}}({SAMPLES}|{INDEX})"
+"""Regular expression of the names of our files."""
 PLACES = pa.schema(
     [
         ("content", pa.binary(32)),  # SHA-256 of the file
@@ -67,7 +71,7 @@ class ChunkWriter:
         self.folder = folder
         self.entries: dict[bytes, Place] = {}
         self.size = 0
-        self._temporary = folder / f".{os.getpid()}{SAMPLES}.tmp"
+        self._temporary = folder / f".chunk.{uuid.uuid4().hex}.tmp"
         self._handle = self._temporary.open("wb")
         self._digest = hashlib.sha256()
 
@@ -126,11 +130,11 @@ def open_chunks(folder: Path) -> dict[bytes, Place]:
 
     The caller holds the lock, so temporary files were left behind by a killed process.
     """
-    for left in folder.glob(".*.tmp"):
-        left.unlink()
+    remove_leftovers(folder)
+    own = [path for path in sorted(folder.iterdir()) if re.fullmatch(OWN_NAMES, path.name)]
     places: dict[bytes, Place] = {}
     used = set()
-    for path in sorted(folder.glob(f"*{INDEX}")):
+    for path in (path for path in own if path.suffix == INDEX):
         try:
             table = _read_index(path)
             used.add(_check_samples(folder, table.schema.metadata))
@@ -140,8 +144,8 @@ def open_chunks(folder: Path) -> dict[bytes, Place]:
             continue
         chunk = table.schema.metadata[b"samples"].decode()
         places |= {row.pop("content"): Place(chunk, **row) for row in table.to_pylist()}
-    for path in folder.glob(f"*{SAMPLES}"):
-        if path.name not in used:
+    for path in own:
+        if path.suffix == SAMPLES and path.name not in used:
             path.unlink()
     return places
 
@@ -168,7 +172,10 @@ def _check_samples(folder: Path, metadata: Mapping[bytes, bytes]) -> str:
     Raises:
         WaveformCacheError: if they are missing or damaged.
     """
-    path = folder / metadata[b"samples"].decode()
+    name = metadata[b"samples"].decode()
+    if not re.fullmatch(OWN_NAMES, name):
+        raise WaveformCacheError(f"{folder}: an index names {name!r} as its samples")
+    path = folder / name
     size, mtime = int(metadata[b"size"]), int(metadata[b"mtime"])
     if not path.exists():
         raise WaveformCacheError(f"{path} is missing")

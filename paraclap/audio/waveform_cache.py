@@ -11,19 +11,17 @@ A cache is a folder, which several corpora may share::
 
     <sha256>.i16        samples of many files, one after the other
     <sha256>.index      Parquet: SHA-256, place, duration and flags of each file
-    names.parquet       path, size, modification time and SHA-256 of each cached file
+    names.parquet       path, modification time, sampled hash and SHA-256 of each cached file
 
-Samples are found by the SHA-256 of the bytes of their file. That hash is kept with size and
-modification time, so a changed file is cached again and a moved one is not. Chunks are only added,
-each renamed when complete: a killed run loses at most one, and no process reads half of one.
+Samples are found by the SHA-256 of the bytes of their file. That hash is kept with modification
+time and `sampled_hash`, so a changed file is cached again and a moved one is not. Chunks are only
+added, each renamed when complete: a killed run loses at most one, and no process reads half of one.
 """
 
-import fcntl
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +32,7 @@ from tqdm import tqdm
 
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.cache_chunks import (
+    OWN_NAMES,
     SCALE,
     ChunkWriter,
     Place,
@@ -44,16 +43,18 @@ from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.containers import read_duration
 from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.audio.segments import Position, crop_limits, frame_range
-from paraclap.files import atomic_write
+from paraclap.errors import ParaCLAPError
+from paraclap.files import atomic_write, claim_folder, sampled_hash
+from paraclap.locks import lock
 
 CHUNK_BYTES = 2**30
 """Size from which a chunk is completed (9.3 h of speech)."""
-NAMES, LOCK = "names.parquet", "lock"
+NAMES = "names.parquet"
 KNOWN = pa.schema(
     [
         ("path", pa.binary()),  # absolute; names need not be UTF-8
-        ("size", pa.int64()),
         ("mtime", pa.int64()),  # [ns]
+        ("sampled", pa.string()),
         ("content", pa.binary(32)),
     ]
 )
@@ -141,17 +142,16 @@ def _key(file: str) -> int:
 class _Version(NamedTuple):
     """State of a file when it was hashed; `mtime` in ns, `content` its SHA-256."""
 
-    size: int
     mtime: int
+    sampled: str
     content: bytes
 
     def is_of(self, path: Path) -> bool:
         """Return whether the file has not been written to since."""
         try:
-            status = path.stat()
-        except FileNotFoundError:
+            return self[:2] == (path.stat().st_mtime_ns, sampled_hash(path))
+        except OSError:  # reported when it is read
             return False
-        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime)
 
 
 def cache_waveforms(folder: str | Path, root: str | Path, files: Iterable[str]) -> CachedWaveforms:
@@ -166,13 +166,13 @@ def cache_waveforms(folder: str | Path, root: str | Path, files: Iterable[str]) 
 
     Raises:
         AudioError: if files cannot be read, after all others were cached.
+        OutputError: if the folder cannot be written, or is none of ours and not empty.
         WaveformCacheError: if the cache cannot be written, or a file changes meanwhile.
     """
-    folder = Path(folder)
+    folder = claim_folder(folder, "waveform cache", OWN_NAMES)
     paths = {file: resolve_inside(root, file) for file in dict.fromkeys(files)}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with lock(folder, wait=True):
             places, known = open_chunks(folder), _read_names(folder)
 
             def is_cached(path: Path) -> bool:
@@ -182,24 +182,14 @@ def cache_waveforms(folder: str | Path, root: str | Path, files: Iterable[str]) 
             missing = [path for path in paths.values() if not is_cached(path)]
             if missing:
                 _add(folder, missing, known, places)
+    except ParaCLAPError:
+        raise
     except OSError as error:
-        raise WaveformCacheError(f"waveform cache {folder}: {error}") from error
+        raise WaveformCacheError(f"waveform cache {folder}: {error.strerror or error}") from error
     contents = {file: known[os.fsencode(path)].content for file, path in paths.items()}
     return CachedWaveforms(
         folder, {file: (content, places[content]) for file, content in contents.items()}
     )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from adding to a cache."""
-    with (folder / LOCK).open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that adds to the waveform cache {folder}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _add(
@@ -220,14 +210,14 @@ def _add(
         for path in tqdm(paths, "cache", unit="file", mininterval=1):
             try:
                 read_duration(path)  # raises the reason if the file is not audio
-                status = path.stat()
+                mtime, sampled = path.stat().st_mtime_ns, sampled_hash(path)
                 content = bytes.fromhex(hash_audio(path))
                 if content not in places and content not in writer.entries:
                     writer.add(path, content)
             except AudioError as error:
                 faults.append(error)
                 continue
-            version = _Version(status.st_size, status.st_mtime_ns, content)
+            version = _Version(mtime, sampled, content)
             if not version.is_of(path):
                 raise WaveformCacheError(f"{path} was modified while it was cached")
             known[os.fsencode(path)] = version
@@ -236,7 +226,8 @@ def _add(
                 _write_names(folder, known)
                 writer = ChunkWriter(folder)
         places |= writer.close()
-        _write_names(folder, known)
+        if places:
+            _write_names(folder, known)
     finally:
         writer.discard()
     if faults:

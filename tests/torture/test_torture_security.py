@@ -1,17 +1,23 @@
 """Data cannot run code, write elsewhere or exhaust the machine."""
 
 import json
+import shutil
 import time
 
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 
+import corpus_files
+from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.captions.edges import read_edges
 from paraclap.captions.templates import read_templates
+from paraclap.cli import features
 from paraclap.cli.models import _read_scores
 from paraclap.corpora.databases import read_database
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.prompts import load_prompts
-from paraclap.files import YAML_BYTES, parse_yaml
+from paraclap.files import YAML_BYTES, ForeignFolderError, file_sha256, parse_yaml
 from paraclap.training.config import read_settings
 
 # --- Model folders -------------------------------------------------------------------------------
@@ -19,6 +25,57 @@ from paraclap.training.config import read_settings
 # --- Names that become paths ---------------------------------------------------------------------
 
 # --- Caches --------------------------------------------------------------------------------------
+
+FOREIGN = ["faiss.index", "recording.i16", ".download.tmp", "part-1.parquet", "notes/a.i16", "lock"]
+WRITERS = {
+    "waveform cache": ("cache", lambda root: cache_waveforms(root / "cache", root, ["a.wav"])),
+    "features": (
+        "f.parts",
+        lambda root: features.main([str(root), "-o", str(root / "f.parquet"), "--workers", "1"]),
+    ),
+}
+
+
+@pytest.mark.torture(50, "cache in a folder with files of others")
+@pytest.mark.parametrize("folder, write", WRITERS.values(), ids=WRITERS)
+def test_files_of_others_in_a_folder_of_ours_are_left_alone(
+    tmp_path, voice, happened, folder, write
+):
+    soundfile.write(tmp_path / "a.wav", voice(0.3), 16_000)
+    for name in FOREIGN:
+        corpus_files.write(tmp_path / folder, name, b"theirs")
+    with pytest.raises(ForeignFolderError, match="use a new or empty folder"):
+        write(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / folder).rglob("*") if path.is_file()}
+    assert set(before.values()) == {b"theirs"} and len(before) == len(FOREIGN)
+    (tmp_path / folder).rename(tmp_path / "theirs")
+    write(tmp_path)
+    for path in (tmp_path / "theirs").iterdir():
+        path.rename(tmp_path / folder / path.name)
+    for change in (0.4, 0.5):  # what was stored of the previous file is stale
+        soundfile.write(tmp_path / "a.wav", voice(change), 16_000)
+        write(tmp_path)
+    assert all(path.read_bytes() == b"theirs" for path in before)
+    happened("folder refused; among files of ours, theirs are left alone")
+
+
+@pytest.mark.torture(50, "index of a waveform cache that names samples elsewhere")
+def test_waveform_cache_reads_samples_of_its_own_folder_alone(tmp_path, voice):
+    soundfile.write(tmp_path / "a.wav", voice(0.3), 16_000)
+    expected = cache_waveforms(tmp_path / "cache", tmp_path, ["a.wav"]).read("a.wav")
+    (index,) = (tmp_path / "cache").glob("*.index")
+    (samples,) = (tmp_path / "cache").glob("*.i16")
+    table = pq.read_table(index)
+    shutil.copy(samples, tmp_path / samples.name)
+    table = table.replace_schema_metadata(
+        {**table.schema.metadata, b"samples": f"../{samples.name}".encode()}
+    )
+    pq.write_table(table, index)
+    index.rename(index.with_name(f"{file_sha256(index)}.index"))
+    with pytest.warns(UserWarning, match="names '../[0-9a-f]*.i16' as its samples"):
+        recordings = cache_waveforms(tmp_path / "cache", tmp_path, ["a.wav"])
+    assert (recordings.read("a.wav") == expected).all() and (tmp_path / samples.name).exists()
+
 
 # --- YAML ----------------------------------------------------------------------------------------
 

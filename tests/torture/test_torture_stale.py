@@ -2,12 +2,15 @@
 
 import os
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from paraclap.audio.reading import read_audio
+from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.captions.sources import open_file
 from paraclap.cli import features
 from paraclap.corpora.table_files import read_table
@@ -47,6 +50,15 @@ def test_chunk_of_other_audio_is_not_reused(tmp_path, voice, happened, place):
         soft = loud
     assert loudness(soft, tmp_path / "f.parquet") == expected < before / 2
     happened(f"measured again: loudness {expected:.3f}, not {before:.3f}")
+
+
+@pytest.mark.torture(21, "cached waveform of other audio of the same size and modification time")
+def test_cached_waveform_of_other_audio_is_not_reused(tmp_path, voice):
+    for gain in (1.0, 0.05):
+        soundfile.write(tmp_path / "a.wav", gain * voice(0.5), 16_000)
+        os.utime(tmp_path / "a.wav", ns=(0, 0))
+        recordings = cache_waveforms(tmp_path / "cache", tmp_path, ["a.wav"])
+        np.testing.assert_array_equal(recordings.read("a.wav"), read_audio(tmp_path / "a.wav"))
 
 
 def all_columns(path):
