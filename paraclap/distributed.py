@@ -31,6 +31,7 @@ from paraclap.errors import ParaCLAPError
 from paraclap.signals import Stopped, StopRequests
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+DEVICES = ("cpu", "cuda", "mps")
 TIMEOUT = 1800.0  # s
 BEAT = 0.5  # s between heartbeats
 SILENCE = 6  # missed heartbeats after which a process counts as lost
@@ -85,6 +86,10 @@ def device_named(name: str) -> torch.device:
         raise DeviceError(
             f"{name!r} is not a device, expected auto, cpu, cuda or cuda:1"
         ) from error
+    if device.type not in DEVICES:
+        raise DeviceError(f"{name!r} cannot be used, expected auto, cpu, cuda or cuda:1")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("mps is not available on this machine")
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise DeviceError(
             f"{own_name} does not exist, {torch.cuda.device_count()} GPUs are available"

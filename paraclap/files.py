@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -254,6 +254,21 @@ def safe_name(text: str) -> str:
     while len(safe.encode()) > NAME_BYTES - len(ending):
         safe = safe[:-1]
     return safe + ending
+
+
+def refuse_overwriting(output: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Check that writing a file would replace none of the files that are read.
+
+    Raises:
+        OutputError: if the output is one of the inputs, or a folder.
+    """
+    if os.path.isdir(output):
+        raise OutputError(f"{output} is a folder, expected the name of a file")
+    for path in inputs if os.path.exists(output) else ():
+        if os.path.exists(path) and os.path.samefile(output, path):
+            raise OutputError(
+                f"{output} would replace an input; choose another name for the output"
+            )
 
 
 def claim_folder(path: str | Path, kind: str, own: str) -> Path:

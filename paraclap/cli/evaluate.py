@@ -43,13 +43,17 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from paraclap.cli.options import path_of, renamed
+from paraclap.cli.options import batch_seconds, number, path_of, renamed
 from paraclap.corpora.options import add_table_options
 from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED
-from paraclap.files import make_folder
+from paraclap.files import OutputError, make_folder, refuse_overwriting, safe_name
 from paraclap.model.sources import ENGINES, PRECISIONS, check_source, find_model
 from paraclap.settings import BATCH_SECONDS, TrainSettings
+
+if TYPE_CHECKING:
+    from paraclap.evaluation.tasks import Source
 
 FIXED_BY_PROTOCOL = ("targets", "prompts", "split", "split_from", "speakers")
 
@@ -67,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = options.sources, options.targets, options.prompts, selection, options.retrieval
     tables = {"root": options.root, "columns": options.columns}
     sources = read_sources(*what, as_published=options.protocol is not None, **tables)
+    _prepare_output(options, sources)
     # torch and transformers take seconds to import: after arguments and corpora are checked.
     from paraclap.distributed import device_named, processes, rank
     from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, audio_fingerprint
@@ -81,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = evaluate(
             *parts,
             sources,
-            make_folder(options.output),
+            options.output,
             with_probe=options.probe,
             waveform_cache=options.waveform_cache,
             batch_seconds=options.batch_seconds,
@@ -102,6 +107,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_report(results, about, options.output, options.reference)
             print(f"prompts: {', '.join(options.prompts)}; written to {options.output}")
     return 0
+
+
+def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> None:
+    """Create the output folder; the files to be written there must not be those that are read."""
+    read = [*options.prompts, *(options.retrieval or []), *(options.split_from or [])]
+    for source in options.sources:
+        path = Path(source.rpartition("=")[2]).expanduser()
+        read += [source, path, *path.glob("db*")]
+    stems = [safe_name(task.name) for source in sources for task in source.tasks]
+    names = [f"{stem}{suffix}" for stem in stems for suffix in (".csv", ".png")]
+    folder = make_folder(options.output)
+    for name in (*names, "scores.yaml", "scores.md"):
+        refuse_overwriting(folder / name, read)
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder} cannot be written: permission denied")
 
 
 def default_cache() -> Path:
@@ -138,13 +158,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--cache", type=path_of, default=default_cache(), help="embedding cache (%(default)s)")
     add("--no-cache", dest="cache", action="store_const", const=None, help="embed all clips anew")
     add("--waveform-cache", type=path_of, help="folder of a waveform cache to read, or to write")
-    add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
-    add("--workers", type=int, default=0, help="processes that read audio")
+    seconds = "padded audio per batch [s]"
+    add("--batch-seconds", type=batch_seconds, default=BATCH_SECONDS, help=seconds)
+    add("--workers", type=number(0, 1024, int), default=0, help="processes that read audio")
     add("--engine", choices=ENGINES, default="eager", help="how embeddings are computed")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the encoders (%(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:1; default: a GPU if available")
     timeout = "maximum wait for another process [s]"
-    add("--timeout", type=float, default=TrainSettings().timeout, help=timeout)
+    add("--timeout", type=number(0.1, 1e6), default=TrainSettings().timeout, help=timeout)
     add("--queries", type=renamed("--prompts"), help=argparse.SUPPRESS)
     add("--packed", type=renamed("--waveform-cache"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -155,8 +176,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     ]
     if options.protocol and fixed:
         parser.error(f"--protocol {options.protocol} cannot be combined with {', '.join(fixed)}")
-    if options.workers < 0:
-        parser.error(f"--workers {options.workers}, expected at least 0")
     options.prompts = options.prompts or [PUBLISHED]
     options.targets = options.targets or ["emotion"]
     for name in ("retrieval", "split_from"):

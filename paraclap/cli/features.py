@@ -23,26 +23,18 @@ merge.
 
 import argparse
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 from paraclap.acoustics.feature_sets import FEATURE_SETS
 from paraclap.audio.segments import MAX_SECONDS
-from paraclap.cli.options import path_of
+from paraclap.cli.options import number, output_file
 from paraclap.corpora import SOURCE_FORMS
 from paraclap.corpora.options import add_table_options
+from paraclap.files import refuse_overwriting
 from paraclap.signals import stopping
 
 BACKENDS = ("local", "dask", "ray")
 CLIP_SECONDS = 600.0
 """Default time limit of a clip [s]; ten minutes of audio take about 15 s."""
-
-
-def _output_path(text: str) -> Path:
-    path = path_of(text)
-    if path.suffix != ".parquet":
-        raise argparse.ArgumentTypeError(f"{text} must end in .parquet")
-    return path
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -53,28 +45,16 @@ def _shard(text: str) -> tuple[int, int]:
     return int(shard), int(total)
 
 
-def _between(low: float, high: float, kind: type[int | float]) -> Callable[[str], int | float]:
-    """Return a parser of numbers in a range."""
-
-    def number(text: str) -> int | float:
-        value = kind(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} must be from {low:g} to {high:g}")
-        return value
-
-    return number
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add, count = parser.add_argument, _between(1, 1e6, int)
+    add, count = parser.add_argument, number(1, 1e6, int)
     sets = "; ".join(f"{name}: {chosen.about}" for name, chosen in FEATURE_SETS.items())
     add("source", metavar="SOURCE", help=SOURCE_FORMS)
     add_table_options(parser)
-    add("-o", "--output", required=True, type=_output_path, metavar="FILE.parquet")
+    add("-o", "--output", required=True, type=output_file(".parquet"), metavar="FILE.parquet")
     add("--feature-set", choices=list(FEATURE_SETS), default="egemaps", help=sets)
     add("--workers", type=count, default=os.cpu_count(), help="processes (%(default)s)")
     backends = 'where chunks are measured; dask and ray need pip install "paraclap[cluster]"'
@@ -85,17 +65,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--chunk", type=count, metavar="CLIPS", help=sizes)
     split = "cut clips longer than 600 s into equal windows of at most this length, one row each"
     long = f"{split}; without it, such clips are rejected as too_long"
-    add("--split-long", type=_between(1, MAX_SECONDS, float), metavar="SECONDS", help=long)
+    add("--split-long", type=number(1, MAX_SECONDS, float), metavar="SECONDS", help=long)
     limit = "time limit of a clip (%(default)g)"
     add(
         "--timeout",
-        type=_between(0.1, 1e6, float),
+        type=number(0.1, 1e6, float),
         default=CLIP_SECONDS,
         metavar="SECONDS",
         help=limit,
     )
     share = "exit code 1 if a larger share of the clips failed (%(default)g)"
-    add("--max-reject", type=_between(0, 1, float), default=0.01, metavar="SHARE", help=share)
+    add("--max-reject", type=number(0, 1, float), default=0.01, metavar="SHARE", help=share)
     options = parser.parse_args(arguments)
     if options.scheduler and options.backend == "local":
         parser.error("--scheduler needs --backend dask or ray")
@@ -117,6 +97,7 @@ def _extract(arguments: argparse.Namespace) -> int:
 
     source, max_reject = options.pop("source"), options.pop("max_reject")
     table = read_corpus(source, options.pop("root"), options.pop("columns"))
+    refuse_overwriting(options["output"], [source])
     try:
         summary = write_features(table, FeatureSettings(**options))
     finally:

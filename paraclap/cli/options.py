@@ -1,8 +1,7 @@
 """Argument types that several command lines share."""
 
 import argparse
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -21,29 +20,30 @@ def path_of(text: str) -> Path:
 
 
 def output_file(*suffixes: str) -> Callable[[str], Path]:
-    """Return the type of a file to be written, with one of these suffixes, in an existing folder.
-
-    Other suffixes are refused because a recording that follows the option would be overwritten.
-    """
+    """Return the type of a file to be written, which has one of these suffixes."""
 
     def check(text: str) -> Path:
         path = path_of(text)
-        problems = {
-            f"expected {' or '.join(suffixes)}": path.suffix.lower() not in suffixes,
-            "it is a folder": path.is_dir(),
-            f"the folder {path.parent} does not exist": not path.parent.is_dir(),
-        }
-        if problem := next((text for text, found in problems.items() if found), None):
-            raise argparse.ArgumentTypeError(f"{text} cannot be written: {problem}")
+        if path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text} must end in {' or '.join(suffixes)}")
         return path
 
     return check
 
 
-def overwritten(outputs: Iterable[Path | None], inputs: Iterable[str]) -> str | None:
-    """Return a message if an output is one of the input files, otherwise None."""
-    existing = {os.path.realpath(path) for path in inputs if os.path.isfile(path)}
-    for path in filter(None, outputs):
-        if os.path.realpath(path) in existing:
-            return f"{path} is an input, which would be overwritten"
-    return None
+def number(
+    low: float, high: float, kind: type[int | float] = float
+) -> Callable[[str], int | float]:
+    """Return the type of numbers from `low` to `high`."""
+
+    def number_of(text: str) -> int | float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} must be from {low:g} to {high:g}")
+        return value
+
+    return number_of
+
+
+batch_seconds = number(0.1, 1e6)
+"""Type of `--batch-seconds`."""

@@ -51,8 +51,9 @@ from typing import TYPE_CHECKING
 from paraclap.audio import AudioError
 from paraclap.audio.conditioning import RATE_LIMITS
 from paraclap.audio.segments import WindowError
-from paraclap.cli.options import output_file, overwritten, path_of, renamed
+from paraclap.cli.options import batch_seconds, output_file, path_of, renamed
 from paraclap.corpora.options import add_table_options
+from paraclap.files import make_folder, refuse_overwriting
 from paraclap.inference.limits import check_windows
 from paraclap.model.sources import find_model
 from paraclap.settings import BATCH_SECONDS
@@ -77,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_labels(options.edges, dict(options.group))
     clips = None if options.stdin_pcm else _read_clips(options)
     prompts = _read_prompts(options.prompts or [])
+    if options.output:
+        recordings = [] if clips is None else map(os.path.join, clips["root"], clips["file"])
+        refuse_overwriting(options.output, [*options.audio, *recordings])
+        make_folder(options.output.parent)
     # torch and transformers take seconds to import: after arguments, prompts and clips are checked.
     from paraclap.inference.api import ParaCLAP
 
@@ -208,7 +213,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--group", nargs="+", type=_label, default=[], metavar="COLUMN=LABEL", help=group)
     add("--onnx", type=path_of, metavar="FOLDER", help="exported model, instead of MODEL")
     add("--int8", action="store_true", help="use the 8-bit encoders of the export")
-    add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
+    seconds = "padded audio per batch [s]"
+    add("--batch-seconds", type=batch_seconds, default=BATCH_SECONDS, help=seconds)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
     add("--queries", type=renamed("--prompts"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -232,7 +238,6 @@ def _problems(options: argparse.Namespace) -> Iterator[str | bool | None]:
     size, hop = options.windows, options.hop
     given = bool(options.audio), options.stdin_pcm is not None
     yield sum(given) != 1 and "give either AUDIO or --stdin-pcm"
-    yield overwritten([options.output], options.audio)
     yield options.describe == bool(options.prompts) and "give either --prompts or --describe"
     yield options.describe and not options.edges and "--describe requires --edges"
     yield options.describe and given[1] and "--describe cannot be combined with --stdin-pcm"

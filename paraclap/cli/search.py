@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paraclap.audio import AudioError
-from paraclap.cli.options import output_file, overwritten, path_of
+from paraclap.cli.options import batch_seconds, output_file, path_of
 from paraclap.corpora.options import add_table_options
-from paraclap.files import write_bytes
+from paraclap.files import make_folder, refuse_overwriting, write_bytes
 from paraclap.model.sources import ModelNotFoundError, find_model
 from paraclap.settings import BATCH_SECONDS
 
@@ -79,6 +79,9 @@ def _query(options: argparse.Namespace) -> int:
     """Search an index; returns the exit code."""
     from paraclap.inference.index import ClipIndex, check_model
 
+    for path in filter(None, (options.output, options.page)):
+        refuse_overwriting(path, options.like or [])
+        make_folder(path.parent)
     index = ClipIndex(options.index)
     if not options.model and not Path(index.model).is_dir():
         raise ModelNotFoundError(
@@ -156,7 +159,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("sources", nargs="+", metavar="SOURCE", help="files, folders, patterns, tables, NAME=ROOT")
     add("-o", "--output", type=path_of, required=True, help="folder of the index")
     add_table_options(index)
-    add("--batch-seconds", type=float, default=BATCH_SECONDS, help="padded audio per batch [s]")
+    seconds = "padded audio per batch [s]"
+    add("--batch-seconds", type=batch_seconds, default=BATCH_SECONDS, help=seconds)
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
     add("--approximate", action="store_true", help="faster queries of millions of clips")
     query = commands.add_parser("query", help="search an index")
@@ -175,8 +179,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         query.error("give a description, or --like AUDIO")
     if options.command == "query" and options.count < 1:
         query.error(f"--count {options.count}, expected at least 1")
-    if options.command == "query":
-        written = options.output, options.page
-        if problem := overwritten(written, options.like or []):
-            query.error(problem)
     return options

@@ -57,6 +57,7 @@ from paraclap.captions.templates import (
 from paraclap.captions.writer import Captioner, edges_beside, prepare_captioner, write_captions
 from paraclap.cli.options import path_of
 from paraclap.corpora.features_labels import normalised
+from paraclap.files import refuse_overwriting
 
 GROUPS_SHOWN = 6  # groups of edges in a line of the summary
 
@@ -107,18 +108,17 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _keep_inputs(arguments: argparse.Namespace) -> None:
-    """Raise an InputError if an output would replace an input, or join the features in a folder."""
-    if not arguments.output:
-        return
-    edges = edges_beside(arguments.output).resolve()
-    inputs = {path.resolve() for path in arguments.features}
-    if arguments.output.resolve() in inputs or edges.parent in inputs:
-        raise InputError(
-            f"{arguments.output} would replace or join the features, give another output"
-        )
-    if arguments.edges and arguments.edges.resolve() == edges:
-        raise InputError(
-            f"{arguments.output} would replace the edges {arguments.edges}, give another output"
+    """Raise an error if an output would replace an input, or join the features in a folder."""
+    written = [arguments.plot] if arguments.plot else []
+    if arguments.output:
+        written += [arguments.output, edges_beside(arguments.output)]
+        if arguments.output.resolve().parent in {path.resolve() for path in arguments.features}:
+            raise InputError(
+                f"{arguments.output} would replace or join the features, give another output"
+            )
+    for path in written:
+        refuse_overwriting(
+            path, [*arguments.features, *([arguments.edges] if arguments.edges else [])]
         )
 
 

@@ -86,5 +86,7 @@ def load_prompts(path: str | Path) -> Prompts:
         are_texts = texts and all(isinstance(text, str) and text.strip() for text in texts)
         if not (isinstance(label, str) and are_texts):
             raise PromptError(f"{path}: {label!r}: {prompt!r} must both be text (use quotes)")
+        if template := next((text for text in texts if "{}" in text), None):
+            raise PromptError(f"{path}: {template!r} contains a placeholder, expected the prompt")
         prompts[label] = texts
     return prompts

@@ -23,7 +23,7 @@ from paraclap.evaluation.retrieval import score_retrieval
 from paraclap.evaluation.seen import TEST, seen_counts
 from paraclap.evaluation.tasks import Source, task_prompts
 from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
-from paraclap.files import atomic_write, write_text
+from paraclap.files import atomic_write, safe_name, write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
 
@@ -52,7 +52,7 @@ def evaluate(
     """
     results = Results()
     for source in sources:
-        check_source(processor, source, with_probe)  # before a clip is embedded
+        check_tasks(processor, source, with_probe)  # before a clip is embedded
     for source in sources:
         captions = None if source.captions is None else caption_texts(source.captions)
         chosen = source.is_labelled()
@@ -87,7 +87,7 @@ def evaluate(
     return results
 
 
-def check_source(processor: ParaCLAPProcessor, source: Source, with_probe: bool = False) -> None:
+def check_tasks(processor: ParaCLAPProcessor, source: Source, with_probe: bool = False) -> None:
     """Check everything about a source that does not depend on its audio.
 
     Raises:
@@ -111,10 +111,11 @@ def check_source(processor: ParaCLAPProcessor, source: Source, with_probe: bool 
 def _write_predictions(
     output: Path, name: str, scores: dict[str, Any], predictions: pd.DataFrame
 ) -> None:
-    write_text(output / f"{name}.csv", predictions.to_csv())
+    stem = safe_name(name)
+    write_text(output / f"{stem}.csv", predictions.to_csv())
     title = f"{name}: UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
     figure = plot_predictions(predictions, list(scores["prompts"]), scores["calibration"], title)
-    with atomic_write(output / f"{name}.png") as temporary:
+    with atomic_write(output / f"{stem}.png") as temporary:
         figure.savefig(temporary, format="png")
 
 

@@ -152,7 +152,10 @@ def load_model(
         ModelError: if it cannot be read, or weights are missing, unknown or of another shape.
     """
     source = find_model(source)
-    with as_model_error(f"{source} cannot be loaded"):
+    about = f"{source} cannot be loaded"
+    if not Path(source).exists():
+        about = f"{source} is no folder here, and cannot be loaded from the Hugging Face Hub"
+    with as_model_error(about):
         try:
             model, report = ParaCLAPModel.from_pretrained(
                 source, output_loading_info=True, ignore_mismatched_sizes=True

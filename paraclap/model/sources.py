@@ -11,6 +11,7 @@ from paraclap.errors import ParaCLAPError
 
 ENGINES = ("eager", "compile", "onnx")
 PRECISIONS = ("fp32", "bf16")
+RUNS = "runs"  # folder of run folders in all configurations
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -29,13 +30,14 @@ class OutputExistsError(ParaCLAPError, FileExistsError):
 def check_source(source: str | Path) -> None:
     """Check that a source exists, or is the name of a repository on the Hub.
 
-    `runs/mine` is a path if there is a folder `runs`.
+    `mine/small` is a path if there is a folder `mine`, and `runs/small` in any case.
 
     Raises:
         ModelNotFoundError: if it is neither.
     """
     path = Path(source)
-    is_hub_name = HUB_NAME.fullmatch(str(source)) and not path.parent.is_dir()
+    is_local = path.parent.is_dir() or path.parts[:1] == (RUNS,)
+    is_hub_name = HUB_NAME.fullmatch(str(source)) and not is_local
     if not (path.exists() or is_hub_name):
         raise ModelNotFoundError(f"{source} does not exist; a Hub name would be USER/NAME")
 

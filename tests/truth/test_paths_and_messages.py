@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 
 from corpus_files import message_of, touch, warnings_of, write
 from paraclap import cli
-from paraclap.cli import features
+from paraclap.cli import evaluate, features, predict, search, template_creation
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.errors import ParaCLAPError
+from paraclap.evaluation import run as evaluation
 from paraclap.inference.measurement import check_labels, groups_of_edges, measured_levels
+from paraclap.model.build import load_model
 from paraclap.model.towers import ALPHABET, SPECIAL_TOKENS
 from paraclap.settings import DataSettings, Settings, SettingsError, TrainSettings
 from paraclap.training.config import CONFIGS, RANGES, flatten, read_settings
@@ -257,6 +262,128 @@ def test_smallest_vocabulary_holds_all_characters():
 
 # --- Arguments of evaluate.py --------------------------------------------------------------------
 
+
+@pytest.fixture
+def nothing_embedded(monkeypatch):
+    """Fail the test if a clip is embedded."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a clip was embedded")
+
+    monkeypatch.setattr(evaluation, "embed_clips", refuse)
+
+
+@pytest.fixture
+def labels(corpus, tmp_path):
+    """A table of labels in a folder of its own, with copies of its audio."""
+    table = read_corpus(corpus).reset_index()[["file", "emotion", "speaker"]].iloc[::3]
+    (tmp_path / "mine").mkdir()
+    for file in table["file"]:
+        shutil.copy(corpus / file, tmp_path / "mine")
+    table["file"] = table["file"].map(lambda file: file.rpartition("/")[2])
+    table.to_csv(tmp_path / "mine" / "labels.csv", index=False)
+    return tmp_path / "mine" / "labels.csv"
+
+
+def prompt_file(folder, text):
+    (folder / "mine.yaml").write_text(text)
+    return ["--prompts", str(folder / "mine.yaml")]
+
+
+PROMPT_FAULTS = {
+    "anger: x\nfear: x\n": "'anger' and 'fear' have the prompts 'x' and 'x'",
+    "anger: X\nfear: x\n": "'anger' and 'fear' have the prompts 'X' and 'x', which are the same",
+    "anger: rage\n": "emotion has prompts for one class, anger",
+    "joyless: a\npeevish: b\n": "no clip of labels has a label in emotion for which",
+    "anger: the speaker sounds {}\nfear: b\n": "'the speaker sounds {}' contains a placeholder",
+    "anger: [rage, 7]\nfear: b\n": "must both be text",
+}
+
+
+@pytest.mark.parametrize("text, message", PROMPT_FAULTS.items())
+def test_faulty_prompt_files_stop_before_a_clip_is_embedded(
+    labels, model_folder, tmp_path, nothing_embedded, text, message
+):
+    command = [str(model_folder), str(labels), "-o", str(tmp_path / "r")]
+    with pytest.raises(ParaCLAPError) as caught:
+        evaluate.main([*command, *prompt_file(tmp_path, text)])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change, options, message",
+    [
+        (None, ["--targets", "mood"], "has no mood, its columns are"),
+        ("one class", [], "emotion has prompts for one class, anger"),
+        ("one speaker", ["--probe"], "two speakers and two classes, given 1 and 4"),
+        ("no speaker", ["--probe"], "--probe requires the speakers of labels"),
+        (None, ["--speakers", "s99"], "has no speaker"),
+        (None, ["--split", "test"], "has no column 'split'"),
+        (None, ["--retrieval", "labels.csv"], "labels.csv cannot be read"),
+        (None, ["--device", "meta"], "'meta' cannot be used, expected auto, cpu, cuda"),
+        (None, ["--device", "cuda:99"], "cuda:99 does not exist"),
+        (None, ["-o", "labels.csv"], "labels.csv cannot be created"),
+        (None, ["-o", "labels.csv/results"], "labels.csv/results cannot be created"),
+    ],
+)
+def test_faulty_arguments_stop_before_a_clip_is_embedded(
+    labels, model_folder, tmp_path, nothing_embedded, monkeypatch, change, options, message
+):
+    monkeypatch.chdir(labels.parent)
+    table = pd.read_csv(labels)
+    match change:
+        case "one class":
+            table["emotion"] = "anger"
+        case "one speaker":
+            table["speaker"] = "s01"
+        case "no speaker":
+            table["speaker"] = None
+    table.to_csv(labels, index=False)
+    with pytest.raises(ParaCLAPError) as caught:
+        evaluate.main([str(model_folder), "labels.csv", "-o", str(tmp_path / "r"), *options])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("script", [evaluate, predict, search])
+@pytest.mark.parametrize("value", ["0", "nan", "-1", "inf"])
+def test_impossible_sizes_of_batches_are_refused(script, value, capsys):
+    first = ["index"] if script is search else []
+    command = [*first, "model", "source", "-o", "x.csv", "--batch-seconds", value]
+    with pytest.raises(SystemExit):
+        script.main([*command, *(["--prompts", "a"] if script is predict else [])])
+    assert f"{value} must be from 0.1 to 1e+06" in capsys.readouterr().err
+
+
+def test_labels_without_words_or_prompts_are_counted_before_a_clip_is_embedded(
+    labels, model_folder, tmp_path, monkeypatch
+):
+    table = pd.read_csv(labels)
+    table.loc[table["emotion"] == "anger", "emotion"] = "Ang"
+    table.loc[table["emotion"] == "boredom", "emotion"] = "scared!"
+    table.to_csv(labels, index=False)
+    with pytest.warns(UserWarning) as caught:
+        evaluate.main([str(model_folder), str(labels), "-o", str(tmp_path / "r")])
+    texts = " ".join(str(warning.message) for warning in caught)
+    assert "labels: the prompt sets have no words for emotion ang (6), scared! (6)" in texts
+    options = prompt_file(tmp_path, "neutral: a\nsadness: b c\n")
+    with pytest.warns(UserWarning, match=r"has no prompt for emotion ang \(6\), happiness \(6\)"):
+        evaluate.main([str(model_folder), str(labels), "-o", str(tmp_path / "r"), *options])
+
+
+@pytest.mark.parametrize("source", ["runs/ravdess", "mine/ravdess", "no-such-folder"])
+@pytest.mark.parametrize("script", [evaluate, predict])
+def test_unknown_run_folders_are_named(script, source, labels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # with a folder `mine`, without `runs`
+    with pytest.raises(ParaCLAPError, match=f"{source} does not exist"):
+        script.main([source, str(labels), *(["--prompts", "a", "b"] if script is predict else [])])
+
+
+def test_a_name_that_the_hub_does_not_have_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParaCLAPError, match="someone/small is no folder here, and cannot be"):
+        load_model("someone/small")
+
+
 # --- Messages of inference -----------------------------------------------------------------------
 
 # --- Messages of captions and features -----------------------------------------------------------
@@ -376,3 +503,62 @@ def test_features_replace_no_other_table(tmp_path, voice, kind):
     code = cli.run(lambda: features.main([str(source), "-o", str(output)]), "features.py")
     assert code == 1 and (output.is_dir() or output.read_bytes() == content)
     assert not (tmp_path / "table.parts").exists()
+
+
+def exit_code(script, *arguments):
+    """Run a command line as from the shell; returns its exit code."""
+    try:
+        return cli.run(lambda: script.main([str(a) for a in arguments]), "script.py")
+    except SystemExit as error:
+        return error.code
+
+
+OVERWRITING = {
+    "evaluate over its table": (evaluate, "MODEL labels.csv -o .", "labels.csv"),
+    "evaluate over its captions": (evaluate, "MODEL labels.csv -o . --retrieval labels.png", None),
+    "predict over a recording": (predict, "MODEL a.wav --prompts x y -o a.wav", "a.wav"),
+    "predict over a table": (predict, "MODEL labels.csv --prompts x y -o labels.csv", "labels.csv"),
+    "page over a recording": (search, "query index x --page a.wav", "a.wav"),
+    "hits over captions": (search, "query index x -o f.parquet", "f.parquet"),
+    "hits over examples": (search, "query index --like labels.csv -o labels.csv", "labels.csv"),
+    "features over a recording": (features, "a.wav -o a.wav", "a.wav"),
+    "features over their table": (features, "f.parquet -o f.parquet", "f.parquet"),
+    "captions over features": (template_creation, "f.parquet -o f.parquet", "f.parquet"),
+    "captions as CSV": (template_creation, "f.parquet -o labels.csv", "labels.csv"),
+    "edges over edges": (
+        template_creation,
+        "f.parquet -o x.parquet --edges x.edges.json",
+        "x.edges.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OVERWRITING)
+def test_no_output_replaces_an_input(case, labels, model_folder, monkeypatch, capsys):
+    script, command, file = OVERWRITING[case]
+    monkeypatch.chdir(labels.parent)
+    soundfile.write("a.wav", torch.linspace(-0.5, 0.5, 16_000).numpy(), 16_000)
+    table = pd.read_csv("labels.csv")
+    table.to_parquet("f.parquet")
+    table.assign(caption=table["emotion"]).to_parquet("labels.png")
+    (labels.parent / "x.edges.json").write_text("{}")
+    before = {path.name: path.read_bytes() for path in labels.parent.iterdir()}
+    words = [str(model_folder) if word == "MODEL" else word for word in command.split()]
+    assert exit_code(script, *words) in (1, 2)
+    after = {path.name: path.read_bytes() for path in labels.parent.iterdir()}
+    assert after == before
+    printed = capsys.readouterr().err
+    assert re.search("would replace|must end in|ending in .parquet", printed)
+    assert file is None or file in printed
+
+
+@pytest.mark.parametrize("script", [predict, search])
+def test_missing_folders_of_outputs_are_created(script, labels, model_folder, tmp_path):
+    folder = tmp_path / "not" / "yet"
+    if script is predict:
+        command = [model_folder, next(labels.parent.glob("*.wav")), "--prompts", "x y", "a b"]
+    else:
+        assert exit_code(search, "index", model_folder, labels, "-o", tmp_path / "index") == 0
+        command = ["query", tmp_path / "index", "anger"]
+    assert exit_code(script, *command, "-o", folder / "scores.csv") == 0
+    assert len(pd.read_csv(folder / "scores.csv"))
