@@ -114,14 +114,17 @@ class ModelSettings:
         text: text encoder.
         audio_pooling: pooling over frames: "mean" (as published), "mean_std" (mean and standard
             deviation) or "attention" (mean with learned weights).
-        audio_layers: output of the audio encoder: "last" (last layer) or "weighted" (mean of all
-            layers with learned weights, which also learn if the encoder is frozen).
+        audio_layers: output of the audio encoder: "last" (last layer), "weighted" (mean of all
+            layers with learned weights, which also learn if the encoder is frozen), or a list of
+            the layers of such a mean, such as [2, 3, 4] (0 = the input of the first layer).
         text_pooling: pooling over tokens: "cls" (first token, as in BERT) or "mean" (as in sentence
             encoders).
         projection_dim: D, dimension of the shared embedding space.
         projection_dropout: dropout probability in the projections.
         input_gain: constant factor on the waveform. 1 for pretrained encoders; encoders with random
             weights learn faster if speech is scaled to about unit level.
+        normalise_waveform: whether waveforms are brought to mean 0 and variance 1, which removes the
+            recording level; None = as the pretrained encoder (its `do_normalize`), otherwise no.
         vocabulary_size: size of the WordPiece vocabulary that is fitted to the captions if the text
             encoder has random weights.
         freeze: parts of the model that are not trained: any of "audio", "audio_convolutions",
@@ -133,11 +136,12 @@ class ModelSettings:
     mel: MelSettings = field(default_factory=MelSettings)
     text: TowerSettings = field(default_factory=TowerSettings)
     audio_pooling: str = "mean"
-    audio_layers: str = "last"
+    audio_layers: Any = "last"
     text_pooling: str = "cls"
     projection_dim: int = 768
     projection_dropout: float = 0.5
     input_gain: float = 1.0
+    normalise_waveform: bool | None = None
     vocabulary_size: int = 2000
     freeze: list[str] = field(default_factory=list)
 

@@ -44,18 +44,22 @@ from transformers import (
 from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.configuration_utils import SubConfigSpec
 from transformers.initialization import no_init_weights
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.models.clap.modeling_clap import ClapOutput
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 SAMPLING_RATE = 16_000  # Hz
 TEXT_POOLINGS = ("cls", "mean")
 AUDIO_POOLINGS = {"mean": 1, "mean_std": 2, "attention": 1}  # P / H
-AUDIO_LAYERS = ("last", "weighted")
-LOG_MEL = "wav2vec2-bert"  # model_type of encoders that read log-mel frames
+AUDIO_LAYERS = ("last", "weighted")  # or a list of numbers
+LOG_MEL = "wav2vec2-bert"  # model_types of encoders that read log-mel frames
+WHISPER = "whisper"
 ROTARY = (LOG_MEL, "rotary")
+# model_types for which padding with a mask was found to leave embeddings unchanged (1e-5).
+PADDABLE = {"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", LOG_MEL, WHISPER, "egemaps"}
 MEL_WINDOW, MEL_HOP, MEL_FFT = 400, 160, 512  # samples
 MEL_FLOOR = 1.192092955078125e-07
-MEL_NORMALISATIONS = ("clip", "fixed")
+MEL_NORMALISATIONS = ("clip", "fixed", WHISPER)
 MEL_LEVEL = 10.0  # about the mean of speech, in log power of 16-bit samples
 MIN_VARIANCE = 1e-6  # added before the square root, whose gradient at zero is infinite
 MAX_LOGIT_SCALE = math.log(100)  # the scale is stored as a logarithm, as in CLIP
@@ -163,7 +167,8 @@ class ParaCLAPConfig(PreTrainedConfig):
         text_pooling: "cls" (first token) or "mean" (over tokens).
         audio_pooling: "mean" (over frames), "mean_std" (mean and standard deviation) or "attention"
             (mean with learned weights).
-        audio_layers: "last" (layer of the speech encoder) or "weighted" (learned mean over layers).
+        audio_layers: "last" (layer of the speech encoder), "weighted" (learned mean over all
+            layers), or a list of the layers of a learned mean (0 = the input of the first).
         projection_dim: D, size of the shared space.
         projection_dropout: dropout probability inside the projections.
         logit_scale_init_value: logarithm of the factor on cosines, ln(1 / 0.07) as in CLIP.
@@ -181,7 +186,7 @@ class ParaCLAPConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     text_pooling: str = "cls"
     audio_pooling: str = "mean"
-    audio_layers: str = "last"
+    audio_layers: str | list[int] = "last"
     projection_dim: int = 768
     projection_dropout: float = 0.5
     logit_scale_init_value: float = math.log(1 / 0.07)
@@ -279,6 +284,59 @@ class FunctionalsModel(PreTrainedModel):
         return torch.ones_like(lengths)
 
 
+class WhisperTower(WhisperEncoder):
+    """The encoder of Whisper for clips of any length up to its 1500 positions (30 s), with a mask.
+
+    Transformers' own forward pass demands 30 s of frames, and masks nothing.
+    """
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool = False,
+        last_layer: int | None = None,
+    ) -> BaseModelOutput:
+        """Encode log-mel frames (B, N, M), M mel bands, to half as many frames (B, N / 2, H).
+
+        Args:
+            input_values: output of `whisper_frames`, zero in the padding.
+            attention_mask: (B, N), 1 = signal, 0 = padding; None = no padding.
+            output_hidden_states: return the input of the first layer and the output of each layer.
+            last_layer: number of layers to compute; None = all. The output of the last layer of the
+                encoder is normalised, that of earlier ones is not.
+
+        Raises:
+            ValueError: if there are more frames than positions.
+        """
+        frames = self._get_feat_extract_output_lengths(input_values.shape[1])
+        if frames > self.max_source_positions:
+            raise ValueError(
+                f"clip of {input_values.shape[1]} frames, expected at most "
+                f"{2 * self.max_source_positions}"
+            )
+        states = F.gelu(self.conv1(input_values.transpose(1, 2)))
+        mask = None
+        if attention_mask is not None:
+            states = states * attention_mask[:, None]  # as the zeros beyond a clip alone
+            lengths = self._get_feat_extract_output_lengths(attention_mask.sum(dim=1))
+            valid = torch.arange(frames, device=states.device) < lengths[:, None]
+            mask = valid[:, None, None, :].expand(-1, 1, frames, -1)
+        states = F.gelu(self.conv2(states)).transpose(1, 2) + self.embed_positions.weight[:frames]
+        states = F.dropout(states, self.dropout, self.training)
+        outputs = [states]
+        for layer in self.layers[:last_layer]:
+            states = layer(states, mask)
+            outputs.append(states)
+        if len(outputs) > len(self.layers):
+            outputs[-1] = self.layer_norm(states)
+        hidden_states = tuple(outputs) if output_hidden_states else None
+        return BaseModelOutput(last_hidden_state=outputs[-1], hidden_states=hidden_states)
+
+    def _get_feat_extract_output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        return (lengths + 1) // 2
+
+
 class AudioBranch(nn.Module):
     """Speech encoder with pooling over the frames that are not padding.
 
@@ -287,7 +345,10 @@ class AudioBranch(nn.Module):
     """
 
     def __init__(
-        self, config: PreTrainedConfig, pooling: str = "mean", layers: str = "last"
+        self,
+        config: PreTrainedConfig,
+        pooling: str = "mean",
+        layers: str | Sequence[int] = "last",
     ) -> None:
         super().__init__()
         _check_pooling(config, pooling, layers)
@@ -296,17 +357,21 @@ class AudioBranch(nn.Module):
                 "position_embeddings_type 'rotary' caches tensors in inference mode that fail in "
                 "training; expected null, 'relative' or 'relative_key'"
             )
-        self.base = AutoModel.from_config(config)
+        self.base = new_encoder(config)
         self.pooling = pooling
-        self.layer_weights = self.attention = None
+        self.layer_weights = self.attention = self.layer_numbers = None
         if layers == "weighted":  # of the input of the first layer, and the output of each layer
-            self.layer_weights = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))
+            self.layer_numbers = list(range(config.num_hidden_layers + 1))
+        elif layers != "last":
+            self.layer_numbers = list(layers)
+        if self.layer_numbers is not None:
+            self.layer_weights = nn.Parameter(torch.zeros(len(self.layer_numbers)))
         if pooling == "attention":
             self.attention = nn.Parameter(torch.zeros(config.hidden_size))
         if not hasattr(self.base, "_get_feat_extract_output_lengths"):
             raise ValueError(
                 f"audio encoder {config.model_type!r} cannot compute its number of frames; "
-                "expected one of the wav2vec2 family (wav2vec2, hubert, wavlm, ...)"
+                "expected Whisper or one of the wav2vec2 family (wav2vec2, hubert, wavlm, ...)"
             )
 
     @property
@@ -314,9 +379,12 @@ class AudioBranch(nn.Module):
         """Whether padding with a mask leaves embeddings unchanged.
 
         Group normalisation averages over time including the padding, and the convolutions of an
-        adapter extend into it. Encoders with either (wav2vec2-base) need clips of equal length.
+        adapter extend into it, as do those of data2vec-audio and wav2vec2-conformer. Such encoders
+        (wav2vec2-base) and unknown ones need clips of equal length.
         """
         config = self.base.config
+        if config.model_type not in PADDABLE:
+            return False
         by_layer = getattr(config, "feat_extract_norm", "layer") == "layer"
         return by_layer and not getattr(config, "add_adapter", False)
 
@@ -324,6 +392,11 @@ class AudioBranch(nn.Module):
     def reads_functionals(self) -> bool:
         """Whether the input is functionals (B, F) instead of waveforms."""
         return isinstance(self.base, FunctionalsModel)
+
+    @property
+    def reads_whisper_frames(self) -> bool:
+        """Whether the input is the log-mel frames of Whisper (B, N, M)."""
+        return isinstance(self.base, WhisperTower)
 
     @property
     def combined_size(self) -> int:
@@ -345,8 +418,8 @@ class AudioBranch(nn.Module):
         padded = padding_mask is not None and not bool(padding_mask.all())
         if padded and not self.supports_padding:
             raise ValueError(
-                "this speech encoder normalises over time (feat_extract_norm='group') or has an "
-                "adapter, so padding would change its embeddings; pass clips of equal length"
+                "padding would change the embeddings of this speech encoder, which normalises or "
+                "convolves over it; pass clips of equal length"
             )
         mask = padding_mask.long() if padded else None
         layers = self.layers(input_values, mask)
@@ -358,9 +431,11 @@ class AudioBranch(nn.Module):
         """Return the frames (B, N, H) of every layer that is pooled, the last layer last."""
         if self.layer_weights is None:
             return (self.base(input_values, attention_mask=mask).last_hidden_state,)
-        outputs = self.base(input_values, attention_mask=mask, output_hidden_states=True)
+        limit = {"last_layer": max(self.layer_numbers)} if self.reads_whisper_frames else {}
+        outputs = self.base(input_values, attention_mask=mask, output_hidden_states=True, **limit)
         # The last hidden state may be normalised, the last of `hidden_states` is not.
-        return (*outputs.hidden_states[:-1], outputs.last_hidden_state)
+        states = (*outputs.hidden_states[:-1], outputs.last_hidden_state)
+        return tuple(states[number] for number in self.layer_numbers)
 
     def pool(
         self, layers: Sequence[torch.Tensor], padding_mask: torch.Tensor | None
@@ -396,20 +471,37 @@ class AudioBranch(nn.Module):
         return (pooled.unflatten(1, (len(weights), -1)) * weights[:, None]).sum(dim=1)
 
 
+def new_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """Return an encoder with random weights; of Whisper only its encoder."""
+    return WhisperTower(config) if config.model_type == WHISPER else AutoModel.from_config(config)
+
+
 def _check_pooling(config: PreTrainedConfig, pooling: str, layers: str) -> None:
     if pooling not in AUDIO_POOLINGS:
         raise ValueError(f"audio_pooling is {pooling!r}, expected one of {tuple(AUDIO_POOLINGS)}")
-    if layers not in AUDIO_LAYERS:
-        raise ValueError(f"audio_layers is {layers!r}, expected one of {AUDIO_LAYERS}")
+    _check_layers(config, layers)
     if config.model_type == FunctionalsConfig.model_type and (pooling, layers) != ("mean", "last"):
         raise ValueError(
             f"audio_pooling {pooling!r} of audio_layers {layers!r}: functionals are a single frame "
             "of one layer, expected 'mean' of 'last'"
         )
-    if layers == "weighted" and getattr(config, "layerdrop", 0.0):
+    if layers != "last" and getattr(config, "layerdrop", 0.0):
         raise ValueError(
-            "audio_layers is 'weighted', but layerdrop skips layers in training; expected "
+            f"audio_layers is {layers!r}, but layerdrop skips layers in training; expected "
             "model.audio.config.layerdrop=0.0"
+        )
+
+
+def _check_layers(config: PreTrainedConfig, layers: str | Sequence[int]) -> None:
+    if layers in AUDIO_LAYERS:
+        return
+    last = config.num_hidden_layers
+    numbers = [] if isinstance(layers, str) else list(layers)
+    fits = all(isinstance(number, int) and 0 <= number <= last for number in numbers)
+    if not numbers or not fits or len(set(numbers)) < len(numbers):
+        raise ValueError(
+            f"audio_layers is {layers!r}, expected one of {AUDIO_LAYERS} or a list of different "
+            f"layers from 0 to {last}"
         )
 
 
@@ -738,6 +830,9 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         sampling_rate: Hz.
         gain: constant factor on every sample.
         min_samples: shortest input of the encoder; shorter clips are extended with silence.
+        max_samples: longest input of the encoder; None = any length.
+        normalise: whether each waveform is brought to mean 0 and variance 1, which removes the
+            recording level.
         mel: options of `log_mel_frames`; None = waveforms.
     """
 
@@ -748,11 +843,15 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         sampling_rate: int = SAMPLING_RATE,
         gain: float = 1.0,
         min_samples: int = 400,
+        max_samples: int | None = None,
+        normalise: bool = False,
         mel: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.gain = gain
         self.min_samples = min_samples
+        self.max_samples = max_samples
+        self.normalise = normalise
         self.mel = None if mel is None else dict(mel)
         defaults = {"feature_size": 1, "padding_value": 0.0}
         super().__init__(sampling_rate=sampling_rate, **(defaults | kwargs))
@@ -781,16 +880,22 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
 
         Raises:
             ValueError: if a waveform has another rate, is not mono, empty or not finite, or is
-                longer than `samples`.
+                longer than `samples` or `max_samples`.
         """
         waveforms = _checked_waveforms(audio, sampling_rate, self.sampling_rate)
+        if self.max_samples is not None and max(map(len, waveforms)) > self.max_samples:
+            longest = max(map(len, waveforms))
+            raise ValueError(
+                f"clip of {longest / self.sampling_rate:.2f} s ({longest} samples), this encoder "
+                f"reads at most {self.max_samples / self.sampling_rate:g} s: use windows"
+            )
         longest = max(self.min_samples, *map(len, waveforms))
         width = longest if samples is None else samples
         if longest > width:
             raise ValueError(f"clip of {longest} samples is longer than {width}")
         inputs = [self._input(waveform) for waveform in waveforms]
         if self.mel is not None:
-            width = mel_frames(width, self.mel["stride"])
+            width = mel_frames(width, self.mel)
         shape = (len(inputs), width)
         input_values = np.zeros((*shape, *inputs[0].shape[1:]), dtype=np.float32)
         padding_mask = np.zeros(shape, dtype=np.int64)
@@ -805,12 +910,16 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         waveform = waveform * np.float32(self.gain)
         if len(waveform) < self.min_samples:
             waveform = np.pad(waveform, (0, self.min_samples - len(waveform)))
+        if self.normalise:  # as transformers' extractors with `do_normalize`
+            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + np.float32(1e-7))
         return waveform if self.mel is None else log_mel_frames(waveform, **self.mel)
 
 
-def mel_frames(samples: int, stride: int) -> int:
-    """Return N for a number of samples."""
-    return ((samples - MEL_WINDOW) // MEL_HOP + 1) // stride
+def mel_frames(samples: int, mel: Mapping[str, Any]) -> int:
+    """Return N for a number of samples and options of `log_mel_frames`."""
+    if mel["normalisation"] == WHISPER:
+        return samples // MEL_HOP
+    return ((samples - MEL_WINDOW) // MEL_HOP + 1) // mel["stride"]
 
 
 def log_mel_frames(waveform: np.ndarray, bins: int, stride: int, normalisation: str) -> np.ndarray:
@@ -819,7 +928,7 @@ def log_mel_frames(waveform: np.ndarray, bins: int, stride: int, normalisation: 
     Windows of 25 ms every 10 ms, as in Kaldi. "clip" normalises each band to mean 0 and standard
     deviation 1 per clip, which removes the recording level. "fixed" subtracts a constant and
     appends a value that is always 0: without it, the layer norm at the input of encoders would
-    remove the level.
+    remove the level. "whisper" are the frames of `whisper_frames`.
 
     Args:
         waveform: (T,) at 16 kHz, at least `stride` windows long.
@@ -835,6 +944,8 @@ def log_mel_frames(waveform: np.ndarray, bins: int, stride: int, normalisation: 
     """
     if normalisation not in MEL_NORMALISATIONS:
         raise ValueError(f"normalisation is {normalisation!r}, expected {MEL_NORMALISATIONS}")
+    if normalisation == WHISPER:
+        return whisper_frames(waveform, bins)
     window, bands = _mel_tables(bins)
     samples = waveform.astype(np.float64) * 2**15
     windows = np.lib.stride_tricks.sliding_window_view(samples, MEL_WINDOW)[::MEL_HOP]
@@ -853,6 +964,41 @@ def log_mel_frames(waveform: np.ndarray, bins: int, stride: int, normalisation: 
     if normalisation == "fixed":
         frames = np.pad(frames, ((0, 0), (0, 1)))
     return frames.astype(np.float32)
+
+
+def whisper_frames(waveform: np.ndarray, bins: int) -> np.ndarray:
+    """Return a log-mel spectrogram, equal to transformers' `WhisperFeatureExtractor`.
+
+    The extractor pads every clip to 30 s before; here the floor, 80 dB below the loudest value, and
+    the reflected ends are those of the clip alone.
+
+    Args:
+        waveform: (T,) at 16 kHz, more than 200 samples.
+        bins: mel bands between 0 and 8 kHz.
+
+    Returns:
+        (N, M) float32, 10 ms per frame, M = `bins`.
+    """
+    padded = np.pad(waveform.astype(np.float64), MEL_WINDOW // 2, mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, MEL_WINDOW)[::MEL_HOP][:-1]
+    spectra = np.fft.rfft(windows * window_function(MEL_WINDOW, "hann"))
+    power = spectra.real**2 + spectra.imag**2
+    mel = np.log10(np.maximum(power @ _whisper_bands(bins), 1e-10))
+    return ((np.maximum(mel, mel.max() - 8) + 4) / 4).astype(np.float32)
+
+
+@functools.cache
+def _whisper_bands(bins: int) -> np.ndarray:
+    """Return the mel filters (201, bins)."""
+    return mel_filter_bank(
+        num_frequency_bins=MEL_WINDOW // 2 + 1,
+        num_mel_filters=bins,
+        min_frequency=0.0,
+        max_frequency=SAMPLING_RATE / 2,
+        sampling_rate=SAMPLING_RATE,
+        norm="slaney",
+        mel_scale="slaney",
+    )
 
 
 @functools.cache

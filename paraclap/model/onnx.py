@@ -100,8 +100,8 @@ def export_onnx(
         raise ModelError("ONNX export is for towers on waveforms; this one reads functionals")
     if not model.audio_branch.supports_padding:
         raise ModelError(
-            "this speech encoder normalises over time (feat_extract_norm='group') or has an "
-            "adapter, so padding would change its embeddings; ONNX export needs padding"
+            "padding would change the embeddings of this speech encoder, which normalises or "
+            "convolves over it; ONNX export needs padding"
         )
     batches = _checked_inputs(processor)
     about = {

@@ -1,12 +1,15 @@
 """Building blocks of a model: encoders, tokenizer, feature extractor and processor."""
 
 import dataclasses
+import json
 import string
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -18,24 +21,32 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import cached_file
 
 from paraclap.model.modeling_paraclap import (
     LOG_MEL,
     MEL_HOP,
     MEL_WINDOW,
+    WHISPER,
     FunctionalsFeatureExtractor,
     ParaCLAPConfig,
     ParaCLAPFeatureExtractor,
     ParaCLAPProcessor,
+    WhisperTower,
+    new_encoder,
     receptive_field,
 )
 from paraclap.model.sources import ModelError
 from paraclap.settings import ModelSettings, TowerSettings
 
+WHISPER_ENCODER = {r"^(model\.)?encoder\.": ""}
+"""Names of the encoder's tensors in files of whole Whisper models -> those of the encoder alone."""
+
 # Weights that a pretrained encoder may lack: none of them takes part in an embedding.
 UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed")
 RENAMED_KEYS = {"left_out": "exclude"}  # of encoder configurations: old name -> new name
 
+PREPROCESSING = "preprocessor_config.json"
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 ALPHABET = string.ascii_lowercase + string.digits + string.punctuation
 
@@ -81,15 +92,18 @@ def build_encoder(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrai
     with as_model_error(f"model.{branch}.config"):
         known = AutoConfig.for_model(tower.config["model_type"])
         _check_keys(branch, known, tower.config)
-        return AutoModel.from_config(AutoConfig.for_model(**(defaults | tower.config)))
+        return new_encoder(AutoConfig.for_model(**(defaults | tower.config)))
 
 
 def _pretrained_encoder(branch: str, tower: TowerSettings) -> PreTrainedModel:
     with as_model_error(f"model.{branch}.name {tower.name} cannot be loaded"):
         config = AutoConfig.from_pretrained(tower.name)
         _check_keys(branch, config, tower.config)
-        encoder, report = AutoModel.from_pretrained(
-            tower.name, output_loading_info=True, **tower.config
+        kind, options = AutoModel, {}
+        if config.model_type == WHISPER:
+            kind, options = WhisperTower, {"key_mapping": WHISPER_ENCODER}
+        encoder, report = kind.from_pretrained(
+            tower.name, dtype=torch.float32, output_loading_info=True, **tower.config, **options
         )
     check_complete(tower.name, report["missing_keys"])
     return encoder
@@ -173,9 +187,16 @@ def waveform_extractor(config: ParaCLAPConfig, settings: ModelSettings) -> ParaC
     Raises:
         ModelError: if the encoder reads log-mel frames of another size.
     """
-    audio, mel, gain = config.audio_config, settings.mel, settings.input_gain
+    audio, mel = config.audio_config, settings.mel
+    common = {"gain": settings.input_gain, "normalise": _normalises(settings)}
+    if audio.model_type == WHISPER:
+        return ParaCLAPFeatureExtractor(
+            max_samples=2 * audio.max_source_positions * MEL_HOP,
+            mel={"bins": audio.num_mel_bins, "stride": 1, "normalisation": WHISPER},
+            **common,
+        )
     if audio.model_type != LOG_MEL:
-        return ParaCLAPFeatureExtractor(gain=gain, min_samples=receptive_field(audio))
+        return ParaCLAPFeatureExtractor(min_samples=receptive_field(audio), **common)
     if audio.feature_projection_input_dim != mel.size:
         raise ModelError(
             f"the audio encoder reads frames of {audio.feature_projection_input_dim} values, "
@@ -183,7 +204,24 @@ def waveform_extractor(config: ParaCLAPConfig, settings: ModelSettings) -> ParaC
         )
     windows = max(mel.stride, 2)  # the std of a single window is undefined
     shortest = MEL_WINDOW + (windows - 1) * MEL_HOP
-    return ParaCLAPFeatureExtractor(gain=gain, min_samples=shortest, mel=dataclasses.asdict(mel))
+    return ParaCLAPFeatureExtractor(min_samples=shortest, mel=dataclasses.asdict(mel), **common)
+
+
+def _normalises(settings: ModelSettings) -> bool:
+    """Return whether waveforms are normalised: as set, or as for the pretrained encoder."""
+    name = settings.audio.name
+    if settings.normalise_waveform is not None or name is None:
+        return bool(settings.normalise_waveform)
+    with as_model_error(f"preprocessing of {name} cannot be loaded"):
+        path = cached_file(name, PREPROCESSING, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            warnings.warn(
+                f"{name} has no {PREPROCESSING}: waveforms are not normalised; "
+                "model.normalise_waveform states what the encoder expects",
+                stacklevel=2,
+            )
+            return False
+        return bool(json.loads(Path(path).read_text(encoding="utf-8")).get("do_normalize", False))
 
 
 def build_processor(

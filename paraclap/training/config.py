@@ -54,7 +54,6 @@ CHOICES: dict[str, Sequence[str]] = {
     "optim.name": ("adamw", "adam"),
     "optim.schedule": ("cosine", "constant"),
     "model.audio_pooling": ("mean", "mean_std", "attention"),
-    "model.audio_layers": ("last", "weighted"),
     "model.mel.normalisation": ("fixed", "clip"),
     "model.text_pooling": ("cls", "mean"),
     "captions.style": ("sampled", "published", "emotion"),

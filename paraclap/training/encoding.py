@@ -203,7 +203,7 @@ def shortest_masked(
 
     def frames(samples: int) -> int:
         if mel is not None:
-            samples = max(0, mel_frames(samples, mel["stride"]))
+            samples = max(0, mel_frames(samples, mel))
         return int(encoder._get_feat_extract_output_lengths(torch.tensor([samples])))
 
     return bisect.bisect_left(range(LONGEST_MASK), config.mask_time_length, key=frames)
