@@ -156,7 +156,7 @@ def test_encoder_with_adapter_refuses_padding(mel, waveforms):
     mel.audio.config["add_adapter"] = True
     model, processor = built(mel)
     assert not model.audio_branch.supports_padding
-    with pytest.raises(ValueError, match="adapter"):
+    with pytest.raises(ValueError, match="padding would change"):
         embed(model, processor, waveforms)
 
 

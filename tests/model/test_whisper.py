@@ -9,6 +9,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from paraclap.model.build import build_model
 from paraclap.model.modeling_paraclap import WhisperTower, whisper_frames
+from paraclap.model.onnx import export_onnx
 from paraclap.model.sources import ModelError
 from paraclap.settings import ModelSettings, TowerSettings
 
@@ -157,3 +158,10 @@ def test_saved_models_load_with_auto_classes(waveforms, tmp_path):
     loaded = AutoModel.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
     expected = embed(model, processor, waveforms)
     torch.testing.assert_close(embed(*loaded, waveforms), expected, atol=0, rtol=0)
+
+
+def test_export_computes_the_same(tmp_path):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    model, processor = model_of(settings_of(audio_layers=[1, 2], audio_pooling="mean_std"))
+    assert max(export_onnx(model, processor, tmp_path / "o")["differences"].values()) <= 1e-4
