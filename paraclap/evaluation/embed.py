@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import torch.utils.data
 from tqdm import tqdm
 
-from paraclap.audio import SAMPLING_RATE
+from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.data.dataset import ClipDataset, Collate
 from paraclap.data.loader import Loader
 from paraclap.data.sampler import length_sorted_batches
@@ -187,6 +187,7 @@ def _features(
     own = share(len(rows))  # each process opens its share of the files
     durations[own] = torch.from_numpy(clips.durations(rows[own]))
     durations = sum_in_place(durations).numpy()
+    _check_lengths(clips, rows, durations, processor)
     batches = [[rows[i] for i in b] for b in length_sorted_batches(durations, batch_seconds)]
     loader = Loader(
         clips,
@@ -196,6 +197,20 @@ def _features(
     )
     for batch in loader:
         yield batch["row"], _audio_features(model, batch)
+
+
+def _check_lengths(
+    clips: ClipDataset, rows: Sequence[int], durations: np.ndarray, processor: ParaCLAPProcessor
+) -> None:
+    """Raise `AudioError` for a clip that is longer than the input of the encoder."""
+    longest = getattr(processor.feature_extractor, "max_samples", None)
+    for row, seconds in zip(rows, durations, strict=True):
+        if longest is not None and seconds * SAMPLING_RATE >= longest + 1:
+            raise AudioError(
+                "too_long",
+                f"{clips.clips[row][0]}: clip of {seconds:.2f} s, this encoder reads at most "
+                f"{longest / SAMPLING_RATE:g} s; give segments, or use `predict.py --windows`",
+            )
 
 
 def _audio_features(model: ParaCLAPModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -56,7 +56,16 @@ LOG_MEL = "wav2vec2-bert"  # model_types of encoders that read log-mel frames
 WHISPER = "whisper"
 ROTARY = (LOG_MEL, "rotary")
 # model_types for which padding with a mask was found to leave embeddings unchanged (1e-5).
-PADDABLE = {"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", LOG_MEL, WHISPER, "egemaps"}
+PADDABLE = {
+    "wav2vec2",
+    "hubert",
+    "wavlm",
+    "unispeech",
+    "unispeech-sat",
+    LOG_MEL,
+    WHISPER,
+    "egemaps",
+}
 MEL_WINDOW, MEL_HOP, MEL_FFT = 400, 160, 512  # samples
 MEL_FLOOR = 1.192092955078125e-07
 MEL_NORMALISATIONS = ("clip", "fixed", WHISPER)
@@ -887,7 +896,7 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
             longest = max(map(len, waveforms))
             raise ValueError(
                 f"clip of {longest / self.sampling_rate:.2f} s ({longest} samples), this encoder "
-                f"reads at most {self.max_samples / self.sampling_rate:g} s: use windows"
+                f"reads at most {self.max_samples / self.sampling_rate:g} s; use windows"
             )
         longest = max(self.min_samples, *map(len, waveforms))
         width = longest if samples is None else samples

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
+from paraclap.audio import SAMPLING_RATE
 from paraclap.data.captions import ClipPhrases
 from paraclap.model.build import build_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel
-from paraclap.settings import Settings
+from paraclap.settings import Settings, SettingsError
 from paraclap.training.class_prompts import ClassPrompts
 from paraclap.training.data import TrainingData
 from paraclap.training.encoding import prepare_encoders
@@ -58,6 +59,12 @@ class Learner:
         seed_step(train.seed, 0)
         self.model: ParaCLAPModel
         self.model, self.processor = build_model(settings.model, data.texts(), data.standards())
+        longest = getattr(self.processor.feature_extractor, "max_samples", None)
+        if longest is not None and settings.data.crop_seconds * SAMPLING_RATE > longest:
+            raise SettingsError(
+                f"data.crop_seconds is {settings.data.crop_seconds:g}, the audio encoder reads at "
+                f"most {longest / SAMPLING_RATE:g} s"
+            )
         self.unfreezing = unfreeze_steps(train.unfreeze, self.model.frozen, steps)
         config = self.model.config
         config.provenance = provenance(settings, data.train_table, config.provenance)

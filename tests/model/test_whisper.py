@@ -1,12 +1,18 @@
 """Whisper's encoder as the audio tower, from files of the encoder alone and of whole models."""
 
+import audformat
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 import torch
 from tiny_models import RATE, TINY_TEXT, embed
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from paraclap.audio import AudioError
+from paraclap.data.dataset import ClipDataset
+from paraclap.evaluation.embed import embed_clips
 from paraclap.model.build import build_model
 from paraclap.model.modeling_paraclap import WhisperTower, whisper_frames
 from paraclap.model.onnx import export_onnx
@@ -138,7 +144,7 @@ def test_other_layers_are_refused(layers):
 
 def test_clips_longer_than_its_positions_are_refused():
     _, processor = model_of(settings_of())
-    with pytest.raises(ValueError, match=r"480001 samples\), this encoder reads at most 30 s: use"):
+    with pytest.raises(ValueError, match=r"480001 samples\), this encoder reads at most 30 s; use"):
         processor.feature_extractor(np.zeros(480_001), sampling_rate=RATE)
 
 
@@ -165,3 +171,11 @@ def test_export_computes_the_same(tmp_path):
         pytest.importorskip(name)
     model, processor = model_of(settings_of(audio_layers=[1, 2], audio_pooling="mean_std"))
     assert max(export_onnx(model, processor, tmp_path / "o")["differences"].values()) <= 1e-4
+
+
+def test_long_clips_are_named_with_the_limit_of_the_encoder(tmp_path):
+    model, processor = model_of(settings_of())
+    soundfile.write(tmp_path / "long.wav", np.full(31 * RATE, 0.1), RATE)
+    clips = ClipDataset(pd.DataFrame(index=audformat.segmented_index(["long.wav"])), tmp_path)
+    with pytest.raises(AudioError, match=r"long\.wav: clip of 31\.00 s, .* at most 30 s; give seg"):
+        embed_clips(model, processor, clips)
