@@ -123,8 +123,8 @@ class ModelSettings:
         projection_dropout: dropout probability in the projections.
         input_gain: constant factor on the waveform. 1 for pretrained encoders; encoders with random
             weights learn faster if speech is scaled to about unit level.
-        normalise_waveform: whether waveforms are brought to mean 0 and variance 1, which removes the
-            recording level; None = as the pretrained encoder (its `do_normalize`), otherwise no.
+        normalise_waveform: whether waveforms are normalised to mean 0 and variance 1, which removes
+            the recording level; None = as the pretrained encoder (its `do_normalize`), otherwise no.
         vocabulary_size: size of the WordPiece vocabulary that is fitted to the captions if the text
             encoder has random weights.
         freeze: parts of the model that are not trained: any of "audio", "audio_convolutions",

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import RATE, TINY_AUDIO, TINY_MEL, TINY_TEXT, embed
 from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 
 from paraclap.model.build import build_model
 from paraclap.model.modeling_paraclap import AudioBranch
 from paraclap.settings import MelSettings, ModelSettings, TowerSettings
+from tiny_models import RATE, TINY_AUDIO, TINY_MEL, TINY_TEXT, embed
 
 GROUP = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
 FAMILIES = {

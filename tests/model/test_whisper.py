@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from tiny_models import RATE, TINY_TEXT, embed
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -18,6 +17,7 @@ from paraclap.model.modeling_paraclap import WhisperTower, whisper_frames
 from paraclap.model.onnx import export_onnx
 from paraclap.model.sources import ModelError
 from paraclap.settings import ModelSettings, TowerSettings
+from tiny_models import RATE, TINY_TEXT, embed
 
 TINY_WHISPER = {
     "model_type": "whisper",
