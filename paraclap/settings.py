@@ -124,7 +124,7 @@ class ModelSettings:
         input_gain: constant factor on the waveform. 1 for pretrained encoders; encoders with random
             weights learn faster if speech is scaled to about unit level.
         normalise_waveform: whether waveforms are normalised to mean 0 and variance 1, which removes
-            the recording level; None = as the pretrained encoder (its `do_normalize`), otherwise no.
+            the recording level; None = as set by the pretrained encoder (`do_normalize`), else no.
         vocabulary_size: size of the WordPiece vocabulary that is fitted to the captions if the text
             encoder has random weights.
         freeze: parts of the model that are not trained: any of "audio", "audio_convolutions",
