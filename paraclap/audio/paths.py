@@ -48,6 +48,8 @@ def check_regular(path: str | Path) -> None:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
         raise system_error(path, error) from error
+    if stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK):
+        raise AudioError("unreadable", f"{path} is a folder that may not be listed by this user")
     if stat.S_ISDIR(mode):
         raise AudioError("directory", f"{path} is a folder, expected an audio file")
     if not stat.S_ISREG(mode):

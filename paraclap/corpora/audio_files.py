@@ -9,6 +9,7 @@ warning that contains their number and an example. No audio is opened.
 import os
 import posixpath
 import re
+import shutil
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,27 +40,62 @@ keeps them unchanged.
 # --- Finding files -------------------------------------------------------------------------------
 
 
-def find_audio(root: str | Path, suffixes: frozenset[str] = AUDIO_SUFFIXES) -> list[str]:
-    """Return the audio files below ``root``, sorted, as relative paths with ``/``.
+def find_audio(
+    root: str | Path, suffixes: frozenset[str] = AUDIO_SUFFIXES
+) -> tuple[list[str], list[str]]:
+    """Return the audio files below ``root``, and the folders that are not listed, both sorted.
 
-    Hidden files and the ``__MACOSX`` folders of ZIP archives are skipped.
-
-    Raises:
-        CorpusError: if a name is not UTF-8
+    Paths are relative, with ``/``. Hidden files and the ``__MACOSX`` folders of ZIP archives are
+    skipped. Links to folders are followed inside the root. Folders that this user may not list, and
+    links to folders outside of the root, are returned, so that their clips are not lost silently.
     """
-    found = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        relative = Path(folder).relative_to(root).as_posix()
-        found += [
-            posixpath.normpath(posixpath.join(relative, name))
-            for name in files
-            if not name.startswith(".") and posixpath.splitext(name)[1][1:].lower() in suffixes
-        ]
-    for name in found:
-        if not name.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in name):
-            raise CorpusError(f"{root}: the name {os.fsencode(name)!r} is not UTF-8, rename it")
-    return sorted(found)
+    files, closed = [], []
+    pending, linked, seen = [""], [], set()
+    base = os.path.realpath(root)
+    while pending or linked:  # links last: most of their folders are listed already
+        folder = pending.pop() if pending else linked.pop()
+        target = os.path.realpath(os.path.join(base, folder))
+        if target in seen:
+            continue
+        seen.add(target)
+        inside = Path(target).is_relative_to(base)
+        entries = _entries(target, must=not folder) if inside else None
+        if entries is None:
+            closed.append(folder)
+        for entry in entries or ():
+            path = posixpath.join(folder, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(path)
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                linked.append(path)
+            elif posixpath.splitext(entry.name)[1][1:].lower() in suffixes:
+                files.append(path)
+    return _named(root, files), _named(root, closed)
+
+
+def _entries(folder: str, must: bool) -> list[os.DirEntry] | None:
+    """Return the visible entries of a folder; None if this user may not list it."""
+    try:
+        with os.scandir(folder) as found:
+            return [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
+    except OSError:
+        if must:
+            raise
+        return None
+
+
+def _named(root: str | Path, paths: list[str]) -> list[str]:
+    """Return sorted paths; those that are not UTF-8 are escaped, with a warning."""
+    odd = [path for path in paths if any("\udc80" <= letter <= "\udcff" for letter in path)]
+    escaped = {path: os.fsencode(path).decode("utf-8", "backslashreplace") for path in odd}
+    what = "names are not UTF-8, and must be changed before the files can be read"
+    warn_skipped(Path(root), len(odd), what, escaped.values())
+    return sorted(escaped.get(path, path) for path in paths)
+
+
+def _warn_closed(root: Path, closed: Sequence[str]) -> None:
+    what = "folders may not be listed by this user or are links out of the root"
+    warn_skipped(root, len(closed), what, closed)
 
 
 def one_per_recording(root: Path, keys: Mapping[str, object], prefer: str | None) -> list[str]:
@@ -104,14 +140,24 @@ def one_per_recording(root: Path, keys: Mapping[str, object], prefer: str | None
 def read_folder(root: Path) -> pd.DataFrame:
     """Return a table with one row (file) per audio file below ``root``.
 
+    Folders that cannot be listed are rows too, which are rejected when they are read. Files that
+    need ffmpeg are skipped if it is not installed, or if the recording also exists as other audio.
+
     Raises:
         CorpusError: if a recording exists with two suffixes
     """
-    files = find_audio(root)
-    one_per_recording(root, {file: posixpath.splitext(file)[0] for file in files}, None)
-    others = find_audio(root, CONVERTIBLE_SUFFIXES)
-    warn_skipped(root, len(others), "files must be converted with ffmpeg and are skipped", others)
-    return pd.DataFrame({"file": files}, dtype="str")
+    files, closed = find_audio(root)
+    stems = {file: posixpath.splitext(file)[0] for file in files}
+    one_per_recording(root, stems, None)
+    _warn_closed(root, closed)
+    recorded = set(stems.values())
+    others = find_audio(root, CONVERTIBLE_SUFFIXES)[0]
+    others = [file for file in others if posixpath.splitext(file)[0] not in recorded]
+    if shutil.which("ffmpeg") is None:
+        what = "files must be converted with ffmpeg and are skipped"
+        warn_skipped(root, len(others), what, others)
+        others = []
+    return pd.DataFrame({"file": sorted([*files, *others, *closed])}, dtype="str")
 
 
 # --- Labels of files -----------------------------------------------------------------------------
@@ -148,7 +194,8 @@ def read_files(
         CorpusError: if a code is unknown, or label files are contradictory
     """
     names, strays = {}, []
-    for file in find_audio(root):
+    files, closed = find_audio(root)
+    for file in files:
         if other_part and re.search(other_part, file):
             continue
         if match := re.fullmatch(rf"(?:.*/)?{pattern}", posixpath.splitext(file)[0]):
@@ -165,7 +212,11 @@ def read_files(
         fields = _join_labels(fields, _read_labels(root, **labels), labels_needed, root)
     texts = {name: f"{{{name}}}" for name in fields.columns if name not in ("file", "clip")}
     texts |= columns or {}
-    return _columns_of(fields, texts, codes or {}, root)
+    _warn_closed(root, closed)
+    rows = _columns_of(fields, texts, codes or {}, root)
+    if rows.empty or not closed:
+        return rows
+    return pd.concat([rows, pd.DataFrame({"file": closed}, dtype="str")], ignore_index=True)
 
 
 def _read_labels(

@@ -12,7 +12,7 @@ from paraclap.corpora.label_files import read_label_files
 def test_files_of_all_formats_of_libsndfile_are_found(tmp_path):
     found = ["a.wav", "b/c.FLAC", "d.mp3", "e.ogg", "f.opus", "g.aiff", "h.aif", "i.w64", "j.caf"]
     touch(tmp_path, *found, "notes.txt", ".hidden.wav", "__MACOSX/a.wav", "wav")
-    assert find_audio(tmp_path) == sorted(found)
+    assert find_audio(tmp_path) == (sorted(found), [])
 
 
 NAME = r"(?P<speaker>s\d)_(?P<emotion>[a-z])"

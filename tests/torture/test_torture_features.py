@@ -3,7 +3,6 @@
 import os
 import struct
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,6 @@ from paraclap.acoustics import merge, worker_pool
 from paraclap.audio.paths import SYSTEM_REASONS
 from paraclap.cli import features
 from paraclap.corpora import CorpusError
-from paraclap.corpora.table import read_corpus
 
 RATE = 16_000
 rng = np.random.default_rng(0)
@@ -296,13 +294,6 @@ def test_segments_beyond_the_end_are_rejected_individually(tmp_path):
     assert pd.read_parquet(output)["Duration"].tolist() == [0.5, 0.5]
     errors = pd.read_csv(merge.beside(output, "errors.csv"))
     assert errors["error"].tolist() == ["segment", "segment"]
-
-
-def test_name_that_is_not_utf_8_is_an_error(tmp_path):
-    sound(speech())(tmp_path / "good.wav")
-    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav"))).write_bytes(b"")
-    with pytest.raises(CorpusError, match="not UTF-8"):
-        read_corpus(tmp_path)
 
 
 def test_report_of_all_outcomes(tortured, happened):

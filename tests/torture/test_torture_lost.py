@@ -3,18 +3,100 @@
 import importlib
 import os
 import signal
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from corpus_files import touch, warnings_of
 from paraclap import cli
 from paraclap.acoustics import worker_pool
+from paraclap.audio import AudioError
+from paraclap.audio.paths import check_regular, resolve_inside
 from paraclap.cli import features
+from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.locks import InUseError, lock
 
 # --- Single clips --------------------------------------------------------------------------------
 
+
+@pytest.mark.torture(17, "a name that is not UTF-8 in a folder")
+def test_a_name_that_is_not_utf_8_is_one_rejected_clip(tmp_path):
+    touch(tmp_path, "good.wav")
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav"))).write_bytes(b"")
+    table, warned = warnings_of(read_corpus, tmp_path)
+    assert [file for file, _, _ in table.index] == ["\\xff.wav", "good.wav"]
+    assert "1 names are not UTF-8" in warned[0] and "\\xff.wav" in warned[0]
+    with pytest.raises(AudioError, match="does not exist"):
+        check_regular(resolve_inside(tmp_path, "\\xff.wav"))
+
+
 # --- Folders -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def closed_folder(monkeypatch):
+    """Returns a function that makes a folder one that may not be listed, also for root."""
+    folders, scandir, access = set(), os.scandir, os.access
+
+    def guarded(path):
+        if os.fspath(path) in folders:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: os.fspath(path) not in folders and access(path, mode)
+    )
+    return lambda path: folders.add(os.path.realpath(path))
+
+
+@pytest.mark.torture(6, "folder of a corpus that may not be listed")
+@pytest.mark.parametrize("known", [False, True])
+def test_a_folder_that_may_not_be_listed_is_a_rejected_row(tmp_path, closed_folder, known):
+    touch(tmp_path, "wav/03a01Fa.wav", "closed/16b10Wb.wav")
+    closed_folder(tmp_path / "closed")
+    table, warned = warnings_of(read_corpus, f"emodb={tmp_path}" if known else tmp_path)
+    assert sorted(file for file, _, _ in table.index) == ["closed", "wav/03a01Fa.wav"]
+    assert any("1 folders may not be listed" in text and "closed" in text for text in warned)
+    with pytest.raises(AudioError, match="may not be listed by this user") as caught:
+        check_regular(resolve_inside(tmp_path, "closed"))
+    assert caught.value.reason == "unreadable"
+    clips = read_clips([str(tmp_path)])
+    assert clips["file"].tolist() == ["closed", "wav/03a01Fa.wav"]
+
+
+@pytest.mark.torture(6, "link to a folder outside of the corpus")
+def test_a_link_to_a_folder_outside_is_a_rejected_row(tmp_path):
+    touch(tmp_path, "root/a.wav", "elsewhere/b.wav")
+    (tmp_path / "root/link").symlink_to(tmp_path / "elsewhere")
+    table, warned = warnings_of(read_corpus, tmp_path / "root")
+    assert [file for file, _, _ in table.index] == ["a.wav", "link"]
+    assert "are links out of the root, e.g. link" in warned[0]
+    with pytest.raises(AudioError, match="outside of"):
+        resolve_inside(tmp_path / "root", "link")
+
+
+def test_links_to_folders_are_followed_inside_the_root(tmp_path):
+    touch(tmp_path, "a/1.wav", ".store/2.wav", "a/b/3.wav")
+    (tmp_path / "again").symlink_to("a")  # its files are found below a/
+    (tmp_path / "linked").symlink_to(".store")
+    (tmp_path / "a/b/loop").symlink_to(tmp_path)
+    (tmp_path / "a/b/self").symlink_to("self")
+    table, warned = warnings_of(read_corpus, tmp_path)
+    assert [file for file, _, _ in table.index] == ["a/1.wav", "a/b/3.wav", "linked/2.wav"]
+    assert not warned
+
+
+@pytest.mark.torture(6, "features of a corpus with a folder that may not be listed")
+def test_features_lists_a_closed_folder_among_the_errors(toy, tmp_path, closed_folder):
+    touch(toy, "closed/b.wav")
+    closed_folder(toy / "closed")
+    arguments = [str(toy), "-o", str(tmp_path / "f.parquet"), "--feature-set", "captions"]
+    assert features.main([*arguments, "--workers", "1"]) == 1
+    errors = pd.read_csv(tmp_path / "f.errors.csv")
+    assert errors["file"].tolist() == ["closed"]
+
 
 # --- Locks ---------------------------------------------------------------------------------------
 
