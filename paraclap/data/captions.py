@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import torch.utils.data
 
-from paraclap.data.tables import Lists
+from paraclap.data.tables import PHRASE_COLUMNS, Lists
 from paraclap.errors import ParaCLAPError
 from paraclap.settings import EMOTION, CaptionSettings, SettingsError
 
 JOINT = " and "
-PHRASE_COLUMNS = ["captions", "caption_descriptors"]
 ROUNDING = 1e-8  # tolerance of NumPy for the sum of probabilities
 
 Phrases = Mapping[str, Sequence[str]]  # descriptor -> wordings
@@ -42,9 +41,11 @@ def caption_texts(table: pd.DataFrame) -> pd.Series:
 
     Raises:
         CaptionTableError: if the table has neither `caption` nor the columns of
-            template_creation.py.
+            template_creation.py, or other values than texts.
     """
     if "caption" in table:
+        if not pd.api.types.is_string_dtype(table["caption"]):
+            raise CaptionTableError(f"column 'caption' holds {table['caption'].dtype}, not texts")
         return table["caption"].dropna()
     missing = [column for column in PHRASE_COLUMNS if column not in table]
     if missing:
@@ -53,7 +54,7 @@ def caption_texts(table: pd.DataFrame) -> pd.Series:
         )
     texts = [
         JOINT.join(wordings[0] for wordings in group_phrases(*row).values())
-        for row in zip(*(table[c] for c in PHRASE_COLUMNS), strict=True)
+        for row in zip(*(Lists(table[c]) for c in PHRASE_COLUMNS), strict=True)
     ]
     texts = pd.Series(texts, table.index, dtype="str")
     return texts[texts != ""]

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.labels import in_split, split_names
 from paraclap.corpora.table import read_corpus, scored_classes
+from paraclap.data.tables import PHRASE_COLUMNS, read_caption_table, refuse_repeated
 from paraclap.data.trained_on import TrainedOn
 from paraclap.evaluation.prompt_sets import PUBLISHED, class_words
 from paraclap.evaluation.prompts import PROMPT_FILES, PromptError, Prompts, prompts_for
@@ -130,15 +132,26 @@ def read_sources(
         for task in tasks:
             task_prompts(table, task)  # raises before the model is loaded
             warn_of_labels(table, task)
-        texts = None
-        if path is not None:
-            with reading(path, CorpusError):
-                texts = pd.read_parquet(path, page_checksum_verification=True)
+        texts = None if path is None else read_texts(path)
         found.append(Source(table, tasks, texts, seen, only_test))
     names = [task.name for source in found for task in source.tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise CorpusError(f"two corpora or prompt sets would both be reported as {twice[0]}")
     return found
+
+
+def read_texts(path: str | Path) -> pd.DataFrame:
+    """Return a captions table for `caption_texts`.
+
+    Raises:
+        CorpusError: if it cannot be read or a clip occurs twice.
+    """
+    with reading(path, CorpusError):
+        names = pq.read_schema(path).names
+    lists = [] if "caption" in names else [name for name in PHRASE_COLUMNS if name in names]
+    table = read_caption_table(path, lists)
+    refuse_repeated(table, path)
+    return table
 
 
 def task_prompts(table: pd.DataFrame, task: ZeroShotTask) -> Prompts:

@@ -18,10 +18,9 @@ import pyarrow.parquet as pq
 
 from paraclap.audio.augment import TRANSFORMS, Augmenter
 from paraclap.corpora.labels import in_split, normalise_labels, split_names
-from paraclap.data.captions import PHRASE_COLUMNS
 from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels
-from paraclap.data.tables import read_caption_table
+from paraclap.data.tables import PHRASE_COLUMNS, read_caption_table, refuse_repeated
 from paraclap.data.trained_on import (
     TRAIN,
     TrainedOn,
@@ -44,7 +43,7 @@ def read_captions(path: str | Path) -> pd.DataFrame:
     """
     try:
         names = pq.read_schema(path).names
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise SettingsError(f"data.captions: {path} cannot be read: {error}") from error
     missing = [column for column in PHRASE_COLUMNS if column not in names]
     if missing:
@@ -112,6 +111,7 @@ def read_tables(
         try:
             table = read_captions(corpus.captions)
             table = _named(table, name) if name else table
+            refuse_repeated(table, corpus.captions)
             trained = None
             if start is not None and start.clips is not None:
                 overlap = start.overlap(hashes.clips_of(table), TRAIN)
@@ -128,7 +128,7 @@ def read_tables(
 def _named(table: pd.DataFrame, corpus: str) -> pd.DataFrame:
     """Rows of a corpus, with its name prepended to files and speakers."""
     if "corpus" in table:
-        found = sorted(table["corpus"].unique())
+        found = ", ".join(sorted(table["corpus"].dropna().astype("str").unique()))
         table = table[table["corpus"] == corpus]
         if table.empty:
             raise SettingsError(f"the table has no rows of this corpus, only of {found}")

@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from paraclap.corpora import CorpusError
+from paraclap.corpora.validation import INDEX_COLUMNS
 from paraclap.data import tables
-from paraclap.data.tables import Lists, read_caption_table
+from paraclap.data.tables import Lists, read_caption_table, refuse_repeated
 from small_corpora import make_corpus, run, write
 
 COLUMNS = ["captions", "caption_descriptors"]
@@ -74,3 +76,37 @@ def test_a_phrase_takes_one_byte(written):
         phrases = sum(map(len, Lists(table[name])))
         texts = sum(len(text) + 8 for text in Lists(table[name]).texts())
         assert table[name].array.nbytes < phrases + 8 * len(table) + texts
+
+
+@pytest.mark.parametrize("kept", [["file", "start", "end"], ["file"]])
+def test_clips_may_be_columns(written, tmp_path, kept):
+    rows = pd.read_parquet(written).reset_index()
+    rows.drop(columns=set(INDEX_COLUMNS) - set(kept)).to_parquet(tmp_path / "columns.parquet")
+    table, expected = (
+        read_caption_table(p, COLUMNS) for p in (tmp_path / "columns.parquet", written)
+    )
+    pd.testing.assert_index_equal(table.index, expected.index)
+    assert list(table) == list(expected)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"captions": "pitch is high"}, "column captions holds .*string, expected lists of texts"),
+        ({"captions": 1}, "column captions holds int64, expected lists of texts"),
+        ({"file": None}, "no column file"),
+    ],
+)
+def test_other_tables_are_refused_in_one_sentence(written, tmp_path, change, message):
+    rows = pd.read_parquet(written).reset_index()
+    rows = rows.drop(columns="file") if change == {"file": None} else rows.assign(**change)
+    rows.to_parquet(tmp_path / "odd.parquet")
+    with pytest.raises(CorpusError, match=message):
+        read_caption_table(tmp_path / "odd.parquet", COLUMNS)
+
+
+def test_a_clip_with_two_rows_is_refused(written):
+    table = read_caption_table(written, COLUMNS)
+    refuse_repeated(table, written)
+    with pytest.raises(CorpusError, match="00003.wav from 0 s occurs twice"):
+        refuse_repeated(table.iloc[[0, 3, 3]], written)
