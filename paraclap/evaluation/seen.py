@@ -8,6 +8,7 @@ import pandas as pd
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.labels import in_split, normalise_labels
+from paraclap.data.tables import on_clips
 from paraclap.data.trained_on import TrainedOn, clips_of
 from paraclap.files import reading
 
@@ -23,7 +24,7 @@ def with_splits_of(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     """
     name, corpus = table.attrs["name"], table.attrs["corpus"]
     with reading(path, CorpusError):
-        captions = pd.read_parquet(path, page_checksum_verification=True)
+        captions = on_clips(pd.read_parquet(path, page_checksum_verification=True), path)
     if "split" not in captions:
         raise CorpusError(
             f"{path} has no column split, so the run held out speakers of its own choice; "
