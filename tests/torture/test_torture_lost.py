@@ -2,10 +2,14 @@
 
 import importlib
 import os
+import re
 import signal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from corpus_files import touch, warnings_of
@@ -16,6 +20,9 @@ from paraclap.audio.paths import check_regular, resolve_inside
 from paraclap.cli import features
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.locks import InUseError, lock
+from small_corpora import make_corpus
+from small_corpora import run as run_captions
+from small_corpora import write as write_table
 
 # --- Single clips --------------------------------------------------------------------------------
 
@@ -159,3 +166,29 @@ def test_signal_stops_features_with_exit_code_75(toy, tmp_path, monkeypatch, cap
 
 
 # --- Tables --------------------------------------------------------------------------------------
+
+
+@pytest.mark.torture(19, "impossible columns of features tables")
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("list", "a column of labels holds list<.*>, expected one label per row"),
+        ("twice", "has the column emotion twice"),
+        ("large", "column 'id' of .* cannot be read as double"),
+    ],
+)
+def test_impossible_columns_end_in_one_sentence(tmp_path, capsys, kind, message):
+    first, second = make_corpus(20), make_corpus(20, 1)
+    second.index = second.index.set_levels([f"b/{f}" for f in second.index.levels[0]], level=0)
+    first["id"] = np.arange(20, dtype=np.uint64) + np.uint64(2**63)
+    second["id"] = 1.5 if kind == "large" else first["id"].to_numpy()
+    if kind == "list":
+        first["emotion"] = [["anger"]] * 20
+    stored = pa.Table.from_pandas(first)
+    if kind == "twice":
+        stored = stored.append_column("emotion", pa.array(["fear"] * 20))
+    pq.write_table(stored, tmp_path / "one.parquet")
+    inputs = tmp_path / "one.parquet", write_table(second, tmp_path / "two.parquet")
+    assert run_captions(*inputs, "-o", tmp_path / "captions.parquet") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(rf"template_creation.py: .*{message}.*", last)
