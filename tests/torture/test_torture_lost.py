@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import signal
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,19 @@ def test_impossible_columns_end_in_one_sentence(tmp_path, capsys, kind, message)
     assert run_captions(*inputs, "-o", tmp_path / "captions.parquet") == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(rf"template_creation.py: .*{message}.*", last)
+
+
+@pytest.mark.parametrize("options", [(), ("--edges-by", "emotion,note")])
+def test_memory_of_captions_grows_with_the_number_of_labels_not_its_square(tmp_path, options):
+    peaks = []
+    for labels in (100, 1000):
+        table = make_corpus(1000)
+        for column, step in (("emotion", 1), ("note", 7)):
+            table[column] = [f"label {row * step % labels}" for row in range(1000)]
+        table.to_parquet(tmp_path / "f.parquet")
+        arguments = [tmp_path / "f.parquet", "--descriptors", "duration,emotion,intensity"]
+        tracemalloc.start()
+        assert run_captions(*arguments, "-o", tmp_path / "c.parquet", *options) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
+        tracemalloc.stop()
+    assert peaks[1] < 10 * peaks[0] and peaks[1] < 6  # the square: 8 MiB
