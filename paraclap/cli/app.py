@@ -13,19 +13,20 @@ of an index (--index).
 The page is at http://127.0.0.1:7860, without sharing links or telemetry. After loading the model,
 the process can no longer connect to other machines, and the page loads nothing from them. Uploads
 are stored in a separate folder, deleted after half an hour and at the end, and are the only files
-that visitors can read. Requests are processed one at a time. Browsers allow microphone access only
-to pages of the same machine and over https.
+that visitors can read; requests of other sites are refused. Requests are processed one at a time.
+Browsers allow microphone access only to pages of the same machine and over https.
 """
 
 import argparse
 import importlib.util
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from paraclap.cli.options import path_of
 from paraclap.errors import MissingPackageError
+from paraclap.inference.guards import check_address, page_folder
 from paraclap.inference.limits import HOST, MEGABYTES, PORT, SECONDS
+from paraclap.model.sources import find_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,16 +34,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     if not importlib.util.find_spec("gradio"):
         raise MissingPackageError("gradio", "demo")
-    with tempfile.TemporaryDirectory(prefix="paraclap-") as folder:
-        _serve(options, Path(folder))
+    find_model(options.model)
+    check_address(options.host, options.port)
+    _check_data(options)
+    with page_folder() as folder:
+        _serve(options, folder)
     return 0
+
+
+def _check_data(options: argparse.Namespace) -> None:
+    """Check the files of the page before the model is loaded."""
+    from paraclap.inference.index import ClipIndex
+    from paraclap.inference.measurement import check_reference
+
+    if options.edges:
+        check_reference(options.edges, options.features)
+    if options.index:
+        ClipIndex(options.index)
 
 
 def _serve(options: argparse.Namespace, folder: Path) -> None:
     # Imported here, so that --help and wrong arguments need neither torch nor gradio.
     from paraclap.inference.guards import block_connections, prepare_environment
 
-    prepare_environment(folder / "uploads")  # before gradio reads it
+    uploads = folder / "uploads"
+    prepare_environment(uploads)  # before gradio reads it
     from paraclap.inference import app
     from paraclap.inference.api import ParaCLAP
     from paraclap.inference.index import ClipIndex
@@ -54,7 +70,7 @@ def _serve(options: argparse.Namespace, folder: Path) -> None:
     examples = list(app.write_examples(folder / "examples"))
     block_connections(options.host)
     page = app.build_page(analyzer, examples, Path(options.model).name, options.max_megabytes)
-    app.serve(page, options.host, options.port, options.max_megabytes)
+    app.serve(page, options.host, options.port, uploads, options.max_megabytes)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -67,7 +83,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--features", type=path_of, help="features table to which the edges were fitted")
     add("--index", type=path_of, help="index of search.py, for similar clips")
     add("--host", default=HOST, help="address to bind (%(default)s)")
-    add("--port", type=int, default=PORT, help="(%(default)s)")
+    add("--port", type=_port, default=PORT, help="(%(default)s)")
     add("--max-megabytes", type=float, default=MEGABYTES, help="largest upload (%(default)g)")
     add("--max-seconds", type=float, default=SECONDS, help="longest recording (%(default)g)")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
@@ -80,3 +96,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if min(options.max_seconds, options.max_megabytes) <= 0:
         parser.error("--max-seconds and --max-megabytes must be positive")
     return options
+
+
+def _port(text: str) -> int:
+    """Return the number of a port."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text}, expected 1 to 65535")
+    return int(text)

@@ -120,18 +120,21 @@ def _score(
     if options.plot:
         scores = write_timelines(options.plot, scores)
     summary = Summary()
-    texts = formatted(summary.counting(scores), classifier.names, options.format)
+    texts = formatted(summary.counting(scores), classifier, options.format)
     if options.output:
         write_scores(options.output, texts, live=clips is None)
         print(f"written to {options.output}")
     else:
         for text in texts:
             print(text, end="", flush=True)
-    return _report(summary, options)
+    return _report(summary, classifier.untrained, options)
 
 
-def _report(summary: "Summary", options: argparse.Namespace) -> int:
-    """Print figures, quality flags and errors on stderr; returns the exit code."""
+def _report(summary: "Summary", untrained: Sequence[str], options: argparse.Namespace) -> int:
+    """Print what else is to know about the scores on stderr; returns the exit code."""
+    if untrained:
+        found = "no caption of the training describes these prompts"
+        print(f"predict.py: not trained: {', '.join(untrained)} ({found})", file=sys.stderr)
     if options.plot:
         print(f"figures are in {options.plot}", file=sys.stderr)
     if summary.flags:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from paraclap.audio import AudioError
 from paraclap.cli.options import batch_seconds, output_file, path_of
 from paraclap.corpora.options import add_table_options
-from paraclap.files import make_folder, refuse_overwriting, write_bytes
+from paraclap.files import make_folder, refuse_overwriting, write_text
 from paraclap.model.sources import ModelNotFoundError, find_model
 from paraclap.settings import BATCH_SECONDS
 
@@ -89,34 +89,31 @@ def _query(options: argparse.Namespace) -> int:
             " give the model with --model"
         )
     find_model(options.model or index.model)
+    from paraclap.data.trained_on import untrained
     from paraclap.inference import approximate
     from paraclap.inference.api import ParaCLAP
-    from paraclap.inference.search import find, hit_notes, result_page
+    from paraclap.inference.search import NOT_TRAINED, find, hit_notes, result_page
 
     paraclap = ParaCLAP.from_pretrained(options.model or index.model, options.device)
     check_model(options.index, paraclap.fingerprints())
     queries, failures = _embed_queries(paraclap, options.descriptions, options.like or [])
     prepared = approximate.is_prepared(options.index) and not options.exact
     searched = approximate.ApproximateIndex(index) if prepared else index
-    hits = find(searched, queries, options.count)
+    unknown = untrained(paraclap.model.config, options.descriptions)
+    hits = find(searched, queries, options.count, unknown)
     if options.output:
-        _write(options.output, hits.to_csv(index=False, lineterminator="\n"))
+        write_text(options.output, hits.to_csv(index=False, lineterminator="\n"))
     for query, rows in hits.groupby("query", sort=False):
-        print(query)
+        print(query if rows["trained"].all() else f"{query} ({NOT_TRAINED})")
         for hit in rows.itertuples(index=False):
             notes = "".join(f"  ({note})" for note in hit_notes(hit))
             print(f"{hit.rank:4d} {hit.cosine:7.3f}  {hit.name}{notes}")
     if options.page:
-        _write(options.page, result_page(hits, options.page, len(index)))
+        write_text(options.page, result_page(hits, options.page, len(index)))
         print(f"written to {options.page}")
     for error in failures:
         print(f"search.py: {error}", file=sys.stderr)
     return int(bool(failures))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text file; names of examples that are not UTF-8 are escaped."""
-    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def _embed_queries(
@@ -140,6 +137,7 @@ def _embed_queries(
         if isinstance(item, AudioError):
             failures.append(item)
             continue
+        name = name.encode(errors="backslashreplace").decode()  # need not be UTF-8
         if item.quality:
             print(f"search.py: check the example {name}: {item.quality}", file=sys.stderr)
         queries[f"like {name}"] = item.embedding

@@ -194,7 +194,10 @@ def read_clips(
                 raise CorpusError(f"{argument} matches nothing")
         for match in matches:
             clips += _read_clips_of(match, root, columns)
-    return pd.DataFrame(clips, columns=list(CLIP_COLUMNS))
+    kinds = (object, object, object, float, float)  # objects because names need not be UTF-8
+    values = zip(*clips, strict=True) if clips else [()] * len(kinds)
+    columns = zip(CLIP_COLUMNS, values, kinds, strict=True)
+    return pd.DataFrame({name: pd.Series(found, dtype=kind) for name, found, kind in columns})
 
 
 def _read_clips_of(

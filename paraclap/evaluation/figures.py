@@ -21,7 +21,7 @@ def plot_predictions(
     rows = predictions["truth"].nunique()
     width, height = 2.4 + 0.85 * len(classes), 2.0 + 0.7 * max(rows, 3)
     figure = Figure(figsize=(width + 3.6, height), dpi=120, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     left, right = figure.subplots(1, 2, width_ratios=[width, 3.2])
     _plot_confusion(left, predictions, list(classes))
     _plot_calibration(right, calibration)
@@ -47,8 +47,8 @@ def plot_similarities(predictions: pd.DataFrame, title: str) -> Figure:
     for (row, column), cosine in np.ndenumerate(cosines.to_numpy()):
         colour = "black" if cosine > middle else "white"
         axes.text(column, row, f"{cosine:.2f}", ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(prompts)), prompts, rotation=45, ha="right")
-    axes.set_yticks(range(len(cosines)), cosines.index)
+    axes.set_xticks(range(len(prompts)), map(_plain, prompts), rotation=45, ha="right")
+    axes.set_yticks(range(len(cosines)), map(_plain, cosines.index))
     axes.set(xlabel="prompt", ylabel="truth", title="mean cosine of clips and prompt")
     figure.colorbar(shown, ax=axes)
     return figure
@@ -57,8 +57,13 @@ def plot_similarities(predictions: pd.DataFrame, title: str) -> Figure:
 def _matrix_figure(rows: int, columns: int, title: str) -> tuple[Figure, Axes]:
     size = 2.6 + 0.7 * columns, 2.0 + 0.6 * max(rows, 3)
     figure = Figure(figsize=size, dpi=80, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     return figure, figure.subplots()
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib draws as it is: no formulas, nothing outside of UTF-8."""
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
 def to_pixels(figure: Figure) -> np.ndarray:
@@ -79,8 +84,8 @@ def _plot_confusion(axes: Axes, predictions: pd.DataFrame, classes: list[str]) -
         colour = "white" if shares[row, column] > 0.5 else "black"
         text = f"{shares[row, column]:.0%}\n{count}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(present)), present)
+    axes.set_xticks(range(len(classes)), map(_plain, classes), rotation=45, ha="right")
+    axes.set_yticks(range(len(present)), map(_plain, present))
     axes.set(xlabel="prediction", ylabel="truth", title="share of the true class, and clips")
 
 
@@ -115,7 +120,7 @@ def plot_timeline(predictions: pd.DataFrame, title: str) -> Figure:
     for number, column in enumerate(columns):
         style = {"color": colours[number % len(colours)], "marker": marker}
         name = column.removeprefix(prefix)
-        axes.plot(middles, smooth[column], label=name, linewidth=1.6, **style)
+        axes.plot(middles, smooth[column], label=_plain(name), linewidth=1.6, **style)
         if averaged > 1:
             axes.plot(middles, predictions[column], linewidth=0.6, alpha=0.25, **style)
     axes.fill_between(
@@ -124,7 +129,7 @@ def plot_timeline(predictions: pd.DataFrame, title: str) -> Figure:
     if averaged > 1:
         title = f"{title} (lines: means of {averaged} windows)"
     limits = predictions["start"].iloc[0], predictions["end"].iloc[-1]
-    axes.set(xlim=limits, ylim=(0, 1), xlabel="time [s]", ylabel="probability", title=title)
+    axes.set(xlim=limits, ylim=(0, 1), xlabel="time [s]", ylabel="probability", title=_plain(title))
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

@@ -8,12 +8,10 @@ import pandas as pd
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.labels import in_split, normalise_labels
-from paraclap.data.tables import on_clips
 from paraclap.data.trained_on import TrainedOn, clips_of
 from paraclap.files import reading
 
 TEST = "test"
-UNKNOWN, NOTHING_SEEN = "unknown", "none"
 
 
 def with_splits_of(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
@@ -24,7 +22,7 @@ def with_splits_of(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     """
     name, corpus = table.attrs["name"], table.attrs["corpus"]
     with reading(path, CorpusError):
-        captions = on_clips(pd.read_parquet(path, page_checksum_verification=True), path)
+        captions = pd.read_parquet(path, page_checksum_verification=True)
     if "split" not in captions:
         raise CorpusError(
             f"{path} has no column split, so the run held out speakers of its own choice; "
@@ -75,7 +73,7 @@ def without_seen(table: pd.DataFrame, seen: pd.DataFrame | None) -> pd.DataFrame
     return table[~seen.any(axis=1).to_numpy()]
 
 
-def seen_counts(table: pd.DataFrame, seen: pd.DataFrame | None) -> dict[str, Any]:
+def seen_counts(table: pd.DataFrame, seen: pd.DataFrame | None) -> dict[str, Any] | None:
     """Return how many of the scored clips and speakers were part of the training or validation.
 
     Args:
@@ -83,19 +81,13 @@ def seen_counts(table: pd.DataFrame, seen: pd.DataFrame | None) -> dict[str, Any
         seen: of `seen_clips`, with these rows.
 
     Returns:
-        `clips` and `speakers` (None if unknown), whether the record of the model is `complete`, and
-        all of it as `text`.
+        `clips`, `speakers` (None if unknown), and whether the record is `complete`; None without a
+        record.
     """
     if seen is None:
-        return {"clips": None, "speakers": None, "complete": False, "text": UNKNOWN}
+        return None
     complete, seen = seen.attrs["complete"], seen.loc[table.index]
-    clips, speakers = int(seen["clip"].sum()), None
-    text = f"{clips} of {len(table)} clips"
+    speakers = None
     if "speaker" in table and table["speaker"].notna().any():
         speakers = int(table["speaker"][seen["speaker"].to_numpy()].nunique())
-        text += f", {speakers} of {table['speaker'].nunique()} speakers"
-    if not complete:
-        text = f"at least {text}" if clips or speakers else UNKNOWN
-    elif not clips and not speakers:
-        text = NOTHING_SEEN
-    return {"clips": clips, "speakers": speakers, "complete": complete, "text": text}
+    return {"clips": int(seen["clip"].sum()), "speakers": speakers, "complete": complete}

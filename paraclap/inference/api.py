@@ -29,6 +29,7 @@ from paraclap.audio.conditioning import condition, condition_with_report
 from paraclap.audio.containers import read_duration
 from paraclap.audio.reading import read_audio_with_report
 from paraclap.audio.segments import Position, windows
+from paraclap.data.trained_on import trained_attributes
 from paraclap.distributed import device_named
 from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.evaluation.embedding_cache import audio_fingerprint, text_fingerprint
@@ -218,7 +219,8 @@ class ParaCLAP(Embedder):
     @functools.cached_property
     def _descriptor_classifiers(self) -> dict[str, ZeroShotClassifier]:
         """Return a classifier of the levels or labels of each descriptor."""
-        return {name: self.classifier(prompts) for name, prompts in descriptor_prompts().items()}
+        prompts = descriptor_prompts(trained_attributes(self.model.config.provenance))
+        return {name: self.classifier(classes) for name, classes in prompts.items()}
 
 
 def _read(

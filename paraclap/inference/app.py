@@ -1,6 +1,7 @@
 """The web page in gradio: examples, layout and server."""
 
 import html
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +17,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.corpora.synthetic_speakers import draw_prosody, make_speakers
 from paraclap.corpora.synthetic_voice import render
-from paraclap.errors import ParaCLAPError
-from paraclap.inference.limits import HOST, KEPT_SECONDS, NEIGHBOURS, QUEUE, SWEEP_SECONDS
+from paraclap.inference.guards import RequestGuard, ServerError, check_address
+from paraclap.inference.limits import (
+    HOST,
+    KEPT_SECONDS,
+    NEIGHBOURS,
+    QUEUE,
+    SWEEP_SECONDS,
+    TOTAL_MEGABYTES,
+)
 from paraclap.inference.page import (
     Analysis,
     Analyzer,
@@ -43,12 +51,10 @@ STYLE = """
 #checks { background: #fdeeba; color: #332600; border-radius: 8px; padding: 8px 12px; }
 #checks * { color: inherit; }
 """
+PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
+"""Characters that Markdown could interpret."""
 GAP_SECONDS = 0.3
 """Silence between the parts of a long example [s]."""
-
-
-class ServerError(ParaCLAPError, OSError):
-    """The page cannot be served at this address."""
 
 
 def write_examples(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -182,11 +188,12 @@ def shown(analysis: Analysis) -> list[Any]:
     timeline = gr.update(visible=False)
     if analysis.timeline is not None:
         timeline = gr.update(value=timeline_table(analysis), visible=True)
+    checks = checks_of(analysis)
     acoustics = gr.update(visible=False)
     if analysis.acoustics is not None:
         acoustics = gr.update(value=acoustics_table(analysis), visible=True)
     return [
-        gr.update(value=checks_of(analysis), visible=bool(analysis.checks)),
+        gr.update(value=checks, visible=bool(checks)),
         scores,
         gr.update(value=notes_of(analysis), visible=True),
         timeline,
@@ -197,7 +204,11 @@ def shown(analysis: Analysis) -> list[Any]:
 
 def checks_of(analysis: Analysis) -> str:
     """Return what questions the results as Markdown."""
-    return "\n".join(f"- **Check the recording:** {check}" for check in analysis.checks)
+    lines = [f"**Check the recording:** {check}" for check in analysis.checks]
+    if analysis.untrained:
+        names = ", ".join(PUNCTUATION.sub(r"\\\g<0>", name) for name in analysis.untrained)
+        lines.append(f"**Not trained:** {names}. No caption of the training describes this.")
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def notes_of(analysis: Analysis) -> str:
@@ -236,17 +247,29 @@ def _players(neighbours: pd.DataFrame | None) -> Iterator[Any]:
 # --- Server --------------------------------------------------------------------------------------
 
 
-def serve(page: gr.Blocks, host: str, port: int, megabytes: float) -> None:
+def serve(page: gr.Blocks, host: str, port: int, uploads: Path, megabytes: float) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
+
+    Args:
+        page: to serve.
+        host: address to bind.
+        port: to bind.
+        uploads: folder of the uploads.
+        megabytes: largest upload [MB].
 
     Raises:
         ServerError: if the address cannot be bound, for example because the port is in use.
     """
+    check_address(host, port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted
     page.queue(api_open=False, max_size=QUEUE)
     # DNS rebinding: a foreign site whose name resolves to 127.0.0.1 must not reach the page.
     local = [HOST, "localhost"]
     names = local if host in local else ["*"]
+    guards = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=names),
+        Middleware(RequestGuard, uploads=uploads, total=round(TOTAL_MEGABYTES * 2**20)),
+    ]
     try:
         page.launch(
             server_name=host,
@@ -265,7 +288,7 @@ def serve(page: gr.Blocks, host: str, port: int, megabytes: float) -> None:
                 font=["system-ui", "sans-serif"],  # of the visitor's machine, not from the web
                 font_mono=["monospace"],
             ),
-            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=names)]},
+            app_kwargs={"middleware": guards},
         )
     except OSError as error:
         raise ServerError(f"{host}:{port} cannot be used: {error}") from error

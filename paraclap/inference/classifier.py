@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from paraclap.data.trained_on import untrained
 from paraclap.evaluation.embed import class_probabilities, embed_classes
 from paraclap.evaluation.prompts import PromptError
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
@@ -37,11 +38,14 @@ class ZeroShotClassifier:
         names: of the classes (K,).
         texts: embeddings of the classes, and of `NEUTRAL_PROMPTS` (K + 1, D).
         model: with the logit scale.
+        untrained: names of the classes that no caption of the training describes, see `untrained`
+            of paraclap.data.trained_on.
     """
 
     names: tuple[str, ...]
     texts: np.ndarray
     model: ParaCLAPModel | OnnxModel
+    untrained: tuple[str, ...] = ()
 
     def __call__(self, audio: np.ndarray) -> pd.DataFrame:
         """Classify clips by their embeddings (B, D).
@@ -90,4 +94,6 @@ def build_classifier(
     }
     classes = embed_classes(model, processor, filled)
     neutral = embed_classes(model, processor, {"": NEUTRAL_PROMPTS})
-    return ZeroShotClassifier(tuple(prompts), torch.cat([classes, neutral]).numpy(), model)
+    texts = torch.cat([classes, neutral]).numpy()
+    unknown = tuple(untrained(model.config, filled))
+    return ZeroShotClassifier(tuple(prompts), texts, model, unknown)

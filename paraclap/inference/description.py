@@ -16,7 +16,7 @@ EMOTIONS = (
     "frustrated, happy, pleasantly surprised, proud, relieved, sad, surprised"
 )
 LABELS = {"emotion": tuple(EMOTIONS.split(", ")), "gender": ("female", "male")}
-"""Targets that are predicted besides the measured descriptors -> classes."""
+"""Targets that are predicted besides the measured descriptors -> classes, unless recorded."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Description:
     Attributes:
         table: index `descriptor`; `value`, `unit`, `low`, `high`, `level`, `phrase` of
             `measured_levels` (missing for emotion and gender), `predicted` (level or label with the
-            highest cosine) and `probability` (softmax over the levels or labels).
+            highest cosine), `probability` (softmax over the levels or labels), and `trained`
+            (False if no caption of the training describes the predicted level or label).
         caption: phrases of the measured levels.
         quality: flags that question the result, joined by `;`; often empty.
     """
@@ -47,16 +48,24 @@ class Description:
                 bounds = f"normal {row['low']:.4g} to {row['high']:.4g} {row['unit']}"
                 measured = f"{row['level'] or ''} {level} ({bounds})".strip()
             predicted = f"model: {row['predicted']} {row['probability']:.2f}"
+            predicted += "" if row["trained"] else " (not trained)"
             lines.append(f"  {name:<16}{measured:<72} {predicted}")
         return "\n".join(lines)
 
 
-def descriptor_prompts() -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return descriptor -> level or label -> prompts."""
-    labels = {
-        target: {name: class_prompts(name, target, "ensemble") for name in classes}
-        for target, classes in LABELS.items()
-    }
+def descriptor_prompts(
+    trained: Mapping[str, Mapping[str, object]] | None = None,
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return descriptor -> level or label -> prompts.
+
+    `trained` holds the classes that the model was trained on, see `trained_attributes`; None = not
+    recorded. A model that was not trained on a target has the classes of `LABELS`.
+    """
+    labels = {}
+    for target, default in LABELS.items():
+        known = tuple((trained or {}).get(target, ()))
+        classes = known if len(known) > 1 else default
+        labels[target] = {name: class_prompts(name, target, "ensemble") for name in classes}
     return level_phrases() | labels
 
 
@@ -77,4 +86,8 @@ def describe(
     table = measured.reindex(pd.Index(names, name="descriptor"))
     table["predicted"] = [row["best"] for row in predictions]
     table["probability"] = [row["probability"] for row in predictions]
+    table["trained"] = [
+        row["best"] not in classifiers[name].untrained
+        for name, row in zip(names, predictions, strict=True)
+    ]
     return Description(table, " and ".join(measured["phrase"].dropna()))

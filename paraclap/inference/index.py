@@ -124,11 +124,13 @@ def read_chunk(folder: Path, name: str) -> Chunk:
     """
     embeddings, clips = chunk_paths(folder, name)
     rows = _mapped(embeddings)
-    with reading(clips, ClipIndexError):
-        table = pd.read_parquet(clips, columns=["key", "quality"])
+    try:
+        table = pd.read_parquet(clips, columns=["key", "quality"], page_checksum_verification=True)
+    except (OSError, ValueError) as error:
+        raise _damaged(clips) from error
     chunk = Chunk(table["key"].astype(str).tolist(), table["quality"].astype(str).tolist(), rows)
-    if len(table) != len(rows) or chunk.content_name() != name:
-        raise ClipIndexError(f"{embeddings} is damaged: run the index command again")
+    if chunk.content_name() != name:
+        raise _damaged(embeddings)
     return chunk
 
 
@@ -137,10 +139,14 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         rows = np.load(path, mmap_mode="r")
     except (OSError, EOFError, ValueError) as error:
-        raise ClipIndexError(f"{path} cannot be read: run the index command again") from error
+        raise _damaged(path) from error
     if rows.ndim != 2 or rows.dtype != np.float16:
-        raise ClipIndexError(f"{path} is damaged: run the index command again")
+        raise _damaged(path)
     return rows
+
+
+def _damaged(path: Path) -> ClipIndexError:
+    return ClipIndexError(f"{path} is missing or damaged: run the index command again")
 
 
 def check_model(folder: Path, found: dict[str, str]) -> None:
@@ -183,7 +189,7 @@ class ClipIndex:
         sizes = dict(zip(self.chunk_names, map(len, self._chunks), strict=True))
         inside = self.clips["row"].between(0, self.clips["chunk"].map(sizes), inclusive="left")
         if not inside.all() or len({chunk.shape[1] for chunk in self._chunks}) > 1:
-            raise ClipIndexError(f"{self.folder} is damaged: run its index command again")
+            raise _damaged(self.folder / TABLE)
         self._starts = np.cumsum([0, *map(len, self._chunks)])
         first = dict(zip(self.chunk_names, self._starts[:-1], strict=True))
         self.rows = (self.clips["chunk"].map(first) + self.clips["row"]).to_numpy(np.int64)
@@ -226,7 +232,7 @@ class ClipIndex:
             here = chunks == chunk
             found[here] = self._chunks[chunk][places[here] - self._starts[chunk]]
         if not (np.abs(np.linalg.norm(found, axis=1) - 1) < LENGTH_TOLERANCE).all():
-            raise ClipIndexError(f"{self.folder} is damaged: run its index command again")
+            raise _damaged(self.folder / CHUNKS)
         return found
 
     def _check_chunks(self) -> None:

@@ -28,6 +28,7 @@ from paraclap.files import atomic_write, claim_folder, make_folder, remove_lefto
 from paraclap.inference.api import Embedder
 from paraclap.inference.index import (
     ABOUT,
+    CHUNK_NAME,
     CHUNKS,
     FORMAT,
     TABLE,
@@ -230,24 +231,24 @@ def _places(name: str, chunk: Chunk) -> dict[str, Place]:
 def _stored_places(folder: Path) -> dict[str, Place]:
     """Return key -> place of every stored embedding; damaged files are removed with a warning."""
     places: dict[str, Place] = {}
-    for path in sorted((folder / CHUNKS).glob("*.clips.parquet")):
-        name = path.name.removesuffix(".clips.parquet")
-        embeddings, _ = chunk_paths(folder, name)
+    names = {path.name.partition(".")[0] for path in (folder / CHUNKS).iterdir()}
+    for name in sorted(filter(CHUNK_NAME.fullmatch, names)):
+        embeddings, clips = chunk_paths(folder, name)
         try:
-            if embeddings.is_file():  # otherwise interrupted between the two
-                places |= _places(name, read_chunk(folder, name))
-                continue
+            places |= _places(name, read_chunk(folder, name))
         except ClipIndexError:
-            warnings.warn(f"{embeddings} is damaged, its clips are embedded again", stacklevel=5)
-            embeddings.unlink()
-        path.unlink()
+            if embeddings.exists():  # otherwise interrupted between the two
+                found = f"{embeddings} is damaged, its clips are embedded again"
+                warnings.warn(found, stacklevel=5)
+            embeddings.unlink(missing_ok=True)
+            clips.unlink(missing_ok=True)
     return places
 
 
 def _merge_files(folder: Path, needed: set[str], stored: dict[str, Place]) -> list[str]:
     """Merge small and half-empty files into new ones; returns the files to remove."""
-    files = (folder / CHUNKS).glob("*.npy")
-    sizes = {path.stem: len(np.load(path, mmap_mode="r")) for path in sorted(files)}
+    files = sorted(p for p in (folder / CHUNKS).glob("*.npy") if CHUNK_NAME.fullmatch(p.stem))
+    sizes = {path.stem: len(np.load(path, mmap_mode="r")) for path in files}
     wanted: dict[str, list[tuple[int, str]]] = {name: [] for name in sizes}
     for key, place in stored.items():
         if key in needed:

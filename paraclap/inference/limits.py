@@ -10,6 +10,8 @@ SHORTEST_WINDOW, SHORTEST_HOP = 0.06, 0.01
 HOST, PORT = "127.0.0.1", 7860
 MEGABYTES = 50.0
 """Largest upload [MB]."""
+TOTAL_MEGABYTES = 2000.0
+"""Most that uploads and other temporary files of the page occupy together [MB]."""
 SECONDS = 300.0
 """Longest recording [s], checked from the header before decoding."""
 WHOLE_SECONDS = 12.0

@@ -141,6 +141,19 @@ def groups_of_edges(edges: str | Path) -> dict[str, tuple[str, ...]]:
     return {column: tuple(names) for column, names in found.items()}
 
 
+def check_reference(edges: str | Path, features: str | Path | None) -> None:
+    """Check that a file holds edges, and that a features table has their columns.
+
+    Raises:
+        MeasurementError: if the table cannot be used.
+        InputError: if the file holds no edges.
+    """
+    fitted = read_edges(Path(edges), default_descriptors())
+    if features is not None:
+        columns = {d.column for d in default_descriptors() if d.name in fitted}
+        _read_columns(features, columns, voiced=False)
+
+
 def reference_values(
     features: str | Path, edges: str | Path, labels: Mapping[str, str] | None = None
 ) -> dict[str, np.ndarray]:

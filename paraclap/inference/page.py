@@ -82,6 +82,7 @@ class Analysis:
         acoustics: table of `measured_levels`; None = not measurable, for a silent recording.
         reference: descriptor -> values of the training clips; empty = unknown.
         neighbours: table of `find`; None = no index.
+        untrained: names of prompts that no caption of the training describes.
         checks: what questions the results.
     """
 
@@ -92,6 +93,7 @@ class Analysis:
     acoustics: pd.DataFrame | None
     reference: Mapping[str, np.ndarray] = field(default_factory=dict)
     neighbours: pd.DataFrame | None = None
+    untrained: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
 
     def probabilities(self) -> dict[str, float]:
@@ -191,6 +193,7 @@ class Analyzer:
             acoustics=acoustics,
             reference=self._reference(labels) if edges is not None else {},
             neighbours=neighbours,
+            untrained=classifier.untrained,
             checks=tuple(FLAGS.get(flag, flag) for flag in flags if flag),
         )
 

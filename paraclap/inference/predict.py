@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -132,7 +132,7 @@ def _score_table(
 ) -> pd.DataFrame:
     """Return limits, errors, quality and scores of the windows of one file."""
     table = pd.DataFrame(limits, columns=["start", "end"])
-    table.insert(0, "file", name)
+    table.insert(0, "file", pd.Series([name] * len(table), dtype=object))  # need not be UTF-8
     table["error"] = [str(item) if isinstance(item, AudioError) else "" for item in embedded]
     good = {row: item for row, item in enumerate(embedded) if isinstance(item, EmbeddedClip)}
     table["quality"] = [good[row].quality if row in good else "" for row in range(len(table))]
@@ -144,7 +144,9 @@ def _score_table(
 # --- Output --------------------------------------------------------------------------------------
 
 
-def json_rows(scores: pd.DataFrame, names: Sequence[str]) -> Iterator[dict[str, object]]:
+def json_rows(
+    scores: pd.DataFrame, names: Sequence[str], untrained: Collection[str] = ()
+) -> Iterator[dict[str, object]]:
     """Yield each row as an object for JSON; `end` None = the end of the file."""
     for row in scores.to_dict("records"):
         place = {name: None if pd.isna(row[name]) else row[name] for name in ("start", "end")}
@@ -153,7 +155,11 @@ def json_rows(scores: pd.DataFrame, names: Sequence[str]) -> Iterator[dict[str, 
             continue
         summary = {name: float(row[name]) for name in ("probability", "none_of_these")}
         prompts = {
-            name: {kind: float(row[f"{kind}.{name}"]) for kind in ("probability", "cosine")}
+            name: {
+                "probability": float(row[f"probability.{name}"]),
+                "cosine": float(row[f"cosine.{name}"]),
+                "trained": name not in untrained,
+            }
             for name in names
         }
         rest = {"best": row["best"], **summary, "prompts": prompts}
@@ -174,8 +180,11 @@ def table_lines(scores: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
         yield f"{line}  (check: {row['quality']})" if row["quality"] else line
 
 
-def formatted(scores: Iterable[pd.DataFrame], names: Sequence[str], kind: str) -> Iterator[str]:
+def formatted(
+    scores: Iterable[pd.DataFrame], classifier: ZeroShotClassifier, kind: str
+) -> Iterator[str]:
     """Yield the text of each table of scores as "table", "csv", "json" (one list) or "jsonl"."""
+    names = classifier.names
     if kind == "csv":
         for number, table in enumerate(scores):
             yield table.to_csv(index=False, header=number == 0, lineterminator="\n")
@@ -186,7 +195,7 @@ def formatted(scores: Iterable[pd.DataFrame], names: Sequence[str], kind: str) -
             yield "".join(f"{line}\n" for line in table_lines(table, names))
         yield LEGEND + "\n"
     else:
-        rows = (row for table in scores for row in json_rows(table, names))
+        rows = (row for table in scores for row in json_rows(table, names, classifier.untrained))
         texts = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
         start, joint, end = JSON_MARKS[kind]
         for number, text in enumerate(texts):

@@ -2,7 +2,7 @@
 
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +14,7 @@ from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.inference.approximate import ApproximateIndex
 from paraclap.inference.index import ClipIndex, file_mark
 
+NOT_TRAINED = "not trained: no caption of the training describes this"
 CLIP = ["name", "start", "end", "root", "file"]
 STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em;
@@ -35,17 +36,22 @@ p.note { color: #666; }
 
 
 def find(
-    index: ClipIndex | ApproximateIndex, queries: Mapping[str, np.ndarray], count: int
+    index: ClipIndex | ApproximateIndex,
+    queries: Mapping[str, np.ndarray],
+    count: int,
+    untrained: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return the nearest clips of each query: `query`, `rank` (from 1), `cosine`, and the clip.
 
     `quality` holds flags that question a result, see `quality_of`; `file_state` is "missing" or
-    "changed" if the file of a clip is not that which was indexed, and otherwise empty.
+    "changed" if the file of a clip is not that which was indexed, and otherwise empty; `trained` is
+    False for queries that no caption of the training describes.
 
     Args:
         index: of the clips.
         queries: name -> embedding (D,).
         count: clips per query.
+        untrained: names of queries.
     """
     rows, cosines = index.search(np.array(list(queries.values())), count)
     tables = []
@@ -53,8 +59,9 @@ def find(
         clips = index.clips.loc[found, [*CLIP, "quality"]]
         clips["file_state"] = [_file_state(clip) for _, clip in index.clips.loc[found].iterrows()]
         ranks = np.arange(1, len(found) + 1)
-        tables.append(clips.assign(query=name, rank=ranks, cosine=values))
-    columns = ["query", "rank", "cosine", *CLIP, "quality", "file_state"]
+        about = {"query": name, "trained": name not in untrained}
+        tables.append(clips.assign(**about, rank=ranks, cosine=values))
+    columns = ["query", "trained", "rank", "cosine", *CLIP, "quality", "file_state"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 
@@ -95,7 +102,10 @@ def result_page(hits: pd.DataFrame, page: Path, clips: int) -> str:
         " query and clip; it ranks clips, and is not a probability. Bars range from 0 to 1.</p>",
     ]
     for query, rows in hits.groupby("query", sort=False):
-        parts.append(f"<h2>{html.escape(query)}</h2><table>")
+        parts.append(f"<h2>{html.escape(query)}</h2>")
+        if not rows["trained"].all():
+            parts.append(f'<p><span class="check">{NOT_TRAINED}</span></p>')
+        parts.append("<table>")
         parts += [_hit_row(row, page) for row in rows.itertuples(index=False)]
         parts.append("</table>")
     return "\n".join([*parts, "</body></html>\n"])

@@ -28,6 +28,7 @@ import torch
 from paraclap.audio.containers import read_duration
 from paraclap.audio.reading import read_audio
 from paraclap.corpora.table import read_clips
+from paraclap.errors import ParaCLAPError
 from paraclap.inference import guards
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index_update import update_index
@@ -147,14 +148,14 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code
 
-    def upload(self, name, content):
+    def upload(self, name, content, **headers):
         """Return the path of an uploaded file, or the status of a refusal."""
         mark = "mark-of-the-parts"
         head = (
             f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
         )
         body = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
-        headers = {"Content-Type": f"multipart/form-data; boundary={mark}"}
+        headers["Content-Type"] = f"multipart/form-data; boundary={mark}"
         try:
             with self.open("/gradio_api/upload", body, **headers) as answer:
                 return json.load(answer)[0]
@@ -226,6 +227,14 @@ def test_too_large_upload_is_refused(server):
     assert server.upload("big.wav", bytes(1_100_000)) == 413
 
 
+def test_requests_of_other_sites_are_refused(server, sounds):
+    content = (sounds / "short.wav").read_bytes()
+    for origin in ("https://elsewhere.example", "null", "http://[", f"{server.url}.example"):
+        assert server.upload("a.wav", content, Origin=origin) == 403
+        assert server.status("/gradio_api/queue/join", b"{}", Origin=origin) == 403
+    assert Path(server.upload("a.wav", content, Origin=server.url)).is_file()
+
+
 def test_only_this_machine_reaches_the_page(server):
     assert "127.0.0.1" in server.first_line and "gradio.live" not in server.first_line
     with pytest.raises(OSError):  # another address of this machine, where 0.0.0.0 would answer
@@ -264,8 +273,8 @@ def test_port_in_use_is_one_sentence(tiny, tmp_path, monkeypatch):
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
-        with pytest.raises(app.ServerError, match="cannot be used"):
-            app.serve(page, HOST, taken.getsockname()[1], 1)
+        with pytest.raises(ParaCLAPError, match="another program uses it"):
+            app.serve(page, HOST, taken.getsockname()[1], tmp_path, 1)
 
 
 def test_examples_are_audible_and_one_has_a_timeline(tmp_path):

@@ -116,7 +116,7 @@ def test_interrupted_update_continues(update, tmp_path, paraclap, monkeypatch):
         update()
     with pytest.raises(ClipIndexError, match="unfinished"):
         ClipIndex(tmp_path / "index")
-    (tmp_path / "index" / "chunks" / "half.clips.parquet").write_bytes(b"torn")  # no embeddings
+    (tmp_path / "index" / "chunks" / f"{'0' * 32}.clips.parquet").write_bytes(b"torn")
     assert update().embedded == 5
     assert len(ClipIndex(tmp_path / "index")) == 9
 

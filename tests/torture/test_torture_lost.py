@@ -1,29 +1,37 @@
 """Nothing is lost, and nothing stops the rest."""
 
 import importlib
+import json
 import os
-import re
+import pickle
+import shutil
 import signal
-import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+import soundfile
+import torch
+from fault_injection import run
 
 from corpus_files import touch, warnings_of
 from paraclap import cli
-from paraclap.acoustics import worker_pool
+from paraclap.acoustics import egemaps, worker_pool
 from paraclap.audio import AudioError
-from paraclap.audio.paths import check_regular, resolve_inside
-from paraclap.cli import features
+from paraclap.audio.paths import check_regular, hash_audio, resolve_inside
+from paraclap.cli import features, predict, search
 from paraclap.corpora.table import read_clips, read_corpus
+from paraclap.data.functionals import standards
+from paraclap.inference import index_update
+from paraclap.inference.api import ParaCLAP
+from paraclap.inference.clips import EmbeddedClip
+from paraclap.inference.index import ClipIndex
 from paraclap.locks import InUseError, lock
-from small_corpora import make_corpus
-from small_corpora import run as run_captions
-from small_corpora import write as write_table
+from paraclap.model.build import build_model
+from paraclap.settings import ModelSettings, TowerSettings
+from tiny_models import TEXTS, TINY_TEXT
 
 # --- Single clips --------------------------------------------------------------------------------
 
@@ -37,6 +45,97 @@ def test_a_name_that_is_not_utf_8_is_one_rejected_clip(tmp_path):
     assert "1 names are not UTF-8" in warned[0] and "\\xff.wav" in warned[0]
     with pytest.raises(AudioError, match="does not exist"):
         check_regular(resolve_inside(tmp_path, "\\xff.wav"))
+
+
+@pytest.fixture(scope="module")
+def functionals_folder(tmp_path_factory):
+    """Folder of a tiny model that reads functionals."""
+    settings = ModelSettings(
+        audio=TowerSettings(config={"model_type": "egemaps", "hidden_size": 16}),
+        text=TowerSettings(config=TINY_TEXT),
+    )
+    folder = tmp_path_factory.mktemp("functionals")
+    names = egemaps.Extractor("egemaps").names
+    rows = np.random.default_rng(0).standard_normal((9, len(names)))
+    torch.manual_seed(0)
+    for part in build_model(settings, TEXTS, standards(pd.DataFrame(rows, columns=names))):
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def odd_names(tmp_path, voice):
+    """Clips with names that text, matplotlib, tables or file systems may not take."""
+    (tmp_path / "audio").mkdir()
+    names = ["2_$_$.wav", "$x^{.wav", "a,b\n.wav", "NA", "x" * 240 + ".wav", "日本 %s.wav", "-o"]
+    names += [os.fsdecode(b"\xff\xfe.wav")]
+    for number, name in enumerate(names):
+        samples = voice(0.4, f0=100 + 20 * number)
+        with open(tmp_path / "audio" / name, "wb") as stream:
+            soundfile.write(stream, samples, 16_000, format="WAV")
+    return [str(tmp_path / "audio" / name) for name in names]
+
+
+@pytest.mark.torture(7, "one clip of 50 ms among others, with a model on functionals")
+@pytest.mark.parametrize("options", [[], ["--windows", "0.5"]])
+def test_predict_continues_after_a_clip_that_the_model_refuses(
+    functionals_folder, tmp_path, voice, capsys, happened, options
+):
+    for name, seconds in (("a", 0.5), ("b", 0.05), ("c", 0.6)):
+        soundfile.write(tmp_path / f"{name}.wav", voice(seconds), 16_000)
+    files = [str(tmp_path / f"{name}.wav") for name in "abc"]
+    arguments = [str(functionals_folder), *files, "--prompts", "angry", "calm", *options]
+    assert predict.main([*arguments, "-o", str(tmp_path / "x.csv")]) == 1
+    table = pd.read_csv(tmp_path / "x.csv").groupby("file").first()
+    assert table["error"].notna().tolist() == [False, True, False]
+    assert "b.wav" in table.loc[files[1], "error"] and "60 ms" in table.loc[files[1], "error"]
+    assert table["probability.angry"].notna().tolist() == [True, False, True]
+    assert "1 unreadable clips" in capsys.readouterr().err
+    happened("reported; the others are scored")
+
+
+@pytest.mark.torture(7, "one clip of 50 ms among others, indexed with a model on functionals")
+def test_search_continues_after_a_clip_that_the_model_refuses(
+    functionals_folder, tmp_path, voice, capsys, happened
+):
+    for name, seconds in (("a", 0.5), ("b", 0.05), ("c", 0.6)):
+        soundfile.write(tmp_path / f"{name}.wav", voice(seconds), 16_000)
+    index = str(tmp_path / "index")
+    files = [str(tmp_path / f"{name}.wav") for name in "abc"]
+    assert search.main(["index", str(functionals_folder), *files, "-o", index]) == 1
+    assert "b.wav: " in capsys.readouterr().err and len(ClipIndex(index)) == 2
+    assert search.main(["query", index, "--like", *files]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("like ") == 2 and "60 ms" in printed.err
+    happened("reported; the others are indexed and searched")
+
+
+@pytest.mark.torture(17, "names that tables, figures or UTF-8 do not take, scored and drawn")
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "txt"])
+def test_predict_and_its_figures_take_any_name(model_folder, odd_names, tmp_path, happened, suffix):
+    output, plots = tmp_path / f"x.{suffix}", tmp_path / "plots"
+    options = ["--windows", "0.3", "--plot", str(plots), "-o", str(output)]
+    arguments = [str(model_folder), *odd_names, "--prompts", "$a$", "b_{", *options]
+    assert cli.run(lambda: predict.main(arguments), "predict.py") == 0
+    text = output.read_bytes().decode()
+    if suffix == "jsonl":
+        files = [json.loads(line)["file"] for line in text.splitlines()]
+        assert list(dict.fromkeys(files)) == odd_names
+    assert len(list(plots.iterdir())) == len(odd_names)
+    happened("all are scored and drawn")
+
+
+@pytest.mark.torture(17, "names that tables or UTF-8 do not take, indexed")
+def test_search_takes_all_names_of_utf_8(model_folder, odd_names, tmp_path, capsys, happened):
+    index, hits, page = (str(tmp_path / name) for name in ("i", "hits.csv", "hits.html"))
+    command = ["index", str(model_folder), *odd_names, "-o", index]
+    assert cli.run(lambda: search.main(command), "search.py") == 1
+    assert "the name is not UTF-8, rename the file" in capsys.readouterr().err
+    arguments = ["query", index, "x", "--like", odd_names[-1], "-o", hits, "--page", page]
+    assert cli.run(lambda: search.main(arguments), "search.py") == 0
+    names = pd.read_csv(hits, keep_default_na=False)["name"]
+    assert set(names) == set(odd_names[:-1])
+    happened("all but one that is not UTF-8 are indexed")
 
 
 # --- Folders -------------------------------------------------------------------------------------
@@ -126,9 +225,125 @@ def test_features_that_another_process_writes_are_left_to_it(toy, tmp_path, caps
     assert features.main(arguments) == 0
 
 
+def test_index_that_another_process_writes_is_left_to_it(model_folder, toy, tmp_path, capsys):
+    index = tmp_path / "index"
+    command = ["index", str(model_folder), str(toy), "-o", str(index)]
+    index.mkdir()
+    with lock(index):
+        assert cli.run(lambda: search.main(command), "search.py") == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"{index} is in use by process {os.getpid()} on" in message
+    assert not list(index.iterdir())
+    assert search.main(command) == 0
+
+
+def test_folder_of_other_files_does_not_become_an_index(model_folder, toy, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "faiss.index").write_text("precious")
+    command = ["index", str(model_folder), str(toy), "-o", str(tmp_path / "mine")]
+    assert cli.run(lambda: search.main(command), "search.py") == 1
+    assert "is no index" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["faiss.index"]
+
+
+class HashEmbedder:
+    """Embeddings that depend on the content of files alone, without a model."""
+
+    def fingerprints(self):
+        return {"audio": "a", "text": "b"}
+
+    def embed_clips(self, clips):
+        for root, file, _, _ in clips:
+            row = np.random.default_rng(int(hash_audio(Path(root, file))[:12], 16)).normal(size=16)
+            yield EmbeddedClip((row / np.linalg.norm(row)).astype(np.float32), "unvoiced")
+
+
+def content_of(index):
+    """Table and embeddings of an index, in the order of the names of its clips."""
+    found = ClipIndex(index)
+    order = found.clips["file"].argsort().to_numpy()
+    table = found.clips.drop(columns=["chunk", "row"]).iloc[order].reset_index(drop=True)
+    return table, found.embeddings(order), len(list((index / "chunks").iterdir()))
+
+
+@pytest.mark.torture(31, "kill and full disk at the changes of files of one update of an index")
+@pytest.mark.parametrize("fault", ["kill", "full"])
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_interrupted_update_of_an_index_loses_nothing(tmp_path, monkeypatch, happened, fault, step):
+    monkeypatch.setattr(ParaCLAP, "from_pretrained", lambda *arguments: HashEmbedder())
+    monkeypatch.setattr(search, "find_model", Path)
+    monkeypatch.setattr(index_update, "WRITTEN_ROWS", 3)
+    monkeypatch.setattr(index_update, "CHUNK_ROWS", 5)
+    audio, index, start = (tmp_path / name for name in ("audio", "index", "start"))
+    audio.mkdir()
+    command = ["index", tmp_path, audio, "-o", index]
+    for number in range(8):
+        soundfile.write(audio / f"{number}.wav", np.full(900 + number, 0.1), 16_000)
+    assert run(search.main, command, index).code == 0
+    (audio / "1.wav").unlink()
+    (audio / "2.wav").rename(audio / "renamed.wav")
+    for number in (3, 8, 9):
+        soundfile.write(audio / f"{number}.wav", np.full(700 + number, 0.1), 16_000)
+    shutil.copytree(index, start)
+    before = content_of(index)
+    whole = run(search.main, command, index)
+    after = content_of(index)
+    places = range(0, len(whole.changes), step)
+    for at in places:
+        shutil.rmtree(index)
+        shutil.copytree(start, index)
+        ended = run(search.main, command, index, fault, at)
+        is_killed = ended.code == -signal.SIGKILL
+        assert is_killed == (fault == "kill") and "Traceback" not in ended.errors
+        assert is_killed or (ended.code == 0) == ("No space left" not in ended.errors)
+        meanwhile = content_of(index)[:2]  # the old index or the new one
+        assert any(pickle.dumps(meanwhile) == pickle.dumps(x[:2]) for x in (before, after))
+        assert run(search.main, command, index).code == 0
+        assert pickle.dumps(content_of(index)) == pickle.dumps(after)
+    happened(f"{len(places)} times: the same command completes the index")
+
+
 # --- Checkpoints ---------------------------------------------------------------------------------
 
 # --- Streams -------------------------------------------------------------------------------------
+
+
+class Microphone:
+    """A stream that ends by Ctrl-C after so many samples."""
+
+    def __init__(self, samples, output=None):
+        self.left, self.output, self.seen = samples, output, []
+
+    def read(self, size):
+        if self.output and self.output.exists():
+            self.seen.append(self.output.read_text().count("\n"))
+        if self.left <= 0:
+            raise KeyboardInterrupt
+        self.left -= size // 2
+        return np.random.default_rng(0).integers(-900, 900, size // 2).astype("<i2").tobytes()
+
+
+@pytest.mark.torture(31, "Ctrl-C of a stream whose scores are written")
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "txt"])
+def test_scores_of_a_stream_that_is_ended_are_kept(
+    model_folder, tmp_path, monkeypatch, happened, suffix
+):
+    output = tmp_path / f"x.{suffix}"
+    microphone = Microphone(16_000 * 3, output)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=microphone))
+    options = ["--stdin-pcm", "16000", "--windows", "0.5", "--prompts", "angry", "calm"]
+    arguments = [str(model_folder), *options, "-o", str(output)]
+    assert cli.run(lambda: predict.main(arguments), "predict.py") == 0
+    text = output.read_text()
+    rows = {
+        "csv": lambda: len(pd.read_csv(output)),
+        "json": lambda: len(json.loads(text)),
+        "jsonl": lambda: len([json.loads(line) for line in text.splitlines()]),
+        "txt": lambda: len(text.splitlines()) - 2,
+    }[suffix]()
+    assert rows == 6 and microphone.seen[-1] >= 5, "each row is written before the next is read"
+    happened("every window is written")
+
 
 # --- Caches --------------------------------------------------------------------------------------
 
@@ -167,45 +382,3 @@ def test_signal_stops_features_with_exit_code_75(toy, tmp_path, monkeypatch, cap
 
 
 # --- Tables --------------------------------------------------------------------------------------
-
-
-@pytest.mark.torture(19, "impossible columns of features tables")
-@pytest.mark.parametrize(
-    "kind, message",
-    [
-        ("list", "a column of labels holds list<.*>, expected one label per row"),
-        ("twice", "has the column emotion twice"),
-        ("large", "column 'id' of .* cannot be read as double"),
-    ],
-)
-def test_impossible_columns_end_in_one_sentence(tmp_path, capsys, kind, message):
-    first, second = make_corpus(20), make_corpus(20, 1)
-    second.index = second.index.set_levels([f"b/{f}" for f in second.index.levels[0]], level=0)
-    first["id"] = np.arange(20, dtype=np.uint64) + np.uint64(2**63)
-    second["id"] = 1.5 if kind == "large" else first["id"].to_numpy()
-    if kind == "list":
-        first["emotion"] = [["anger"]] * 20
-    stored = pa.Table.from_pandas(first)
-    if kind == "twice":
-        stored = stored.append_column("emotion", pa.array(["fear"] * 20))
-    pq.write_table(stored, tmp_path / "one.parquet")
-    inputs = tmp_path / "one.parquet", write_table(second, tmp_path / "two.parquet")
-    assert run_captions(*inputs, "-o", tmp_path / "captions.parquet") == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(rf"template_creation.py: .*{message}.*", last)
-
-
-@pytest.mark.parametrize("options", [(), ("--edges-by", "emotion,note")])
-def test_memory_of_captions_grows_with_the_number_of_labels_not_its_square(tmp_path, options):
-    peaks = []
-    for labels in (100, 1000):
-        table = make_corpus(1000)
-        for column, step in (("emotion", 1), ("note", 7)):
-            table[column] = [f"label {row * step % labels}" for row in range(1000)]
-        table.to_parquet(tmp_path / "f.parquet")
-        arguments = [tmp_path / "f.parquet", "--descriptors", "duration,emotion,intensity"]
-        tracemalloc.start()
-        assert run_captions(*arguments, "-o", tmp_path / "c.parquet", *options) == 0
-        peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
-        tracemalloc.stop()
-    assert peaks[1] < 10 * peaks[0] and peaks[1] < 6  # the square: 8 MiB

@@ -1,9 +1,14 @@
 """Data cannot run code, write elsewhere or exhaust the machine."""
 
+import asyncio
 import json
+import os
 import shutil
+import signal
+import tempfile
 import time
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -12,40 +17,49 @@ import corpus_files
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.captions.edges import read_edges
 from paraclap.captions.templates import read_templates
-from paraclap.cli import features
+from paraclap.cli import features, search
 from paraclap.cli.models import _read_scores
 from paraclap.corpora.databases import read_database
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.prompts import load_prompts
 from paraclap.files import YAML_BYTES, ForeignFolderError, file_sha256, parse_yaml
+from paraclap.inference import guards
+from paraclap.inference.guards import RequestGuard
+from paraclap.inference.index import ClipIndex, ClipIndexError
 from paraclap.training.config import read_settings
 
 # --- Model folders -------------------------------------------------------------------------------
 
 # --- Names that become paths ---------------------------------------------------------------------
 
-DATABASE = """\
-name: mine
-source: internal
-usage: unrestricted
-languages: [eng]
-tables:
-  {table}:
-    type: filewise
-    columns:
-      emotion: {{}}
-"""
+
+@pytest.mark.torture(50, "index that names a file of embeddings outside of its folder")
+@pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "", "x" * 32, "0" * 31 + "\0"])
+def test_index_names_its_own_files_alone(tmp_path, model_folder, voice, name):
+    soundfile.write(tmp_path / "a.wav", voice(0.3), 16_000)
+    index = tmp_path / "index"
+    search.main(["index", str(model_folder), str(tmp_path / "a.wav"), "-o", str(index)])
+    (rows,) = (index / "chunks").glob("*.npy")
+    (tmp_path / "outside.npy").write_bytes(rows.read_bytes())
+    table = pd.read_parquet(index / "clips.parquet")
+    table.assign(chunk=name).to_parquet(index / "clips.parquet", index=False)
+    with pytest.raises(ClipIndexError, match="is no name of a file of embeddings"):
+        ClipIndex(index)
 
 
-@pytest.mark.torture(50, "table of a database outside of its folder")
-@pytest.mark.parametrize("table", ["x/../../secret", "../secret", "/tmp/secret", "a\\\\b"])
-def test_tables_of_a_database_are_read_from_its_folder_alone(tmp_path, table):
-    corpus_files.touch(tmp_path, "corpus/a.wav", "corpus/db.x/b.wav")
-    corpus_files.write(tmp_path, "secret.csv", "file,emotion\na.wav,anger\n")
-    content = DATABASE.format(table=f'"{table}"')
-    corpus_files.write(tmp_path, "corpus/db.yaml", content)
-    message = corpus_files.message_of(tmp_path / "corpus")
-    assert "is not part of a file name" in message
+@pytest.mark.torture(50, "index that names a model elsewhere")
+@pytest.mark.parametrize("model", ["attacker/model", "../model", "//host/share", "s3://a/b"])
+def test_model_named_by_an_index_is_not_downloaded(
+    tmp_path, model_folder, voice, monkeypatch, model
+):
+    soundfile.write(tmp_path / "a.wav", voice(0.3), 16_000)
+    index = tmp_path / "index"
+    search.main(["index", str(model_folder), str(tmp_path / "a.wav"), "-o", str(index)])
+    about = json.loads((index / "index.json").read_text())
+    (index / "index.json").write_text(json.dumps(about | {"model": model}))
+    monkeypatch.setattr(search, "find_model", lambda source: pytest.fail(f"looked for {source}"))
+    with pytest.raises(ParaCLAPError, match="give the model with --model"):
+        search.main(["query", str(index), "angry"])
 
 
 # --- Caches --------------------------------------------------------------------------------------
@@ -181,3 +195,110 @@ def test_deeply_nested_json_is_no_file_of_edges(tmp_path):
 
 
 # --- The page ------------------------------------------------------------------------------------
+
+
+def answer(guard, path="/gradio_api/upload", **headers):
+    """Status of a request to a guarded application."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    fields = {"host": "127.0.0.1:7860", **headers}
+    scope = {"type": "http", "method": "POST", "path": path}
+    scope["headers"] = [(n.replace("_", "-").encode(), v.encode()) for n, v in fields.items()]
+    asyncio.run(guard(scope, None, send))
+    return sent[0]["status"]
+
+
+def guarded(folder, total, store=0):
+    """A guard before an application that stores so many bytes for each request."""
+
+    async def application(scope, receive, send):
+        (folder / f"{len(list(folder.iterdir()))}.wav").write_bytes(bytes(store))
+        await send({"type": "http.response.start", "status": 200})
+
+    return RequestGuard(application, folder, total)
+
+
+def test_uploads_are_limited_in_total(tmp_path):
+    guard = guarded(tmp_path, total=1000, store=300)
+    found = [answer(guard, content_length="300") for _ in range(5)]
+    assert found == [200, 200, 200, 413, 413] and len(list(tmp_path.iterdir())) == 3
+    assert answer(guard, path="/gradio_api/queue/join") == 200
+    (tmp_path / "0.wav").unlink()
+    assert answer(guard, content_length="100") == 200
+
+
+def test_uploads_in_progress_count(tmp_path):
+    async def application(scope, receive, send):
+        inner = [200]
+        if len(running) < 5:
+            running.append(scope)
+            inner = await nested()
+        await send({"type": "http.response.start", "status": inner[0]})
+
+    async def nested():
+        statuses = []
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        await guard(scope, None, send)
+        return statuses
+
+    scope = {"type": "http", "path": "/upload", "headers": [(b"content-length", b"400")]}
+    running, guard = [], RequestGuard(application, tmp_path, 1000)
+    assert asyncio.run(nested())[0] == 413 and len(running) == 2
+
+
+@pytest.mark.parametrize("length", [{}, {"content_length": "x"}, {"content_length": "-5"}])
+def test_uploads_of_unknown_size_are_refused(tmp_path, length):
+    assert answer(guarded(tmp_path, 1000), **length) == 411
+
+
+@pytest.mark.parametrize(
+    "origin, foreign",
+    [
+        ("http://127.0.0.1:7860", False),
+        ("http://127.0.0.1:7861", True),
+        ("http://localhost:7860", True),
+        ("https://elsewhere.example", True),
+        ("http://127.0.0.1:7860.elsewhere.example", True),
+        ("http://elsewhere@127.0.0.1:7860", True),
+        ("null", True),
+        ("http://[", True),
+        ("", True),
+    ],
+)
+def test_requests_of_pages_of_other_sites_are_refused(tmp_path, origin, foreign):
+    status = answer(guarded(tmp_path, 1000), origin=origin, content_length="1")
+    assert status == (403 if foreign else 200)
+
+
+def test_uploads_of_a_killed_page_are_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    reading, writing = os.pipe()
+    children = []
+    for ends in (False, True):  # one that still runs, and one that was killed
+        if not (child := os.fork()):
+            with guards.page_folder() as folder:
+                (folder / "upload.wav").write_bytes(b"voice")
+                os.write(writing, b".")
+                time.sleep(0 if ends else 60)
+                os.kill(os.getpid(), signal.SIGKILL)
+        children.append(child)
+        os.read(reading, 1)
+    os.waitpid(children[1], 0)
+    (tmp_path / "paraclap-page-link").symlink_to(tmp_path)
+    (tmp_path / "paraclap-paper").mkdir()
+    assert len(list(tmp_path.glob("paraclap-page-*/upload.wav"))) == 2
+    with guards.page_folder() as own:
+        kept = set(tmp_path.glob("paraclap-page-*/upload.wav"))
+        assert len(kept) == 1 and own.stat().st_mode & 0o777 == 0o700
+    os.kill(children[0], signal.SIGKILL)
+    os.waitpid(children[0], 0)
+    with guards.page_folder():
+        assert not list(tmp_path.glob("paraclap-page-*/upload.wav"))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"paraclap-page-link", "paraclap-paper"}

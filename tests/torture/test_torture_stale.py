@@ -1,8 +1,7 @@
 """Nothing stale or damaged is used."""
 
-import json
 import os
-import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,20 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from paraclap.audio.conditioning import condition_with_report
-from paraclap.audio.quality import quality_flags
+from paraclap import cli
 from paraclap.audio.reading import read_audio
 from paraclap.audio.waveform_cache import cache_waveforms
-from paraclap.captions.quality import DOUBTS
 from paraclap.captions.sources import open_file
-from paraclap.captions.templates import read_templates
-from paraclap.cli import features
+from paraclap.cli import features, search
 from paraclap.corpora.table_files import read_table
 from paraclap.data.functionals import read_functionals
 from paraclap.errors import ParaCLAPError
 from paraclap.inference.measurement import _read_columns
 from paraclap.training.tables import read_captions
-from small_corpora import make_corpus, run
 
 # --- Segments of MP3 -----------------------------------------------------------------------------
 
@@ -116,67 +111,146 @@ def test_flipped_bits_of_a_table_change_no_value(captions, tmp_path, happened, n
 
 # --- Damaged indexes -----------------------------------------------------------------------------
 
-# --- Older models --------------------------------------------------------------------------------
 
-# --- Doubtful channels ---------------------------------------------------------------------------
+@pytest.fixture
+def index(model_folder, tmp_path, voice):
+    """An index of three clips."""
+    (tmp_path / "audio").mkdir()
+    for number in range(3):
+        path = tmp_path / "audio" / f"{number}.wav"
+        soundfile.write(path, voice(0.5, f0=100 + 50 * number), 16_000)
+    command = ["index", str(model_folder), str(tmp_path / "audio"), "-o", str(tmp_path / "index")]
+    assert search.main(command) == 0
+    return tmp_path / "index"
 
 
-# --- Descriptors of doubtful recordings -----------------------------------------------------------
+def queried(index, *options):
+    """Exit code of a query, and the table of its results."""
+    hits = index.with_name("hits.csv")
+    hits.unlink(missing_ok=True)
+    arguments = ["query", str(index), "angry", "-o", str(hits), *options]
+    code = cli.run(lambda: search.main(arguments), "search.py")
+    return code, pd.read_csv(hits, keep_default_na=False) if hits.exists() else None
 
-VOICE = {"pitch", "pitch_variation", "jitter", "shimmer"}
-LEFT_OUT = {
-    "": set(),
-    "resampled:44100;mixed:2;silent_channels:1": set(),
-    "a flag of another program": set(),
-    "silent": {*VOICE, "intensity"},
-    "unvoiced": VOICE,
-    "mixed:2;antiphase": {*VOICE, "intensity"},
-    "offset:-0.012": {"intensity", "jitter", "shimmer"},
-    "offset:0.030": {"intensity", "jitter", "shimmer", "pitch_variation"},
-    "clipped:0.0020": set(),
-    "clipped:0.0200": {"shimmer"},
-    "clipped:0.0500": {"shimmer", "intensity", "jitter"},
-    "truncated": {"duration"},
-    "clipped:0.0100;truncated": {"duration", "shimmer"},
+
+def longer(path):
+    """Multiply the stored embeddings."""
+    rows = np.load(path)
+    np.save(path, rows * np.float16(4))
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+
+
+def zeroed(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-32] + bytes(32))
+
+
+def objects(path):
+    np.save(path, np.array([object()]), allow_pickle=True)
+
+
+DAMAGES = {
+    "lengths": ("*.npy", longer),
+    "bit": ("*.npy", flipped),
+    "zeros": ("*.npy", zeroed),
+    "shortened": ("*.npy", lambda path: path.write_bytes(path.read_bytes()[:-7])),
+    "one row fewer": ("*.npy", lambda path: np.save(path, np.load(path)[:-1])),
+    "other type": ("*.npy", lambda path: np.save(path, np.load(path).astype(np.float32))),
+    "pickle": ("*.npy", objects),
+    "empty": ("*.npy", lambda path: path.write_bytes(b"")),
+    "gone": ("*.npy", Path.unlink),
+    "keys": ("*.clips.parquet", flipped),
+    "no keys": ("*.clips.parquet", Path.unlink),
 }
 
 
-@pytest.mark.parametrize("flags", LEFT_OUT)
-@pytest.mark.parametrize("templates", ["paraclap", "published"])
-def test_captions_leave_out_what_the_flags_make_doubtful(tmp_path, capsys, flags, templates):
-    table = make_corpus(60)
-    flagged = [row % 6 == 0 for row in range(60)]
-    table["quality"] = [flags if is_flagged else "" for is_flagged in flagged]
-    table.loc[flagged, "equivalentSoundLevel_dBp"] = 99.0  # what the fault makes of it
-    output = tmp_path / "captions.parquet"
-    table.to_parquet(tmp_path / "f.parquet")
-    assert run(tmp_path / "f.parquet", "-o", output, "--templates", templates) == 0
-    captions = pd.read_parquet(output)
-    levels = {"pitch", "pitch_variation", "intensity", "jitter", "shimmer", "duration"}
-    missing = {name for name in levels if captions.loc[flagged, f"{name}_level"].isna().all()}
-    assert missing == LEFT_OUT[flags]
-    described = set(captions.loc[flagged, "caption_descriptors"].explode())
-    assert described & levels == levels - missing and {"emotion", "gender"} <= described
-    others = captions.loc[[not is_flagged for is_flagged in flagged]]
-    assert others[[f"{name}_level" for name in levels]].notna().all(axis=None)
-    printed = capsys.readouterr().out
-    stated = re.findall("left out because of quality flags: (.*)", printed)
-    assert set(", ".join(stated).split(", ")) == {f"{name} 10" for name in missing} or not missing
-    fitted = json.loads(output.with_name("captions.edges.json").read_text())["descriptors"]
-    used = {name: entry["groups"][0]["n"] for name, entry in fitted.items() if name in levels}
-    assert used == {name: 50 if name in missing else 60 for name in levels}
+@pytest.mark.torture(21, "embeddings of an index damaged")
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.filterwarnings("ignore:.*damaged, its clips are embedded again")
+def test_damaged_embeddings_are_not_ranked(index, model_folder, capsys, happened, damage):
+    code, expected = queried(index)
+    assert code == 0 and expected["cosine"].between(-1, 1).all()
+    pattern, fault = DAMAGES[damage]
+    (path,) = (index / "chunks").glob(pattern)
+    fault(path)
+    code, hits = queried(index)
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert code == 1 and hits is None and "run the index command again" in message
+    search.main(["index", str(model_folder), str(index.with_name("audio")), "-o", str(index)])
+    code, hits = queried(index)
+    assert code == 0 and hits.equals(expected)
+    happened("refused, and embedded again by the next update")
 
 
-def test_flags_of_recordings_are_those_that_captions_know():
-    seconds = np.arange(16000) / 16000
-    voice = (0.5 * np.sin(2 * np.pi * 150 * seconds)).astype(np.float32)
-    for change, flag in ((voice + 0.05, "offset"), (np.clip(4 * voice, -1, 1), "clipped")):
-        names = {text.partition(":")[0] for text in condition_with_report(change, 16000)[1].flags()}
-        assert flag in names and flag in {doubt.flag for doubt in DOUBTS}
-    assert quality_flags(np.zeros(16000, np.float32)) == ["silent"]
-    assert {"silent", "unvoiced"} <= {doubt.flag for doubt in DOUBTS}
+@pytest.mark.torture(21, "table of an index damaged")
+@pytest.mark.filterwarnings("ignore:.*it is written again")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda table: table.drop(columns="row"),
+        lambda table: table.assign(chunk="0" * 32),
+        lambda table: table.assign(row=7),
+        lambda table: table.assign(row=-1),
+        None,
+    ],
+)
+def test_damaged_table_of_an_index_is_refused_and_written_again(
+    index, model_folder, capsys, happened, fault
+):
+    _, expected = queried(index)
+    path = index / "clips.parquet"
+    if fault:
+        fault(pd.read_parquet(path)).to_parquet(path, index=False)
+    else:
+        path.write_bytes(path.read_bytes()[:-99])
+    code, hits = queried(index)
+    assert code == 1 and hits is None
+    assert "Traceback" not in capsys.readouterr().err
+    search.main(["index", str(model_folder), str(index.with_name("audio")), "-o", str(index)])
+    assert queried(index)[1].equals(expected)
+    happened("refused, and written again by the next update, which embeds nothing")
 
 
-def test_doubtful_columns_are_those_of_descriptors():
-    measured = {d.column for d in read_templates(["paraclap", "extended"]) if d.kind == "level"}
-    assert {column for doubt in DOUBTS for column in doubt.columns} <= measured
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "null", '{"format": 2}', '{"format": 2, "model": "m", "fingerprints": {}}']
+    + ['{"format": 2, "model": 3, "fingerprints": {"audio": "a", "text": "b"}}', "[" * 100_000],
+)
+def test_index_without_its_keys_is_refused(index, capsys, text):
+    (index / "index.json").write_text(text)
+    code, hits = queried(index)
+    message = capsys.readouterr().err
+    assert code == 1 and hits is None and message.count("\n") == 1 and str(index) in message
+
+
+@pytest.mark.parametrize(
+    "change, state",
+    [
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: (path.unlink(), path.mkdir()), "missing"),
+        (lambda path: flipped(path), "changed"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "changed"),
+        (lambda path: os.utime(path, ns=(5, 5)), ""),
+        (lambda path: path.write_bytes(path.read_bytes()), ""),
+    ],
+)
+def test_results_whose_file_is_gone_or_was_replaced_are_marked(index, capsys, change, state):
+    change(index.with_name("audio") / "1.wav")
+    page = index.with_name("hits.html")
+    code, hits = queried(index, "--page", str(page))
+    states = hits.set_index("file")["file_state"]
+    assert code == 0 and states.to_dict() == {"0.wav": "", "1.wav": state, "2.wav": ""}
+    note = {"missing": "no longer exists", "changed": "was changed since"}.get(state)
+    for text in (capsys.readouterr().out, page.read_text()):
+        assert text.count("the file ") == (note is not None)
+        assert note is None or f"the file {note}" in text
+
+
+# --- Older models --------------------------------------------------------------------------------
+
+# --- Doubtful channels ---------------------------------------------------------------------------

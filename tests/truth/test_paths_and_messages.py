@@ -2,9 +2,12 @@
 
 import dataclasses
 import datetime
+import io
 import re
 import shutil
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,10 +19,11 @@ import torch
 
 from corpus_files import message_of, touch, warnings_of, write
 from paraclap import cli
-from paraclap.cli import evaluate, features, predict, search, template_creation
+from paraclap.cli import app, evaluate, features, predict, search, template_creation
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation import run as evaluation
+from paraclap.inference.index import ClipIndex
 from paraclap.inference.measurement import check_labels, groups_of_edges, measured_levels
 from paraclap.model.build import load_model
 from paraclap.model.towers import ALPHABET, SPECIAL_TOKENS
@@ -385,6 +389,142 @@ def test_a_name_that_the_hub_does_not_have_is_called_so(tmp_path, monkeypatch):
 
 
 # --- Messages of inference -----------------------------------------------------------------------
+
+
+PROMPTS = ["--prompts", "angry", "calm"]
+DESCRIBE = ["x.wav", "--describe", "--edges", "e.json"]
+
+
+def stopped(main, arguments, capsys):
+    """Exit code and last line of a command line that stops before a model is loaded."""
+    try:
+        code = cli.run(lambda: main([str(a) for a in arguments]), "script")
+    except SystemExit as end:
+        code = end.code
+    return code, capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([*DESCRIBE, "-o", "x.csv"], "--describe cannot be combined with --output"),
+        ([*DESCRIBE, "--format", "json"], "--describe cannot be combined with --format"),
+        ([*DESCRIBE, "--windows", "1"], "--describe cannot be combined with --windows"),
+        ([*DESCRIBE, "--template", "a {}"], "--describe cannot be combined with --template"),
+        (["x.wav", *PROMPTS, "--windows", "0.00001"], "a window of at least 0.06 s"),
+        (["x.wav", *PROMPTS, "--windows", "1", "--hop", "1e-9"], "a hop of at least 0.01 s"),
+        (["x.wav", *PROMPTS, "--windows", "1", "--hop", "0"], "a hop of at least 0.01 s"),
+        (["x.wav", *PROMPTS, "--windows", "nan"], "window nan s"),
+        (["x.wav", *PROMPTS, "--windows", "inf"], "window inf s"),
+        (["x.wav", *PROMPTS, "-o", "a.wav"], "a.wav must end in .csv"),
+        (["x.wav", *PROMPTS, "-o", "."], ". must end in .csv"),
+        (["list.csv", *PROMPTS, "-o", "list.csv"], "list.csv would replace an input"),
+        (["list.csv", *PROMPTS, "-o", "./list.csv"], "list.csv would replace an input"),
+    ],
+)
+def test_wrong_options_of_predict_are_named(
+    tmp_path, monkeypatch, capsys, model_folder, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.csv").write_text("file\nx.wav\n")
+    (tmp_path / "x.wav").touch()
+    code, line = stopped(predict.main, [model_folder, *arguments], capsys)
+    assert code == (1 if "replace" in message else 2) and message in line
+    assert (tmp_path / "list.csv").read_text() == "file\nx.wav\n"
+
+
+@pytest.mark.parametrize(
+    "groups, message",
+    [
+        (["colour=red"], "fitted for all clips together, not by colour"),
+        (["gender=female", "age=old"], "fitted for all clips together, not by gender, age"),
+    ],
+)
+def test_labels_that_edges_do_not_use_are_named(captions, model_folder, capsys, groups, message):
+    edges = captions.with_name("captions.edges.json")
+    options = ["x.wav", "--describe", "--edges", edges, "--group", *groups]
+    assert stopped(predict.main, [model_folder, *options], capsys) == (
+        1, f"script: {edges} holds edges that were {message}"
+    )  # fmt: skip
+
+
+def test_empty_stream_is_named(model_folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
+    options = ["--stdin-pcm", "16000", "--windows", "1", *PROMPTS]
+    code, line = stopped(predict.main, [model_folder, *options], capsys)
+    assert code == 1 and line == "script: the stream ended without a sample"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["x", "--page", "clip.wav"], "clip.wav must end in .html"),
+        (["x", "-o", "hits.json"], "hits.json must end in .csv"),
+        (["--like", "list.csv", "-o", "list.csv"], "list.csv would replace an input"),
+    ],
+)
+def test_results_of_a_search_overwrite_no_input(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip.wav", "list.csv"):
+        (tmp_path / name).write_text(name)
+    code, line = stopped(search.main, ["query", "index", *arguments], capsys)
+    assert code == (1 if "replace" in message else 2) and message in line
+    assert all((tmp_path / n).read_text() == n for n in ("clip.wav", "list.csv"))
+
+
+@pytest.mark.parametrize("repeated", ["same", "subfolder", "link"])
+def test_clip_that_is_named_twice_is_indexed_once(model_folder, tmp_path, voice, capsys, repeated):
+    folder, index = tmp_path / "a", tmp_path / "index"
+    (folder / "b").mkdir(parents=True)
+    soundfile.write(folder / "b" / "c.wav", voice(0.5), 16_000)
+    (tmp_path / "link").symlink_to(folder)
+    other = {"same": folder, "subfolder": folder / "b", "link": tmp_path / "link"}[repeated]
+    command = ["index", str(model_folder), str(folder), str(other), "-o", str(index)]
+    assert search.main(command) == 0
+    assert "1 clips are given more than once" in capsys.readouterr().out
+    assert len(ClipIndex(index)) == 1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["nope"], "nope does not exist"),
+        (["--port", "99999999"], "99999999, expected 1 to 65535"),
+        (["--port", "-1"], "-1, expected 1 to 65535"),
+        (["--port", "TAKEN"], "another program uses it, choose another --port"),
+        (["--host", "192.0.2.1"], "192.0.2.1:7860 cannot be used"),
+        (["--edges", "BAD"], "bad.txt"),
+        (["--edges", "EDGES", "--features", "BAD"], "bad.txt"),
+        (["--edges", "EDGES", "--features", "CAPTIONS"], "captions.parquet has no column"),
+        (["--index", "FOLDER"], "is not an index"),
+    ],
+)
+def test_page_names_wrong_arguments_before_the_model_is_loaded(
+    tmp_path, model_folder, captions, capsys, monkeypatch, options, message
+):
+    bad = tmp_path / "bad.txt"
+    bad.write_text("text")
+    monkeypatch.setattr(app, "_serve", lambda *arguments: pytest.fail("served"))
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: name)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        places = {
+            "TAKEN": taken.getsockname()[1],
+            "BAD": bad,
+            "EDGES": captions.with_name("captions.edges.json"),
+            "CAPTIONS": captions,
+            "FOLDER": tmp_path,
+        }
+        model = [] if options == ["nope"] else [model_folder]
+        given = [*model, *(places.get(option, option) for option in options)]
+        given += [] if "--port" in options or "--host" in options else ["--port", _free_port()]
+        code, line = stopped(app.main, given, capsys)
+    assert code in (1, 2) and message in line
+
+
+def _free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
 
 # --- Messages of captions and features -----------------------------------------------------------
 

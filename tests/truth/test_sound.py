@@ -1,16 +1,23 @@
 """Sound that is not what it seems is read whole, refused or marked."""
 
+import json
 import os
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 from audio_files import tone
 
 from paraclap.audio import SAMPLING_RATE
 from paraclap.audio.quality import quality_flags
 from paraclap.audio.reading import read_audio
+from paraclap.cli import predict, search
+from paraclap.inference import page
+from paraclap.inference.api import ParaCLAP
+from paraclap.inference.page import Analyzer
 
 DATA = Path(os.environ.get("PARACLAP_DATA", Path(__file__).resolve().parents[2] / "../shared/data"))
 
@@ -77,6 +84,80 @@ def test_marks_of_speech_are_rare_and_cheap():
     assert [quality_flags(waveform) for waveform in waveforms] == [[]] * len(files)
     seconds = sum(map(len, waveforms)) / SAMPLING_RATE
     assert time.process_time() - began < 0.005 * seconds
+
+
+SOUNDS = {
+    "silence": np.zeros(SAMPLING_RATE),
+    "noise": noise(0.0),
+    "clipped": np.clip(30 * voice(120), -1, 1),
+    "voice": voice(120),
+}
+FLAGS = {"silence": "silent", "noise": "unvoiced", "clipped": "clipped", "voice": ""}
+"""The first flag of each sound."""
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """A folder of SOUNDS."""
+    (tmp_path / "sounds").mkdir()
+    for name, samples in SOUNDS.items():
+        soundfile.write(tmp_path / "sounds" / f"{name}.wav", samples, SAMPLING_RATE)
+    return tmp_path / "sounds"
+
+
+def first_flags(table, column):
+    """The first flag of each row, by the stem of a file name in a column."""
+    stems = table[column].map(lambda name: Path(name).stem)
+    flags = table["quality"].fillna("").str.partition(":")[0]
+    return dict(zip(stems, flags.str.partition(";")[0], strict=True))
+
+
+@pytest.mark.parametrize("options", [[], ["--windows", "9"]])
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_predict_marks_what_is_no_speech(model_folder, sounds, tmp_path, capsys, options, kind):
+    output = tmp_path / f"x.{kind}"
+    arguments = [model_folder, sounds, "--prompts", "angry", "calm", "-o", output, *options]
+    assert predict.main(list(map(str, arguments))) == 0
+    table = pd.read_csv(output) if kind == "csv" else pd.DataFrame(json.loads(output.read_text()))
+    assert first_flags(table, "file") == FLAGS
+    assert "check the recordings: of 4 " in capsys.readouterr().err
+
+
+def test_predict_marks_a_line_on_the_screen(model_folder, sounds, capsys):
+    predict.main([str(model_folder), str(sounds), "--prompts", "angry", "calm"])
+    lines = capsys.readouterr().out.splitlines()
+    marked = {line.split("sounds/")[1] for line in lines if "(check: " in line}
+    assert {name.partition(".")[0] for name in marked} == {"silence", "noise", "clipped"}
+
+
+def test_search_marks_what_is_no_speech(model_folder, sounds, tmp_path, capsys):
+    index, hits, page = (tmp_path / name for name in ("index", "hits.csv", "hits.html"))
+    assert search.main(["index", str(model_folder), str(sounds), "-o", str(index)]) == 0
+    outputs = ["-o", str(hits), "--page", str(page)]
+    assert search.main(["query", str(index), "angry", *outputs]) == 0
+    assert first_flags(pd.read_csv(hits), "file") == FLAGS
+    assert "noise.wav  (check: unvoiced)" in capsys.readouterr().out
+    assert '<span class="check">check: silent</span>' in page.read_text()
+    (sounds / "noise.wav").rename(sounds / "renamed.wav")  # stored with the embedding
+    assert search.main(["index", str(model_folder), str(sounds), "-o", str(index)]) == 0
+    search.main(["query", str(index), "angry", "-o", str(hits)])
+    assert first_flags(pd.read_csv(hits), "file")["renamed"] == "unvoiced"
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_page_notes_what_is_no_speech(tiny, sounds, name):
+    analysis = Analyzer(ParaCLAP(*tiny)).analyze(sounds / f"{name}.wav", "angry\ncalm")
+    assert len(analysis.probabilities()) == 2
+    assert (analysis.acoustics is None) == (name == "silence")
+    assert (
+        (analysis.checks[:1] == (page.FLAGS[FLAGS[name]],)) if FLAGS[name] else not analysis.checks
+    )
+
+
+def test_python_scores_come_with_quality(tiny, sounds):
+    files = [sounds / f"{name}.wav" for name in SOUNDS]
+    scores = ParaCLAP(*tiny).score([*files, (SOUNDS["noise"], SAMPLING_RATE)], ["angry", "calm"])
+    assert [text.partition(":")[0] for text in scores["quality"]] == [*FLAGS.values(), "unvoiced"]
 
 
 # --- Segments ------------------------------------------------------------------------------------
