@@ -287,8 +287,9 @@ def claim_folder(path: str | Path, kind: str, own: str) -> Path:
     with output_errors(folder, folder):
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
     if names and not any(re.fullmatch(own, name) for name in names):
-        found = f"it contains {min(names)!r}"
-        raise ForeignFolderError(f"{folder} is no {kind}, {found}: use a new or empty folder")
+        raise ForeignFolderError(
+            f"{folder} is no {kind}, it contains {min(names)!r}: use a new or empty folder"
+        )
     return folder
 
 
