@@ -5,7 +5,6 @@ from another model does not validate on clips or speakers which that model was t
 """
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from paraclap.audio.augment import TRANSFORMS, Augmenter
+from paraclap.captions.sources import metadata_of
 from paraclap.corpora.labels import in_split, normalise_labels, split_names
 from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels
@@ -32,7 +32,6 @@ from paraclap.files import reading
 from paraclap.settings import LABEL_TABLES, DataSettings, Settings, SettingsError, corpora_of
 
 VALIDATION_SPLIT = "dev"  # unless `data.validation_split` is set
-CAPTIONS_METADATA = b"paraclap"  # key under which features.py stores the corpus
 
 
 def read_captions(path: str | Path) -> pd.DataFrame:
@@ -217,8 +216,7 @@ def catalogue_names(path: str) -> dict[str, str | None]:
 
 
 def _about_captions(path: str) -> dict[str, Any]:
-    metadata = pq.read_schema(path).metadata or {}
-    return json.loads(metadata.get(CAPTIONS_METADATA, b"{}"))
+    return metadata_of(pq.read_schema(path))
 
 
 def _public_name(encoder: str) -> str:

@@ -76,7 +76,7 @@ def test_provenance_has_the_epochs_that_were_trained(captions):
 def test_provenance_has_every_corpus_of_joined_captions(tmp_path):
     about = {"corpora": {"ravdess": {"root": "/secret"}, "emodb": {}}}
     table = pa.table({"file": ["a"], "captions": [["x"]], "caption_descriptors": [["emotion"]]})
-    metadata = {tables.CAPTIONS_METADATA: json.dumps(about).encode()}
+    metadata = {b"paraclap": json.dumps(about).encode()}
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "joined.parquet")
     settings = Settings()
     settings.data.captions = str(tmp_path / "joined.parquet")
