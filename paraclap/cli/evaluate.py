@@ -41,6 +41,7 @@ onnx, for which MODEL is a folder written by `models.py export`. --precision bf1
 
 import argparse
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = {"root": options.root, "columns": options.columns}
     sources = read_sources(*what, as_published=options.protocol is not None, **tables)
     _prepare_output(options, sources)
+    if options.cache is None:
+        warnings.warn("embedding cache: there is no home folder; not used", stacklevel=1)
     # torch and transformers take seconds to import: after arguments and corpora are checked.
     from paraclap.distributed import device_named, processes, rank
     from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, audio_fingerprint
@@ -91,7 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             waveform_cache=options.waveform_cache,
             batch_seconds=options.batch_seconds,
             workers=options.workers,
-            cache=options.cache and DiskEmbeddingCache(options.cache, audio_fingerprint(*parts)),
+            cache=(
+                DiskEmbeddingCache(options.cache, audio_fingerprint(*parts))
+                if options.cache
+                else None
+            ),
         )
         if rank() == 0:
             about = {
@@ -124,10 +131,15 @@ def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> Non
         raise OutputError(f"{folder} cannot be written: permission denied")
 
 
-def default_cache() -> Path:
-    """Return the folder of the embedding cache: $PARACLAP_CACHE, or in the user's cache folder."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("PARACLAP_CACHE") or user / "paraclap" / "embeddings")
+def default_cache() -> Path | None:
+    """Return the folder of the embedding cache: $PARACLAP_CACHE, or in the user's cache folder.
+
+    None if the user has no home folder.
+    """
+    if folder := os.environ.get("PARACLAP_CACHE"):
+        return Path(folder)
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return None if user.startswith("~") else Path(user) / "paraclap" / "embeddings"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -156,7 +168,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--retrieval", nargs="+", metavar="CAPTIONS", help="captions table of each SOURCE")
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
     add("--cache", type=path_of, default=default_cache(), help="embedding cache (%(default)s)")
-    add("--no-cache", dest="cache", action="store_const", const=None, help="embed all clips anew")
+    add("--no-cache", dest="cache", action="store_const", const=False, help="embed all clips anew")
     add("--waveform-cache", type=path_of, help="folder of a waveform cache to read, or to write")
     seconds = "padded audio per batch [s]"
     add("--batch-seconds", type=batch_seconds, default=BATCH_SECONDS, help=seconds)

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.segments import Position
 from paraclap.data.dataset import ClipDataset
-from paraclap.files import make_folder, write_bytes
+from paraclap.files import OutputError, make_folder, write_bytes
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
 DIGEST_BYTES = 32
@@ -82,14 +82,17 @@ def _fingerprint(model: ParaCLAPModel, side: tuple[str, ...], settings: Sequence
 class DiskEmbeddingCache:
     """Embeddings of one model on disk, in append-only files that are named by their hash.
 
-    Several processes may share a folder. Damaged files are ignored with a warning.
+    Several processes may share a folder. Files that are damaged or not ours, and a folder that
+    cannot be written, are ignored with a warning: embeddings are then computed again.
 
     Attributes:
         folder: of this model.
+        is_writable: whether embeddings are still stored.
     """
 
     def __init__(self, folder: str | Path, fingerprint: str) -> None:
         self.folder = Path(folder) / fingerprint[:32]
+        self.is_writable = True
         self._places: dict[bytes, tuple[np.ndarray, int]] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
             self._read(path)
@@ -98,16 +101,26 @@ class DiskEmbeddingCache:
         return len(self._places)
 
     def _read(self, path: Path) -> None:
+        if fault := self._read_or_fault(path):
+            warnings.warn(f"embedding cache: {path} {fault}; ignored", stacklevel=3)
+
+    def _read_or_fault(self, path: Path) -> str | None:
+        if not path.is_file():  # reading from a pipe would block
+            return "is not a file"
         try:
             content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != path.stem:
+                return "does not have the hash of its name"
             stored = load(content)
-        except (OSError, SafetensorError) as error:
-            warnings.warn(f"{path} cannot be read, ignored: {error}", stacklevel=3)
-            return
-        if hashlib.sha256(content).hexdigest() != path.stem:
-            warnings.warn(f"{path} does not have the hash of its name, ignored", stacklevel=3)
-            return
-        self._remember([key.tobytes() for key in stored["keys"]], stored["embeddings"])
+            keys, embeddings = stored["keys"], stored["embeddings"]
+        except (OSError, SafetensorError, KeyError) as error:
+            return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        if embeddings.ndim != 2 or keys.shape != (len(embeddings), DIGEST_BYTES):
+            return "has other content"
+        if not np.isfinite(embeddings).all():
+            return "has embeddings that are not finite"
+        self._remember([key.tobytes() for key in keys], embeddings)
+        return None
 
     def _remember(self, keys: Sequence[bytes], embeddings: np.ndarray) -> None:
         self._places |= {key: (embeddings, row) for row, key in enumerate(keys)}
@@ -119,8 +132,8 @@ class DiskEmbeddingCache:
         missing = []
         for row in range(len(keys)) if rows is None else rows:
             key = keys[row]
-            if key in self._places:
-                block, place = self._places[key]
+            block, place = self._places.get(key, (None, 0))
+            if block is not None and block.shape[1:] == embeddings.shape[1:]:
                 embeddings[row] = torch.from_numpy(block[place])
             else:
                 missing.append(row)
@@ -129,8 +142,14 @@ class DiskEmbeddingCache:
     def add(self, keys: Sequence[bytes], embeddings: torch.Tensor) -> None:
         """Store embeddings (B, D) under their keys, in one atomically written file."""
         block = embeddings.numpy()
+        self._remember(keys, block)
+        if not self.is_writable:
+            return
         rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST_BYTES)
         content = save({"keys": rows, "embeddings": block})
         name = f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        write_bytes(make_folder(self.folder) / name, content)
-        self._remember(keys, block)
+        try:
+            write_bytes(make_folder(self.folder) / name, content)
+        except OutputError as error:
+            self.is_writable = False
+            warnings.warn(f"embedding cache: {error}; no longer written", stacklevel=3)

@@ -81,7 +81,7 @@ def test_known_corpora_have_all_their_classes_and_others_those_present():
     assert len(prompts_for(labelled("ravdess", emotion=["sad"]))) == 8
     table = labelled(emotion=["sad", "Anger", "ridiculed", np.nan])
     assert prompts_for(table, "emotion", "sentence") == {
-        "Anger": ("the speaker sounds angry",),
+        "anger": ("the speaker sounds angry",),
         "ridiculed": ("the emotion of the speaker is ridiculed",),
         "sad": ("the speaker sounds sad",),
     }

@@ -1,11 +1,17 @@
 """Nothing is lost, and nothing stops the rest."""
 
+import hashlib
 import importlib
 import json
 import os
 import pickle
+import pwd
+import re
 import shutil
 import signal
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,22 +21,29 @@ import pytest
 import soundfile
 import torch
 from fault_injection import run
+from safetensors.numpy import save
+from training_runs import REPOSITORY
 
 from corpus_files import touch, warnings_of
 from paraclap import cli
 from paraclap.acoustics import egemaps, worker_pool
 from paraclap.audio import AudioError
 from paraclap.audio.paths import check_regular, hash_audio, resolve_inside
-from paraclap.cli import features, predict, search
+from paraclap.cli import evaluate, features, predict, search
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.data.functionals import standards
+from paraclap.evaluation import embedding_cache
+from paraclap.files import OutputError
 from paraclap.inference import index_update
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.clips import EmbeddedClip
 from paraclap.inference.index import ClipIndex
 from paraclap.locks import InUseError, lock
-from paraclap.model.build import build_model
+from paraclap.model.build import build_model, load_model
 from paraclap.settings import ModelSettings, TowerSettings
+from small_corpora import make_corpus
+from small_corpora import run as run_captions
+from small_corpora import write as write_table
 from tiny_models import TEXTS, TINY_TEXT
 
 # --- Single clips --------------------------------------------------------------------------------
@@ -345,7 +358,103 @@ def test_scores_of_a_stream_that_is_ended_are_kept(
     happened("every window is written")
 
 
+RUN = "import sys, paraclap.cli; sys.exit(paraclap.cli.run(lambda: {}, 'x.py'))"
+PRINTING = {
+    "long": ["-c", RUN.format("print('x' * 10**6) or 0")],
+    "--help": ["evaluate.py", "--help"],
+    "templates": ["preprocessing/template_creation.py", "--dump-templates"],
+    "error": ["predict.py", "absent", "a.wav", "--prompts", "x"],
+}
+
+
+@pytest.mark.parametrize("printing", PRINTING)
+@pytest.mark.parametrize("output", ["pipe", "full", "closed"])
+def test_output_that_cannot_be_written_ends_a_command_without_a_traceback(printing, output):
+    command = [sys.executable, *PRINTING[printing]]
+    if output == "closed":
+        command = ["sh", "-c", 'exec "$@" >&- <&-', "sh", *command]
+    with open("/dev/full", "w") as full:
+        stdout = full if output == "full" else subprocess.PIPE
+        process = subprocess.Popen(
+            command, stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+        )
+        if output == "pipe":
+            process.stdout.close()
+        message = process.communicate()[1]
+    assert "Traceback" not in message and "Exception ignored" not in message, message
+    if printing == "error":
+        assert process.returncode == 1 and "absent does not exist" in message
+    elif printing == "--help":
+        assert process.returncode == 0  # argparse ignores errors of writing
+    else:
+        assert process.returncode == {"pipe": 141, "full": 1, "closed": 0}[output]
+        assert ("cannot be written: No space" in message) == (output == "full")
+
+
+def test_both_outputs_may_be_closed():
+    code = RUN.format("[print('x' * 10**6, file=f) for f in (sys.stderr, sys.stdout)]")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=REPOSITORY,
+    )
+    process.stdout.close()
+    assert process.wait() == 141
+
+
+def test_errors_of_other_files_keep_their_traceback():
+    def main():
+        raise BrokenPipeError("of a worker")
+
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        cli.run(main, "x.py")
+
+
 # --- Caches --------------------------------------------------------------------------------------
+
+
+def full_disk(monkeypatch):
+    def write(*_):
+        raise OutputError("cache cannot be written: No space left on device")
+
+    monkeypatch.setattr(embedding_cache, "write_bytes", write)
+
+
+def odd_files(folder):
+    (folder / "folder.safetensors").mkdir(parents=True)
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "text.safetensors").write_text("not ours")
+    for tensors in ({"x": np.ones(3)}, {"keys": np.zeros((2, 32)), "embeddings": np.ones(2)}):
+        content = save(tensors)
+        (folder / f"{hashlib.sha256(content).hexdigest()}.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize("fault", ["a file", "full disk", "odd files", "no home"])
+def test_evaluation_goes_on_without_an_embedding_cache(
+    fault, model_folder, corpus, tmp_path, monkeypatch
+):
+    cache, results = tmp_path / "cache", tmp_path / "results"
+    options = ["--cache", str(cache)]
+    parts = load_model(model_folder)
+    match fault:
+        case "a file":
+            cache.write_text("")
+        case "full disk":
+            full_disk(monkeypatch)
+        case "odd files":
+            odd_files(cache / embedding_cache.audio_fingerprint(*parts)[:32])
+        case "no home":
+            options = []
+            for name in ("HOME", "XDG_CACHE_HOME", "PARACLAP_CACHE"):
+                monkeypatch.delenv(name, raising=False)
+            monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    command = [str(model_folder), str(corpus), "--split", "dev", "-o", str(results), *options]
+    with pytest.warns(UserWarning, match="embedding cache: ") as caught:
+        assert evaluate.main(command) == 0
+    assert len(caught) == (5 if fault == "odd files" else 1)
+    assert (results / "scores.yaml").is_file()
+
 
 # --- Signals -------------------------------------------------------------------------------------
 
