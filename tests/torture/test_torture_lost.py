@@ -6,12 +6,10 @@ import json
 import os
 import pickle
 import pwd
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,9 +39,6 @@ from paraclap.inference.index import ClipIndex
 from paraclap.locks import InUseError, lock
 from paraclap.model.build import build_model, load_model
 from paraclap.settings import ModelSettings, TowerSettings
-from small_corpora import make_corpus
-from small_corpora import run as run_captions
-from small_corpora import write as write_table
 from tiny_models import TEXTS, TINY_TEXT
 
 # --- Single clips --------------------------------------------------------------------------------
