@@ -1,11 +1,19 @@
 """Respelled labels, genders, speakers and splits give the figures of clean ones."""
 
+import os
+from pathlib import Path
+
 import pandas as pd
 import pytest
+import yaml
+from training_runs import rows as metric_rows
 
 from corpus_files import message_of, touch, warnings_of, write
+from paraclap.cli import evaluate, features, template_creation
 from paraclap.corpora.labels import normal_label, normalise_labels
 from paraclap.corpora.table import read_corpus, scored_classes
+from paraclap.training import loop
+from paraclap.training.config import read_settings
 
 EMOTIONS = ["anger", "sadness", "fear", "neutral"]
 
@@ -164,3 +172,68 @@ def test_impossible_renaming_is_an_error(tmp_path, columns, part):
 # --- Equal prompts -------------------------------------------------------------------------------
 
 # --- The whole path ------------------------------------------------------------------------------
+
+DATA = Path(os.environ.get("PARACLAP_DATA", Path(__file__).resolve().parents[2] / "../shared/data"))
+
+
+def written_rows(folder, rows):
+    """Write a table of labels; its name and folder of the audio are the same in all folders."""
+    folder.mkdir()
+    rows.to_csv(folder / "labels.csv", index=False)
+    return [str(folder / "labels.csv"), "--root", str(DATA / "ravdess")]
+
+
+def respelled(rows):
+    """Respell a third of three emotions, of a gender, of a speaker and of the splits."""
+    rows, new = (
+        rows.copy(),
+        {"emotion": {"anger": "Angry ", "sadness": "SADNESS", "fear": "scared"}},
+    )
+    new |= {"gender": {"female": "F"}, "speaker": {"03": " 03"}}
+    new |= {"split": {"train": "Training", "dev": "validation", "test": "TEST"}}
+    for column, words in new.items():
+        for old, word in words.items():
+            chosen = rows.index[rows[column] == old][::3]
+            rows.loc[chosen, column] = word
+    return rows
+
+
+@pytest.mark.slow  # features, captions, training and evaluation of 256 recordings, twice
+def test_respelled_ravdess_gives_the_bits_of_the_clean_table(config, tmp_path):
+    if not (DATA / "ravdess").is_dir():
+        pytest.skip(f"{DATA / 'ravdess'} does not exist (set PARACLAP_DATA)")
+    rows = pd.read_csv(DATA / "ravdess.csv", dtype=str)
+    rows = rows[rows["speaker"].isin([f"{n:02d}" for n in range(1, 9)]) & (rows["text_id"] == "1")]
+    rows = rows[rows["repetition"] == "1"]
+    parts = {"05": "dev", "06": "dev", "07": "test", "08": "test"}
+    rows["split"] = rows["speaker"].map(parts).fillna("train")
+    outputs = {}
+    for name, table in {"clean": rows, "respelled": respelled(rows)}.items():
+        source, folder = written_rows(tmp_path / name, table), tmp_path / name
+        features_file, captions = folder / "features.parquet", folder / "captions.parquet"
+        assert features.main([*source, "-o", str(features_file), "--workers", "2"]) == 0
+        assert template_creation.main([str(features_file), "-o", str(captions)]) == 0
+        run = loop.train(
+            read_settings(
+                [
+                    *(config, f"output={folder}/run", f"data.root={DATA / 'ravdess'}"),
+                    *(f"data.captions={captions}", "data.validation_split=development"),
+                ]
+            )
+        )
+        where = [*source, "-o", str(folder / "scores"), "--split", "test"]
+        targets = ["--targets", "emotion", "gender"]
+        assert evaluate.main([str(run.output), *where, *targets, "--prompts", "sentence"]) == 0
+        scores = yaml.safe_load((folder / "scores/scores.yaml").read_text())["corpora"]
+        outputs[name] = {
+            "captions": captions.read_bytes(),
+            "edges": (folder / "captions.edges.json").read_bytes(),
+            "validation": [row["UAR"] for row in metric_rows(run.output) if "UAR" in row],
+            "weights": (run.output / "last/model.safetensors").read_bytes(),
+            "scores": scores,
+            "predictions": (folder / "scores/labels.csv").read_bytes(),
+        }
+    for part, value in outputs["clean"].items():
+        assert outputs["respelled"][part] == value, part
+    assert len(rows) == 120 and not rows.equals(respelled(rows))
+    assert {"UAR", "interval"} <= outputs["clean"]["scores"]["labels"].keys()
