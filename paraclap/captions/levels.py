@@ -4,7 +4,6 @@ A value is "low" at or below the lower edge, "high" at or above the upper edge, 
 Edges are fitted to all training rows or within groups of rows.
 """
 
-import itertools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from paraclap.captions.edges import QUANTILES, Bounds, Edges
+from paraclap.captions.quality import QUALITY, doubtful
 from paraclap.captions.sources import LabelEncoder, decoded, encode, value_type
 from paraclap.captions.tables import Features
 from paraclap.captions.templates import LEVELS, Comparison, Descriptor, Group, InputError
@@ -31,12 +31,18 @@ def is_number(kind: pa.DataType) -> bool:
 def defined_values(batch: pa.RecordBatch, descriptor: Descriptor) -> np.ndarray:
     """Return the values of a level descriptor as float64 (rows,), NaN where undefined.
 
-    Undefined are infinite values and, for voiced descriptors, zeros and all values of clips that
-    are unvoiced by `VOICING_COLUMN`, if the batch holds that column.
+    Undefined are infinite values, those that the quality flags make doubtful and, for voiced
+    descriptors, zeros and all values of clips that are unvoiced by `VOICING_COLUMN`. Without the
+    columns of flags and of voicing, these are not considered.
 
     Raises:
         InputError: if the column does not hold numbers
     """
+    return np.where(doubtful(batch, descriptor), np.nan, measured_values(batch, descriptor))
+
+
+def measured_values(batch: pa.RecordBatch, descriptor: Descriptor) -> np.ndarray:
+    """Return the values of `defined_values`, including doubtful ones (rows,)."""
     values = _floats(batch, descriptor.column)
     undefined = ~np.isfinite(values)
     if descriptor.voiced:
@@ -57,8 +63,8 @@ def _floats(batch: pa.RecordBatch, name: str) -> np.ndarray:
 
 def columns_of(features: Features, descriptor: Descriptor) -> list[str]:
     """Return the columns that `defined_values` reads."""
-    voicing = descriptor.voiced and VOICING_COLUMN in features.schema.names
-    return [descriptor.column, *([VOICING_COLUMN] if voicing else [])]
+    others = [QUALITY, *([VOICING_COLUMN] if descriptor.voiced else [])]
+    return [descriptor.column, *(name for name in others if name in features.schema.names)]
 
 
 def given_levels(features: Features, descriptors: Iterable[Descriptor]) -> frozenset[str]:
@@ -94,19 +100,12 @@ class Groups:
                 codes[column].append(encoder.encode(batch.column(column)))
         self._codes = {column: np.concatenate(found) for column, found in codes.items()}
         self._labels = {column: encoder.labels for column, encoder in encoders.items()}
+        self._known: dict[tuple[str, ...], tuple[np.ndarray, list[Group]]] = {}
         self.missing = {column: int((found < 0).sum()) for column, found in self._codes.items()}
 
     def names(self, by: Sequence[str]) -> list[Group]:
-        """Return all combinations of labels of some columns, only () without columns."""
-        return list(itertools.product(*(self._labels[column] for column in by)))
-
-    def occurring(self, by: Sequence[str]) -> list[Group]:
-        """Return the combinations that rows have, in the order of `names`."""
-        if not by:
-            return [()]
-        names = self.names(by)
-        counts = np.bincount(self.codes(slice(None), by) + 1, minlength=len(names) + 1)
-        return [name for name, count in zip(names, counts[1:], strict=True) if count]
+        """Return the combinations of labels that rows have, sorted; only () without columns."""
+        return self._combinations(tuple(by))[1] if by else [()]
 
     def codes(self, rows: slice, by: Sequence[str]) -> np.ndarray:
         """Return the place of some rows in `names` (rows,), -1 where a label is missing.
@@ -115,12 +114,33 @@ class Groups:
             rows: of all features
             by: at least one column
         """
+        joint = self._joint_codes(rows, by)
+        places = np.searchsorted(self._combinations(tuple(by))[0], joint)
+        return np.where(joint < 0, -1, places).astype(np.int32)
+
+    def _joint_codes(self, rows: slice, by: Sequence[str]) -> np.ndarray:
+        """Return a number for each combination of labels (rows,), -1 where one is missing."""
         columns = [self._codes[column][rows] for column in by]
-        places = np.zeros(len(columns[0]), np.int32)
+        joint = np.zeros(len(columns[0]), np.int64)
         for column, codes in zip(by, columns, strict=True):
-            places = places * len(self._labels[column]) + codes
-        places[np.any([codes < 0 for codes in columns], axis=0)] = -1
-        return places
+            joint = joint * len(self._labels[column]) + codes
+        joint[np.any([codes < 0 for codes in columns], axis=0)] = -1
+        return joint
+
+    def _combinations(self, by: tuple[str, ...]) -> tuple[np.ndarray, list[Group]]:
+        """Return the numbers of the combinations that rows have, sorted, and their labels."""
+        if by not in self._known:
+            self._known[by] = self._find_combinations(by)
+        return self._known[by]
+
+    def _find_combinations(self, by: Sequence[str]) -> tuple[np.ndarray, list[Group]]:
+        found = np.unique(self._joint_codes(slice(None), by))
+        found = rest = found[found >= 0]
+        labels: list[list[str]] = []
+        for column in reversed(by):
+            rest, places = np.divmod(rest, len(self._labels[column]))
+            labels.insert(0, [self._labels[column][place] for place in places.tolist()])
+        return found, list(zip(*labels, strict=True))
 
 
 def comparisons_by(
@@ -160,13 +180,11 @@ def training_values(
     codes = np.concatenate(places)
     order = np.argsort(codes, kind="stable")
     joined, codes = joined[order], codes[order]
-    place_of = {group: place for place, group in enumerate(groups.names(by))}
-    occurring = groups.occurring(by)
-    places = [place_of[group] for group in occurring]
-    firsts, lasts = (np.searchsorted(codes, places, side) for side in ("left", "right"))
+    names = groups.names(by)
+    limits = np.searchsorted(codes, np.arange(len(names) + 1)).tolist()
     return {
         group: joined[first:last]
-        for group, first, last in zip(occurring, firsts, lasts, strict=True)
+        for group, first, last in zip(names, limits[:-1], limits[1:], strict=True)
     }
 
 
@@ -264,6 +282,16 @@ class LevelCoder:
         codes = {d.name: self._level(batch, rows, d) for d in self.levels}
         return codes | {rule.name: _rule_codes(rule, codes) for rule in rules}
 
+    def doubtful(self, batch: pa.RecordBatch) -> dict[str, int]:
+        """Return the number of measured but doubtful values of each level descriptor."""
+        counts = {}
+        for descriptor in self.levels:
+            rows = doubtful(batch, descriptor)
+            if rows.any() and descriptor.column not in self._given:
+                rows &= ~np.isnan(measured_values(batch, descriptor))
+            counts[descriptor.name] = int(rows.sum())
+        return counts
+
     def _level(self, batch: pa.RecordBatch, rows: slice, descriptor: Descriptor) -> np.ndarray:
         if descriptor.column in self._given:
             codes, levels = encode(batch.column(descriptor.column))
@@ -302,7 +330,7 @@ def check_edges(
         if fitted is None and descriptor.column not in given:
             _warn(descriptor, [()], f"{source} has no edges for it")
         elif fitted is not None:
-            lacking = [g for g in groups.occurring(fitted.by) if g not in fitted.groups]
+            lacking = [g for g in groups.names(fitted.by) if g not in fitted.groups]
             if lacking:
                 _warn(descriptor, lacking, f"{source} has no edges for them")
 

@@ -42,6 +42,9 @@ class Source:
         lacking = [name for name in INDEX if name not in self.schema.names]
         if lacking:
             raise InputError(f"{self.where} lacks {', '.join(lacking)}, as index level or column")
+        names = self.schema.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"{self.where} has the column {twice[0]} twice")
 
 
 def open_table(table: pa.Table, where: str = "table") -> Source:
@@ -142,6 +145,8 @@ def decoded(column: pa.Array) -> pa.Array:
 
 def encode(column: pa.Array) -> tuple[np.ndarray, list]:
     """Return the codes of a column (rows,), -1 where missing, and the values they refer to."""
+    if pa.types.is_nested(column.type):
+        raise InputError(f"a column of labels holds {column.type}, expected one label per row")
     if not pa.types.is_dictionary(column.type):
         column = pc.dictionary_encode(column)
     codes = column.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)

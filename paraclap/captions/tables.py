@@ -140,7 +140,11 @@ class Features:
             return pa.array(splits, kind).take(pa.array(codes))
         if name in source.schema.names:
             column = batch.column(name)
-            return column if column.type == kind else decoded(column).cast(kind)
+            try:
+                return column if column.type == kind else decoded(column).cast(kind)
+            except pa.ArrowInvalid as error:  # e.g. integers beyond 2^53 as floats
+                message = f"column {name!r} of {source.where} cannot be read as {kind}: {error}"
+                raise InputError(message) from error
         if name == "corpus":
             return pa.repeat(source.corpus, len(batch)).cast(kind)
         return pa.nulls(len(batch), kind)

@@ -3,6 +3,7 @@
 import base64
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,10 +81,11 @@ class Statistics:
         rows: number of rows.
         empty: number of rows without a phrase.
         phrases: number of phrases.
-        counts: descriptor or "split" -> (emotions + 1, values + 1) rows with an emotion and a
-            value; missing ones come first.
+        counts: level or rule -> (emotions + 1, values + 1) rows with an emotion and a value, label
+            or "split" -> (1, values + 1) rows with a value; missing ones come first.
         values: descriptor or "split" -> its values.
         emotions: names of the emotions.
+        doubtful: level descriptor -> values left out because of quality flags.
     """
 
     def __init__(self) -> None:
@@ -91,6 +93,7 @@ class Statistics:
         self.counts: dict[str, np.ndarray] = {}
         self.values: dict[str, list] = {}
         self.emotions: list[str] = []
+        self.doubtful: Counter[str] = Counter()
         self._hashes: list[np.ndarray] = []
 
     @property
@@ -99,10 +102,12 @@ class Statistics:
         hashes = np.sort(np.concatenate([np.empty(0, np.uint64), *self._hashes]))
         return int((hashes[1:] != hashes[:-1]).sum()) + bool(len(hashes))
 
-    def count(self, name: str, emotions: np.ndarray, codes: np.ndarray, values: list) -> None:
-        """Add the codes of values and emotions of a batch."""
-        height, width = len(self.emotions) + 1, len(values) + 1
-        pairs = (emotions + 1) * width + codes + 1
+    def count(
+        self, name: str, codes: np.ndarray, values: list, emotions: np.ndarray | None = None
+    ) -> None:
+        """Add the codes of values of a batch, by emotion if its codes are given."""
+        height, width = 1 if emotions is None else len(self.emotions) + 1, len(values) + 1
+        pairs = codes + 1 if emotions is None else (emotions + 1) * width + codes + 1
         counts = np.bincount(pairs, minlength=height * width).reshape(height, width)
         known = self.counts.get(name, counts[:0])
         counts[: known.shape[0], : known.shape[1]] += known
@@ -181,6 +186,7 @@ class Captioner:
             if descriptor.kind == "label":
                 codes[descriptor.name] = self._label_codes(batch, descriptor)
         self._count(batch, codes)
+        self.statistics.doubtful.update(self._levels.doubtful(batch))
         levels = [_as_levels(codes[d.name], VALUES[d.kind]) for d in self._coded]
         columns = [batch.column(name) for name in self.features.labels] + levels
         columns += [batch.column(name) for name in INDEX] + self._texts(rows, codes)
@@ -199,11 +205,13 @@ class Captioner:
             emotions = self._emotions.encode(batch.column(self._emotion.column))
         self.statistics.emotions = self._emotions.labels
         for d in self.selected:
-            values = self._labels[d.name].labels if d.kind == "label" else [*VALUES[d.kind]]
-            self.statistics.count(d.name, emotions, codes[d.name], values)
+            if d.kind == "label":  # not by emotion: memory would grow with the square of labels
+                self.statistics.count(d.name, codes[d.name], self._labels[d.name].labels)
+            else:
+                self.statistics.count(d.name, codes[d.name], [*VALUES[d.kind]], emotions)
         if "split" in self.features.labels:
             splits = self._splits.encode(batch.column("split"))
-            self.statistics.count("split", emotions, splits, self._splits.labels)
+            self.statistics.count("split", splits, self._splits.labels)
 
     def _texts(self, rows: slice, codes: Mapping[str, np.ndarray]) -> list[pa.Array]:
         """Return the lists of phrases and of their descriptors, in the order of these."""

@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from paraclap.evaluation.report import write_report
     from paraclap.evaluation.run import evaluate
     from paraclap.model.engines import load_engine
+    from paraclap.model.hashes import weights_hash
 
     runs_on_cpu = options.device == "auto" and options.engine == "onnx"
     device = device_named("cpu" if runs_on_cpu else options.device)
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rank() == 0:
             about = {
                 "model": str(options.model),
+                "weights": weights_hash(find_model(options.model)),
                 "protocol": options.protocol,
                 "prompt_set": options.prompts[0] if len(options.prompts) == 1 else options.prompts,
                 "split": options.split,

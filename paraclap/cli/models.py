@@ -8,8 +8,9 @@
 Hub as KeiKinn/paraclap), without downloading the base encoders; `publish` reads a run folder or a
 model folder. Both write a folder with a model card, ready for `hf upload USER/NAME out/small`, that
 train.py, evaluate.py, transformers (`AutoModel`, `AutoProcessor`, `pipeline`) and
-sentence-transformers load. `export` writes both towers as ONNX. A folder is written completely or
-not at all.
+sentence-transformers load. The scores must be those of the same weights. With --with-record the
+folder includes hashes of the training clips, by which evaluate.py recognises them, but no names of
+speakers. `export` writes both towers as ONNX. A folder is written completely or not at all.
 """
 
 import argparse
@@ -44,7 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from paraclap.model.publish import convert, publish
 
     if options.command == "publish":
+        record = _record(options) if options.with_record else None
         publish(options.source, output, **card)
+        if record is not None:
+            record.save(output)
     else:
         towers = {"config": _read_config(options.config), "sha256": options.sha256}
         if options.tokenizer:
@@ -55,12 +59,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _record(options: argparse.Namespace) -> Any:
+    """Return the record of the training clips, without the names of the speakers.
+
+    Raises:
+        ModelError: if the model has none.
+    """
+    from paraclap.data.trained_on import load
+
+    record = load(options.source)
+    if record.clips is None:
+        raise ModelError(f"--with-record: {options.source} has no record of its training clips")
+    return record.without_speakers()
+
+
 def _export(options: argparse.Namespace, output: Path) -> int:
     """Export a model, and print how far its embeddings are from those of torch."""
     from paraclap.model.build import load_model
+    from paraclap.model.hashes import weights_hash
     from paraclap.model.onnx import export_onnx
 
-    about = export_onnx(*load_model(options.source), output, options.int8)
+    weights = weights_hash(find_model(options.source))
+    about = export_onnx(*load_model(options.source), output, options.int8, weights)
     print(f"written to {output}, opset {about['opset']}; largest differences from torch:")
     for tower, value in about["differences"].items():
         print(f"  {tower:<6}{value:.1e} in a component of an embedding")
@@ -82,9 +102,6 @@ def _read_scores(path: str | None) -> dict[str, Any] | None:
         raise ModelError(
             f"--scores {path} has no `corpora`, expected the scores.yaml of evaluate.py"
         )
-    if "query_set" in document:  # its name until prompts were no longer called queries
-        document["prompt_set"] = document.pop("query_set")
-    print(f"scores in {path} are those of {document.get('model')}")
     return document
 
 
@@ -121,6 +138,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     export.add_argument("source", help=SOURCES["publish"])
     export.add_argument("output", help="folder to write; must not exist, or be empty")
     export.add_argument("--int8", action="store_true", help="also with weights in 8 bits")
+    parsers["publish"].add_argument(
+        "--with-record", action="store_true", help="include hashes of the training clips"
+    )
     add = parsers["convert"].add_argument
     add("--tokenizer", type=os.path.expanduser, help="Hub name or folder (bert-base-uncased)")
     add("--sha256", help="expected hash of the file")

@@ -60,6 +60,7 @@ from paraclap.corpora.features_labels import normalised
 from paraclap.files import refuse_overwriting
 
 GROUPS_SHOWN = 6  # groups of edges in a line of the summary
+LABELS_SHOWN = 20  # labels in a line of the summary
 
 
 def _names(text: str) -> list[str]:
@@ -212,6 +213,9 @@ def summary(captioner: Captioner) -> str:
     if dropped := captioner.features.dropped:
         found = [f"{emotion or 'without an emotion'} {n}" for emotion, n in dropped.items()]
         lines.append(f"rows dropped: {', '.join(found)}")
+    if doubtful := {name: n for name, n in counted.doubtful.items() if n}:
+        found = ", ".join(f"{name} {n}" for name, n in doubtful.items())
+        lines.append(f"values left out because of quality flags: {found}")
     units = {descriptor.name: descriptor.unit for descriptor in captioner.selected}
     for name in ("split", *units):
         if name not in counted.counts:
@@ -221,7 +225,12 @@ def summary(captioner: Captioner) -> str:
         if name not in units or counted.values[name] not in ([*LEVELS], [*PRESENCE]):
             pairs.sort(key=lambda pair: str(pair[0]))
         pairs = [(value, n) for value, n in [*pairs, ("undefined", missing)] if n]
-        lines.append(f"{name:18} {', '.join(f'{value} {n}' for value, n in pairs)}")
+        hidden = len(pairs) - LABELS_SHOWN
+        more = f" and {hidden} more" if hidden > 0 else ""
+        if more:
+            pairs.sort(key=lambda pair: -pair[1])
+        listed = ", ".join(f"{value} {n}" for value, n in pairs[:LABELS_SHOWN])
+        lines.append(f"{name:18} {listed}{more}")
         if name in captioner.edges:
             bounds = [
                 f"{' '.join(['normal', *group])}: {b.low:.5g} to {b.high:.5g}"

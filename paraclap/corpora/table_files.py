@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from paraclap.corpora import CorpusError
 from paraclap.corpora.label_files import parse_table, read_text
 from paraclap.corpora.labels import LABEL_COLUMNS
-from paraclap.files import reading
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
@@ -29,19 +28,21 @@ def read_table(path: Path) -> pd.DataFrame:
             return _read_parquet(path)
         text = read_text(path)
         return _parse_lines(text) if path.suffix.lower() == ".jsonl" else parse_table(text)
-    except (ValueError, pa.ArrowException) as error:  # of parsers and encodings
+    except CorpusError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or "it is no Parquet file, or damaged"
+        raise CorpusError(f"{path} cannot be read: {reason}") from error
+    except ValueError as error:  # of parsers and encodings
         hint = ""
-        if not isinstance(error, pa.ArrowException) and path.read_bytes()[:2] == b"PK":
+        if path.read_bytes()[:2] == b"PK":
             hint = " (a spreadsheet? save it as CSV)"
         raise CorpusError(f"{path} cannot be read as a table: {error}{hint}") from error
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     """Return a Parquet table; integers in columns of labels are exact, as text."""
-    with (
-        reading(path, CorpusError),
-        pq.ParquetFile(path, page_checksum_verification=True) as file,
-    ):
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
         _refuse_twice(names)
         table = file.read()

@@ -75,7 +75,7 @@ def _by_class(
     divided: list[int] = []
     for rows, count in zip(corpora, counts, strict=True):
         _, codes, sizes = np.unique(labels[rows], return_inverse=True, return_counts=True)
-        parts += [rows[codes == code] for code in range(len(sizes))]
+        parts += np.split(rows[np.argsort(codes, kind="stable")], np.cumsum(sizes)[:-1])
         divided += mixture_counts(sizes.tolist(), exponent, count)
     return parts, divided
 

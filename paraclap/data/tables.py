@@ -46,11 +46,15 @@ def read_caption_table(path: str | Path, lists: Sequence[str]) -> pd.DataFrame:
         table = pd.read_parquet(path, columns=others, page_checksum_verification=True)
     for name, column in columns.items():
         table[name] = pd.Series(pd.array(column, dtype=pd.ArrowDtype(column.type)), table.index)
-    return _on_clips(table, path)
+    return on_clips(table, path)
 
 
-def _on_clips(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
-    """Return a table on the index `file`, `start`, `end`."""
+def on_clips(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
+    """Return a table on the index `file`, `start`, `end`, which may be stored as columns.
+
+    Raises:
+        CorpusError: if it has no column `file`.
+    """
     if list(table.index.names) == list(INDEX_COLUMNS):
         return table
     if any(table.index.names):

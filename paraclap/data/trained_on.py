@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ import pandas as pd
 from paraclap.audio import AudioError
 from paraclap.audio.paths import resolve_inside
 from paraclap.data.tables import Lists
-from paraclap.files import reading, sampled_hash
-from paraclap.model.sources import ModelError, find_model
+from paraclap.files import atomic_write, reading, sampled_hash
+from paraclap.model.sources import ModelError, find_model, model_file
 
 RECORD = "trained_on.parquet"
 TYPES = {"hash": "str", "start": "float64", "end": "float64", "corpus": "str", "speaker": "str"}
@@ -119,11 +119,16 @@ class TrainedOn:
         complete = self.complete and before.complete and before.clips is not None
         return TrainedOn(pd.concat(parts, ignore_index=True).drop_duplicates(), complete)
 
+    def without_speakers(self) -> "TrainedOn":
+        """Return the record without the names of the speakers, for publication."""
+        return replace(self, clips=self.clips.assign(speaker=None).drop_duplicates())
+
     def save(self, folder: Path) -> None:
         """Write the clips beside the weights."""
-        table = self.clips.assign()
+        table = self.clips.astype(TYPES)
         table.attrs = {"complete": self.complete}
-        table.to_parquet(folder / RECORD, index=False, write_page_checksum=True)
+        with atomic_write(folder / RECORD) as path:
+            table.to_parquet(path, index=False, write_page_checksum=True)
 
 
 def _segments_overlap(known: pd.DataFrame, clips: pd.DataFrame) -> np.ndarray:
@@ -153,7 +158,7 @@ def load(source: str | Path) -> TrainedOn:
         ModelError: if its record is damaged.
     """
     model = find_model(source)
-    config, record = (_file_of(model, name) for name in ("config.json", RECORD))
+    config, record = (model_file(model, name) for name in ("config.json", RECORD))
     provenance: Provenance = {}
     if config is not None:
         with reading(config, ModelError):
@@ -169,18 +174,6 @@ def load(source: str | Path) -> TrainedOn:
             raise ModelError(f"{record} has no column {missing[0]!r}")
         clips = clips.astype(TYPES)
     return TrainedOn(clips, bool(clips.attrs.get("complete")), corpora)
-
-
-def _file_of(model: str | Path, name: str) -> Path | None:
-    """Return the path of a file in a model folder or on the Hub, None if there is none."""
-    if isinstance(model, Path):
-        return model / name if (model / name).is_file() else None
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(model, name))
-    except (OSError, ValueError):  # not there, or no network: then the model is not there either
-        return None
 
 
 # --- Classes and levels --------------------------------------------------------------------------

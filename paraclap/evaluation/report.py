@@ -72,26 +72,13 @@ def score_rows(
             row[f"{metric} [95 %]"] = with_interval(
                 values.get(metric), values.get(f"{metric}_interval")
             )
-        row["trained on"] = trained_text(values) if "trained_on" in values else NOTHING
+        row["trained on"] = values.get("trained_on", {}).get("text", NOTHING)
         row["probe UAR [95 %]"] = with_interval(probed.get("UAR"), probed.get("interval"))
         for system in systems:
             row[f"{system} (published)"] = with_interval(references.get(name, {}).get(system), None)
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.loc[:, (table != NOTHING).any()]
-
-
-def trained_text(scores: Scores) -> str:
-    """State how many of the scored clips and speakers the model was trained or validated on."""
-    seen = scores["trained_on"]
-    if seen is None:
-        return "unknown"
-    if not seen["clips"] and not seen["speakers"]:
-        return "none" if seen["complete"] else "unknown"
-    text = f"{seen['clips']} of {scores['clips']} clips"
-    if seen["speakers"] is not None:
-        text += f", {seen['speakers']} of {scores['speakers']} speakers"
-    return text if seen["complete"] else f"at least {text}"
 
 
 def recall_rows(scores: Mapping[str, Scores]) -> pd.DataFrame:
@@ -155,9 +142,11 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
             remarks.append(f"{name}: {excluded} clips excluded (no label, or no prompt for it)")
         if scores["split"]:
             remarks.append(f"{name}: only the test split is scored; --split selects others")
-        if (seen := trained_text(scores)) not in ("none", "unknown"):
+        seen = scores["trained_on"]
+        if seen["clips"] or seen["speakers"]:
             remarks.append(
-                f"{name}: the model was trained or validated on {seen}; --unseen leaves them out"
+                f"{name}: the model was trained or validated on {seen['text']}; --unseen leaves "
+                "them out"
             )
         if scores["speakers"] is None:
             remarks.append(
@@ -188,9 +177,9 @@ def write_report(
     write_text(output / "scores.yaml", text)
     references = results.references if with_references else {}
     remarks = _remarks(results.corpora)
-    if "unknown" in map(trained_text, results.corpora.values()):
+    if not all(scores["trained_on"]["complete"] for scores in results.corpora.values()):
         remarks.append(
-            "trained on: unknown, as the model has no complete record of its training clips; "
+            "the model has no complete record of the clips that it was trained on; training "
             f"corpora: {', '.join(about['training_corpora']) or 'not recorded'}"
         )
     if with_references and not about["protocol"]:

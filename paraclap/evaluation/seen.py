@@ -8,10 +8,12 @@ import pandas as pd
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.labels import in_split, normalise_labels
+from paraclap.data.tables import on_clips
 from paraclap.data.trained_on import TrainedOn, clips_of
 from paraclap.files import reading
 
 TEST = "test"
+UNKNOWN, NOTHING_SEEN = "unknown", "none"
 
 
 def with_splits_of(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
@@ -22,7 +24,7 @@ def with_splits_of(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     """
     name, corpus = table.attrs["name"], table.attrs["corpus"]
     with reading(path, CorpusError):
-        captions = pd.read_parquet(path, page_checksum_verification=True)
+        captions = on_clips(pd.read_parquet(path, page_checksum_verification=True), path)
     if "split" not in captions:
         raise CorpusError(
             f"{path} has no column split, so the run held out speakers of its own choice; "
@@ -73,7 +75,7 @@ def without_seen(table: pd.DataFrame, seen: pd.DataFrame | None) -> pd.DataFrame
     return table[~seen.any(axis=1).to_numpy()]
 
 
-def seen_counts(table: pd.DataFrame, seen: pd.DataFrame | None) -> dict[str, Any] | None:
+def seen_counts(table: pd.DataFrame, seen: pd.DataFrame | None) -> dict[str, Any]:
     """Return how many of the scored clips and speakers were part of the training or validation.
 
     Args:
@@ -81,13 +83,19 @@ def seen_counts(table: pd.DataFrame, seen: pd.DataFrame | None) -> dict[str, Any
         seen: of `seen_clips`, with these rows.
 
     Returns:
-        `clips`, `speakers` (None if unknown), and whether the record is `complete`; None without a
-        record.
+        `clips` and `speakers` (None if unknown), whether the record of the model is `complete`, and
+        all of it as `text`.
     """
     if seen is None:
-        return None
+        return {"clips": None, "speakers": None, "complete": False, "text": UNKNOWN}
     complete, seen = seen.attrs["complete"], seen.loc[table.index]
-    speakers = None
+    clips, speakers = int(seen["clip"].sum()), None
+    text = f"{clips} of {len(table)} clips"
     if "speaker" in table and table["speaker"].notna().any():
         speakers = int(table["speaker"][seen["speaker"].to_numpy()].nunique())
-    return {"clips": int(seen["clip"].sum()), "speakers": speakers, "complete": complete}
+        text += f", {speakers} of {table['speaker'].nunique()} speakers"
+    if not complete:
+        text = f"at least {text}" if clips or speakers else UNKNOWN
+    elif not clips and not speakers:
+        text = NOTHING_SEEN
+    return {"clips": clips, "speakers": speakers, "complete": complete, "text": text}

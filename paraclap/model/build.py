@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 
+from paraclap.model.hashes import check_hashes
 from paraclap.model.modeling_paraclap import (
     LOG_MEL,
     FunctionalsConfig,
@@ -149,9 +150,11 @@ def load_model(
 
     Raises:
         ModelNotFoundError: if there is no model.
-        ModelError: if it cannot be read, or weights are missing, unknown or of another shape.
+        ModelError: if it cannot be read or is damaged, or weights are missing, unknown, of another
+            shape or not finite.
     """
     source = find_model(source)
+    check_hashes(source)
     about = f"{source} cannot be loaded"
     if not Path(source).exists():
         about = f"{source} is no folder here, and cannot be loaded from the Hugging Face Hub"
@@ -169,6 +172,9 @@ def load_model(
             raise ModelError(
                 f"{source}: {len(wrong)} weights are {fault}, the first is {wrong[0]!r}"
             )
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise ModelError(f"{source}: weight {name!r} is not finite")
     return model.to(device).eval(), processor
 
 

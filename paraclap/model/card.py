@@ -4,6 +4,7 @@ Its text is in card.md. Facts come from the provenance of the weights (`ParaCLAP
 and from the scores of evaluate.py; missing ones are listed as not recorded.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from paraclap.model.sources import ModelError
 
 TEMPLATE = Path(__file__).with_name("card.md")
 TASK = "zero-shot-audio-classification"
+MARKUP = re.compile(r"[\\`*\[\]<>|&~$]")
+"""Characters with a meaning in Markdown or HTML."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,11 @@ def model_card(
         parameters=f"{parameters / 1e6:.1f} million",
         dimensions=config.projection_dim,
         batches=batches,
-        provenance=provenance,
+        provenance=escaped(provenance),
         encoders=encoders,
         required=required,
-        prompts=prompts if isinstance(prompts, str) else ", ".join(prompts),
-        rows=[_score_row(*entry) for entry in scores.get("corpora", {}).items()],
+        prompts=", ".join(map(escaped, [prompts] if isinstance(prompts, str) else prompts)),
+        rows=[_score_row(*entry) for entry in escaped(scores.get("corpora", {})).items()],
     )
     return str(card)
 
@@ -139,7 +142,20 @@ def _eval_results(scores: Mapping[str, Any]) -> list[EvalResult]:
 
 def _score_row(corpus: str, figures: Mapping[str, Any]) -> list[str]:
     keys = ("target", "clips", "speakers", "classes", "chance", "UAR", "interval", "ACC", "F1")
-    return [corpus, *(_cell(figures.get(key)) for key in keys)]
+    seen = figures.get("trained_on", {}).get("text")
+    return [corpus, *(_cell(figures.get(key)) for key in keys), _cell(seen)]
+
+
+def escaped(value: Any) -> Any:
+    """Return text for Markdown, on one line and without markup; also inside lists and mappings."""
+    if isinstance(value, Mapping):
+        return {escaped(key): escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escaped(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    printable = "".join(letter if letter.isprintable() else " " for letter in value)
+    return MARKUP.sub(r"\\\g<0>", " ".join(printable.split()))
 
 
 def _cell(value: Any) -> str:

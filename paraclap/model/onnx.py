@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from paraclap.errors import MissingPackageError
 from paraclap.files import atomic_folder
+from paraclap.model.hashes import ONNX, check_hashes, write_hashes
 from paraclap.model.modeling_paraclap import (
     SAMPLING_RATE,
     AudioBranch,
@@ -40,7 +41,6 @@ TOLERANCE = 1e-4
 """Largest allowed difference from torch in a component of an embedding."""
 INT8_TOLERANCE = 0.02
 """Largest allowed distance (1 - cosine) of an int8 embedding from that of torch."""
-ABOUT = "onnx.json"
 QUANTIZED = ["MatMul", "Gemm"]
 TOWERS = {"audio": ("input_values", "padding_mask"), "text": ("input_ids", "attention_mask")}
 OUTPUT = "embeddings"
@@ -75,7 +75,11 @@ class Tower(nn.Module):
 
 
 def export_onnx(
-    model: ParaCLAPModel, processor: ParaCLAPProcessor, output: Path, int8: bool = False
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    output: Path,
+    int8: bool = False,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """Export a model to ONNX and compare the result with torch.
 
@@ -84,9 +88,10 @@ def export_onnx(
         processor: of the model.
         output: folder to write; written only if every comparison holds.
         int8: also write both towers with the weights of their linear layers in 8 bits.
+        weights: `hashes.weights_hash` of the model.
 
     Returns:
-        Content of onnx.json: opset, logit scale, versions, `differences` by tower (largest
+        Content of onnx.json: opset, logit scale, weights, versions, `differences` by tower (largest
         difference of a component) and with `int8` also `int8_distances` (largest 1 - cosine).
 
     Raises:
@@ -107,6 +112,7 @@ def export_onnx(
     about = {
         "opset": OPSET,
         "logit_scale": model.logit_scale.item(),
+        "weights": weights,
         "versions": {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")},
     }
     with atomic_folder(output) as folder:
@@ -115,7 +121,7 @@ def export_onnx(
             _export(Tower(plain, name), batches[name][1], folder / f"{name}.onnx")
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)
-        (folder / ABOUT).write_text(json.dumps(about))
+        (folder / ONNX).write_text(json.dumps(about))
         expected = _embeddings(model, batches)
         found = _embeddings(OnnxModel(folder), batches)
         about["differences"] = _largest(_difference, expected, found, TOLERANCE)
@@ -124,7 +130,8 @@ def export_onnx(
                 _quantize(folder / f"{name}.onnx", folder / f"{name}.int8.onnx")
             found = _embeddings(OnnxModel(folder, int8=True), batches)
             about["int8_distances"] = _largest(_distance, expected, found, INT8_TOLERANCE)
-        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        (folder / ONNX).write_text(json.dumps(about, indent=2) + "\n")
+        write_hashes(folder)
     return about
 
 
@@ -246,10 +253,10 @@ class OnnxModel:
     def __init__(self, folder: str | Path, int8: bool = False) -> None:
         runtime = _package("onnxruntime")
         folder = Path(folder)
-        if not (folder / ABOUT).is_file():
-            raise ModelNotFoundError(f"{folder} holds no {ABOUT}; `models.py export` writes it")
+        if not (folder / ONNX).is_file():
+            raise ModelNotFoundError(f"{folder} holds no {ONNX}; `models.py export` writes it")
         self.config = ParaCLAPConfig.from_pretrained(folder)
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = json.loads((folder / ONNX).read_text(encoding="utf-8"))
         self.logit_scale = torch.tensor(about["logit_scale"])
         suffix = ".int8.onnx" if int8 else ".onnx"
         self.paths = {tower: folder / f"{tower}{suffix}" for tower in TOWERS}
@@ -297,6 +304,8 @@ def load_onnx(folder: str | Path, int8: bool = False) -> tuple[OnnxModel, ParaCL
 
     Raises:
         ModelNotFoundError: if the folder holds no such export.
+        ModelError: if a file of it is damaged.
         MissingPackageError: if onnxruntime is not installed.
     """
+    check_hashes(folder)
     return OnnxModel(folder, int8), ParaCLAPProcessor.from_pretrained(folder)

@@ -10,13 +10,14 @@ from transformers import PreTrainedTokenizerBase
 from paraclap.files import atomic_folder
 from paraclap.model.build import load_model
 from paraclap.model.card import model_card
+from paraclap.model.hashes import weights_hash, write_hashes
 from paraclap.model.modeling_paraclap import (
     PUBLISHED_CONFIG,
     ParaCLAPConfig,
     ParaCLAPModel,
     ParaCLAPProcessor,
 )
-from paraclap.model.sources import ModelError, check_source, free_folder
+from paraclap.model.sources import ModelError, check_source, find_model, free_folder
 from paraclap.model.towers import (
     as_model_error,
     build_processor,
@@ -74,7 +75,8 @@ def convert(
     Raises:
         OutputExistsError: if `output` holds something.
         ModelNotFoundError: if there is no such source.
-        ModelError: if weights or tokenizer cannot be loaded or do not fit.
+        ModelError: if weights or tokenizer cannot be loaded or do not fit, or the scores are those
+            of other weights.
     """
     output = free_folder(output)
     check_source(source)
@@ -111,21 +113,48 @@ def publish(source: str | Path, output: str | Path, **card: Any) -> Path:
     Raises:
         OutputExistsError: if `output` holds something.
         ModelNotFoundError: if there is no model.
-        ModelError: if it cannot be loaded, or an encoder demands another licence.
+        ModelError: if it cannot be loaded, the scores are those of other weights, or an encoder
+            demands another licence.
     """
     output = free_folder(output)
-    return _write_folder(output, *load_model(source), **card)
+    weights = weights_hash(find_model(source))
+    if card.get("scores") is not None:
+        check_scores(card["scores"], weights)  # before the model is loaded
+    return _write_folder(output, *load_model(source), weights=weights, **card)
+
+
+def check_scores(scores: Mapping[str, Any], weights: str | None) -> None:
+    """Check that scores are those of the weights with this hash.
+
+    Raises:
+        ModelError: if they are not, or do not have the hash of the evaluated weights.
+    """
+    evaluated = scores.get("weights")
+    if not evaluated:
+        raise ModelError(
+            "--scores has no hash of the evaluated weights, so they may be those of another model; "
+            "evaluate again with this version"
+        )
+    if evaluated != weights:
+        raise ModelError(
+            f"--scores are those of other weights, of the model {scores.get('model')}; evaluate "
+            "the model that is published"
+        )
 
 
 def _write_folder(
     output: Path,
     model: ParaCLAPModel,
     processor: ParaCLAPProcessor,
+    weights: str | None = None,
     scores: Mapping[str, Any] | None = None,
     name: str | None = None,
     licence: str | None = None,
 ) -> Path:
-    """Write model, code, processor, tokenizer, card and the files of sentence-transformers."""
+    """Write model, code, processor, tokenizer, card and the files of sentence-transformers.
+
+    `weights` is the hash that the scores must have; None = that of the written weights.
+    """
     card = model_card(
         name or output.name,
         model.config,
@@ -137,6 +166,9 @@ def _write_folder(
     with atomic_folder(output) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+        write_hashes(folder)
+        if scores is not None:
+            check_scores(scores, weights or weights_hash(folder))
         for file, content in SENTENCE_TRANSFORMERS.items():
             (folder / file).write_text(json.dumps(content, indent=2) + "\n")
         (folder / "README.md").write_text(card)

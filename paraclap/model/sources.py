@@ -61,6 +61,19 @@ def find_model(source: str | Path) -> str | Path:
     return folder
 
 
+def model_file(model: str | Path, name: str) -> Path | None:
+    """Return the path of a file in a model folder or a repository of the Hub, None if absent."""
+    if Path(model).is_dir():
+        path = Path(model) / name
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(str(model), name))
+    except (OSError, ValueError):  # no such file, or neither a network nor a copy
+        return None
+
+
 def free_folder(path: str | Path) -> Path:
     """Return the absolute path of a folder that does not exist or is empty.
 

@@ -20,6 +20,7 @@ from paraclap.data.trained_on import TrainedOn
 from paraclap.distributed import broadcast, meet, rank
 from paraclap.errors import ParaCLAPError
 from paraclap.files import atomic_folder, file_sha256
+from paraclap.model.hashes import write_hashes
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import Settings, SettingsError
 from paraclap.training.config import changed_keys
@@ -174,6 +175,7 @@ class Checkpointer:
                 with atomic_folder(self.output / name) as folder:
                     model.save_pretrained(folder)
                     processor.save_pretrained(folder)
+                    write_hashes(folder)
                     if self.record is not None:
                         self.record.save(folder)
             except (OSError, SafetensorError) as error:

@@ -25,6 +25,7 @@ SCORES = {
             "classes": 8,
             "speakers": 4,
             "interval": [0.3, 0.5004],
+            "trained_on": {"clips": 2, "text": "2 of 240 clips"},
             "target": "emotion",
             "unknown": {"entry": "ignored"},
         },
@@ -87,10 +88,10 @@ def test_scores_are_in_metadata_and_table_with_chance_and_interval():
         ("ravdess", "recall", 0.4123),
     ]
     row = "| ravdess | emotion | 240 | 4 | 8 | 0.125 | 0.412 | 0.300-0.500 | 0.400 | 0.390 |"
-    assert row in text
-    assert "| mine | - | 3 | - | 2 | 0.500 | 0.500 | - | - | - |" in text
-    assert "prompts: sentence.\n" in text
-    assert "prompts: a, b.\n" in card_of(None, scores={**SCORES, "prompt_set": ["a", "b"]})[1]
+    assert f"{row} 2 of 240 clips |" in text
+    assert "| mine | - | 3 | - | 2 | 0.500 | 0.500 | - | - | - | - |" in text
+    assert "prompts: sentence. " in text
+    assert "prompts: a, b. " in card_of(None, scores={**SCORES, "prompt_set": ["a", "b"]})[1]
 
 
 def test_encoder_without_padding_is_a_limit():

@@ -20,6 +20,7 @@ from paraclap.cli import models
 from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.model import publish
 from paraclap.model.build import load_model
+from paraclap.model.hashes import weights_hash
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG
 from paraclap.model.sources import ModelError, OutputExistsError
 from paraclap.model.towers import train_tokenizer
@@ -32,6 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 FOLDER = {
     "README.md",
+    "SHA256SUMS",
     "config.json",
     "config_sentence_transformers.json",
     "model.safetensors",
@@ -215,11 +217,11 @@ def test_published_folder_is_complete_and_contains_no_local_path(model_folder, f
     assert auto["AutoModel"] == "modeling_paraclap.ParaCLAPModel"
 
 
-@pytest.mark.parametrize("key", ["prompt_set", "query_set"])  # the latter in older files
-def test_scores_of_evaluation_are_in_the_card(model_folder, tmp_path, key):
+def test_scores_of_evaluation_are_in_the_card(model_folder, tmp_path):
     figures = {"UAR": 0.5, "ACC": 0.25, "F1": 0.125, "chance": 0.5, "clips": 4, "classes": 2}
     figures |= {"speakers": None, "interval": None, "target": "emotion", "recall": {"a": 1.0}}
-    document = {"model": "runs/a", key: "sentence", "corpora": {"mine": figures}}
+    document = {"model": "runs/a", "weights": weights_hash(model_folder)}
+    document |= {"prompt_set": "sentence", "corpora": {"mine": figures}}
     scores = tmp_path / "scores.yaml"
     scores.write_text(yaml.safe_dump(document))
     output = tmp_path / "out"

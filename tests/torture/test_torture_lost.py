@@ -6,15 +6,19 @@ import json
 import os
 import pickle
 import pwd
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -39,6 +43,9 @@ from paraclap.inference.index import ClipIndex
 from paraclap.locks import InUseError, lock
 from paraclap.model.build import build_model, load_model
 from paraclap.settings import ModelSettings, TowerSettings
+from small_corpora import make_corpus
+from small_corpora import run as run_captions
+from small_corpora import write as write_table
 from tiny_models import TEXTS, TINY_TEXT
 
 # --- Single clips --------------------------------------------------------------------------------
@@ -486,3 +493,45 @@ def test_signal_stops_features_with_exit_code_75(toy, tmp_path, monkeypatch, cap
 
 
 # --- Tables --------------------------------------------------------------------------------------
+
+
+@pytest.mark.torture(19, "impossible columns of features tables")
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("list", "a column of labels holds list<.*>, expected one label per row"),
+        ("twice", "has the column emotion twice"),
+        ("large", "column 'id' of .* cannot be read as double"),
+    ],
+)
+def test_impossible_columns_end_in_one_sentence(tmp_path, capsys, kind, message):
+    first, second = make_corpus(20), make_corpus(20, 1)
+    second.index = second.index.set_levels([f"b/{f}" for f in second.index.levels[0]], level=0)
+    first["id"] = np.arange(20, dtype=np.uint64) + np.uint64(2**63)
+    second["id"] = 1.5 if kind == "large" else first["id"].to_numpy()
+    if kind == "list":
+        first["emotion"] = [["anger"]] * 20
+    stored = pa.Table.from_pandas(first)
+    if kind == "twice":
+        stored = stored.append_column("emotion", pa.array(["fear"] * 20))
+    pq.write_table(stored, tmp_path / "one.parquet")
+    inputs = tmp_path / "one.parquet", write_table(second, tmp_path / "two.parquet")
+    assert run_captions(*inputs, "-o", tmp_path / "captions.parquet") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(rf"template_creation.py: .*{message}.*", last)
+
+
+@pytest.mark.parametrize("options", [(), ("--edges-by", "emotion,note")])
+def test_memory_of_captions_grows_with_the_number_of_labels_not_its_square(tmp_path, options):
+    peaks = []
+    for labels in (100, 1000):
+        table = make_corpus(1000)
+        for column, step in (("emotion", 1), ("note", 7)):
+            table[column] = [f"label {row * step % labels}" for row in range(1000)]
+        table.to_parquet(tmp_path / "f.parquet")
+        arguments = [tmp_path / "f.parquet", "--descriptors", "duration,emotion,intensity"]
+        tracemalloc.start()
+        assert run_captions(*arguments, "-o", tmp_path / "c.parquet", *options) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
+        tracemalloc.stop()
+    assert peaks[1] < 10 * peaks[0] and peaks[1] < 6  # the square: 8 MiB

@@ -32,6 +32,29 @@ from paraclap.training.config import read_settings
 
 # --- Names that become paths ---------------------------------------------------------------------
 
+DATABASE = """\
+name: mine
+source: internal
+usage: unrestricted
+languages: [eng]
+tables:
+  {table}:
+    type: filewise
+    columns:
+      emotion: {{}}
+"""
+
+
+@pytest.mark.torture(50, "table of a database outside of its folder")
+@pytest.mark.parametrize("table", ["x/../../secret", "../secret", "/tmp/secret", "a\\\\b"])
+def test_tables_of_a_database_are_read_from_its_folder_alone(tmp_path, table):
+    corpus_files.touch(tmp_path, "corpus/a.wav", "corpus/db.x/b.wav")
+    corpus_files.write(tmp_path, "secret.csv", "file,emotion\na.wav,anger\n")
+    content = DATABASE.format(table=f'"{table}"')
+    corpus_files.write(tmp_path, "corpus/db.yaml", content)
+    message = corpus_files.message_of(tmp_path / "corpus")
+    assert "is not part of a file name" in message
+
 
 @pytest.mark.torture(50, "index that names a file of embeddings outside of its folder")
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "", "x" * 32, "0" * 31 + "\0"])

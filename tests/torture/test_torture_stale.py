@@ -1,6 +1,8 @@
 """Nothing stale or damaged is used."""
 
+import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,20 @@ import pytest
 import soundfile
 
 from paraclap import cli
+from paraclap.audio.conditioning import condition_with_report
+from paraclap.audio.quality import quality_flags
 from paraclap.audio.reading import read_audio
 from paraclap.audio.waveform_cache import cache_waveforms
+from paraclap.captions.quality import DOUBTS
 from paraclap.captions.sources import open_file
+from paraclap.captions.templates import read_templates
 from paraclap.cli import features, search
 from paraclap.corpora.table_files import read_table
 from paraclap.data.functionals import read_functionals
 from paraclap.errors import ParaCLAPError
 from paraclap.inference.measurement import _read_columns
 from paraclap.training.tables import read_captions
+from small_corpora import make_corpus, run
 
 # --- Segments of MP3 -----------------------------------------------------------------------------
 
@@ -254,3 +261,64 @@ def test_results_whose_file_is_gone_or_was_replaced_are_marked(index, capsys, ch
 # --- Older models --------------------------------------------------------------------------------
 
 # --- Doubtful channels ---------------------------------------------------------------------------
+
+
+# --- Descriptors of doubtful recordings -----------------------------------------------------------
+
+VOICE = {"pitch", "pitch_variation", "jitter", "shimmer"}
+LEFT_OUT = {
+    "": set(),
+    "resampled:44100;mixed:2;silent_channels:1": set(),
+    "a flag of another program": set(),
+    "silent": {*VOICE, "intensity"},
+    "unvoiced": VOICE,
+    "mixed:2;antiphase": {*VOICE, "intensity"},
+    "offset:-0.012": {"intensity", "jitter", "shimmer"},
+    "offset:0.030": {"intensity", "jitter", "shimmer", "pitch_variation"},
+    "clipped:0.0020": set(),
+    "clipped:0.0200": {"shimmer"},
+    "clipped:0.0500": {"shimmer", "intensity", "jitter"},
+    "truncated": {"duration"},
+    "clipped:0.0100;truncated": {"duration", "shimmer"},
+}
+
+
+@pytest.mark.parametrize("flags", LEFT_OUT)
+@pytest.mark.parametrize("templates", ["paraclap", "published"])
+def test_captions_leave_out_what_the_flags_make_doubtful(tmp_path, capsys, flags, templates):
+    table = make_corpus(60)
+    flagged = [row % 6 == 0 for row in range(60)]
+    table["quality"] = [flags if is_flagged else "" for is_flagged in flagged]
+    table.loc[flagged, "equivalentSoundLevel_dBp"] = 99.0  # what the fault makes of it
+    output = tmp_path / "captions.parquet"
+    table.to_parquet(tmp_path / "f.parquet")
+    assert run(tmp_path / "f.parquet", "-o", output, "--templates", templates) == 0
+    captions = pd.read_parquet(output)
+    levels = {"pitch", "pitch_variation", "intensity", "jitter", "shimmer", "duration"}
+    missing = {name for name in levels if captions.loc[flagged, f"{name}_level"].isna().all()}
+    assert missing == LEFT_OUT[flags]
+    described = set(captions.loc[flagged, "caption_descriptors"].explode())
+    assert described & levels == levels - missing and {"emotion", "gender"} <= described
+    others = captions.loc[[not is_flagged for is_flagged in flagged]]
+    assert others[[f"{name}_level" for name in levels]].notna().all(axis=None)
+    printed = capsys.readouterr().out
+    stated = re.findall("left out because of quality flags: (.*)", printed)
+    assert set(", ".join(stated).split(", ")) == {f"{name} 10" for name in missing} or not missing
+    fitted = json.loads(output.with_name("captions.edges.json").read_text())["descriptors"]
+    used = {name: entry["groups"][0]["n"] for name, entry in fitted.items() if name in levels}
+    assert used == {name: 50 if name in missing else 60 for name in levels}
+
+
+def test_flags_of_recordings_are_those_that_captions_know():
+    seconds = np.arange(16000) / 16000
+    voice = (0.5 * np.sin(2 * np.pi * 150 * seconds)).astype(np.float32)
+    for change, flag in ((voice + 0.05, "offset"), (np.clip(4 * voice, -1, 1), "clipped")):
+        names = {text.partition(":")[0] for text in condition_with_report(change, 16000)[1].flags()}
+        assert flag in names and flag in {doubt.flag for doubt in DOUBTS}
+    assert quality_flags(np.zeros(16000, np.float32)) == ["silent"]
+    assert {"silent", "unvoiced"} <= {doubt.flag for doubt in DOUBTS}
+
+
+def test_doubtful_columns_are_those_of_descriptors():
+    measured = {d.column for d in read_templates(["paraclap", "extended"]) if d.kind == "level"}
+    assert {column for doubt in DOUBTS for column in doubt.columns} <= measured

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 import paraclap.cli
 from paraclap.cli import evaluate as evaluate_cli
+from paraclap.cli import models as models_cli
 from paraclap.cli import predict, search
 from paraclap.corpora.table import read_corpus
 from paraclap.data.trained_on import (
@@ -27,6 +30,8 @@ from paraclap.inference.api import ParaCLAP
 from paraclap.inference.description import descriptor_prompts
 from paraclap.inference.page import Analyzer
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG, ParaCLAPConfig
+from paraclap.model.sources import ModelError
+from paraclap.settings import SettingsError
 from paraclap.training import loop
 from paraclap.training.config import read_settings
 
@@ -140,7 +145,8 @@ def scored(run, tmp_path, capsys):
 def test_scores_state_how_much_of_them_is_training_data(scored, labels):
     scores, printed = scored(labels)
     assert scores["clips"] == 72 and scores["split"] is None
-    assert scores["trained_on"] == {"clips": 48, "speakers": 4, "complete": True}
+    text = "48 of 72 clips, 4 of 6 speakers"
+    assert scores["trained_on"] == {"clips": 48, "speakers": 4, "complete": True, "text": text}
     assert "trained or validated on 48 of 72 clips, 4 of 6 speakers; --unseen" in printed
     scores, printed = scored(labels, "--unseen")
     assert scores["clips"] == 24 and scores["trained_on"]["clips"] == 0
@@ -176,7 +182,7 @@ def test_speakers_are_seen_by_name_without_any_of_their_trained_clips(scored, ru
     record = TrainedOn(known, complete=True)
     record.save(run / "best")
     scores, _ = scored(corpus, "--split", "train")
-    assert scores["trained_on"] == {"clips": 2, "speakers": 2, "complete": True}
+    assert scores["trained_on"]["text"] == "2 of 24 clips, 2 of 2 speakers"
     assert "all 24 clips" in scored(corpus, "--split", "train", "--unseen")[1]
 
 
@@ -188,8 +194,8 @@ def test_unknown_training_is_stated_and_impossible_selections_are_refused(
     if fault == "missing":
         (run / "best" / RECORD).unlink()
         scores, printed = scored(labels)
-        assert scores["trained_on"] is None
-        assert "trained on: unknown" in printed and "corpora: paraclap-synthetic" in printed
+        assert scores["trained_on"]["text"] == "unknown"
+        assert "no complete record" in printed and "corpora: paraclap-synthetic" in printed
         assert "needs the record of the training clips" in scored(labels, "--unseen")[1]
     elif fault == "incomplete":
         TrainedOn(load(run).clips, complete=False).save(run / "best")
@@ -209,7 +215,105 @@ def test_unknown_training_is_stated_and_impossible_selections_are_refused(
 
 # --- Fine-tuning ---------------------------------------------------------------------------------
 
+
+@pytest.fixture
+def fine_tuning(config, run, tmp_path):
+    """Function that fine-tunes the run for a step; returns the trainer."""
+
+    def train(*arguments, start=run):
+        steps = ["train.max_steps=1", f"output={tmp_path / 'tuned'}"]
+        settings = yaml.safe_load(Path(config).read_text())
+        del settings["model"]
+        (tmp_path / "tuning.yaml").write_text(yaml.safe_dump(settings))
+        given = [tmp_path / "tuning.yaml", f"model.start={start}", *steps, *arguments]
+        return loop.train(read_settings([str(argument) for argument in given]))
+
+    return train
+
+
+def test_fine_tuning_is_not_validated_on_speakers_that_the_start_was_trained_on(
+    fine_tuning, captions, corpus, tmp_path
+):
+    table = pd.read_parquet(captions)
+    trained = sorted(table["speaker"][table["split"] == "train"].unique())
+    table.drop(columns="split").to_parquet(tmp_path / "all.parquet")
+    every = f"data.captions={tmp_path / 'all.parquet'}"
+    with pytest.raises(SettingsError, match="trained on 2 of the 6 speakers; set .*speakers=4"):
+        fine_tuning(every, "data.validation_speakers=5")
+    for seed in range(3):
+        shutil.rmtree(tmp_path / "tuned", ignore_errors=True)
+        run = fine_tuning(every, "data.validation_speakers=2", f"train.seed={seed}")
+        validated = run.data.validation_table["speaker"].unique()
+        assert len(validated) == 2 and not set(validated) & set(trained)
+    record = load(tmp_path / "tuned")
+    overlap = record.overlap(clips_of(read_corpus(corpus)))
+    assert record.complete and overlap["clip"].sum() == 72, "those of the start are included"
+    with pytest.raises(SettingsError, match="trained on 6 of the 6|trained on 4 of the 6"):
+        fine_tuning(every, "data.validation_speakers=3", start=tmp_path / "tuned")
+
+
+def test_validation_clips_of_the_start_are_left_out(fine_tuning, captions, tmp_path):
+    table = pd.read_parquet(captions)
+    swapped = {"train": "dev", "dev": "train"}
+    table["split"] = table["split"].replace(swapped)
+    table.to_parquet(tmp_path / "swapped.parquet")
+    with pytest.raises(SettingsError, match="trained on all 24 validation clips"):
+        fine_tuning(f"data.captions={tmp_path / 'swapped.parquet'}")
+    some = sorted(table["speaker"][table["split"] == "test"].unique())[:1]
+    table.loc[table["speaker"].isin(some), "split"] = "dev"
+    table.to_parquet(tmp_path / "mixed.parquet")
+    with pytest.warns(UserWarning, match="24 of 36 validation clips are left out"):
+        run = fine_tuning(f"data.captions={tmp_path / 'mixed.parquet'}")
+    assert set(run.data.validation_table["speaker"]) == set(some)
+
+
+def test_start_without_a_record_is_stated(fine_tuning, run, tmp_path):
+    (run / "best" / RECORD).unlink()
+    with pytest.warns(UserWarning, match="no complete record of its training clips"):
+        fine_tuning()
+    assert not load(tmp_path / "tuned").complete
+
+
 # --- Publishing ----------------------------------------------------------------------------------
+
+
+def published(source, output, *arguments):
+    """Publish a model; returns the text of its card."""
+    assert models_cli.main(["publish", str(source), str(output), *map(str, arguments)]) == 0
+    return (output / "README.md").read_text()
+
+
+def test_scores_of_another_model_are_not_published(scored, run, labels, model_folder, tmp_path):
+    scored(labels)
+    scores = tmp_path / "scores" / "scores.yaml"
+    text = published(run, tmp_path / "out", "--scores", scores)
+    assert "| 48 of 72 clips, 4 of 6 speakers |" in text
+    for source in (model_folder, run / "last"):
+        if source == run / "last":  # equal to best/ after so few steps
+            weights = load_file(source / "model.safetensors")
+            weights["logit_scale"] += 1
+            save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+            (source / "SHA256SUMS").unlink()
+        with pytest.raises(ModelError, match="those of other weights, of the model"):
+            published(source, tmp_path / "other", "--scores", scores)
+    document = yaml.safe_load(scores.read_text())
+    scores.write_text(yaml.safe_dump({**document, "weights": None}))
+    with pytest.raises(ModelError, match="no hash of the evaluated weights"):
+        published(run, tmp_path / "other", "--scores", scores)
+    assert not (tmp_path / "other").exists()
+
+
+def test_published_folders_have_no_names_of_speakers(run, scored, labels, tmp_path):
+    text = published(run, tmp_path / "plain")
+    assert not (tmp_path / "plain" / RECORD).exists() and "speakers: 2" in text
+    assert scored(labels, model=tmp_path / "plain")[0]["trained_on"]["text"] == "unknown"
+    published(run, tmp_path / "full", "--with-record")
+    assert load(tmp_path / "full").clips["speaker"].isna().all()
+    scores, _ = scored(labels, model=tmp_path / "full")
+    assert scores["trained_on"]["text"] == "48 of 72 clips, 4 of 6 speakers"
+    with pytest.raises(ModelError, match="no record"):
+        published(tmp_path / "plain", tmp_path / "again", "--with-record")
+
 
 # --- Untrained prompts ---------------------------------------------------------------------------
 
