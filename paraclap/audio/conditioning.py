@@ -2,21 +2,22 @@
 
     waveform = condition(samples, 44_100)  # (F,) or (F, C) in memory -> (T,) at 16 kHz
 
-Channels are averaged, other rates resampled by soxr (HQ), and samples clipped to
+Sounding channels are averaged, other rates resampled by soxr (HQ), and samples clipped to
 [-1, 32767/32768], because openSMILE wraps anything above to a negative value.
 
 Letters: T samples at 16 kHz, F frames at the signal's own rate, C channels.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import soxr
 
 from paraclap.audio import SAMPLING_RATE, AudioError
+from paraclap.audio.channels import Mix, sounding
 
-CONDITIONING = "mean of the channels, soxr HQ to 16000 Hz, clipped to [-1, 32767/32768]"
+CONDITIONING = "mean of the sounding channels, soxr HQ to 16000 Hz, clipped to [-1, 32767/32768]"
 """Part of the keys of caches: change it whenever samples change."""
 RATE_LIMITS = (4_000, 192_000)
 """Lowest and highest accepted sampling rate [Hz]; outside, headers are usually damaged."""
@@ -29,8 +30,6 @@ CLIPPED_SHARE = 0.001
 """Share of samples at full scale from which a recording is flagged as clipped."""
 OFFSET_LIMIT = 0.01
 """DC offset (of full scale) from which a recording is flagged; it shifts pitch and loudness."""
-CANCELLED_SHARE = 0.01
-"""Share of the channels' power left in their mean below which they cancel each other."""
 
 
 class Report:
@@ -38,15 +37,14 @@ class Report:
 
     Attributes:
         rate: sampling rate of the file [Hz].
-        channels: number of channels C.
-        truncated: whether an Ogg stream lacks its last page.
+        mix: of its channels.
+        notes: flags of its container.
     """
 
-    def __init__(self, rate: int, channels: int) -> None:
-        self.rate, self.channels, self.truncated = rate, channels, False
+    def __init__(self, rate: int, mix: Mix, notes: Sequence[str] = ()) -> None:
+        self.rate, self.mix, self.notes = rate, mix, notes
         self.frames = self.broken = self.limited = 0
-        self.peak = self.total = self.mono_power = self.channel_power = 0.0
-        self.sounding = np.zeros(channels, dtype=bool)
+        self.peak = self.total = 0.0
 
     def add(self, block: np.ndarray, mono: np.ndarray) -> None:
         """Add frames (F, C) and the mean of their channels (F,)."""
@@ -58,10 +56,6 @@ class Report:
             return
         self.limited += int(np.count_nonzero(magnitudes >= np.float32(SAMPLE_LIMITS[1])))
         self.total += float(mono.sum(dtype=np.float64))
-        if self.channels > 1:
-            self.sounding |= magnitudes.any(axis=0)
-            self.mono_power += float(np.square(mono, dtype=np.float64).sum())
-            self.channel_power += float(np.square(block, dtype=np.float64).sum()) / self.channels
 
     def check(self, path: str | Path) -> None:
         """Raise `AudioError` for samples that are not finite or far outside of [-1, 1]."""
@@ -76,19 +70,18 @@ class Report:
 
     def flags(self) -> list[str]:
         """Return what deserves attention, e.g. `["resampled:44100", "mixed:2"]`."""
-        silent = int(self.channels - self.sounding.sum()) if self.channels > 1 else 0
-        clipped = self.limited / (self.frames * self.channels)
+        channels, silent = self.mix.channels, self.mix.channels - len(self.mix.sounding)
+        clipped = self.limited / (self.frames * channels)
         offset = self.total / self.frames
         table = (
             (self.rate != SAMPLING_RATE, f"resampled:{self.rate}"),
-            (self.channels > 1, f"mixed:{self.channels}"),
-            (0 < silent < self.channels, f"silent_channels:{silent}"),
-            (self.mono_power < CANCELLED_SHARE * self.channel_power, "antiphase"),
+            (channels > 1, f"mixed:{channels}"),
+            (silent > 0, f"silent_channels:{silent}"),
+            (self.mix.cancels_partly, "antiphase"),
             (clipped >= CLIPPED_SHARE, f"clipped:{clipped:.4f}"),
             (abs(offset) >= OFFSET_LIMIT, f"offset:{offset:.3f}"),
-            (self.truncated, "truncated"),
         )
-        return [text for found, text in table if found]
+        return [*(text for found, text in table if found), *self.notes]
 
 
 def condition(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -119,11 +112,12 @@ def condition_with_report(samples: np.ndarray, rate: int) -> tuple[np.ndarray, R
     if not np.issubdtype(frames.dtype, np.floating):
         raise AudioError("type", f"signal is {frames.dtype}, expected float or signed integers")
     frames = frames.astype(np.float32)
-    with np.errstate(invalid="ignore"):  # `report.check` refuses infinities
-        mono = frames.mean(axis=1)
-    report = Report(rate, frames.shape[1])
+    mix = Mix(frames.shape[1], sounding([frames], frames.shape[1]))
+    mono = mix(frames)
+    report = Report(rate, mix)
     report.add(frames, mono)
     report.check("signal")
+    mix.check("signal")
     return resample_and_clip(mono, rate), report
 
 

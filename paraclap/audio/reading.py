@@ -12,6 +12,7 @@ code (`missing`, `truncated`, `html`, `segment`, ...); nothing is repaired or cu
 Letters: T samples at 16 kHz, F frames at the file's own rate, C channels.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,16 +21,16 @@ import numpy as np
 import soundfile
 
 from paraclap.audio import SAMPLING_RATE, AudioError
+from paraclap.audio.channels import Mix, sounding
 from paraclap.audio.conditioning import SAMPLE_LIMITS, Report, resample_and_clip, resample_blocks
-from paraclap.audio.containers import lacks_ogg_end, open_sound
+from paraclap.audio.containers import open_sound
+from paraclap.audio.decoding import Sound
 from paraclap.audio.segments import END_TOLERANCE, MAX_SECONDS, Position, crop_limits, frame_range
 
 BLOCK_SECONDS = 30.0
 """Stretch decoded and mixed to mono at a time [s], so memory does not grow with the channels."""
 CROP_MARGIN = 0.05
 """Stretch on both sides of a crop that is resampled with it [s]; the filter is shorter."""
-INTEGER_STEP = np.float32(1 / 32768)
-"""Difference between two neighbouring 16-bit samples, of full scale."""
 
 
 def read_audio(path: str | Path, start: Position = 0.0, end: Position = None) -> np.ndarray:
@@ -47,7 +48,7 @@ def read_audio(path: str | Path, start: Position = 0.0, end: Position = None) ->
             contain the segment.
     """
     with open_sound(path) as sound:
-        return _read_frames(sound, path, *_segment(sound, path, start, end))
+        return _read_frames(sound, *_segment(sound, start, end))
 
 
 def read_audio_with_report(
@@ -65,10 +66,9 @@ def read_audio_with_report(
         AudioError: as `read_audio`.
     """
     with open_sound(path) as sound:
-        first, last = _segment(sound, path, start, end, max_seconds)
-        report = Report(sound.samplerate, sound.channels)
-        mono = _joined(_mono_blocks(sound, path, first, last, report), last - first)
-    report.truncated = lacks_ogg_end(path)
+        first, last = _segment(sound, start, end, max_seconds)
+        report = _report(sound)
+        mono = _joined(_mono_blocks(sound, first, last, report.mix, report), last - first)
     return resample_and_clip(mono, report.rate), report
 
 
@@ -95,7 +95,7 @@ def read_crop(
         rate = sound.samplerate
         limits = crop_limits(start, end, sound.frames / rate, seconds, place)
         if rate == SAMPLING_RATE:
-            return _read_frames(sound, path, *_segment(sound, path, *limits))
+            return _read_frames(sound, *_segment(sound, *limits))
         samples = (2 * sound.frames * SAMPLING_RATE + rate) // (2 * rate)  # as soxr counts
         first, last = frame_range(path, *limits, sound.frames / rate, samples, SAMPLING_RATE)
         # Begin at a frame that is a whole number of 16 kHz samples: the filter keeps its phases.
@@ -103,7 +103,7 @@ def read_crop(
         margin = round(CROP_MARGIN * rate)
         begin = max(0, first * rate // SAMPLING_RATE - margin) // unit * unit
         stop = min(sound.frames, -(-last * rate // SAMPLING_RATE) + margin)
-        waveform = _read_frames(sound, path, begin, stop)
+        waveform = _read_frames(sound, begin, stop)
     return waveform[first - begin * SAMPLING_RATE // rate :][: last - first]
 
 
@@ -116,31 +116,26 @@ def read_in_blocks(path: str | Path, receive: Callable[[np.ndarray], object]) ->
         AudioError: as `read_audio`, possibly after some blocks were passed on.
     """
     with open_sound(path) as sound:
-        report = Report(sound.samplerate, sound.channels)
-        blocks = _mono_blocks(sound, path, 0, sound.frames, report)
+        report = _report(sound)
+        blocks = _mono_blocks(sound, 0, sound.frames, report.mix, report)
         for block in resample_blocks(blocks, sound.samplerate):
             receive(np.clip(block, *np.float32(SAMPLE_LIMITS)))
-    report.truncated = lacks_ogg_end(path)
     return report
 
 
 def _segment(
-    sound: soundfile.SoundFile,
-    path: str | Path,
-    start: Position,
-    end: Position,
-    max_seconds: float = MAX_SECONDS,
+    sound: Sound, start: Position, end: Position, max_seconds: float = MAX_SECONDS
 ) -> tuple[int, int]:
     """Return the frame range of a segment of an open file."""
     rate, frames = sound.samplerate, sound.frames
-    return frame_range(path, start, end, frames / rate, frames, rate, max_seconds)
+    return frame_range(sound.path, start, end, frames / rate, frames, rate, max_seconds)
 
 
-def _read_frames(sound: soundfile.SoundFile, path: str | Path, first: int, last: int) -> np.ndarray:
+def _read_frames(sound: Sound, first: int, last: int) -> np.ndarray:
     """Return frames of an open file as waveform (T,) at 16 kHz, without a report."""
-    is_16_bit = sound.subtype == "PCM_16"
-    report = None if is_16_bit else Report(sound.samplerate, sound.channels)
-    mono = _joined(_mono_blocks(sound, path, first, last, report), last - first)
+    is_16_bit, mix = sound.subtype == "PCM_16", _mix(sound)
+    report = None if is_16_bit else Report(sound.samplerate, mix)
+    mono = _joined(_mono_blocks(sound, first, last, mix, report), last - first)
     if is_16_bit and sound.samplerate == SAMPLING_RATE:
         return mono  # already in range
     return resample_and_clip(mono, sound.samplerate)
@@ -160,42 +155,57 @@ def _joined(blocks: Iterable[np.ndarray], frames: int) -> np.ndarray:
 
 
 def _mono_blocks(
-    sound: soundfile.SoundFile, path: str | Path, first: int, last: int, report: Report | None
+    sound: Sound, first: int, last: int, mix: Mix, report: Report | None
 ) -> Iterator[np.ndarray]:
     """Yield frames `first` to `last` (exclusive) as mono blocks (F,) float32.
 
-    `report` accumulates every block and is checked at the end. It may be None for 16-bit integers,
-    which are always in range.
+    `mix` and `report` accumulate every block and are checked at the end. `report` may be None for
+    16-bit integers, which are always in range.
 
     Raises:
-        AudioError: if frames are missing or damaged, or implausible.
+        AudioError: if frames are missing, damaged or implausible, or the channels cancel.
     """
     decoded = 0
-    try:
-        sound.seek(first)
-        while decoded < last - first:
-            frames = min(last - first - decoded, round(BLOCK_SECONDS * sound.samplerate))
-            block = _read_block(sound, frames)
-            if not len(block):
-                break
-            with np.errstate(invalid="ignore"):  # `report.check` refuses infinities
-                mono = block[:, 0] if sound.channels == 1 else block.mean(axis=1)
-            if report is not None:
-                report.add(block, mono)
-            decoded += len(block)
-            yield mono
-    except soundfile.LibsndfileError as error:
-        raise AudioError("decoding", f"{path} is damaged: {error.error_string}") from error
+    for block in _blocks(sound, first, last, BLOCK_SECONDS):
+        mono = mix(block)
+        if report is not None:
+            report.add(block, mono)
+        decoded += len(block)
+        yield mono
     if last - first - decoded > END_TOLERANCE * sound.samplerate or not decoded:
         raise AudioError(
-            "truncated", f"{path}: expected {last - first} frames, decoded only {decoded}"
+            "truncated", f"{sound.path}: expected {last - first} frames, decoded only {decoded}"
         )
     if report is not None:
-        report.check(path)
+        report.check(sound.path)
+    mix.check(sound.path)
 
 
-def _read_block(sound: soundfile.SoundFile, frames: int) -> np.ndarray:
-    """Return the next frames (F, C) as float32; 16-bit samples are read as integers (faster)."""
-    if sound.subtype != "PCM_16":
-        return sound.read(frames, dtype="float32", always_2d=True)
-    return sound.read(frames, dtype="int16", always_2d=True) * INTEGER_STEP
+def _blocks(sound: Sound, first: int, last: int, seconds: float) -> Iterator[np.ndarray]:
+    """Yield frames in blocks (F, C).
+
+    Raises:
+        AudioError: if they are damaged.
+    """
+    try:
+        yield from sound.blocks(first, last, round(seconds * sound.samplerate))
+    except soundfile.LibsndfileError as error:
+        message = f"{sound.path} is damaged: {error.error_string}"
+        raise AudioError("decoding", message) from error
+
+
+def _report(sound: Sound) -> Report:
+    return Report(sound.samplerate, _mix(sound), sound.flags)
+
+
+def _mix(sound: Sound) -> Mix:
+    """Return the mix of the channels that sound in a file."""
+    channels = (0,) if sound.channels == 1 else _sounding(sound.path, sound.state)
+    return Mix(sound.channels, channels)
+
+
+@functools.lru_cache(maxsize=2**16)
+def _sounding(path: str | Path, state: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the channels that sound in a file; `state` changes with the file."""
+    with open_sound(path) as sound:
+        return sounding(_blocks(sound, 0, sound.frames, 1.0), sound.channels)

@@ -58,8 +58,9 @@ FLAGS = {
     "offset": "it has a constant offset, which affects pitch and loudness",
     "silent": "it is silent, so that the results do not describe a voice. Is the right microphone"
     " selected and switched on?",
-    "silent_channels": "at least one channel is silent; the mean of all channels is used",
+    "silent_channels": "at least one channel is silent; the mean of the others is used",
     "truncated": "its end is missing",
+    "unknown_length": "its file does not state its length, so its end may be missing",
     "unvoiced": "no voice was found in it, so that the results may not describe one",
 }
 """Flags of an audio report -> note on the page."""

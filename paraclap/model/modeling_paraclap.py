@@ -49,6 +49,7 @@ from transformers.models.clap.modeling_clap import ClapOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 SAMPLING_RATE = 16_000  # Hz
+MAX_PEAK = 8.0  # above, float samples are probably unscaled integers
 TEXT_POOLINGS = ("cls", "mean")
 AUDIO_POOLINGS = {"mean": 1, "mean_std": 2, "attention": 1}  # P / H
 AUDIO_LAYERS = ("last", "weighted")  # or a list of numbers
@@ -876,7 +877,8 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         """Pad waveforms to the longest of them.
 
         Args:
-            audio: one waveform (T,) or several; mono.
+            audio: one waveform (T,) or several; mono; float in [-1, 1] or signed 16-bit or 32-bit
+                integers of full scale.
             sampling_rate: of the waveforms [Hz]; required, so that a wrong rate is an error.
             samples: length to pad to; None = the longest clip. (Not called `max_length`, because
                 processors pass the tokenizer's `max_length`, in tokens, to audio as well.)
@@ -888,8 +890,8 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
             `mel` (B, N, M) and (B, N).
 
         Raises:
-            ValueError: if a waveform has another rate, is not mono, empty or not finite, or is
-                longer than `samples` or `max_samples`.
+            ValueError: if a waveform has another rate, is not mono, empty, not finite or far
+                outside of [-1, 1], or is longer than `samples` or `max_samples`.
         """
         waveforms = _checked_waveforms(audio, sampling_rate, self.sampling_rate)
         if self.max_samples is not None and max(map(len, waveforms)) > self.max_samples:
@@ -1060,7 +1062,8 @@ class FunctionalsFeatureExtractor(SequenceFeatureExtractor):
         """Measure waveforms.
 
         Args:
-            audio: one waveform (T,) or several; mono.
+            audio: one waveform (T,) or several; mono; float in [-1, 1] or signed 16-bit or 32-bit
+                integers of full scale.
             sampling_rate: of the waveforms [Hz]; required, so that a wrong rate is an error.
             return_tensors: "pt" or "np" (default).
             unused: padding options; functionals need no padding.
@@ -1113,7 +1116,7 @@ def _checked_waveforms(
         found = "no sampling_rate" if rate is None else f"{rate} Hz"
         raise ValueError(f"{found} given, expected {expected} Hz")
     several = audio if isinstance(audio, list | tuple) else [audio]
-    waveforms = [np.asarray(waveform, dtype=np.float32) for waveform in several]
+    waveforms = [_floats(np.asarray(waveform)) for waveform in several]
     for waveform in waveforms:
         if waveform.ndim != 1:
             raise ValueError(f"waveform has shape {waveform.shape}, expected mono (T,)")
@@ -1121,7 +1124,16 @@ def _checked_waveforms(
             raise ValueError("waveform has no samples")
         if not np.isfinite(waveform).all():
             raise ValueError("waveform has non-finite samples")
+        if (peak := np.abs(waveform).max()) > MAX_PEAK:
+            raise ValueError(f"waveform peaks at {peak:g}, expected float samples in [-1, 1]")
     return waveforms
+
+
+def _floats(waveform: np.ndarray) -> np.ndarray:
+    """Return a waveform as float32; signed integers of full scale become [-1, 1)."""
+    if np.issubdtype(waveform.dtype, np.signedinteger) and waveform.dtype.itemsize < 8:
+        return (waveform / -float(np.iinfo(waveform.dtype).min)).astype(np.float32)
+    return waveform.astype(np.float32)
 
 
 class ParaCLAPProcessor(ProcessorMixin):

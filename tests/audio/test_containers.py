@@ -28,8 +28,6 @@ CONTENTS = {
     "web page": (lambda wav: b"<!DOCTYPE html><html></html>", "html"),
     "LFS pointer": (lambda wav: b"version https://git-lfs.github.com/spec/v1\n", "lfs_pointer"),
     "text": (lambda wav: b"not found\n", "text"),
-    "m4a": (lambda wav: b"\0\0\0\x20ftypM4A \0\0\0\0", "needs_ffmpeg"),
-    "webm": (lambda wav: b"\x1a\x45\xdf\xa3\0\0\0\0", "needs_ffmpeg"),
     "zip": (lambda wav: b"PK\x03\x04\0\0\0\0", "archive"),
     "random bytes": (lambda wav: np.random.default_rng(1).bytes(5000), "not_audio"),
     "cut in half": (lambda wav: wav[: len(wav) // 2], "truncated"),

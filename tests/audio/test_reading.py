@@ -103,12 +103,6 @@ def test_offset_is_the_mean(tmp_path):
     assert flags_of(write(tmp_path / "a.wav", tone() * 0.5 - 0.25)) == ["offset:-0.250"]
 
 
-@pytest.mark.parametrize("gain, found", [(-1.0, True), (-0.9, True), (0.0, False), (1.0, False)])
-def test_cancelling_channels_are_flagged(tmp_path, gain, found):
-    samples = np.stack([tone(), gain * tone()], axis=1)
-    assert ("antiphase" in flags_of(write(tmp_path / "a.wav", samples))) == found
-
-
 @pytest.mark.parametrize("share, found", [(1.0, False), (0.99, True), (0.6, True)])
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_cut_ogg_is_flagged(tmp_path, subtype, share, found):

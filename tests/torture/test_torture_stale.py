@@ -11,11 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from audio_files import assert_read_alike, babble, reason_of, tone, write
 
 from paraclap import cli
-from paraclap.audio.conditioning import condition_with_report
+from paraclap.audio import SAMPLING_RATE, reading
+from paraclap.audio.conditioning import condition, condition_with_report
+from paraclap.audio.containers import read_duration
 from paraclap.audio.quality import quality_flags
-from paraclap.audio.reading import read_audio
+from paraclap.audio.reading import read_audio, read_audio_with_report, read_crop
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.captions.quality import DOUBTS
 from paraclap.captions.sources import open_file
@@ -30,7 +33,72 @@ from small_corpora import make_corpus, run
 
 # --- Segments of MP3 -----------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("rate", [44_100, 48_000, 22_050])
+def test_segments_and_crops_of_variable_bitrate_equal_the_whole(tmp_path, rate):
+    samples = babble(12.0, rate)
+    path = write(tmp_path / "a.mp3", samples, rate, format="MP3", bitrate_mode="VARIABLE")
+    whole = read_audio(path)
+    places = np.random.default_rng(0).uniform(0, 1, 60)
+    for place in places:
+        crop = read_crop(path, None, None, 0.5, place)
+        first = round(place * (read_duration(path) - 0.5) * SAMPLING_RATE)
+        np.testing.assert_allclose(crop, whole[first : first + len(crop)], atol=1e-5)
+    for start in np.round(places * 550) / 50:  # a whole number of samples at each rate
+        segment = read_audio(path, start, start + 0.5)[400:-400]
+        expected = whole[round(start * SAMPLING_RATE) + 400 :][: len(segment)]
+        np.testing.assert_allclose(segment, expected, atol=1e-3)
+
+
+def test_blocks_of_variable_bitrate_have_no_faults_at_their_borders(tmp_path, monkeypatch):
+    samples = babble(6.0, 44_100)
+    path = write(tmp_path / "a.mp3", samples, 44_100, format="MP3", bitrate_mode="VARIABLE")
+    whole = read_audio(path)
+    monkeypatch.setattr(reading, "BLOCK_SECONDS", 0.3)
+    np.testing.assert_allclose(read_audio(path), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "ogg", "wav", "ircam"])
+def test_other_files_in_the_current_folder_do_not_matter(tmp_path, monkeypatch, suffix):
+    path = write(tmp_path / f"a.{suffix}", babble(2.0), format=suffix.upper())
+    expected = read_audio(path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("._", f"._{path.name}"):
+        (tmp_path / name).write_bytes(np.random.default_rng(0).bytes(5000))
+    np.testing.assert_array_equal(read_audio(path), expected)
+
+
 # --- Truncated containers ------------------------------------------------------------------------
+
+
+LENGTHS = {  # containers -> whether they state their length
+    **dict.fromkeys(("NIST", "VOC", "AVR", "RIFX", "AIFF", "W64", "RF64", "CAF", "SVX"), True),
+    **dict.fromkeys(("AU", "WAV", "HTK", "SDS", "FLAC"), True),
+    **dict.fromkeys(("PAF", "PVF", "IRCAM", "MAT4", "MAT5"), False),
+}
+
+
+def contained(path: Path, container: str) -> Path:
+    """Write an audio file in a container."""
+    options = {"format": container}
+    if container == "RIFX":
+        options = {"format": "WAV", "endian": "BIG"}
+    return write(path, babble(2.0), subtype="PCM_16", **options)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.66, 0.95])
+@pytest.mark.parametrize("container, stated", LENGTHS.items())
+def test_cut_files_are_refused_or_marked(tmp_path, container, stated, share):
+    path = contained(tmp_path / "clip", container)
+    waveform, report = read_audio_with_report(path)
+    assert len(waveform) >= 2 * SAMPLING_RATE
+    assert ("unknown_length" in report.flags()) == (not stated)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    if stated:
+        assert reason_of(path) in ("truncated", "decoding", "not_audio")
+    else:
+        assert "unknown_length" in read_audio_with_report(path)[1].flags()
+
 
 # --- Feature chunks ------------------------------------------------------------------------------
 
@@ -261,6 +329,46 @@ def test_results_whose_file_is_gone_or_was_replaced_are_marked(index, capsys, ch
 # --- Older models --------------------------------------------------------------------------------
 
 # --- Doubtful channels ---------------------------------------------------------------------------
+
+
+def layouts(voice: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the same voice on different channels (F, C)."""
+    silence, noise = np.zeros_like(voice), np.random.default_rng(1).normal(0, 1e-4, voice.shape)
+    return {
+        "two equal": np.stack([voice, voice], axis=1),
+        "left": np.stack([voice, silence], axis=1),
+        "right, the left with an offset": np.stack([silence + 0.1, voice], axis=1),
+        "one of six": np.stack([silence] * 4 + [voice, silence], axis=1),
+        "one of six with faint noise": np.stack([noise, noise, voice, noise, noise, noise], axis=1),
+        "late": np.stack([np.r_[silence, voice], np.r_[silence, silence]], axis=1),
+    }
+
+
+@pytest.mark.parametrize("rate", [SAMPLING_RATE, 44_100])
+@pytest.mark.parametrize("layout", layouts(np.zeros(1)))
+def test_channel_layout_does_not_change_the_waveform(tmp_path, layout, rate):
+    samples = layouts(babble(3.0, rate))[layout]
+    mono = samples[:, np.ptp(samples, axis=0).argmax()]
+    expected = read_audio(write(tmp_path / "mono.wav", mono, rate))
+    path = write(tmp_path / "clip.wav", samples, rate)
+    np.testing.assert_array_equal(assert_read_alike(path, len(samples) / rate), expected)
+    np.testing.assert_allclose(condition(samples, rate), expected, atol=1e-4)
+
+
+def test_channels_that_sound_only_late_are_part_of_the_mean_everywhere(tmp_path):
+    samples = np.zeros((10 * SAMPLING_RATE, 2))
+    samples[:, 0] = babble(10.0)
+    samples[-SAMPLING_RATE:, 1] = tone()
+    path = write(tmp_path / "clip.wav", samples)
+    whole = assert_read_alike(path, 10.0)
+    np.testing.assert_allclose(whole, samples.mean(axis=1), atol=1e-4)
+
+
+@pytest.mark.parametrize("gain, found", [(-0.7, True), (-0.5, True), (0.0, False), (0.5, False)])
+def test_channels_that_cancel_in_part_are_flagged(tmp_path, gain, found):
+    voice = babble(2.0)
+    path = write(tmp_path / "clip.wav", np.stack([voice, gain * voice], axis=1))
+    assert ("antiphase" in read_audio_with_report(path)[1].flags()) == found
 
 
 # --- Descriptors of doubtful recordings -----------------------------------------------------------

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,21 +12,185 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from audio_files import tone
+from audio_files import assert_read_alike, babble, reason_of, tone, write
 
-from paraclap.audio import SAMPLING_RATE
+from paraclap.audio import SAMPLING_RATE, AudioError
+from paraclap.audio.conditioning import condition
+from paraclap.audio.containers import read_duration, read_header
+from paraclap.audio.mp3 import _frame as mp3_frame
 from paraclap.audio.quality import quality_flags
-from paraclap.audio.reading import read_audio
+from paraclap.audio.reading import (
+    read_audio,
+    read_audio_with_report,
+    read_crop,
+    read_in_blocks,
+)
+from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.cli import predict, search
 from paraclap.inference import page
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.page import Analyzer
+from paraclap.model.modeling_paraclap import ParaCLAPFeatureExtractor
 
 DATA = Path(os.environ.get("PARACLAP_DATA", Path(__file__).resolve().parents[2] / "../shared/data"))
 
 # --- Containers ----------------------------------------------------------------------------------
 
+
+def first_frame(content: bytes) -> int:
+    """Return the size of the first frame of an MP3 file, its Xing header."""
+    return mp3_frame(content, 0).size
+
+
+def vbr_mp3(path: Path, seconds: float, seed: int = 0, xing: bool = True) -> bytes:
+    """Return the content of an MP3 file with a variable bitrate."""
+    write(path, babble(seconds, 44_100, seed), 44_100, format="MP3", bitrate_mode="VARIABLE")
+    content = path.read_bytes()
+    assert b"Xing" in content[: first_frame(content)]
+    return content if xing else content[first_frame(content) :]
+
+
+def ogg(path: Path, seconds: float, subtype: str, seed: int = 0) -> bytes:
+    """Return the content of an Ogg file."""
+    samples = babble(seconds, 48_000, seed)
+    return write(path, samples, 48_000, format="OGG", subtype=subtype).read_bytes()
+
+
+def wav(path: Path, seconds: float, announced: bool = True, seed: int = 0) -> bytes:
+    """Return the content of a WAV file, with both sizes 0 unless announced."""
+    content = bytearray(write(path, babble(seconds, seed=seed), format="WAV").read_bytes())
+    if not announced:
+        content[4:8] = content[40:44] = bytes(4)
+    return bytes(content)
+
+
+def piped_flac(path: Path, seconds: float, **options) -> bytes:
+    """Return the content of a FLAC file of unknown length."""
+    path = write(path, babble(seconds, 44_100), 44_100, format="FLAC", **options)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    return bytes(content)
+
+
+ID3 = b"ID3\4\0\0\0\0\2\0" + bytes(256)
+OPEN = "unknown_length"
+WHOLE = {
+    "VBR MP3 without Xing": (lambda p: vbr_mp3(p, 4, xing=False), 4, OPEN),
+    "VBR MP3 without Xing behind a tag": (lambda p: ID3 + vbr_mp3(p, 4, xing=False), 4, OPEN),
+    "two MP3": (lambda p: vbr_mp3(p, 2) + vbr_mp3(p, 2, 1), 4, None),
+    "two MP3 with tags": (
+        lambda p: ID3 + vbr_mp3(p, 2) + b"TAG" + bytes(125) + ID3 + vbr_mp3(p, 2), 4, None),
+    "MP3, and one without Xing": (lambda p: vbr_mp3(p, 2) + vbr_mp3(p, 2, 1, xing=False), 4, OPEN),
+    "chained Vorbis": (lambda p: ogg(p, 2, "VORBIS") + ogg(p, 2, "VORBIS", 1), 4, None),
+    "chained Opus": (lambda p: ogg(p, 2, "OPUS") + ogg(p, 2, "OPUS", 1), 4, None),
+    "an Ogg file twice": (lambda p: ogg(p, 2, "VORBIS") * 2, 4, None),
+    "three Ogg files": (lambda p: b"".join(ogg(p, 1.5, "OPUS", n) for n in range(3)), 4.5, None),
+    "two FLAC": (lambda p: write(p, babble(2), format="FLAC").read_bytes() * 2, 4, None),
+    "two WAV": (lambda p: wav(p, 2) + wav(p, 2, seed=1), 4, None),
+    "FLAC of unknown length": (lambda p: piped_flac(p, 4), 4, OPEN),
+    "24-bit FLAC of unknown length": (lambda p: piped_flac(p, 4, subtype="PCM_24"), 4, OPEN),
+    "WAV of a recorder that died": (lambda p: wav(p, 4, announced=False), 4, OPEN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make, seconds, flag", WHOLE.values(), ids=WHOLE.keys())
+def test_joined_and_unfinished_files_are_read_to_their_end(tmp_path, make, seconds, flag):
+    path = tmp_path / "clip"
+    path.write_bytes(make(tmp_path / "source"))
+    waveform = assert_read_alike(path, seconds)
+    assert np.abs(waveform[-8000:]).max() > 0.1, "sound to the end"
+    flags = read_audio_with_report(path)[1].flags()
+    assert [name for name in flags if ":" not in name] == ([flag] if flag else [])
+
+
+def test_joined_parts_are_those_of_their_files(tmp_path):
+    for name, make in (("mp3", vbr_mp3), ("wav", wav)):
+        parts = [make(tmp_path / name, 2.0, seed=seed) for seed in range(2)]
+        sounds = []
+        for content in parts:
+            (tmp_path / "part").write_bytes(content)
+            sounds.append(read_audio(tmp_path / "part"))
+        (tmp_path / "joined").write_bytes(b"".join(parts))
+        joined = read_audio(tmp_path / "joined")
+        for begin, sound in ((0, sounds[0]), (32_000, sounds[1])):
+            inner = slice(begin + 400, begin + 31_600)
+            np.testing.assert_allclose(joined[inner], sound[400:31_600], atol=1e-3)
+
+
+REFUSED = {
+    "FLAC of unknown length, cut": (lambda p: piped_flac(p, 3)[:-50], "truncated"),
+    "MP3 of two rates": (
+        lambda p: vbr_mp3(p, 2) + write(p, babble(2), format="MP3").read_bytes(), "joined"),
+    "Vorbis and Opus of other channels": (
+        lambda p: ogg(p, 1, "VORBIS")
+        + write(p, np.stack([babble(1)] * 2, 1), 48_000, format="OGG").read_bytes(), "joined"),
+    "second part cut": (lambda p: wav(p, 2) + wav(p, 2)[:-9000], "truncated"),
+    "WAV with an empty data chunk and a list": (
+        lambda p: b"RIFF\x40\0\0\0" + wav(p, 1)[8:40] + bytes(4) + b"LIST\x14\0\0\0" + bytes(20),
+        "empty"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make, reason", REFUSED.values(), ids=REFUSED.keys())
+def test_parts_that_do_not_fit_are_refused(tmp_path, make, reason):
+    path = tmp_path / "clip"
+    path.write_bytes(make(tmp_path / "source"))
+    assert reason_of(path) == reason
+
+
+@pytest.mark.parametrize(
+    "container, subtype",
+    [
+        *(("WAV", name) for name in ("GSM610", "G721_32", "IMA_ADPCM", "MS_ADPCM")),
+        *(("WAV", f"NMS_ADPCM_{bits}") for bits in (16, 24, 32)),
+        *(("AU", name) for name in ("G721_32", "G723_24", "G723_40")),
+        *(("AIFF", name) for name in ("GSM610", "DWVW_16", "DWVW_24")),
+        ("W64", "GSM610"),
+        ("CAF", "ALAC_16"),
+    ],
+)
+def test_codings_without_seeking_are_read_in_order(tmp_path, container, subtype):
+    samples = tone(3.0, 8_000)
+    path = write(tmp_path / "clip", samples, 8_000, format=container, subtype=subtype)
+    waveform = assert_read_alike(path, 3.0)
+    assert 0.2 < np.sqrt(np.mean(waveform**2)) < 0.5
+
+
 # --- Cancelling channels -------------------------------------------------------------------------
+
+
+def cancelling(gain: float = -1.0) -> np.ndarray:
+    """Return two channels (F, 2), the second of which is a multiple of the first."""
+    samples = babble(3.0)
+    return np.stack([samples, gain * samples], axis=1)
+
+
+READERS = {
+    "segment": lambda path: read_audio(path, 0.5, 2.0),
+    "report": read_audio_with_report,
+    "crop": lambda path: read_crop(path, None, None, 1.0, 0.5),
+    "blocks": lambda path: read_in_blocks(path, lambda block: None),
+    "memory": lambda path: condition(*soundfile.read(path)),
+    "cache": lambda path: cache_waveforms(path.parent / "cache", path.parent, [path.name]),
+}
+
+
+@pytest.mark.parametrize("gain", [-1.0, -0.9])
+@pytest.mark.parametrize("options", [{}, {"subtype": "FLOAT"}, {"format": "FLAC"}])
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
+def test_channels_that_cancel_are_refused_wherever_audio_is_read(tmp_path, read, options, gain):
+    path = write(tmp_path / "clip.wav", cancelling(gain), **options)
+    with pytest.raises(AudioError, match="cancel each other") as caught:
+        read(path)
+    assert caught.value.reason == "antiphase"
+
+
+def test_silence_is_readable_on_one_or_two_channels(tmp_path):
+    for shape in ((8000,), (8000, 2)):
+        path = write(tmp_path / "clip.wav", np.zeros(shape))
+        assert not read_audio(path).any() and not condition(np.zeros(shape), 16_000).any()
+
 
 # --- Silence and noise ---------------------------------------------------------------------------
 
@@ -164,4 +331,112 @@ def test_python_scores_come_with_quality(tiny, sounds):
 
 # --- Processors ----------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_integer_samples_are_scaled_by_the_processor(width):
+    extractor = ParaCLAPFeatureExtractor(gain=6.0)
+    floats = (babble(1.0) * 32767).astype(np.int16) / np.float32(32768)
+    integers = (floats.astype(np.float64) * 2 ** (width - 1)).astype(f"int{width}")
+    expected, found = (extractor(x, 16_000)["input_values"] for x in (floats, integers))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_unscaled_samples_are_refused_by_the_processor(kind):
+    with pytest.raises(ValueError, match=r"peaks at .*, expected float samples in \[-1, 1\]"):
+        ParaCLAPFeatureExtractor()((babble(1.0) * 32767).astype(kind), 16_000)
+
+
 # --- Converted files -----------------------------------------------------------------------------
+
+
+FFMPEG = '''#!{python}
+"""Stands in for ffmpeg: decodes what follows the first 12 bytes of a file with libsndfile."""
+import io, sys, soundfile
+arguments = sys.argv[1:]
+open({log!r}, "a").write(" ".join(arguments) + "\\n")
+name = arguments[arguments.index("-i") + 1].removeprefix("file:")
+content = open(name, "rb").read()[12:]
+if content.startswith(b"bad"):
+    sys.exit("[in#0 @ 0x5557] moov atom not found")
+samples, rate = soundfile.read(io.BytesIO(content), dtype="int16")
+output = io.BytesIO()
+soundfile.write(output, samples, rate, format="AU", subtype="PCM_16")
+header = bytearray(output.getvalue())
+header[8:12] = b"\\xff" * 4  # written to a pipe
+sys.stdout.buffer.write(header)
+'''
+MPEG_4 = b"\0\0\0\x20ftypM4A "
+
+
+@pytest.fixture
+def ffmpeg(tmp_path, monkeypatch) -> Path:
+    """Put a program called ffmpeg on the path; returns the log of its calls."""
+    program, log = tmp_path / "bin" / "ffmpeg", tmp_path / "calls"
+    program.parent.mkdir()
+    program.write_text(FFMPEG.format(python=sys.executable, log=str(log)))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    log.touch()
+    return log
+
+
+def test_converted_file_is_read_like_any_other_and_decoded_once(tmp_path, ffmpeg):
+    flac = write(tmp_path / "a.flac", babble(3.0, 44_100), 44_100)
+    path = tmp_path / "-i $(id).m4a"
+    path.write_bytes(MPEG_4 + flac.read_bytes())
+    waveform = assert_read_alike(path, 3.0)
+    np.testing.assert_array_equal(waveform, read_audio(flac))
+    assert read_audio_with_report(path)[1].flags() == ["resampled:44100", "converted"]
+    assert read_header(path).kind == "MPEG-4 audio (m4a, mp4), converted by ffmpeg"
+    calls = ffmpeg.read_text().splitlines()
+    assert len(calls) == 1
+    assert "-protocol_whitelist file,pipe -f mov -i file:/" in calls[0]
+
+
+def test_changed_file_is_converted_again(tmp_path, ffmpeg):
+    path = tmp_path / "a.m4a"
+    for seconds in (1.0, 2.0):
+        content = write(tmp_path / "a.flac", babble(seconds)).read_bytes()
+        path.write_bytes(MPEG_4 + content)
+        assert read_duration(path) == seconds
+
+
+def test_file_that_ffmpeg_does_not_decode_is_refused(tmp_path, ffmpeg):
+    path = tmp_path / "a.m4a"
+    path.write_bytes(MPEG_4 + b"bad")
+    with pytest.raises(AudioError, match="is not decoded by ffmpeg: moov atom not found$"):
+        read_audio(path)
+    assert reason_of(path) == "decoding"
+
+
+def test_without_ffmpeg_its_need_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    heads = {
+        "MPEG-4": MPEG_4,
+        "WebM": b"\x1a\x45\xdf\xa3",
+        "AAC": b"\xff\xf1",
+        "AMR": b"#!AMR\n",
+        "Windows Media": b"\x30\x26\xb2\x75",
+        "AVI": b"RIFF\0\0\0\0AVI ",
+        "Flash": b"FLV\1",
+    }
+    for name, head in heads.items():
+        (tmp_path / "clip.wav").write_bytes(head + bytes(100))
+        with pytest.raises(AudioError, match=f"is {name}.*, which needs ffmpeg to convert it"):
+            read_header(tmp_path / "clip.wav")
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("suffix", ["m4a", "webm", "mp4", "mkv", "aac", "wma", "flv", "avi"])
+def test_real_conversions_have_the_samples_of_their_source(tmp_path, suffix):
+    source = write(tmp_path / "a.wav", tone(3.0, 44_100), 44_100)
+    path = tmp_path / f"a.{suffix}"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", source, path], check=True)
+    waveform = assert_read_alike(path, 3.0)
+    assert np.sqrt(np.mean(waveform**2)) == pytest.approx(0.35, abs=0.02)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    if suffix == "flv":  # does not state its length
+        assert "unknown_length" in read_audio_with_report(path)[1].flags()
+    else:
+        assert reason_of(path) in ("decoding", "truncated")

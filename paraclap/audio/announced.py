@@ -1,0 +1,163 @@
+"""Lengths that headers announce: files that hold less are refused.
+
+libsndfile silently shortens a file with less data than its header announces, and reads headers
+without a length to the end of the file.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from paraclap.audio import AudioError
+
+SLACK = 64
+"""Bytes that a header may announce beyond the end of the file; some writers include the header."""
+HEAD = 64
+"""Bytes at the beginning of a file that identify its container."""
+UNKNOWN = 0x7FFF_F000
+"""32-bit sizes from here on mean "unknown"; programs that write to a pipe use them."""
+OGG_PAGE = 65_307
+"""Largest page of an Ogg stream [bytes]."""
+VERIFIED = {
+    *("AIFF", "AU", "AVR", "CAF", "FLAC", "HTK", "MP3", "NIST", "OGG", "RF64", "SDS", "SVX"),
+    *("VOC", "W64", "WAV", "WAVEX"),
+}
+"""Containers of libsndfile in which missing data is recognised here or by libsndfile."""
+
+
+def check_length(handle: BinaryIO, head: bytes, size: int, path: str | Path) -> bool:
+    """Return whether the header of a file leaves its length open.
+
+    Raises:
+        AudioError: if the file is shorter than announced (`truncated`).
+    """
+    check = CHECKS.get(head[:4])
+    announced = None if check is None else check(handle, head, size)
+    if announced is not None and announced - size > SLACK:
+        raise AudioError("truncated", f"{path}: header announces {announced} bytes, found {size}")
+    return check is not None and announced is None
+
+
+def find_data(handle: BinaryIO, head: bytes, size: int) -> tuple[int, int]:
+    """Return the position of the samples of a WAV file and their announced size [bytes].
+
+    The position is `size` if there is no data chunk.
+    """
+    form = ">4sI" if head[:4] == b"RIFX" else "<4sI"
+    position = 12
+    while position + 8 <= size:
+        if position + 8 <= HEAD:
+            name, announced = struct.unpack_from(form, head, position)
+        else:
+            handle.seek(position)
+            name, announced = struct.unpack(form, handle.read(8))
+        position += 8
+        if name == b"data":
+            return position, announced
+        position += announced + announced % 2
+    return size, 0
+
+
+def _riff(handle: BinaryIO, head: bytes, size: int) -> int | None:
+    if head[8:12] == b"AVI ":
+        (announced,) = struct.unpack_from("<I", head, 4)
+        return announced + 8 if announced else None
+    if head[8:12] != b"WAVE":
+        return size
+    position, announced = find_data(handle, head, size)
+    return None if announced >= UNKNOWN else position + announced
+
+
+def _field(form: str, offset: int, added: int = 0) -> Callable[..., int | None]:
+    """Return a check of a size at an offset; `added` bytes are not counted by it."""
+
+    def check(handle: BinaryIO, head: bytes, size: int) -> int | None:
+        (announced,) = struct.unpack_from(form, head, offset)
+        largest = 256 ** struct.calcsize(form) - 1
+        return None if announced in (0, largest) else announced + added
+
+    return check
+
+
+def _au(handle: BinaryIO, head: bytes, size: int) -> int | None:
+    offset, announced = struct.unpack_from(">2I" if head[:4] == b".snd" else "<2I", head, 4)
+    return None if announced in (0, 0xFFFF_FFFF) else offset + announced
+
+
+def _avr(handle: BinaryIO, head: bytes, size: int) -> int | None:
+    channels, bits = struct.unpack_from(">2H", head, 12)
+    (frames,) = struct.unpack_from(">I", head, 26)
+    return 128 + frames * (2 if channels else 1) * bits // 8
+
+
+def _nist(handle: BinaryIO, head: bytes, size: int) -> int | None:
+    handle.seek(0)
+    header = handle.read(1024)
+    found = dict(re.findall(rb"^(\w+) -i (\d+)\s*$", header, re.MULTILINE))
+    length = re.match(rb"NIST_1A\s+(\d+)", header)
+    if not length or b"sample_count" not in found:
+        return None
+    width, channels = (int(found.get(name, 1)) for name in (b"sample_n_bytes", b"channel_count"))
+    return int(length[1]) + int(found[b"sample_count"]) * width * channels
+
+
+def _voc(handle: BinaryIO, head: bytes, size: int) -> int | None:
+    (position,) = struct.unpack_from("<H", head, 20)
+    while position < size:
+        handle.seek(position)
+        block = handle.read(4).ljust(4, b"\0")
+        if block[0] == 0:  # the end
+            break
+        position += 4 + int.from_bytes(block[1:], "little")
+    return position
+
+
+def _caf(handle: BinaryIO, head: bytes, size: int) -> int | None:
+    position = 8
+    while position + 12 <= size:
+        handle.seek(position)
+        name, announced = struct.unpack(">4sq", handle.read(12))
+        if announced < 0:  # until the end
+            return None
+        position += 12 + announced
+        if name == b"data":
+            break
+    return position
+
+
+def _sds(handle: BinaryIO, head: bytes, size: int) -> int | None:
+    frames = sum(head[10 + place] << 7 * place for place in range(3))
+    in_packet = 120 // -(-head[6] // 7)
+    return 21 + 127 * -(-frames // in_packet)
+
+
+CHECKS = {
+    b"RIFF": _riff,
+    b"RIFX": _riff,
+    b"FORM": _field(">I", 4, 8),  # AIFF and 8SVX
+    b"RF64": _field("<Q", 20, 8),
+    b"riff": _field("<Q", 16),  # Wave64
+    b".snd": _au,
+    b"dns.": _au,
+    b"caff": _caf,
+    b"2BIT": _avr,
+    b"NIST": _nist,
+    b"Crea": _voc,
+    b"\xf0\x7e\x00\x01": _sds,
+}
+"""First bytes of a container -> function that returns the announced end of its data [bytes]; None
+if the header leaves it open."""
+
+
+def lacks_ogg_end(handle: BinaryIO, first: int, last: int) -> bool:
+    """Return whether the bytes `first` to `last` are an Ogg stream without its last page."""
+    begin = max(first, last - OGG_PAGE)
+    tail = os.pread(handle.fileno(), last - begin, begin)
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27:
+        return True
+    size = 27 + page[26] + sum(page[27 : 27 + page[26]])  # header, table of lengths, packets
+    return len(page) < size or not page[5] & 4
