@@ -27,8 +27,8 @@ AUDIO_SUFFIXES = frozenset(
     " wav wave".split()
 )
 """Suffixes of audio that libsndfile decodes, in lower case."""
-CONVERTIBLE_SUFFIXES = frozenset({"m4a", "mp4", "aac", "wma", "webm", "mkv", "amr", "3gp"})
-"""Suffixes of audio that libsndfile does not decode."""
+CONVERTIBLE_SUFFIXES = frozenset("3gp aac amr avi flv m4a mkv mov mp4 mpeg mpg webm wma".split())
+"""Suffixes of audio and video that ffmpeg converts."""
 
 Codes = Mapping[str, str | None]
 """Code -> label; None for a missing label.

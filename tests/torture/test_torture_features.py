@@ -130,7 +130,7 @@ CASES = (
     (
         12,
         "nearly_antiphase.wav",
-        sound(stereo([speech(), -0.9 * speech()], axis=1)),
+        sound(stereo([speech(), -0.7 * speech()], axis=1)),
         "ok mixed:2;antiphase",
     ),
     (12, "channels_6.wav", sound(stereo([speech()] * 6, axis=1)), "ok mixed:6"),
