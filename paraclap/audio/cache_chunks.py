@@ -125,12 +125,13 @@ class ChunkWriter:
         self._handle.close()  # fails again on a full disk
 
 
-def open_chunks(folder: Path) -> dict[bytes, Place]:
-    """Return the places of all files in a cache; damaged chunks are removed with a warning.
+def open_chunks(folder: Path, repair: bool = True) -> dict[bytes, Place]:
+    """Return the places of all files in a cache; damaged chunks are left out with a warning.
 
-    The caller holds the lock, so temporary files were left behind by a killed process.
+    To `repair`, they and files of killed processes are removed; the caller then holds the lock.
     """
-    remove_leftovers(folder)
+    if repair:
+        remove_leftovers(folder)
     own = [path for path in sorted(folder.iterdir()) if re.fullmatch(OWN_NAMES, path.name)]
     places: dict[bytes, Place] = {}
     used = set()
@@ -140,12 +141,13 @@ def open_chunks(folder: Path) -> dict[bytes, Place]:
             used.add(_check_samples(folder, table.schema.metadata))
         except WaveformCacheError as error:
             warnings.warn(f"{error}: its files are cached again", stacklevel=3)
-            path.unlink()
+            if repair:
+                path.unlink()
             continue
         chunk = table.schema.metadata[b"samples"].decode()
         places |= {row.pop("content"): Place(chunk, **row) for row in table.to_pylist()}
     for path in own:
-        if path.suffix == SAMPLES and path.name not in used:
+        if repair and path.suffix == SAMPLES and path.name not in used:
             path.unlink()
     return places
 

@@ -22,6 +22,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ from paraclap.audio.containers import read_duration
 from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.audio.segments import Position, crop_limits, frame_range
 from paraclap.errors import ParaCLAPError
-from paraclap.files import atomic_write, claim_folder, sampled_hash
+from paraclap.files import OutputError, atomic_write, claim_folder, sampled_hash
 from paraclap.locks import lock
 
 CHUNK_BYTES = 2**30
@@ -172,14 +173,18 @@ def cache_waveforms(folder: str | Path, root: str | Path, files: Iterable[str]) 
     folder = claim_folder(folder, "waveform cache", OWN_NAMES)
     paths = {file: resolve_inside(root, file) for file in dict.fromkeys(files)}
     try:
-        with lock(folder, wait=True):
-            places, known = open_chunks(folder), _read_names(folder)
+        writable = os.access(folder, os.W_OK)  # else another user's, which may be complete
+        with lock(folder, wait=True) if writable else nullcontext():
+            places, known = open_chunks(folder, repair=writable), _read_names(folder)
 
             def is_cached(path: Path) -> bool:
                 version = known.get(os.fsencode(path))
                 return version is not None and version.content in places and version.is_of(path)
 
             missing = [path for path in paths.values() if not is_cached(path)]
+            if missing and not writable:
+                count = f"{len(missing)} of {len(paths)}"
+                raise OutputError(f"{folder} may not be written, and {count} files are not in it")
             if missing:
                 _add(folder, missing, known, places)
     except ParaCLAPError:

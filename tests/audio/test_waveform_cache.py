@@ -26,6 +26,7 @@ from paraclap.cli import evaluate
 from paraclap.corpora.table import read_corpus
 from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation.embedding_cache import clip_keys
+from paraclap.files import OutputError
 from paraclap.training import loop
 from paraclap.training.config import SettingsError, read_settings
 
@@ -353,6 +354,24 @@ def test_cache_of_another_conditioning_is_not_read(voices, tmp_path, monkeypatch
     with pytest.warns(UserWarning, match="expected b'another'"):
         cache(tmp_path / "cache", voices)
     assert len(decoded) == 6
+
+
+def test_cache_of_another_user_is_read_and_not_changed(voices, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    expected = cache(folder, voices).read("3.wav")
+    (folder / f".chunk.{'0' * 32}.tmp").touch()
+    content = {path: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(waveform_cache.os, "access", lambda *_: False)
+    np.testing.assert_array_equal(cache(folder, voices).read("3.wav"), expected)
+    (voices / "6.wav").write_bytes((voices / "5.wav").read_bytes())
+    with pytest.raises(OutputError, match="may not be written, and 1 of 7 files are not in it"):
+        cache(folder, voices)
+    (path,) = folder.glob("*.index")
+    flip(path)
+    content[path] = path.read_bytes()
+    with pytest.warns(UserWarning, match="hash of its name"), pytest.raises(OutputError):
+        cache(folder, voices)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == content
 
 
 # --- Use -----------------------------------------------------------------------------------------
