@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from paraclap.files import read_yaml
-from paraclap.model.sources import ModelError, check_source, find_model, free_folder
+from paraclap.model.sources import ModelError, check_source, find_model, free_folder, read_object
 
 SOURCES = {
     "convert": "best.pth.tar, a folder that holds it, or a Hub name (KeiKinn/paraclap)",
@@ -112,8 +112,9 @@ def _read_config(path: str | None) -> Any:
     from paraclap.model.modeling_paraclap import ParaCLAPConfig
     from paraclap.model.towers import as_model_error
 
-    with as_model_error(f"--config {path} cannot be read"):
-        return ParaCLAPConfig.from_json_file(path)
+    content = read_object(path)
+    with as_model_error(f"--config {path}"):
+        return ParaCLAPConfig(**content)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

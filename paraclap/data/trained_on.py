@@ -14,7 +14,6 @@ overlapping segment. The same recording in another format has another content; a
 counts as seen also by name, within a corpus of the same name.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from paraclap.audio import AudioError
 from paraclap.audio.paths import resolve_inside
 from paraclap.data.tables import Lists
 from paraclap.files import atomic_write, reading, sampled_hash
-from paraclap.model.sources import ModelError, find_model, model_file
+from paraclap.model.sources import ModelError, find_model, model_file, read_object
 
 RECORD = "trained_on.parquet"
 TYPES = {"hash": "str", "start": "float64", "end": "float64", "corpus": "str", "speaker": "str"}
@@ -159,13 +158,10 @@ def load(source: str | Path) -> TrainedOn:
     """
     model = find_model(source)
     config, record = (model_file(model, name) for name in ("config.json", RECORD))
-    provenance: Provenance = {}
-    if config is not None:
-        with reading(config, ModelError):
-            content = json.loads(config.read_text(encoding="utf-8"))
-        provenance = content.get("provenance") or {} if isinstance(content, dict) else {}
-    corpora = [name for facts in _generations(provenance) for name in facts.get("corpora") or ()]
-    corpora = tuple(dict.fromkeys(map(str, corpora)))
+    provenance = {} if config is None else read_object(config).get("provenance") or {}
+    listed = [facts.get("corpora") for facts in _generations(provenance)]
+    names = [str(name) for corpora in listed if isinstance(corpora, list) for name in corpora]
+    corpora = tuple(dict.fromkeys(names))
     if record is None:
         return TrainedOn(None, False, corpora)
     with reading(record, ModelError):
@@ -273,10 +269,11 @@ def trained_attributes(provenance: Provenance | None) -> Attributes | None:
     """
     found: Attributes = {}
     for facts in _generations(provenance or {}):
-        if not isinstance(attributes := facts.get("attributes"), Mapping):
+        attributes = facts.get("attributes")
+        if not isinstance(attributes, Mapping):
             return None
         for name, values in attributes.items():
-            for value, words in values.items():
+            for value, words in values.items() if isinstance(values, Mapping) else ():
                 known = found.setdefault(name, {}).get(value, [])
                 found[name][value] = sorted({*known, *words})
     return found

@@ -165,7 +165,7 @@ def load_model(
             )
         except SafetensorError as error:
             raise ModelError(f"the weights in {source} are damaged: {error}") from error
-        processor = ParaCLAPProcessor.from_pretrained(source)
+        processor = ParaCLAPProcessor.from_pretrained(source, trust_remote_code=False)
     check_complete(source, report["missing_keys"])
     for fault, keys in (("unknown", "unexpected_keys"), ("of another shape", "mismatched_keys")):
         if wrong := sorted(report[keys]):

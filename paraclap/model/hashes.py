@@ -4,12 +4,11 @@ They are written to `SHA256SUMS` beside the files and checked before the files a
 without this file, as of older versions or other programs, are loaded unchecked.
 """
 
-import json
 import re
 from pathlib import Path
 
 from paraclap.files import file_sha256, reading
-from paraclap.model.sources import ModelError, model_file
+from paraclap.model.sources import ModelError, model_file, read_object
 
 SUMS = "SHA256SUMS"
 HASHED = ("*.safetensors", "*.onnx*", "tokenizer.json")
@@ -49,8 +48,7 @@ def weights_hash(model: str | Path) -> str | None:
     None if they are not in `WEIGHTS`.
     """
     if (export := model_file(model, ONNX)) is not None:
-        with reading(export, ModelError):
-            return json.loads(export.read_text(encoding="utf-8")).get("weights")
+        return read_object(export).get("weights")
     if found := _read_hashes(model).get(WEIGHTS):
         return found
     path = model_file(model, WEIGHTS)

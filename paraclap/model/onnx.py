@@ -10,7 +10,10 @@ Shapes: B clips, K texts, T samples, L tokens, D embedding size.
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -169,20 +172,34 @@ def _checked_inputs(processor: ParaCLAPProcessor) -> dict[str, list[Mapping]]:
     return {"audio": audio, "text": text}
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress what exporters log and warn about themselves, such as a missing torchvision."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(disabled)
+
+
 def _export(tower: nn.Module, example: Mapping[str, torch.Tensor], path: Path) -> None:
     name = path.stem
     size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    torch.onnx.export(
-        tower.eval(),
-        tuple(example[key] for key in TOWERS[name]),
-        path,
-        input_names=list(TOWERS[name]),
-        output_names=[OUTPUT],
-        dynamic_shapes=(size, size),
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with _quiet():
+        torch.onnx.export(
+            tower.eval(),
+            tuple(example[key] for key in TOWERS[name]),
+            path,
+            input_names=list(TOWERS[name]),
+            output_names=[OUTPUT],
+            dynamic_shapes=(size, size),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
 
 
 def _quantize(source: Path, target: Path) -> None:
@@ -191,9 +208,10 @@ def _quantize(source: Path, target: Path) -> None:
     Scales per channel were farther from torch (1.6e-3 against 1.5e-4 on a trained audio tower).
     """
     quantization = _package("onnxruntime.quantization")
-    quantization.quantize_dynamic(
-        source, target, op_types_to_quantize=QUANTIZED, weight_type=quantization.QuantType.QInt8
-    )
+    with _quiet():
+        quantization.quantize_dynamic(
+            source, target, op_types_to_quantize=QUANTIZED, weight_type=quantization.QuantType.QInt8
+        )
 
 
 @torch.inference_mode()
@@ -308,4 +326,5 @@ def load_onnx(folder: str | Path, int8: bool = False) -> tuple[OnnxModel, ParaCL
         MissingPackageError: if onnxruntime is not installed.
     """
     check_hashes(folder)
-    return OnnxModel(folder, int8), ParaCLAPProcessor.from_pretrained(folder)
+    processor = ParaCLAPProcessor.from_pretrained(folder, trust_remote_code=False)
+    return OnnxModel(folder, int8), processor

@@ -4,10 +4,13 @@ The source of a model is a run folder (its `best/` is used), a model folder or t
 repository on the Hugging Face Hub, USER/NAME.
 """
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from paraclap.errors import ParaCLAPError
+from paraclap.files import reading
 
 ENGINES = ("eager", "compile", "onnx")
 PRECISIONS = ("fp32", "bf16")
@@ -72,6 +75,19 @@ def model_file(model: str | Path, name: str) -> Path | None:
         return Path(hf_hub_download(str(model), name))
     except (OSError, ValueError):  # no such file, or neither a network nor a copy
         return None
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Return the content of a JSON file that holds an object, such as config.json.
+
+    Raises:
+        ModelError: if it cannot be read or holds something else.
+    """
+    with reading(path, ModelError):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}, expected a JSON object")
+    return content
 
 
 def free_folder(path: str | Path) -> Path:

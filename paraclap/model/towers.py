@@ -47,6 +47,9 @@ UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed")
 RENAMED_KEYS = {"left_out": "exclude"}  # of encoder configurations: old name -> new name
 
 PREPROCESSING = "preprocessor_config.json"
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
+"""Errors of transformers for configurations and tokenizers of another form than expected."""
+
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 ALPHABET = string.ascii_lowercase + string.digits + string.punctuation
 
@@ -65,6 +68,9 @@ def as_model_error(about: str) -> Iterator[None]:
     except (OSError, ValueError, StrictDataclassError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"{about}: {lines[0]}") from error
+    except MALFORMED as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelError(f"{about}: its configuration is malformed ({reason})") from error
 
 
 # --- Encoders ------------------------------------------------------------------------------------
@@ -97,24 +103,30 @@ def build_encoder(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrai
 
 def _pretrained_encoder(branch: str, tower: TowerSettings) -> PreTrainedModel:
     with as_model_error(f"model.{branch}.name {tower.name} cannot be loaded"):
-        config = AutoConfig.from_pretrained(tower.name)
-        _check_keys(branch, config, tower.config)
-        kind, options = AutoModel, {}
+        known = AutoConfig.from_pretrained(tower.name, trust_remote_code=False)
+        _check_keys(branch, known, tower.config)
+        config = AutoConfig.from_pretrained(tower.name, **tower.config, trust_remote_code=False)
+        kind, options = AutoModel, {"trust_remote_code": False}
         if config.model_type == WHISPER:
             kind, options = WhisperTower, {"key_mapping": WHISPER_ENCODER}
         encoder, report = kind.from_pretrained(
-            tower.name, dtype=torch.float32, output_loading_info=True, **tower.config, **options
+            tower.name, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
     check_complete(tower.name, report["missing_keys"])
     return encoder
 
 
 def _check_keys(branch: str, known: PreTrainedConfig, given: Iterable[str]) -> None:
-    """Check keys of a configuration: transformers accepts unknown ones silently."""
+    """Check that keys are fields of a type of encoder.
+
+    transformers accepts unknown ones silently, and takes some of them for arguments of its own,
+    such as `trust_remote_code`, which executes code from the folder of the encoder.
+    """
+    fields = {"model_type", *known.attribute_map, *vars(type(known)())}  # not of its config.json
     for key in given:
         if key in RENAMED_KEYS:
             raise ModelError(f"model.{branch}.config.{key} is called {RENAMED_KEYS[key]} now")
-        if not hasattr(known, key):
+        if key not in fields or key.startswith("_"):
             raise ModelError(
                 f"model.{branch}.config.{key} is unknown to encoders of type {known.model_type!r}"
             )

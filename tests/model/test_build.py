@@ -1,5 +1,8 @@
 """Building models from settings, saving and loading them."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -100,7 +103,9 @@ def test_folder_without_model_is_named(tmp_path, monkeypatch):
 
 def test_unavailable_hub_name_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=r"^nobody/no-model cannot be loaded: [^\n]+$"):
+    with pytest.raises(
+        ModelError, match=r"^nobody/no-model is no folder here, and cannot be loaded [^\n]+$"
+    ):
         load_model("nobody/no-model")
 
 
@@ -161,3 +166,27 @@ def test_tokenizer_is_independent_of_order_and_encodes_unseen_words():
     tokens = ours("Furious boredom").input_ids
     assert ours.unk_token_id not in tokens
     assert tokens[0] == ours.cls_token_id and tokens[-1] == ours.sep_token_id
+
+
+@pytest.mark.parametrize(
+    "file, change",
+    [
+        ("config.json", []),
+        ("config.json", 3),
+        ("config.json", {"projection_dim": -1}),
+        ("config.json", {"audio_config": {"hidden_size": 0}}),
+        ("config.json", {"quantization_config": True}),
+        ("config.json", {"dtype": "evil"}),
+        ("processor_config.json", []),
+        ("processor_config.json", {"feature_extractor": 3}),
+        ("tokenizer_config.json", {"pad_token": 3}),
+        ("tokenizer.json", []),
+    ],
+)
+def test_malformed_files_of_a_model_end_in_one_sentence(model_folder, tmp_path, file, change):
+    shutil.copytree(model_folder, tmp_path / "model")
+    path = tmp_path / "model" / file
+    content = json.loads(path.read_text()) | change if isinstance(change, dict) else change
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"^[^\n]+$"):
+        load_model(tmp_path / "model")

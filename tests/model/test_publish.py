@@ -85,6 +85,8 @@ def test_converted_folder_embeds_like_the_reference(checkpoint, tmp_path, wavefo
         ({"--scores": "broken.yaml"}, "cannot be read"),
         ({"--scores": "none.yaml"}, "cannot be read"),
         ({"--config": "none.json"}, "cannot be read"),
+        ({"--config": "list.json"}, "holds a list, expected a JSON object"),
+        ({"--config": "wrong.json"}, "its configuration is malformed"),
         ({"--license": "mit"}, "cannot be mit"),
     ],
 )
@@ -96,6 +98,8 @@ def test_conversion_that_fails_leaves_nothing(checkpoint, tmp_path, monkeypatch,
     Path(options[1]).write_text(json.dumps(towers))
     (tmp_path / "README.md").write_text("no scores")
     (tmp_path / "broken.yaml").write_text("corpora: [")
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "wrong.json").write_text('{"audio_config": 3}')
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "results" / "out"
     options += [part for pair in change.items() for part in pair]

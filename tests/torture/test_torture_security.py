@@ -1,17 +1,21 @@
 """Data cannot run code, write elsewhere or exhaust the machine."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import signal
 import tempfile
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from huggingface_hub import ModelCard
+from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 import corpus_files
 from paraclap.audio.waveform_cache import cache_waveforms
@@ -26,9 +30,110 @@ from paraclap.files import YAML_BYTES, ForeignFolderError, file_sha256, parse_ya
 from paraclap.inference import guards
 from paraclap.inference.guards import RequestGuard
 from paraclap.inference.index import ClipIndex, ClipIndexError
+from paraclap.model.build import load_model
+from paraclap.model.card import model_card
+from paraclap.model.towers import build_encoder, load_tokenizer
+from paraclap.settings import TowerSettings
 from paraclap.training.config import read_settings
+from tiny_models import TINY_AUDIO
 
 # --- Model folders -------------------------------------------------------------------------------
+
+CODE = """
+import pathlib
+pathlib.Path({marker!r}).touch()
+class EvilModel: pass
+class EvilConfig: pass
+class EvilTokenizer: pass
+class EvilExtractor: pass
+"""
+AUTO_MAPS = {
+    "config.json": {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel"},
+    "tokenizer_config.json": {"AutoTokenizer": ["evil.EvilTokenizer", "evil.EvilTokenizer"]},
+    "processor_config.json": {"AutoProcessor": "evil.EvilExtractor"},
+    "preprocessor_config.json": {"AutoFeatureExtractor": "evil.EvilExtractor"},
+}
+
+
+def plant(folder, marker, *files, **entries):
+    """Add code to a model folder, and entries of its files that name it."""
+    (folder / "evil.py").write_text(CODE.format(marker=str(marker)))
+    for file in files:
+        path = folder / file
+        content = json.loads(path.read_text()) if path.exists() else {}
+        content |= {"auto_map": AUTO_MAPS[file], **entries}
+        path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def no_prompt(monkeypatch):
+    """Fail if anything is asked at the terminal, and answer yes."""
+    questions = []
+    monkeypatch.setattr("builtins.input", lambda text="": questions.append(text) or "y")
+    yield
+    assert not questions
+
+
+@pytest.mark.torture(46, "settings that make transformers run the code of an encoder's folder")
+@pytest.mark.parametrize(
+    "key",
+    ["trust_remote_code", "auto_map", "code_revision", "revision", "cache_dir", "adapter_kwargs",
+     "output_loading_info", "config", "state_dict", "quantization_config", "_name_or_path"],
+)  # fmt: skip
+def test_settings_cannot_run_the_code_of_an_encoder(tmp_path, no_prompt, key, happened):
+    Wav2Vec2Model(Wav2Vec2Config(**TINY_AUDIO)).save_pretrained(tmp_path / "encoder")
+    planted = {"trust_remote_code": True, "output_loading_info": False, "config": "other"}
+    plant(tmp_path / "encoder", tmp_path / "executed", "config.json", **planted)
+    for value in (True, AUTO_MAPS["config.json"]):
+        tower = TowerSettings(str(tmp_path / "encoder"), {key: value})
+        with pytest.raises(ParaCLAPError, match=f"model.audio.config.{key} is unknown"):
+            build_encoder("audio", tower)
+    build_encoder("audio", TowerSettings(str(tmp_path / "encoder")))
+    assert not (tmp_path / "executed").exists()
+    happened("refused by name; the encoder is loaded without the code in its folder")
+
+
+@pytest.mark.torture(46, "auto_map in each file of a model folder")
+@pytest.mark.parametrize("unknown", [False, True], ids=["known type", "unknown type"])
+@pytest.mark.parametrize("file", AUTO_MAPS)
+def test_no_file_of_a_model_runs_code_or_prompts(
+    model_folder, tmp_path, no_prompt, file, unknown, happened
+):
+    shutil.copytree(model_folder, tmp_path / "model")
+    types = {"model_type": "evil", "tokenizer_class": "Evil", "feature_extractor_type": "Evil"}
+    types |= {"processor_class": "EvilExtractor"}
+    entries = {"trust_remote_code": True} | (types if unknown else {})
+    plant(tmp_path / "model", tmp_path / "executed", file, **entries)
+    for load in (
+        load_model,
+        load_tokenizer,
+        lambda path: build_encoder("text", TowerSettings(path)),
+    ):
+        with contextlib.suppress(ParaCLAPError):
+            load(str(tmp_path / "model"))
+    assert not (tmp_path / "executed").exists()
+    happened("nothing is executed, and nothing is asked")
+
+
+HOSTILE = """x | y\n## Pwned\n<script>alert(1)</script> [a](javascript:b) `c` ![d](//e) \u202egpj"""
+
+
+@pytest.mark.torture(46, "markup in provenance and scores of a model card")
+def test_text_from_data_is_escaped_in_model_cards(happened):
+    figures = {"target": HOSTILE, "UAR": 0.5, "trained_on": {"text": HOSTILE}}
+    provenance = {"audio_encoder": HOSTILE, "corpora": [HOSTILE], HOSTILE: HOSTILE}
+    provenance |= {"attributes": {HOSTILE: {HOSTILE: []}}, "before": {"start": HOSTILE}}
+    config = SimpleNamespace(provenance=provenance, projection_dim=24)
+    scores = {"prompt_set": [HOSTILE], "corpora": {HOSTILE: figures}}
+    text = model_card("USER/name", config, 1, True, scores=scores)
+    card = ModelCard(text)
+    assert card.data.to_dict()["model-index"][0]["results"][0]["dataset"]["name"] == HOSTILE
+    body = text.split("---", 2)[2]
+    assert "Pwned" in body and "\u202e" not in body
+    for markup in ("\n## Pwned", "<script", "](j", "`c`", "![d](", "x | y"):
+        assert markup not in body.replace(rf"\{markup}", "")
+    happened("escaped, on one line")
+
 
 # --- Names that become paths ---------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 from audio_files import assert_read_alike, babble, reason_of, tone, write
+from safetensors.torch import load_file, save_file
 
 from paraclap import cli
 from paraclap.audio import SAMPLING_RATE, reading
@@ -23,11 +26,13 @@ from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.captions.quality import DOUBTS
 from paraclap.captions.sources import open_file
 from paraclap.captions.templates import read_templates
-from paraclap.cli import features, search
+from paraclap.cli import app, evaluate, features, models, predict, search
 from paraclap.corpora.table_files import read_table
 from paraclap.data.functionals import read_functionals
 from paraclap.errors import ParaCLAPError
 from paraclap.inference.measurement import _read_columns
+from paraclap.model.build import load_model
+from paraclap.model.hashes import write_hashes
 from paraclap.training.tables import read_captions
 from small_corpora import make_corpus, run
 
@@ -183,6 +188,90 @@ def test_flipped_bits_of_a_table_change_no_value(captions, tmp_path, happened, n
 # --- Resuming on other data ----------------------------------------------------------------------
 
 # --- Damaged models ------------------------------------------------------------------------------
+
+
+def damage_zeros(folder):
+    """Zero 2 KiB of the weights, as after a crash of a machine."""
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.seek(-4096, os.SEEK_END)
+        file.write(bytes(2048))
+    return "model.safetensors is damaged or was replaced"
+
+
+def damage_bit(folder):
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-100] ^= 64
+    (folder / "model.safetensors").write_bytes(content)
+    return "model.safetensors is damaged or was replaced"
+
+
+def damage_tokenizer(folder):
+    content = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(content.replace("a", "b", 1))
+    return "tokenizer.json is damaged or was replaced"
+
+
+def damage_nan(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["audio_projection.linear1.weight"][0, 0] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_hashes(folder)
+    return "weight 'audio_projection.linear1.weight' is not finite"
+
+
+def damage_hashes(folder):
+    (folder / "SHA256SUMS").write_text("x" * 70)
+    return "SHA256SUMS is damaged"
+
+
+def damage_missing(folder):
+    (folder / "tokenizer.json").unlink()
+    return "SHA256SUMS names tokenizer.json"
+
+
+MODEL_DAMAGES = [
+    damage_zeros,
+    damage_bit,
+    damage_tokenizer,
+    damage_nan,
+    damage_hashes,
+    damage_missing,
+]
+COMMANDS = {
+    "evaluate": lambda model, clip: evaluate.main([model, f"{clip.parent}/labels.csv"]),
+    "predict": lambda model, clip: predict.main([model, str(clip), "--prompts", "a", "b"]),
+    "search": lambda model, clip: search.main(["index", model, str(clip), "-o", f"{clip}.index"]),
+    "publish": lambda model, clip: models.main(["publish", model, f"{clip}.published"]),
+    "export": lambda model, clip: models.main(["export", model, f"{clip}.onnx"]),
+    "page": lambda model, clip: app.main([model]),
+}
+
+
+@pytest.mark.torture(29, "model folder of a run damaged")
+@pytest.mark.parametrize("damage", MODEL_DAMAGES, ids=lambda damage: damage.__name__)
+def test_damaged_models_are_refused(model_folder, tmp_path, damage, happened):
+    shutil.copytree(model_folder, tmp_path / "model")
+    write_hashes(tmp_path / "model")
+    load_model(tmp_path / "model")
+    message = damage(tmp_path / "model")
+    with pytest.raises(ParaCLAPError, match=message):
+        load_model(tmp_path / "model")
+    happened(message)
+
+
+@pytest.mark.torture(29, "weights damaged, for each command")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_uses_damaged_weights(model_folder, tmp_path, voice, command, happened):
+    shutil.copytree(model_folder, tmp_path / "model")
+    write_hashes(tmp_path / "model")
+    damage_zeros(tmp_path / "model")
+    soundfile.write(tmp_path / "a.wav", voice(0.3), 16_000)
+    soundfile.write(tmp_path / "b.wav", voice(0.3, f0=200), 16_000)
+    (tmp_path / "labels.csv").write_text("file,emotion\na.wav,angry\nb.wav,sad\n")
+    with pytest.raises(ParaCLAPError, match=r"model.safetensors is damaged or was replaced"):
+        COMMANDS[command](str(tmp_path / "model"), tmp_path / "a.wav")
+    happened("refused")
+
 
 # --- Damaged indexes -----------------------------------------------------------------------------
 
