@@ -240,6 +240,13 @@ def phrases_of(descriptor: Descriptor, value: object) -> tuple[str, ...]:
     return _fill(descriptor.phrases, descriptor, value)
 
 
+def has_words(descriptor: Descriptor, label: object) -> bool:
+    """Return whether the templates list a label, or list none at all."""
+    listed = {label_key(key) for key in descriptor.phrases} - {LISTED, UNLISTED}
+    known = form_of(descriptor, label) or label_key(label) in listed
+    return bool(known or not descriptor.forms or _is_no_label(descriptor, label))
+
+
 def compared(
     phrases: Sequence[str], group: Group, comparisons: Sequence["Comparison"]
 ) -> tuple[str, ...]:

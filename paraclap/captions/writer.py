@@ -3,7 +3,6 @@
 import base64
 import json
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from paraclap.captions.levels import (
     given_levels,
 )
 from paraclap.captions.sources import BATCH, INDEX, LabelEncoder
+from paraclap.captions.statistics import Statistics, warn_of_labels
 from paraclap.captions.tables import Features, check_unique
 from paraclap.captions.templates import (
     VALUES,
@@ -72,55 +72,6 @@ class PhraseTable:
             rows = [row + [-1] * (longest - len(row)) for row in [*self._rows, []]]
             self._table = np.array(rows, np.int32)
         return self._table.take(codes, axis=0)  # code -1 refers to the last, empty row
-
-
-class Statistics:
-    """Counts of values and phrases over all captioned rows.
-
-    Attributes:
-        rows: number of rows.
-        empty: number of rows without a phrase.
-        phrases: number of phrases.
-        counts: level or rule -> (emotions + 1, values + 1) rows with an emotion and a value, label
-            or "split" -> (1, values + 1) rows with a value; missing ones come first.
-        values: descriptor or "split" -> its values.
-        emotions: names of the emotions.
-        doubtful: level descriptor -> values left out because of quality flags.
-    """
-
-    def __init__(self) -> None:
-        self.rows = self.empty = self.phrases = 0
-        self.counts: dict[str, np.ndarray] = {}
-        self.values: dict[str, list] = {}
-        self.emotions: list[str] = []
-        self.doubtful: Counter[str] = Counter()
-        self._hashes: list[np.ndarray] = []
-
-    @property
-    def different(self) -> int:
-        """Number of distinct combinations of first wordings."""
-        hashes = np.sort(np.concatenate([np.empty(0, np.uint64), *self._hashes]))
-        return int((hashes[1:] != hashes[:-1]).sum()) + bool(len(hashes))
-
-    def count(
-        self, name: str, codes: np.ndarray, values: list, emotions: np.ndarray | None = None
-    ) -> None:
-        """Add the codes of values of a batch, by emotion if its codes are given."""
-        height, width = 1 if emotions is None else len(self.emotions) + 1, len(values) + 1
-        pairs = codes + 1 if emotions is None else (emotions + 1) * width + codes + 1
-        counts = np.bincount(pairs, minlength=height * width).reshape(height, width)
-        known = self.counts.get(name, counts[:0])
-        counts[: known.shape[0], : known.shape[1]] += known
-        self.counts[name], self.values[name] = counts, values
-
-    def count_phrases(self, lengths: np.ndarray, first: np.ndarray) -> None:
-        """Add the number of phrases (rows,) and the first phrases (rows, descriptors)."""
-        self.rows += len(lengths)
-        self.empty += int((lengths == 0).sum())
-        self.phrases += int(lengths.sum())
-        # random linear hash of each row: collisions are unlikely
-        weights = np.random.default_rng(0).integers(2**64, size=first.shape[1], dtype=np.uint64)
-        self._hashes.append(first.astype(np.uint64) @ (weights | np.uint64(1)))
 
 
 class Captioner:
@@ -339,6 +290,7 @@ def write_captions(
     with atomic_write(path) as part, atomic_write(edges_beside(path)) as beside:
         beside.write_text(json.dumps(edges, indent=2) + "\n", encoding="utf-8")
         _write_parquet(batches or captioner.batches(), captioner.schema, part, metadata)
+    warn_of_labels(captioner.selected, captioner.statistics)
 
 
 def edges_beside(captions: Path) -> Path:

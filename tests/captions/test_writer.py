@@ -239,3 +239,18 @@ def test_empty_table_is_refused(features, tmp_path, capsys):
     output = tmp_path / "captions.parquet"
     assert run(write(make_corpus().iloc[:0], features), "-o", output, "--preview", 2) == 1
     assert "features.parquet has no rows" in capsys.readouterr().err and not output.exists()
+
+
+@pytest.mark.parametrize("column", ["emotion", "gender"])
+def test_labels_without_words_are_counted_in_one_warning(tmp_path, capsys, column):
+    names = {"emotion": ["Ang", "scared!", 0, "neutral"], "gender": ["f", "queer", "m", "ok"]}
+    odd = {"emotion": "'0' 15, 'ang' 15, 'scared!' 15", "gender": "'ok' 15, 'queer' 15"}
+    table = make_corpus(60).assign(**{column: [str(name) for name in names[column]] * 15})
+    assert run(write(table, tmp_path / "f.parquet"), "-o", tmp_path / "c.parquet") == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "no words" in line]
+    assert len(warned) == 1 and warned[0].startswith(
+        f"warning: the templates have no words for {column}"
+    )
+    for label in odd[column].split(", "):
+        assert label in warned[0]
+    assert "neutral" not in warned[0] and "female" not in warned[0]
