@@ -23,6 +23,7 @@ from typing import Any
 from paraclap.files import read_yaml
 from paraclap.model.sources import ModelError, check_source, find_model, free_folder, read_object
 
+NUMBERS = ("UAR", "ACC", "F1", "chance")  # of scores.yaml, in model cards
 SOURCES = {
     "convert": "best.pth.tar, a folder that holds it, or a Hub name (KeiKinn/paraclap)",
     "publish": "run folder, its best/ or last/, a model folder, or a Hub name",
@@ -102,6 +103,12 @@ def _read_scores(path: str | None) -> dict[str, Any] | None:
         raise ModelError(
             f"--scores {path} has no `corpora`, expected the scores.yaml of evaluate.py"
         )
+    for name, figures in document["corpora"].items():
+        if not isinstance(name, str) or not isinstance(figures, dict):
+            raise ModelError(f"--scores {path}: {name!r} is no corpus with scores (use quotes)")
+        numbers = [figures.get(metric, 0.0) for metric in NUMBERS]
+        if not all(isinstance(n, int | float) for n in numbers + (figures.get("interval") or [])):
+            raise ModelError(f"--scores {path}: scores of {name} are no numbers")
     return document
 
 

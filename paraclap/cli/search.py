@@ -123,12 +123,15 @@ def _embed_queries(
 
     Raises:
         AudioError: if there is no other query.
+        PromptError: if two descriptions are the same tokens.
     """
     from paraclap.corpora.table import read_clips
+    from paraclap.evaluation.embed import check_tokens
 
     queries: dict[str, np.ndarray] = {}
     if descriptions:
         texts = list(dict.fromkeys(descriptions))
+        check_tokens(paraclap.processor, {text: (text,) for text in texts})
         queries = dict(zip(texts, paraclap.embed_text(texts), strict=True))
     clips = read_clips(examples)
     places = clips[["root", "file", "start", "end"]].itertuples(index=False, name=None)

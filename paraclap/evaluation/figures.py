@@ -11,13 +11,22 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
+DRAWN_CLASSES = 60  # of a confusion matrix
 TIMELINE_POINTS = 100  # windows; beyond twice as many, moving averages are drawn
 
 
 def plot_predictions(
     predictions: pd.DataFrame, classes: Sequence[str], calibration: Mapping[str, Any], title: str
 ) -> Figure:
-    """Plot the confusion matrix of `truth` and `prediction`, and the `metrics.calibration`."""
+    """Plot the confusion matrix of `truth` and `prediction`, and the `metrics.calibration`.
+
+    Of more than `DRAWN_CLASSES` classes only the calibration is drawn.
+    """
+    if len(classes) > DRAWN_CLASSES:
+        figure = Figure(figsize=(6, 4.1), dpi=120, layout="constrained")
+        figure.suptitle(_plain(title))
+        _plot_calibration(figure.subplots(), calibration)
+        return figure
     rows = predictions["truth"].nunique()
     width, height = 2.4 + 0.85 * len(classes), 2.0 + 0.7 * max(rows, 3)
     figure = Figure(figsize=(width + 3.6, height), dpi=120, layout="constrained")

@@ -136,7 +136,10 @@ def read_sources(
         found.append(Source(table, tasks, texts, seen, only_test))
     names = [task.name for source in found for task in source.tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise CorpusError(f"two corpora or prompt sets would both be reported as {twice[0]}")
+        raise CorpusError(
+            f"two corpora or prompt sets would both be reported as {twice[0]}; NAME=TABLE names a "
+            "table"
+        )
     return found
 
 

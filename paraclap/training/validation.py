@@ -8,7 +8,12 @@ from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import ClipDataset
 from paraclap.distributed import broadcast
 from paraclap.evaluation.embed import check_tokens, embed_clips
-from paraclap.evaluation.figures import plot_confusion, plot_similarities, to_pixels
+from paraclap.evaluation.figures import (
+    DRAWN_CLASSES,
+    plot_confusion,
+    plot_similarities,
+    to_pixels,
+)
 from paraclap.evaluation.tasks import ZeroShotTask, task_prompts, warn_of_labels
 from paraclap.evaluation.zero_shot import evaluate_task
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
@@ -111,12 +116,17 @@ def _corpus_tables(data: TrainingData) -> dict[str, pd.DataFrame]:
 
 
 def log_figures(log: Log, step: int, target: str, answers: dict[str, pd.DataFrame]) -> None:
-    """Log the confusion matrix and the mean similarities of each corpus, if there is a logger."""
+    """Log the confusion matrix and the mean similarities of each corpus, if there is a logger.
+
+    Those of more than `DRAWN_CLASSES` classes are not drawn.
+    """
     if log.writer is None:
         return
     for corpus, part in answers.items():
         title = f"{corpus} {target}, step {step}".strip()
         prompts = [column.removeprefix("score.") for column in part.filter(regex=r"^score\.")]
+        if len(prompts) > DRAWN_CLASSES:
+            continue
         figures = {
             "confusion": plot_confusion(part, prompts, title),
             "similarity": plot_similarities(part, title),

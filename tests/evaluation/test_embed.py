@@ -171,3 +171,16 @@ def test_keys_and_embeddings_belong_together(tmp_path):
     assert again.fill(found, [bytes([2]) * 32, bytes([9]) * 32]) == [1]
     assert np.array_equal(found[0], rows[2])
     assert len(DiskEmbeddingCache(tmp_path, "other model")) == 0
+
+
+@pytest.mark.parametrize("part", ["audio_projection", "text_projection"])
+def test_embeddings_that_are_not_finite_are_refused(tiny, clips, waveforms, part):
+    model, processor = tiny
+    with torch.no_grad():
+        getattr(model, part).linear1.weight[0, 0] = torch.nan
+    ways = [lambda: embed_clips(*tiny, clips), lambda: embed.embed_waveforms(*tiny, waveforms)]
+    if part == "text_projection":
+        ways = [lambda: embed.embed_texts(*tiny, ["angry"])]
+    for way in ways:
+        with pytest.raises(embed.EmbeddingError, match="are not finite, such as that of"):
+            way()

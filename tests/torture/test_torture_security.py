@@ -21,12 +21,13 @@ import corpus_files
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.captions.edges import read_edges
 from paraclap.captions.templates import read_templates
-from paraclap.cli import features, search
+from paraclap.cli import evaluate, features, search
 from paraclap.cli.models import _read_scores
 from paraclap.corpora.databases import read_database
 from paraclap.errors import ParaCLAPError
+from paraclap.evaluation import tasks
 from paraclap.evaluation.prompts import load_prompts
-from paraclap.files import YAML_BYTES, ForeignFolderError, file_sha256, parse_yaml
+from paraclap.files import YAML_BYTES, ForeignFolderError, file_sha256, parse_yaml, safe_name
 from paraclap.inference import guards
 from paraclap.inference.guards import RequestGuard
 from paraclap.inference.index import ClipIndex, ClipIndexError
@@ -188,6 +189,29 @@ def test_model_named_by_an_index_is_not_downloaded(
     monkeypatch.setattr(search, "find_model", lambda source: pytest.fail(f"looked for {source}"))
     with pytest.raises(ParaCLAPError, match="give the model with --model"):
         search.main(["query", str(index), "angry"])
+
+
+@pytest.mark.parametrize("name", ["/tmp/elsewhere/own", "../own", "a/b", "..", "own\0x"])
+def test_names_of_corpora_do_not_choose_where_evaluation_writes(
+    model_folder, corpus, tmp_path, monkeypatch, name
+):
+    read = tasks.read_corpus
+
+    def named(*arguments, **options):
+        table = read(*arguments, **options)
+        table.attrs["name"] = name
+        return table
+
+    monkeypatch.setattr(tasks, "read_corpus", named)
+    (tmp_path / "own.csv").write_text("a table of others")
+    output = tmp_path / "results"
+    command = [str(model_folder), str(corpus), "-o", str(output), "--split", "dev"]
+    assert evaluate.main([*command, "--targets", "gender"]) == 0
+    stem = safe_name(f"{name}.gender")
+    written = {f"{stem}.csv", f"{stem}.png", "scores.yaml", "scores.md"}
+    assert {path.name for path in output.iterdir()} == written
+    assert {path.name for path in tmp_path.iterdir()} == {"own.csv", "results"}
+    assert (tmp_path / "own.csv").read_text() == "a table of others"
 
 
 # --- Caches --------------------------------------------------------------------------------------

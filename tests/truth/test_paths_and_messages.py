@@ -19,7 +19,7 @@ import torch
 
 from corpus_files import message_of, touch, warnings_of, write
 from paraclap import cli
-from paraclap.cli import app, evaluate, features, predict, search, template_creation
+from paraclap.cli import app, evaluate, features, models, predict, search, template_creation
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation import run as evaluation
@@ -386,6 +386,39 @@ def test_a_name_that_the_hub_does_not_have_is_called_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ParaCLAPError, match="someone/small is no folder here, and cannot be"):
         load_model("someone/small")
+
+
+SCORES_FAULTS = {
+    "corpora: {7: {UAR: 0.5}}": "7 is no corpus with scores",
+    "corpora: {mine: 0.5}": "'mine' is no corpus with scores",
+    "corpora: {mine: {UAR: high}}": "scores of mine are no numbers",
+    "corpora: {mine: {UAR: 0.5, interval: [a, b]}}": "scores of mine are no numbers",
+    "corpora: [mine]": "has no `corpora`",
+}
+
+
+@pytest.mark.parametrize("text, message", SCORES_FAULTS.items())
+def test_other_scores_are_not_published(model_folder, tmp_path, text, message):
+    (tmp_path / "scores.yaml").write_text(text)
+    command = ["publish", str(model_folder), str(tmp_path / "out")]
+    with pytest.raises(ParaCLAPError) as caught:
+        models.main([*command, "--scores", str(tmp_path / "scores.yaml")])
+    assert message in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_two_tables_of_one_name_are_distinguished(labels, model_folder, tmp_path, nothing_embedded):
+    other = shutil.copytree(labels.parent, tmp_path / "other") / "labels.csv"
+    command = [str(model_folder), "-o", str(tmp_path / "r")]
+    with pytest.raises(ParaCLAPError, match="both be reported as labels; NAME=TABLE names a table"):
+        evaluate.main([*command, str(labels), str(other)])
+    with pytest.raises(AssertionError, match="a clip was embedded"):  # which is the next step
+        evaluate.main([*command, str(labels), f"second={other}"])
+
+
+def test_equal_descriptions_are_refused(labels, model_folder, tmp_path):
+    assert search.main(["index", str(model_folder), str(labels), "-o", str(tmp_path / "i")]) == 0
+    with pytest.raises(ParaCLAPError, match="'X Y' and 'x y' have the prompts"):
+        search.main(["query", str(tmp_path / "i"), "X Y", "x y"])
 
 
 # --- Messages of inference -----------------------------------------------------------------------
