@@ -99,12 +99,8 @@ def test_scores_are_given_by_corpus_and_as_their_mean(both, tmp_path):
             parts = [row[f"{figure}.{name}"] for name in ("first", "second")]
             assert row[figure] == pytest.approx(sum(parts) / 2)
     assert run.best == max(row["UAR"] for row in validated)
-    table = run.data.validation_table
     alone, _ = run.validate.score_corpus(
-        run.model,
-        run.processor,
-        table[table["corpus"] == "first"].loc[lambda t: t.index.isin(run.validate.classes.index)],
-        run.validate.prompts["first"],
+        run.model.eval(), run.processor, run.validate.tables["first"]
     )
     assert alone["UAR"] == validated[-1]["UAR.first"]
 
