@@ -38,7 +38,8 @@ def test_tensorboard_has_scalars_images_and_captions(config, tmp_path):
     assert {f"train/{n}" for n in ("loss", "lr", "logit_scale", "gradient_norm")} <= scalars
     assert {f"train/{n}" for n in ("clips_per_second", "waiting", "memory_gib")} <= scalars
     assert {f"train/weight_norm/{part}" for part in PARTS} <= scalars
-    assert {f"validation/recall/{name}" for name in set(run.validate.tables[""]["emotion"])} <= scalars
+    classes = set(run.validate.tables[""]["emotion"])
+    assert {f"validation/recall/{name}" for name in classes} <= scalars
     assert set(shown.Tags()["images"]) == {"validation/confusion", "validation/similarity"}
     assert [image.step for image in shown.Images("validation/confusion")] == [4, 8]
     (captions,) = (tag for tag in shown.Tags()["tensors"] if tag.startswith("captions"))
