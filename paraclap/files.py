@@ -18,7 +18,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             _flush(temporary)
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it was renamed, or never existed
+            temporary.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -301,8 +302,9 @@ def make_folder(path: str | Path) -> Path:
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be created: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # of the system, and of a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be created: {reason}") from error
     return Path(path)
 
 
@@ -347,11 +349,15 @@ def sampled_hash(path: str | Path) -> str:
 
 @contextmanager
 def output_errors(path: Path, temporary: Path) -> Iterator[None]:
-    """Raise system errors that concern the output as `OutputError`, others unchanged."""
+    """Raise errors of the system that concern the output as `OutputError`, others unchanged."""
     try:
         yield
     except ParaCLAPError:
         raise
+    except UnicodeEncodeError as error:
+        if str(path).isprintable() or error.object not in (str(path), str(temporary)):
+            raise
+        raise OutputError(f"{os.fsencode(path)!r} is not UTF-8, expected another name") from error
     except OSError as error:
         place = str(error.filename or path)
         ours = place.startswith((str(temporary), str(path))) or path.is_relative_to(place)

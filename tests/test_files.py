@@ -3,6 +3,8 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from paraclap.files import (
@@ -12,6 +14,7 @@ from paraclap.files import (
     atomic_write,
     claim_folder,
     file_sha256,
+    make_folder,
     remove_leftovers,
     safe_name,
     sampled_hash,
@@ -37,6 +40,19 @@ def test_missing_or_impossible_folder_is_an_output_error(tmp_path):
     write_text(tmp_path / "file", "")
     with pytest.raises(OutputError, match="Not a directory"), atomic_folder(tmp_path / "file/a/b"):
         pass
+
+
+@pytest.mark.parametrize("name", ["y" * 250, "y" * 300, "\udcff.parquet"])
+def test_impossible_name_is_an_output_error(tmp_path, name):
+    table = pa.table({"a": [1]})
+    with pytest.raises(OutputError), atomic_write(tmp_path / name) as temporary:
+        pq.write_table(table, temporary)
+    assert not list(tmp_path.iterdir())
+    text = pytest.raises(UnicodeEncodeError, match="surrogates")
+    with pytest.raises(OutputError, match="embedded null byte"):
+        make_folder(tmp_path / "a\0b")
+    with text, atomic_write(tmp_path / "b.csv") as temporary:
+        temporary.write_text("\udcff", encoding="utf-8")
 
 
 def test_errors_of_other_files_and_bugs_are_unchanged(tmp_path):
