@@ -79,12 +79,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: if the folder cannot be written; an existing folder is left unchanged.
     """
-    temporary, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
+    temporary, old = _beside(path)
     with output_errors(path, temporary):
-        if old.exists() and not path.exists():  # killed between the two renames below
-            old.rename(path)
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        recover_folder(path)
         temporary.mkdir(parents=True)
         try:
             yield temporary
@@ -99,6 +96,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             if old.exists() and path.exists():
                 shutil.rmtree(old)
+
+
+def recover_folder(path: Path) -> None:
+    """Restore a folder whose replacement by `atomic_folder` was killed, and remove leftovers."""
+    temporary, old = _beside(path)
+    if old.exists() and not path.exists():  # killed between the two renames
+        old.rename(path)
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Names of a folder while it is written, and of its previous content."""
+    return path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
 
 
 @contextmanager

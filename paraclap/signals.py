@@ -9,16 +9,18 @@ only read audio leave them to their parent.
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 REQUEUE = 75
+GRACE = 60.0  # s
 EXIT_CODES = {signal.SIGTERM: REQUEUE, signal.SIGUSR1: REQUEUE, signal.SIGINT: 130}
 
 
-class Stopped(Exception):  # noqa: N818  not an error
-    """The run ends early, because of a signal.
+class Stopped(BaseException):  # noqa: N818  not an error
+    """The run ends early, because of a signal; not caught by `except Exception`.
 
     Attributes:
         code: exit code of the process.
@@ -86,7 +88,14 @@ def leave_signals_to_the_parent(worker: int) -> None:
 
 
 def _end_with_the_parent() -> None:
-    """Exit at a SIGTERM by the parent; the signal is blocked in the other threads."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+    """Exit at a SIGTERM by the parent; the signal is blocked in the other threads.
+
+    macOS does not report the sender. There, the process exits once the parent had time for a step.
+    """
+    if hasattr(signal, "sigwaitinfo"):
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+    else:
+        signal.sigwait({signal.SIGTERM})
+        time.sleep(GRACE)
     os._exit(0)

@@ -20,8 +20,7 @@ duration of the whole run.
 import sys
 from collections.abc import Sequence
 
-from paraclap.signals import Stopped
-from paraclap.training.config import check_paths, read_settings
+from paraclap.signals import stopping
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,18 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    with stopping("stopped; the same command continues"):  # until the first step
+        return _train(arguments)
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from paraclap.training.config import check_paths, read_settings
+
     settings = read_settings(arguments)
     check_paths(settings)
     # torch takes seconds to import: after the settings are checked.
     from paraclap.distributed import device_named, processes
     from paraclap.training.loop import train
 
-    try:
-        with processes(device_named(settings.train.device), settings.train.timeout):
-            trainer = train(settings)
-            best = f"best validation UAR {trainer.best:.3f}, " if trainer.best >= 0 else ""
-            print(f"{best}models in {trainer.output / 'best'} and {trainer.output / 'last'}")
-    except Stopped as stopped:
-        print(f"train.py: {stopped}", file=sys.stderr)
-        return stopped.code
+    with processes(device_named(settings.train.device), settings.train.timeout):
+        trainer = train(settings)
+        best = f"best validation UAR {trainer.best:.3f}, " if trainer.best >= 0 else ""
+        print(f"{best}models in {trainer.output / 'best'} and {trainer.output / 'last'}")
     return 0

@@ -136,7 +136,7 @@ def _load_start(settings: ModelSettings) -> tuple[ParaCLAPModel, ParaCLAPProcess
             f"{settings.start}: the tokenizer has {entries} entries, the weights expect {expected}"
         )
     with as_model_error("model"):
-        return model.float().freeze(settings.freeze), processor
+        return model.freeze(settings.freeze), processor
 
 
 def load_model(
@@ -161,7 +161,10 @@ def load_model(
     with as_model_error(about):
         try:
             model, report = ParaCLAPModel.from_pretrained(
-                source, output_loading_info=True, ignore_mismatched_sizes=True
+                source,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                dtype=torch.float32,  # not that of the file
             )
         except SafetensorError as error:
             raise ModelError(f"the weights in {source} are damaged: {error}") from error

@@ -46,7 +46,7 @@ def fast_model(
         return model
     fast = without_weight_norm(model)
     if precision == "bf16":
-        if model.device.type == "cpu" and not _has_bfloat16():
+        if not has_bfloat16(model.device):
             warnings.warn("this processor has no bfloat16, float32 will be faster", stacklevel=2)
         _use_bfloat16(fast)
     if engine == "compile":
@@ -67,7 +67,10 @@ def _use_bfloat16(model: ParaCLAPModel) -> None:
     model.get_text_features = autocast(model.get_text_features)
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16 rather than emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
 

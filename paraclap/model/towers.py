@@ -4,7 +4,7 @@ import dataclasses
 import json
 import string
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,20 @@ def build_encoder(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrai
 
     Raises:
         ModelError: if there is no such encoder, it lacks weights, its configuration has unknown or
-            invalid entries, or `tower` has neither name nor `model_type`.
+            invalid entries, it is of the other branch, or `tower` has neither name nor
+            `model_type`.
     """
-    if tower.name:
-        return _pretrained_encoder(branch, tower)
+    encoder = (
+        _pretrained_encoder(branch, tower) if tower.name else _new_encoder(branch, tower, defaults)
+    )
+    if branch == "text" and encoder.main_input_name != "input_ids":
+        raise ModelError(
+            f"model.text: an encoder of type {encoder.config.model_type} does not read tokens"
+        )
+    return encoder
+
+
+def _new_encoder(branch: str, tower: TowerSettings, defaults: Mapping[str, Any]) -> PreTrainedModel:
     if "model_type" not in tower.config:
         raise ModelError(
             f"model.{branch} needs the name of a pretrained encoder or a config with a model_type, "
@@ -126,6 +136,11 @@ def _check_keys(branch: str, known: PreTrainedConfig, given: Iterable[str]) -> N
     for key in given:
         if key in RENAMED_KEYS:
             raise ModelError(f"model.{branch}.config.{key} is called {RENAMED_KEYS[key]} now")
+        if key in ("dtype", "torch_dtype"):
+            raise ModelError(
+                f"model.{branch}.config.{key}: weights are float32, train.precision sets that of "
+                "the computation"
+            )
         if key not in fields or key.startswith("_"):
             raise ModelError(
                 f"model.{branch}.config.{key} is unknown to encoders of type {known.model_type!r}"

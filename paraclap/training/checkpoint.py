@@ -4,11 +4,12 @@ A checkpoint is a folder `checkpoints/step_00000100` with `state.pt` and its SHA
 under a temporary name and renamed, so a kill or a full disk leaves earlier checkpoints intact.
 """
 
+import dataclasses
 import pickle
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from paraclap.data.trained_on import TrainedOn
 from paraclap.distributed import broadcast, meet, rank
 from paraclap.errors import ParaCLAPError
-from paraclap.files import atomic_folder, file_sha256
+from paraclap.files import atomic_folder, file_sha256, reading, recover_folder
 from paraclap.model.hashes import write_hashes
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import Settings, SettingsError
@@ -27,6 +28,14 @@ from paraclap.training.config import changed_keys
 
 STATE = "state.pt"
 HASH = "state.pt.sha256"
+STATE_KEYS = frozenset({"step", "settings", "fingerprints", "versions", "optimizer", "vocabulary"})
+MODELS = ("best", "last")
+LOGS = ("metrics.jsonl", "nonfinite.json", "events.out.tfevents.*")
+ONLY_AT_THE_START = (
+    *("model.start", "model.audio.name", "model.text.name", "model.vocabulary_size"),
+    "text_pretraining.",
+)
+"""Settings that do not affect a run after its first step."""
 VERSIONS = {"torch": str(torch.__version__), "transformers": transformers.__version__}
 
 
@@ -59,7 +68,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
             "set another output, then run the same command again"
         ) from error
     for old in list_checkpoints(folder)[: -max(keep, 1)]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)  # otherwise after the next one
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -111,10 +120,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     state, hashed = path / STATE, path / HASH
     if not state.is_file() or not hashed.is_file():
         raise CheckpointError(f"{path} is incomplete, expected {STATE} and {HASH}")
-    if file_sha256(state) != hashed.read_text().strip():
-        raise CheckpointError(f"{state} is damaged: its hash is not that of {HASH}")
     try:
-        return torch.load(state, map_location="cpu", weights_only=True)
+        with reading(path, CheckpointError):
+            if file_sha256(state).encode() != hashed.read_bytes().strip():
+                raise CheckpointError(f"{state} is damaged: its hash is not that of {HASH}")
+            return torch.load(state, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{state} contains more than tensors and numbers: {error}") from error
 
@@ -185,45 +195,84 @@ class Checkpointer:
                 ) from error
         meet()
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the state to resume from, as set by `train.resume`; None = start anew.
+    def remove_later_than(self, step: int | None) -> None:
+        """Remove checkpoints after a step, which were damaged or not resumed from; None = all.
 
-        Process 0 chooses the checkpoint, and the others read the same one.
+        Otherwise they would be the newest ones, and the next resume would continue from them. With
+        all checkpoints, models and logs are removed too, so that none is taken for a new one.
         """
-        choice, state = self.settings.train.resume, None
         if rank() == 0:
-            if choice == "never":
-                shutil.rmtree(self.folder, ignore_errors=True)
-                (self.output / "metrics.jsonl").unlink(missing_ok=True)
-            else:
-                auto = choice == "auto"
-                state = load_newest(self.folder) if auto else load_checkpoint(Path(choice))
-        step = broadcast(None if state is None else state["step"])
-        if step is not None and state is None:
-            path = checkpoint_path(self.folder, step) if choice == "auto" else Path(choice)
-            state = load_checkpoint(path)
-        return state
+            for path in list_checkpoints(self.folder):
+                if step is None or path > checkpoint_path(self.folder, step):
+                    shutil.rmtree(path)
+            if step is None:
+                for name in MODELS:
+                    shutil.rmtree(self.output / name, ignore_errors=True)
+                for pattern in LOGS:
+                    for path in self.output.glob(pattern):
+                        path.unlink()
+        meet()
 
 
-def refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that the state of a checkpoint has the settings and data of the current state.
+def load_state(settings: Settings) -> dict[str, Any] | None:
+    """Return the state to resume from, as set by `train.resume`; None = start anew.
+
+    Process 0 chooses the checkpoint, and the others read the same one. What a killed process left
+    behind is restored or removed before.
+
+    Raises:
+        CheckpointError: if checkpoints are damaged, or there is a finished model without one.
+        SettingsError: naming settings that have changed, unless `train.force` is set.
+    """
+    output, choice, state = Path(settings.output), settings.train.resume, None
+    folder = output / "checkpoints"
+    if rank() == 0:
+        for path in (*folder.glob(".step_*"), *(output / f".{name}.tmp" for name in MODELS)):
+            recover_folder(path.with_name(path.name[1:].rpartition(".")[0]))
+        if choice == "auto":
+            state = load_newest(folder)
+            if state is None and (output / "last").exists():
+                raise CheckpointError(
+                    f"{output} has a finished model but no checkpoint to resume from; set another "
+                    "output, or train.resume=never to replace it"
+                )
+        elif choice != "never":
+            state = load_checkpoint(Path(choice))
+    step = broadcast(None if state is None else state["step"])
+    if step is not None and state is None:
+        path = checkpoint_path(folder, step) if choice == "auto" else Path(choice)
+        state = load_checkpoint(path)
+    if state is not None:
+        if missing := STATE_KEYS - state.keys():
+            raise CheckpointError(
+                f"the checkpoint in {output} has no {min(missing)}, it is of another version of "
+                "this program; set another output or train.resume=never"
+            )
+        _refuse_changed_settings(state["settings"], settings)
+    return state
+
+
+def _refuse_changed_settings(then: Mapping[str, Any], settings: Settings) -> None:
+    changed = changed_keys(then, dataclasses.asdict(settings))
+    if unused := [key for key in changed if key.startswith(ONLY_AT_THE_START)]:
+        raise SettingsError(
+            f"cannot resume {settings.output}: changed since its checkpoint: {', '.join(unused)}, "
+            "with an effect on the first step only; set another output or train.resume=never"
+        )
+    refuse_changes(changed, settings)
+
+
+def refuse_changes(changed: Collection[str], settings: Settings) -> None:
+    """Refuse to resume from a checkpoint with other settings or data.
 
     Raises:
         SettingsError: naming what has changed, unless `train.force` is set.
     """
-    changed = changed_keys(then["settings"], now["settings"])
-    changed += [
-        f"the {name}"
-        for name, value in now["fingerprints"].items()
-        if then["fingerprints"][name] != value
-    ]
-    if changed and not now["settings"]["train"]["force"]:
+    if changed and not settings.train.force:
         raise SettingsError(
-            f"cannot resume {now['settings']['output']}: changed since its checkpoint: "
+            f"cannot resume {settings.output}: changed since its checkpoint: "
             f"{', '.join(changed)}; set another output, train.resume=never, or train.force=true "
             "to resume anyway"
         )
     if changed:
         print(f"resumed although changed: {', '.join(changed)}")
-    if then["versions"] != VERSIONS:
-        print(f"checkpoint of {then['versions']}, now {VERSIONS}: results may differ slightly")

@@ -174,6 +174,11 @@ def check_paths(settings: Settings) -> None:
         raise SettingsError(
             "model.start is not set; set it to a trained model, or model.audio to an encoder"
         )
+    if model.start and Path(model.start).resolve() == Path(settings.output).resolve():
+        raise SettingsError(
+            f"model.start and output are both {settings.output}; set another output, which "
+            "receives the fine-tuned model"
+        )
     if resume not in ("auto", "never") and not Path(resume).is_dir():
         raise SettingsError(
             f"train.resume: {resume} is not a folder, expected auto, never or a checkpoint such as "

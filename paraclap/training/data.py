@@ -11,7 +11,6 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 
-from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.paths import resolve_inside
 from paraclap.audio.recordings import Files, JoinedRecordings, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
@@ -116,9 +115,8 @@ class TrainingData:
         return clip_seconds(self.recordings, self.train_table.index)
 
     def fingerprints(self) -> dict[str, str]:
-        """Two hashes: of the captions tables, and of the names and sizes of the audio files."""
+        """Return hashes of captions tables, audio files (see `sampled_hash`) and functionals."""
         corpora = corpora_of(self.settings.data)
-        sizes = []
         for name, files in self._files().items():
             root, captions = corpora[name].root, corpora[name].captions
             paths = [resolve_inside(root, file) for file in files]
@@ -127,17 +125,17 @@ class TrainingData:
                     f"{len(missing)} of {len(paths)} audio files of {captions} do not exist below "
                     f"{root}, such as {missing[0]}"
                 )
-            prefix = name and f"{name}/"
-            sizes += [
-                f"{path.stat().st_size} {prefix}{file}"
-                for path, file in zip(paths, files, strict=True)
-            ]
-        if self.recordings.conditioning != CONDITIONING:  # other samples of the same files
-            sizes.append(self.recordings.conditioning)
-        return {
+        names = pd.concat([self.train_table, self.validation_table]).index.unique("file")
+        hashes = self.hashes(names)
+        audio = [self.recordings.conditioning, *(f"{hashes[name]} {name}" for name in names)]
+        found = {
             "captions table": " ".join(file_sha256(c.captions) for c in corpora.values()),
-            "audio": hashlib.sha256("\n".join(sizes).encode()).hexdigest(),
+            "audio": hashlib.sha256("\n".join(audio).encode(errors="surrogatepass")).hexdigest(),
         }
+        if self.functionals is not None:
+            values = self.functionals.to_numpy(np.float32).tobytes()
+            found["features"] = hashlib.sha256(values).hexdigest()
+        return found
 
     def _files(self) -> dict[str, list[str]]:
         """Files of each corpus, relative to its root, in the order of the tables."""

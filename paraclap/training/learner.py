@@ -1,5 +1,7 @@
 """Model, loss and optimiser of a run."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from paraclap.audio import SAMPLING_RATE
 from paraclap.data.captions import ClipPhrases
 from paraclap.model.build import build_model
+from paraclap.model.engines import has_bfloat16
 from paraclap.model.modeling_paraclap import ParaCLAPModel
 from paraclap.settings import Settings, SettingsError
 from paraclap.training.class_prompts import ClassPrompts
@@ -25,15 +28,6 @@ from paraclap.training.step import TrainingStep
 from paraclap.training.tables import provenance
 
 PARTS = ("audio_branch", "text_branch", "audio_projection", "text_projection")
-
-
-def use_bfloat16(precision: str, device: torch.device) -> bool:
-    """Return whether to train under bfloat16 autocast; "auto" = if the hardware supports it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 class Learner:
@@ -55,7 +49,9 @@ class Learner:
         train = settings.train
         self.settings = settings
         self.steps = steps
-        self.bfloat16 = use_bfloat16(train.precision, device)
+        self.bfloat16 = train.precision == "bf16" or (
+            train.precision == "auto" and has_bfloat16(device)
+        )
         seed_step(train.seed, 0)
         self.model: ParaCLAPModel
         self.model, self.processor = build_model(settings.model, data.texts(), data.standards())
@@ -132,11 +128,50 @@ class Learner:
         return {
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {
+                name: self.optimizer.state[parameter]
+                for name, parameter in self._optimized()
+                if parameter in self.optimizer.state
+            },
+            "vocabulary": self._vocabulary(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load the state dicts of a checkpoint."""
-        self.model.load_state_dict(state["model"])
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Load the state of a checkpoint; learning rates and the like are those of the settings.
+
+        Raises:
+            SettingsError: if it has other weights or another vocabulary.
+        """
+        if state["vocabulary"] != self._vocabulary():
+            raise SettingsError(
+                "the vocabulary that is fitted to the captions is not that of the checkpoint; set "
+                "another output or train.resume=never"
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.objective.load_state_dict(state["objective"])
+        except RuntimeError as error:
+            raise SettingsError(
+                f"the weights of the checkpoint do not fit the settings: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
+        loaded = self.optimizer.state_dict()  # with the groups of the settings
+        names = [name for name, _ in self._optimized()]
+        loaded["state"] = {
+            number: state["optimizer"][name]
+            for number, name in enumerate(names)
+            if name in state["optimizer"]
+        }
+        self.optimizer.load_state_dict(loaded)
+
+    def _optimized(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Names and parameters of the optimiser, in its order."""
+        names = {p: f"model.{name}" for name, p in self.model.named_parameters()}
+        names |= {p: f"objective.{name}" for name, p in self.objective.named_parameters()}
+        groups = self.optimizer.param_groups
+        return [(names[p], p) for group in groups for p in group["params"]]
+
+    def _vocabulary(self) -> str:
+        """Hash of the vocabulary: the same words with other numbers are other texts."""
+        vocabulary = json.dumps(self.processor.tokenizer.get_vocab(), sort_keys=True)
+        return hashlib.sha256(vocabulary.encode()).hexdigest()

@@ -9,15 +9,15 @@ network.
 
 import importlib.util
 import json
-import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from paraclap.files import OutputError, write_text
+from paraclap.files import OutputError, reading, write_text
 from paraclap.settings import SettingsError
 
 PROJECT = "paraclap"
@@ -53,15 +53,27 @@ class Log:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = output / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        write_text(self.path, "".join(line + "\n" for line in kept))
+        self._drop_rows_after(step)
         self.run = _start_wandb(output, step, settings or {}) if "wandb" in loggers else None
         self.writer = None
         if loggers:
             from torch.utils.tensorboard import SummaryWriter  # slow, and not always used
 
             self.writer = SummaryWriter(str(output), purge_step=step + 1)
+
+    def _drop_rows_after(self, step: int) -> None:
+        """Drop rows of later steps, and with a warning those that cannot be read."""
+        if not self.path.exists():
+            return
+        with reading(self.path, OutputError):
+            lines = self.path.read_bytes().decode(errors="replace").splitlines()
+        steps = [_step_of(line) for line in lines]
+        if None in steps[:-1]:  # the last line of a killed run may be cut off
+            warnings.warn(f"{self.path}: {steps.count(None)} rows cannot be read", stacklevel=3)
+        rows = zip(lines, steps, strict=True)
+        kept = [line for line, at in rows if at is not None and at <= step]
+        if kept != lines:
+            write_text(self.path, "".join(line + "\n" for line in kept))
 
     def __enter__(self) -> "Log":
         return self
@@ -127,8 +139,11 @@ def _start_wandb(output: Path, step: int, settings: Mapping[str, Any]) -> Any:
         raise SettingsError(f"train.loggers: wandb cannot start: {error}") from error
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: str) -> float | None:
+    """Step of a row; None = the row is damaged."""
     try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:  # the last line of a killed run may be cut off
-        return math.inf
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if isinstance(step, int) else None

@@ -10,9 +10,11 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from paraclap.distributed import agreed_signal, broadcast_in_place, largest, rank, world_size
-from paraclap.files import make_folder, write_text
+from paraclap.files import make_folder, remove_leftovers, write_text
+from paraclap.locks import lock
 from paraclap.settings import Settings
 from paraclap.signals import Stopped, StopRequests
+from paraclap.training.checkpoint import load_state
 from paraclap.training.config import check_paths, flatten
 from paraclap.training.data import files_in_flight, raise_worker_error, sample_captions
 from paraclap.training.encoding import Batch
@@ -29,17 +31,28 @@ def train(settings: Settings) -> Trainer:
     """Train a model; returns the finished trainer.
 
     Raises:
+        InUseError: if another process trains in the same run folder.
         OutputError: if the run folder cannot be written.
         SettingsError: if the settings do not go together with each other or with the data.
         Stopped: after a checkpoint was written, if a signal was received.
     """
-    settings = with_captions(settings)
     check_augmentation(settings.data)
     check_paths(settings)
     check_loggers(settings.train.loggers)
+    output = make_folder(settings.output)
+    with nullcontext() if rank() else lock(output):
+        if rank() == 0:
+            remove_leftovers(output)
+        return _train_in_folder(settings)
+
+
+def _train_in_folder(settings: Settings) -> Trainer:
+    state = load_state(settings)
+    settings = with_captions(settings)
+    check_paths(settings)
     trainer = Trainer(settings)
-    make_folder(trainer.output)
-    trainer.resume()
+    trainer.resume(state)
+    del state  # as large as the model and its optimiser
     if rank() == 0:
         config = OmegaConf.to_yaml(OmegaConf.structured(settings))
         write_text(trainer.output / "config.yaml", config)

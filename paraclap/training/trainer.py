@@ -186,17 +186,21 @@ class Trainer:
             raise DivergenceError(f"step {self.step}: {name} is not finite; nothing was saved")
         self.checkpointer.save(self.state())
 
-    def resume(self) -> None:
-        """Continue from a checkpoint, as set by `train.resume`.
+    def resume(self, state: Mapping[str, Any] | None) -> None:
+        """Continue from a state; None = start anew, and remove an earlier run in the folder.
 
         Raises:
-            SettingsError: naming settings or data that have changed, unless `train.force` is set.
+            SettingsError: naming data that have changed, unless `train.force` is set.
         """
-        state = self.checkpointer.load()
         if state is not None:
-            refuse_changes(state, self.state())
+            then, versions = state["fingerprints"], state["versions"]
+            changed = [name for name, now in self.fingerprints.items() if then.get(name) != now]
+            refuse_changes([f"the {name}" for name in changed], self.settings)
+            if versions != VERSIONS:
+                print(f"checkpoint of {versions}, now {VERSIONS}: results may differ slightly")
             self.restore(state)
             print(f"resumed {self.output} at step {self.step}")
+        self.checkpointer.remove_later_than(None if state is None else self.step)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a state."""

@@ -1,5 +1,6 @@
 """Nothing is lost, and nothing stops the rest."""
 
+import errno
 import hashlib
 import importlib
 import json
@@ -24,14 +25,14 @@ import soundfile
 import torch
 from fault_injection import run
 from safetensors.numpy import save
-from training_runs import REPOSITORY
+from training_runs import REPOSITORY, StoppedError, damage, train_until
 
 from corpus_files import touch, warnings_of
 from paraclap import cli
 from paraclap.acoustics import egemaps, worker_pool
 from paraclap.audio import AudioError
 from paraclap.audio.paths import check_regular, hash_audio, resolve_inside
-from paraclap.cli import evaluate, features, predict, search
+from paraclap.cli import evaluate, features, predict, search, train
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.data.functionals import standards
 from paraclap.evaluation import embedding_cache
@@ -43,6 +44,16 @@ from paraclap.inference.index import ClipIndex
 from paraclap.locks import InUseError, lock
 from paraclap.model.build import build_model, load_model
 from paraclap.settings import ModelSettings, TowerSettings
+from paraclap.training import checkpoint, loop
+from paraclap.training.checkpoint import (
+    checkpoint_path,
+    list_checkpoints,
+    load_newest,
+    save_checkpoint,
+)
+from paraclap.training.config import read_settings
+from paraclap.training.loggers import Log
+from paraclap.training.trainer import Trainer
 from small_corpora import make_corpus
 from small_corpora import run as run_captions
 from small_corpora import write as write_table
@@ -318,7 +329,120 @@ def test_interrupted_update_of_an_index_loses_nothing(tmp_path, monkeypatch, hap
     happened(f"{len(places)} times: the same command completes the index")
 
 
+def test_run_folder_in_which_another_process_trains_is_left_to_it(config, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with lock(tmp_path / "run"):
+        assert cli.run(lambda: train.main([config]), "train.py") == 1
+    message = capsys.readouterr().err
+    assert f"run is in use by process {os.getpid()} on" in message
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_leftovers_of_killed_writes_are_removed(config, tmp_path):
+    run = tmp_path / "run"
+    for name in (".best.tmp", ".last.tmp", "checkpoints/.step_00000009.tmp"):
+        (run / name).mkdir(parents=True)
+    (run / f".config.yaml.{'0' * 32}.tmp").touch()
+    loop.train(read_settings([config, "train.epochs=1"]))
+    assert not [path for path in run.rglob(".*")]
+
+
 # --- Checkpoints ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Checkpoints of steps 1 and 2."""
+    for step in (1, 2):
+        save_checkpoint(tmp_path / "checkpoints", step, {"step": step}, keep=2)
+    return tmp_path / "checkpoints"
+
+
+def fail_to_read(path):
+    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+
+@pytest.mark.parametrize("bit", [0, 5, 7])
+def test_a_flipped_bit_in_the_hash_of_a_checkpoint_falls_back(checkpoints, bit):
+    path = checkpoints / "step_00000002" / "state.pt.sha256"
+    for place in (0, 63):
+        content = bytearray(path.read_bytes())
+        content[place] ^= 1 << bit
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match="step_00000002"):
+            assert load_newest(checkpoints)["step"] == 1
+
+
+@pytest.mark.parametrize("file", ["state.pt", "state.pt.sha256"])
+def test_unreadable_checkpoint_falls_back(checkpoints, monkeypatch, file):
+    unreadable = checkpoints / "step_00000002" / file
+    for place, name in ((checkpoint, "file_sha256"), (Path, "read_bytes")):
+        original = getattr(place, name)
+
+        def read(path, original=original):
+            return fail_to_read(path) if path == unreadable else original(path)
+
+        monkeypatch.setattr(place, name, read)
+    with pytest.warns(UserWarning, match="step_00000002 cannot be read: Input/output error"):
+        assert load_newest(checkpoints)["step"] == 1
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_checkpoints_after_the_resumed_one_do_not_displace_new_ones(
+    config, tmp_path, monkeypatch, keep
+):
+    folder = tmp_path / "run" / "checkpoints"
+    arguments = [config, "train.save_every=1", "train.keep=9", "train.validate_every=100"]
+    train_until(monkeypatch, 6, arguments)
+    damage(checkpoint_path(folder, 6), "flipped")
+    with pytest.warns(UserWarning, match="step_00000006"), monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", stop)
+        with pytest.raises(StoppedError):
+            loop.train(read_settings(arguments))
+    assert [path.name[-1] for path in list_checkpoints(folder)] == list("12345")
+    train_until(
+        monkeypatch,
+        3,
+        [*arguments, f"train.keep={keep}", "train.resume=" + str(checkpoint_path(folder, 2))],
+    )
+    names = [path.name[-1] for path in list_checkpoints(folder)]
+    assert names == list("23")[-keep:]
+
+
+def stop(self, batch):
+    raise StoppedError
+
+
+@pytest.mark.parametrize(
+    "damaged, warned",
+    [
+        (b"\xff\xfe{}\n", True),
+        (b'{"step": 1\n', True),
+        (b"[1]\n{}\n", True),
+        (b"", False),
+    ],
+)
+def test_damaged_rows_of_the_log_are_dropped_and_counted(tmp_path, damaged, warned, recwarn):
+    path = tmp_path / "metrics.jsonl"
+    good, late = b'{"step": 1, "loss": 2.5}\n', b'{"step": 3}\n'
+    path.write_bytes(damaged + good + late + b'{"step": 2, "lo')  # the last row is cut off
+    Log(tmp_path, 2, []).close()
+    assert path.read_bytes() == good
+    assert [str(w.message) for w in recwarn if "cannot be read" in str(w.message)] or not warned
+
+
+def test_log_is_replaced_as_a_whole_on_resuming(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+
+    def die(self, target):
+        raise StoppedError
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(StoppedError):
+        Log(tmp_path, 1, [])
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
 
 # --- Streams -------------------------------------------------------------------------------------
 
@@ -490,6 +614,35 @@ def test_signal_stops_features_with_exit_code_75(toy, tmp_path, monkeypatch, cap
     assert not (tmp_path / "f.parquet").exists() and not any(worker_pool._IDLE.values())
     assert signal.getsignal(number) == signal.SIG_DFL
     assert features.main(arguments) == 0 and len(pd.read_parquet(tmp_path / "f.parquet")) == 40
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("paraclap.training.config.read_settings", "paraclap.distributed.device_named"),
+        *("paraclap.training.loop.load_state", "paraclap.training.data.cache_waveforms"),
+        *("paraclap.training.learner.build_model", "paraclap.training.loop.pretrain_text"),
+        *("paraclap.training.loop._log", "paraclap.training.loop._description"),
+    ],
+)
+def test_signal_before_the_first_step_asks_for_a_requeue(
+    config, tmp_path, monkeypatch, capsys, place, number
+):
+    module, _, name = place.rpartition(".")
+    original = getattr(importlib.import_module(module), name)
+
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), number)
+        return original(*arguments, **options)
+
+    arguments = [config, f"data.waveform_cache={tmp_path / 'cache'}", "text_pretraining.steps=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}.{name}", interrupted)
+        assert cli.run(lambda: train.main(arguments), "train.py") == 75
+    assert f"train.py: {number.name}: " in capsys.readouterr().err
+    if place.endswith("build_model"):
+        assert cli.run(lambda: train.main([*arguments, "train.max_steps=1"]), "train.py") == 0
 
 
 # --- Tables --------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+import yaml
 from audio_files import assert_read_alike, babble, reason_of, tone, write
 from safetensors.torch import load_file, save_file
+from training_runs import train_until
 
 from paraclap import cli
 from paraclap.audio import SAMPLING_RATE, reading
@@ -33,6 +35,10 @@ from paraclap.errors import ParaCLAPError
 from paraclap.inference.measurement import _read_columns
 from paraclap.model.build import load_model
 from paraclap.model.hashes import write_hashes
+from paraclap.settings import SettingsError
+from paraclap.training import loop
+from paraclap.training.checkpoint import CheckpointError
+from paraclap.training.config import CONFIGS, check_paths, read_settings
 from paraclap.training.tables import read_captions
 from small_corpora import make_corpus, run
 
@@ -186,6 +192,68 @@ def test_flipped_bits_of_a_table_change_no_value(captions, tmp_path, happened, n
 
 
 # --- Resuming on other data ----------------------------------------------------------------------
+
+
+def test_other_audio_of_the_same_size_is_refused_on_resuming(config, corpus, tmp_path, monkeypatch):
+    root = tmp_path / "corpus"
+    shutil.copytree(corpus, root)
+    arguments = [config, f"data.root={root}"]
+    train_until(monkeypatch, 4, arguments)
+    path = root / loop.Trainer(read_settings(arguments)).data.train_table.index[0][0]
+    status = path.stat()
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples[::-1], rate)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    with pytest.raises(SettingsError, match="the audio"):
+        loop.train(read_settings(arguments))
+
+
+def test_shuffled_functionals_are_refused_on_resuming(config, captions, tmp_path, monkeypatch):
+    settings = yaml.safe_load(Path(config).read_text())
+    settings["model"]["audio"]["config"] = {"model_type": "egemaps", "hidden_size": 16}
+    settings["data"]["features"] = str(tmp_path / "features.parquet")
+    Path(config).write_text(yaml.safe_dump(settings))
+    table = pd.read_parquet(captions.parent / "features.parquet")
+    table.to_parquet(tmp_path / "features.parquet")
+    train_until(monkeypatch, 4, [config])
+    table.iloc[::-1].to_parquet(tmp_path / "features.parquet")  # other order, same values
+    train_until(monkeypatch, 5, [config])
+    table.iloc[::-1].set_axis(table.index).to_parquet(tmp_path / "features.parquet")
+    with pytest.raises(SettingsError, match="the features"):
+        loop.train(read_settings([config]))
+
+
+@pytest.mark.parametrize("removed", [None, "checkpoints"])
+def test_old_model_is_not_left_beside_a_new_run(config, tmp_path, monkeypatch, removed):
+    run = tmp_path / "run"
+    loop.train(read_settings([config, "train.epochs=1"]))
+    (run / "nonfinite.json").touch()
+    if removed is None:
+        train_until(monkeypatch, 1, [config, "train.resume=never"])
+    else:
+        shutil.rmtree(run / "checkpoints")
+        with pytest.raises(CheckpointError, match=r"has a finished model .* train\.resume=never"):
+            loop.train(read_settings([config, "train.epochs=1"]))
+        assert (run / "best").exists()
+        shutil.rmtree(run / "last")  # the run was killed before its first checkpoint
+        train_until(monkeypatch, 1, [config])
+    left = {path.name for path in run.iterdir()}
+    assert not left & {"best", "last", "nonfinite.json"}, left
+
+
+def test_old_model_is_left_if_the_new_run_has_wrong_data(config, tmp_path):
+    loop.train(read_settings([config, "train.epochs=1"]))
+    with pytest.raises(SettingsError, match="no row has split"):
+        loop.train(read_settings([config, "train.resume=never", "data.train_split=none"]))
+    assert (tmp_path / "run" / "best").exists() and (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_fine_tuning_into_the_folder_of_its_start_is_refused(model_folder):
+    arguments = [str(CONFIGS / "finetune.yaml"), f"model.start={model_folder}"]
+    with pytest.raises(SettingsError, match="model.start and output are both"):
+        check_paths(read_settings([*arguments, f"output={model_folder}"]))
+
 
 # --- Damaged models ------------------------------------------------------------------------------
 

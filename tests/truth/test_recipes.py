@@ -1,5 +1,6 @@
 """Recipes, splits and settings do what they state."""
 
+import copy
 import json
 import re
 import shlex
@@ -9,7 +10,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
+from training_runs import rows as rows_of
+from training_runs import train_until
+from transformers import AutoConfig, AutoModel
 
 from paraclap.cli import evaluate
 from paraclap.corpora import table as corpora
@@ -18,13 +23,17 @@ from paraclap.corpora.labels import in_split, normalise_labels, split_name, spli
 from paraclap.data.captions import draw_caption, group_phrases
 from paraclap.evaluation import metrics
 from paraclap.evaluation.bootstrap import cluster_interval
-from paraclap.model.build import load_model
-from paraclap.settings import DataSettings, Settings, SettingsError
+from paraclap.model.build import build_model, load_model
+from paraclap.model.engines import has_bfloat16
+from paraclap.model.sources import ModelError
+from paraclap.settings import DataSettings, ModelSettings, Settings, SettingsError, TowerSettings
+from paraclap.training import loop
 from paraclap.training.config import CONFIGS, read_settings
 from paraclap.training.data import TrainingData
 from paraclap.training.tables import read_captions, split_table
 from paraclap.training.validation import Validator
 from small_corpora import make_corpus, run, write
+from tiny_models import TEXTS, TINY_AUDIO, TINY_MEL, TINY_TEXT, embed
 
 # --- Splits --------------------------------------------------------------------------------------
 
@@ -228,7 +237,137 @@ def test_validation_gives_the_figures_of_evaluation(
 
 # --- Settings on resuming ------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("optim.lr=0.5", "optim.audio_lr=0.2", "optim.text_projection_lr=0.3"),
+        *("optim.weight_decay=0.3", "optim.weight_decay=0", "optim.layer_decay=0.5"),
+        *("optim.name=adam", "optim.schedule=constant", "optim.warmup_steps=0"),
+        *("model.freeze=[text]", "train.epochs=5", "model.projection_dropout=0.1"),
+    ],
+)
+def test_forced_settings_apply_to_a_resumed_run(config, change):
+    settings = [config, "data.crop=centre"]
+    before = loop.Trainer(read_settings(settings))
+    batches = iter(before.loader())
+    for _ in range(2):
+        before.training_step(next(batches))
+    after = loop.Trainer(read_settings([*settings, change]))
+    groups = [{**group, "params": None} for group in after.learner.optimizer.param_groups]
+    after.restore(copy.deepcopy(before.state()))
+    optimizer = after.learner.optimizer
+    assert groups == [{**group, "params": None} for group in optimizer.param_groups]
+    moments = {name: state for name, state in before.state()["optimizer"].items() if state}
+    assert len(moments) > 20
+    for name, parameter in after.learner._optimized():
+        if name in moments:
+            same = torch.equal(optimizer.state[parameter]["exp_avg"], moments[name]["exp_avg"])
+            assert same, name
+
+
+def test_forced_learning_rate_is_that_of_the_next_step(config, tmp_path, monkeypatch):
+    settings = [config, "optim.schedule=constant"]
+    train_until(monkeypatch, 4, settings)
+    loop.train(read_settings([*settings, "train.force=true", "optim.lr=0.5"]))
+    lr = {row["step"]: row["lr"] for row in rows_of(tmp_path / "run") if "lr" in row}
+    assert lr[3] == 0.01 and lr[4] == lr[8] == 0.5
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("text_pretraining.steps=3", "text_pretraining.steps, with an effect on the first step"),
+        ("model.projection_dim=32", "weights of the checkpoint do not fit the settings"),
+        ("model.vocabulary_size=150", "model.vocabulary_size, with an effect on the first step"),
+        ("data.captions=OTHER", "vocabulary"),
+    ],
+)
+def test_settings_that_cannot_apply_are_refused_although_forced(
+    config, captions, tmp_path, monkeypatch, change, message
+):
+    train_until(monkeypatch, 4, [config])
+    table = pd.read_parquet(captions)
+    table["captions"] = [[f"{text} zyzzyva" for text in texts] for texts in table["captions"]]
+    table.to_parquet(tmp_path / "other.parquet")
+    change = change.replace("OTHER", str(tmp_path / "other.parquet"))
+    with pytest.raises(SettingsError, match=message):
+        loop.train(read_settings([config, change, "train.force=true"]))
+
+
+def test_changed_settings_are_refused_before_the_data_are_read(config, monkeypatch):
+    train_until(monkeypatch, 4, [config])
+    monkeypatch.setattr(loop, "Trainer", None)
+    with pytest.raises(SettingsError, match=r"changed since its checkpoint: optim\.lr;"):
+        loop.train(read_settings([config, "optim.lr=0.5"]))
+
+
 # --- Encoders and precision ----------------------------------------------------------------------
+
+
+ENCODERS = {
+    "wav2vec2": TINY_AUDIO,
+    "wav2vec2-bert": {**TINY_MEL, "feature_projection_input_dim": 161},
+    "bert": {**TINY_TEXT, "vocab_size": 150},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_encoders_stored_in_half_precision_compute_in_float32(
+    kind, dtype, settings, tiny, waveforms, tmp_path
+):
+    AutoModel.from_config(AutoConfig.for_model(**ENCODERS[kind])).to(dtype).save_pretrained(
+        tmp_path
+    )
+    if kind == "bert":
+        tiny[1].tokenizer.save_pretrained(tmp_path)
+        settings.text = TowerSettings(name=str(tmp_path))
+    else:
+        settings.audio = TowerSettings(name=str(tmp_path))
+    model, processor = build_model(settings, TEXTS)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert embed(model.eval(), processor, waveforms).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_stored_in_half_precision_compute_in_float32(dtype, tiny, waveforms, tmp_path):
+    for part in (tiny[0].to(dtype), tiny[1]):
+        part.save_pretrained(tmp_path)
+    model, processor = load_model(tmp_path)
+    start, _ = build_model(ModelSettings(start=str(tmp_path)), TEXTS)
+    for loaded in (model, start):
+        assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert embed(model, processor, waveforms).dtype == torch.float32
+
+
+def test_precision_of_weights_is_no_setting(settings):
+    settings.audio.config["dtype"] = "float16"
+    with pytest.raises(ModelError, match=r"model\.audio\.config\.dtype: weights are float32"):
+        build_model(settings, TEXTS)
+
+
+def test_audio_encoder_as_text_encoder_is_refused(settings):
+    settings.text.config = TINY_AUDIO
+    with pytest.raises(ModelError, match=r"model\.text: .* wav2vec2 does not read tokens"):
+        build_model(settings, TEXTS)
+
+
+@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "bf16", None])
+def test_automatic_precision_is_bfloat16_where_a_processor_has_it(monkeypatch, name, config):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: True, "avx2": True})
+    assert has_bfloat16(torch.device("cpu")) == (name is not None)
+    trainer = loop.Trainer(read_settings([config, "train.precision=auto"]))
+    assert trainer.learner.bfloat16 == (name is not None)
+
+
+def test_emulated_bfloat16_of_a_gpu_is_not_used(monkeypatch):
+    def is_bf16_supported(including_emulation=True):
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert not has_bfloat16(torch.device("cuda"))
+
 
 # --- Intervals -----------------------------------------------------------------------------------
 
