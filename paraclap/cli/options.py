@@ -1,6 +1,7 @@
 """Argument types that several command lines share."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def output_file(*suffixes: str) -> Callable[[str], Path]:
         path = path_of(text)
         if path.suffix.lower() not in suffixes:
             raise argparse.ArgumentTypeError(f"{text} must end in {' or '.join(suffixes)}")
+        name = os.fsencode(path.absolute())
+        if name.decode(errors="ignore").encode() != name:
+            raise argparse.ArgumentTypeError(f"{name!r} is not UTF-8, expected another name")
         return path
 
     return check

@@ -225,6 +225,12 @@ def test_impossible_options_are_rejected(options, capsys):
     assert "must be" in capsys.readouterr().err
 
 
+def test_output_that_is_not_utf_8_is_rejected(capsys):
+    with pytest.raises(SystemExit):
+        features.parse_arguments(["x", "-o", "\udcff.parquet"])
+    assert "\\xff.parquet' is not UTF-8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["x", "-o", "f.parquet", "--worker"]])
 def test_help_and_wrong_options_import_no_slow_library(arguments):
     code = (
