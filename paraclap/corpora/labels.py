@@ -28,6 +28,7 @@ import pandas as pd
 from paraclap.captions.templates import default_descriptors, label_key
 
 LABEL_COLUMNS = ("emotion", "gender", "speaker", "split", "fold", "language")
+NUMBER_COLUMNS = ("arousal", "valence", "dominance", "age")
 ORIGINAL_SPLIT = "original_split"
 CHANGES_SHOWN = 6
 

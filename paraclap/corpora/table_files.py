@@ -10,9 +10,12 @@ import pyarrow.parquet as pq
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.label_files import parse_table, read_text
-from paraclap.corpora.labels import LABEL_COLUMNS
+from paraclap.corpora.labels import LABEL_COLUMNS, NUMBER_COLUMNS
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
+FILE_NAMES = {"file_name": "file", "filename": "file"}
+"""Other name of the column of files -> its name."""
+USUAL_COLUMNS = ("file", "start", "end", *LABEL_COLUMNS, *NUMBER_COLUMNS)
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 
@@ -44,7 +47,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     """Return a Parquet table; integers in columns of labels are exact, as text."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
-        _refuse_twice(names)
+        _refuse_twice(names, path)
         table = file.read()
     frame = table.to_pandas()
     frame = frame.reset_index() if any(frame.index.names) else frame
@@ -66,14 +69,14 @@ def _parse_lines(text: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _refuse_twice(names: list[str]) -> None:
+def _refuse_twice(names: list[str], path: Path) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"the column {twice[0]} occurs twice")
+        raise CorpusError(f"{path}: the column {twice[0]} occurs twice")
 
 
 def read_file_table(path: Path, renamed: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Return a table with a column ``file`` (also called ``file_name`` in the file).
+    """Return a table with a column ``file`` (in the file also ``file_name``); case does not matter.
 
     Args:
         path: of the table
@@ -82,16 +85,19 @@ def read_file_table(path: Path, renamed: Mapping[str, str] | None = None) -> pd.
     Raises:
         CorpusError: if it cannot be parsed, lacks the file or a renamed column, or has both names
     """
-    frame = read_table(path)
-    columns = list(map(str, frame.columns))
+    frame = read_table(path).rename(columns=lambda name: str(name).strip())
+    columns = list(frame.columns)
     for new, old in (renamed or {}).items():
         if old not in columns:
             raise CorpusError(f"{path} has no column {old}, its columns are {', '.join(columns)}")
         if new in columns:
             raise CorpusError(f"{path} has a column {new}, {old} cannot be renamed to it")
     frame = frame.rename(columns={old: new for new, old in (renamed or {}).items()})
-    if "file" not in frame and "file_name" in frame:
-        frame = frame.rename(columns={"file_name": "file"})
+    for column in frame.columns:
+        usual = FILE_NAMES.get(column.casefold(), column.casefold())
+        if usual in USUAL_COLUMNS and usual not in frame:  # "Emotion"
+            frame = frame.rename(columns={column: usual})
+    _refuse_twice(list(frame.columns), path)
     if "file" not in frame:
         raise CorpusError(
             f"{path} has columns {', '.join(columns)}, expected one called file or file_name"

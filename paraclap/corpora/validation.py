@@ -12,10 +12,15 @@ import numpy as np
 import pandas as pd
 
 from paraclap.corpora import CorpusError
-from paraclap.corpora.labels import LABEL_COLUMNS, normalise_labels
+from paraclap.corpora.labels import (
+    LABEL_COLUMNS,
+    NO_LABEL,
+    NUMBER_COLUMNS,
+    label_form,
+    normalise_labels,
+)
 
 INDEX_COLUMNS = ("file", "start", "end")
-NUMBER_COLUMNS = ("arousal", "valence", "dominance", "age")
 DECIMAL_COMMA = r"^\s*(-?\d+|.*\d:\d\d),(\d+)\s*$"
 ROOT_HINT = "; the folder of the audio is set by --root, or by data.root of train.py"
 
@@ -155,6 +160,7 @@ def typed(values: pd.Series, name: str) -> pd.Series:
     try:
         if values.name in NUMBER_COLUMNS:
             if pd.api.types.is_string_dtype(values):
+                values = values.mask(values.map(label_form, na_action="ignore").isin(NO_LABEL))
                 values = values.str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
             return pd.to_numeric(values).astype("float64")
     except (ValueError, TypeError) as error:

@@ -9,8 +9,8 @@ import pytest
 from corpus_files import message_of, touch, write
 from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA, Corpus
+from paraclap.corpora.labels import NUMBER_COLUMNS
 from paraclap.corpora.table import read_corpus, scored_classes, split_source
-from paraclap.corpora.validation import NUMBER_COLUMNS
 
 DATA = Path(os.environ.get("PARACLAP_DATA", Path(__file__).resolve().parents[2] / "../shared/data"))
 RAVDESS_NOUNS = {

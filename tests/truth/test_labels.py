@@ -123,6 +123,12 @@ def test_words_for_no_label_are_missing(tmp_path, word, column):
     assert scored_classes(table, column).isna().tolist() == [False, True, True, False]
 
 
+@pytest.mark.parametrize("word", ["N/A", "nan", "unknown", "-"])
+def test_words_for_no_label_are_missing_numbers(tmp_path, word):
+    table, _ = read_rows(tmp_path, {"arousal": ["0.5", word, "0,7"]})
+    assert table["arousal"].fillna(-1).tolist() == [0.5, -1, 0.7]
+
+
 def test_changes_are_counted_in_one_line(tmp_path):
     rows = {"emotion": ["Anger", "anger ", "anger", "N/A"], "gender": ["F", "F", "M", "female"]}
     _, warned = read_rows(tmp_path, rows)
@@ -146,6 +152,13 @@ def test_columns_are_renamed(tmp_path):
     table, warned = warnings_of(read_corpus, path, columns=columns)
     assert table.columns.tolist() == ["emotion", "speaker"] and not warned
     assert table.index[0][0] == "a.wav"
+
+
+def test_case_and_blanks_of_column_names_do_not_matter(tmp_path):
+    touch(tmp_path, "a.wav")
+    path = write(tmp_path, "labels.csv", "File, Emotion,SPEAKER \na.wav,anger,s01\n")
+    table, warned = warnings_of(read_corpus, path)
+    assert table.columns.tolist() == ["emotion", "speaker"] and not warned
 
 
 def test_unused_columns_are_named_with_a_suggestion(tmp_path):

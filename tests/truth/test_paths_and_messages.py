@@ -119,7 +119,7 @@ def test_json_lines_are_a_table(tmp_path):
         ("labels.csv", b"file,emotion,emotion\na.wav,anger,x\n", "the column emotion occurs twice"),
         ("labels.jsonl", b'{"file": "a.wav"\n', "cannot be read as a table"),
         ("labels.jsonl", b'["a.wav"]\n', "line 1 is not a JSON object"),
-        ("labels.parquet", b"PAR1", "cannot be read as a table"),
+        ("labels.parquet", b"PAR1", "cannot be read"),
         ("labels.csv", b"path\na.wav\n", "--column file=NAME"),
     ],
 )
