@@ -167,7 +167,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--speakers", type=_comma_list, help="only these speakers, e.g. 21,22,23,24")
     add("--protocol", choices=("paper",), help="rows, target and prompts as published")
     add("--reference", action="store_true", help="add the published scores")
-    add("--retrieval", nargs="+", metavar="CAPTIONS", help="captions table of each SOURCE")
+    tables = "captions table of each SOURCE"
+    add("--retrieval", nargs="+", type=path_of, metavar="CAPTIONS", help=tables)
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
     add("--cache", type=path_of, default=default_cache(), help="embedding cache (%(default)s)")
     add("--no-cache", dest="cache", action="store_const", const=False, help="embed all clips anew")

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from training_runs import rows as metric_rows
@@ -105,9 +107,9 @@ def test_a_respelled_speaker_is_one_speaker(tmp_path, respelled):
 
 def test_large_numbers_of_speakers_are_exact(tmp_path):
     touch(tmp_path, "a.wav", "b.wav", "c.wav")
-    speakers = pd.array([2**63 + 1, 2**63 + 2, None], dtype="UInt64")
-    rows = pd.DataFrame({"file": ["a.wav", "b.wav", "c.wav"], "speaker": speakers})
-    rows.to_parquet(tmp_path / "labels.parquet")
+    speakers = pa.array([2**63 + 1, 2**63 + 2, None], pa.uint64())
+    rows = pa.table({"file": ["a.wav", "b.wav", "c.wav"], "speaker": speakers})
+    pq.write_table(rows, tmp_path / "labels.parquet")
     table = read_corpus(tmp_path / "labels.parquet")
     assert table["speaker"].tolist()[:2] == [str(2**63 + 1), str(2**63 + 2)]
     assert table["speaker"].isna().tolist() == [False, False, True]

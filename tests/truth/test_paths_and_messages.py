@@ -20,6 +20,7 @@ import torch
 from corpus_files import message_of, touch, warnings_of, write
 from paraclap import cli
 from paraclap.cli import app, evaluate, features, models, predict, search, template_creation
+from paraclap.cli.options import output_file, path_of
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation import run as evaluation
@@ -63,6 +64,17 @@ def test_audio_of_a_table_may_lie_elsewhere(tmp_path, monkeypatch):
     for root in (tmp_path / "audio", "~/audio"):
         assert read_corpus(path, root).attrs["root"] == str(tmp_path / "audio")
         assert read_clips([str(path)], root)["root"].tolist() == [str(tmp_path / "audio")]
+
+
+def test_home_is_expanded_in_options_and_sources(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    touch(tmp_path, "data/wav/03a01Fa.wav")
+    assert path_of("~/results") == tmp_path / "results"
+    assert output_file(".csv")("~/a.csv") == tmp_path / "a.csv"
+    for source in ("~/data", "emodb=~/data"):
+        with pytest.warns(UserWarning):
+            assert read_corpus(source).attrs["root"] == str(tmp_path / "data")
+    assert read_clips(["~/data/*/*.wav"])["root"].tolist() == [str(tmp_path / "data/wav")]
 
 
 def test_a_table_or_database_can_be_named(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from audio_files import assert_read_alike, babble, reason_of, tone, write
 
+import corpus_files
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.conditioning import condition
 from paraclap.audio.containers import read_duration, read_header
@@ -27,6 +28,7 @@ from paraclap.audio.reading import (
 )
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.cli import predict, search
+from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.inference import page
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.page import Analyzer
@@ -328,6 +330,36 @@ def test_python_scores_come_with_quality(tiny, sounds):
 
 
 # --- Segments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "start, end, expected",
+    [
+        ("4,5", "7", (4.5, 7)),
+        ("4.5", "7,25", (4.5, 7.25)),
+        ("00:00:04,500", "00:00:07,000", (4.5, 7)),
+        ("00:00:04.500", "0 days 00:00:07", (4.5, 7)),
+        ("4500ms", "7s", (4.5, 7)),
+        ("1e-3", "2", (0.001, 2)),
+        ("1.234,5", "2000", None),
+        ("1,234.5", "2000", None),
+        ("1:30", "2:00", None),
+        ("00:00:04:500", "00:00:07:000", None),
+        ("4,5s", "7s", None),
+    ],
+)
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_positions_are_read_as_written_or_refused(tmp_path, start, end, expected, separator):
+    corpus_files.touch(tmp_path, "a.wav")
+    lines = [separator.join(row) for row in (("file", "start", "end"), ("a.wav", start, end))]
+    table = corpus_files.write(tmp_path, "labels.csv", "\n".join(lines))
+    if expected is None:
+        assert "is neither seconds nor a timedelta" in corpus_files.message_of(table)
+        return
+    _, *limits = read_corpus(table).index[0]
+    assert tuple(limit.total_seconds() for limit in limits) == expected
+    assert read_clips([str(table)])[["start", "end"]].to_numpy().tolist() == [list(expected)]
+
 
 # --- Processors ----------------------------------------------------------------------------------
 
