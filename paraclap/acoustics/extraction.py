@@ -201,7 +201,7 @@ def _receive(connection: Connection, windows: queue.Queue) -> None:
     while connection.poll(IDLE_SECONDS):
         try:
             ticket, clip = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # the parent has ended
             break
         for window in read_clip(clip):
             windows.put((ticket, clip, window))
