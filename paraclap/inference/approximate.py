@@ -10,7 +10,7 @@ codes in one of `PROBED` lists, and re-ranks the best candidates with the embedd
 So the returned cosines are those of the exact search, but clips may be missed.
 
 The file `approximate-*.faiss` in the folder of the index is named by the hash of its clips, so an
-outdated one is never searched.
+outdated one is never searched. Its own hash stands in a file beside it.
 
 Letters: n clips, K queries, D embedding size.
 """
@@ -24,8 +24,9 @@ from types import ModuleType
 import numpy as np
 
 from paraclap.errors import MissingPackageError
-from paraclap.files import atomic_write
+from paraclap.files import OutputError, atomic_write, file_sha256, write_text
 from paraclap.inference.index import ClipIndex, ClipIndexError
+from paraclap.locks import lock
 
 FEWEST = 20_000
 """Smallest number of clips for an approximate index; exact search of fewer takes milliseconds."""
@@ -62,23 +63,46 @@ def build(index: ClipIndex) -> str:
 
     Raises:
         MissingPackageError: if faiss is not installed.
+        OutputError: if it cannot be written, or another process writes to the index.
     """
     faiss = _faiss()
     path = approximate_path(index)
-    for other in set(index.folder.glob("approximate-*.faiss")) - {path}:
-        other.unlink()
-    if len(index) < FEWEST:
-        return (
-            f"{len(index)} clips are searched exactly, which is as fast: an approximate index"
-            f" requires {FEWEST}"
-        )
-    if not path.is_file():
-        found = _fit(faiss, index)
-        for first in range(0, len(index), ADDED):
-            found.add(index.embeddings(np.arange(first, min(first + ADDED, len(index)))))
-        with atomic_write(path) as temporary:
-            faiss.write_index(found, str(temporary))
+    with lock(index.folder):
+        for other in set(index.folder.glob("approximate-*")) - {path, _hash_path(path)}:
+            other.unlink()
+        if len(index) < FEWEST:
+            return (
+                f"{len(index)} clips are searched exactly, which is as fast: an approximate index"
+                f" requires {FEWEST}"
+            )
+        if not _is_whole(path):
+            _write(faiss, index, path)
     return f"approximate index in {path}"
+
+
+def _hash_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether the file exists and has the hash that stands beside it."""
+    try:
+        return _hash_path(path).read_text(encoding="utf-8") == file_sha256(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _write(faiss: ModuleType, index: ClipIndex, path: Path) -> None:
+    """Write the approximate index of all clips, and its hash."""
+    found = _fit(faiss, index)
+    for first in range(0, len(index), ADDED):
+        found.add(index.embeddings(np.arange(first, min(first + ADDED, len(index)))))
+    with atomic_write(path) as temporary:
+        try:
+            faiss.write_index(found, str(temporary))
+        except RuntimeError as error:  # of its C++ streams, such as a full disk
+            raise OutputError(f"{path} cannot be written; is the disk full?") from error
+    write_text(_hash_path(path), file_sha256(path))
 
 
 def _fit(faiss: ModuleType, index: ClipIndex) -> object:
@@ -112,6 +136,8 @@ class ApproximateIndex:
             raise ClipIndexError(
                 f"{index.folder} has no approximate index of its clips, build it with --approximate"
             )
+        if not _is_whole(path):
+            raise ClipIndexError(f"{path} is damaged: build it again with --approximate")
         self.index, self.clips = index, index.clips
         faiss = _faiss()
         # memory-mapped: only the searched lists are read

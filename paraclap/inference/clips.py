@@ -25,7 +25,7 @@ from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
 BATCHES_READ = 4  # batches of audio that are read before they are sorted by length
 MOST_CLIPS = 4096  # clips that are read before they are embedded
-ROUTINE = ("resampled", "mixed")
+ROUTINE = ("resampled", "mixed", "converted")
 """Flags of a report that do not question a result."""
 
 
@@ -53,7 +53,7 @@ class EmbeddedClip:
 def quality_of(waveform: np.ndarray, report: Report) -> str:
     """Return the flags of a recording that question its results, such as `clipped:0.0120;silent`.
 
-    Flags of resampling and mixing to mono are left out.
+    Flags of resampling, mixing to mono and conversion by ffmpeg are left out.
     """
     flags = [*report.flags(), *quality_flags(waveform)]
     return ";".join(flag for flag in flags if flag.partition(":")[0] not in ROUTINE)

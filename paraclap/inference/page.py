@@ -54,6 +54,7 @@ HINTS = {
 }
 """Reason of an `AudioError` -> what the visitor can do."""
 FLAGS = {
+    "antiphase": "its channels partly cancel each other",
     "clipped": "it is clipped (samples at full scale)",
     "offset": "it has a constant offset, which affects pitch and loudness",
     "silent": "it is silent, so that the results do not describe a voice. Is the right microphone"

@@ -1,5 +1,7 @@
 """Approximate search: recall against exact search, outdated indices, the command line."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from benchmarks import search as benchmark
 from benchmarks.search import recall
 from paraclap.cli import search as cli_search
 from paraclap.errors import MissingPackageError
+from paraclap.files import OutputError
 from paraclap.inference import approximate, index_update
 from paraclap.inference.approximate import ApproximateIndex, build
 from paraclap.inference.index import ClipIndex, ClipIndexError
@@ -94,6 +97,45 @@ def test_outdated_index_is_not_used(prepared, tmp_path):
         ApproximateIndex(ClipIndex(folder))
     assert "100 clips are searched exactly" in build(ClipIndex(folder))
     assert not approximate.is_prepared(folder), "outdated ones are removed"
+
+
+def test_damaged_index_is_refused_and_built_again(prepared, tmp_path, queries, monkeypatch):
+    monkeypatch.setattr(approximate, "FEWEST", 5_000)
+    folder = tmp_path / "i"
+    shutil.copytree(prepared, folder)
+    (path,) = folder.glob("approximate-*.faiss")
+    whole = path.read_bytes()
+    for content in (whole[:-9], whole[:5000] + bytes(99) + whole[5099:], b""):
+        path.write_bytes(content)
+        with pytest.raises(ClipIndexError, match="is damaged: build it again"):
+            ApproximateIndex(ClipIndex(folder))
+        build(ClipIndex(folder))
+        assert path.read_bytes() == whole
+    assert ApproximateIndex(ClipIndex(folder)).search(queries, 5)[0].shape == (40, 5)
+
+
+def test_damaged_embeddings_of_candidates_are_refused(prepared, tmp_path, queries):
+    folder = tmp_path / "i"
+    shutil.copytree(prepared, folder)
+    for path in (folder / "chunks").glob("*.npy"):
+        np.save(path, np.load(path) * np.float16(3))
+    with pytest.raises(ClipIndexError, match="damaged: run the index command again"):
+        ApproximateIndex(ClipIndex(folder)).search(queries, 5)
+
+
+def test_full_disk_is_one_sentence(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(approximate, "FEWEST", 5_000)
+    folder = tmp_path / "i"
+    shutil.copytree(prepared, folder)
+    for path in folder.glob("approximate-*"):
+        path.unlink()
+    faiss = approximate._faiss()
+    monkeypatch.setattr(approximate, "_faiss", lambda: faiss)
+    plain = faiss.write_index
+    monkeypatch.setattr(faiss, "write_index", lambda found, path: plain(found, "/dev/full"))
+    with pytest.raises(OutputError, match="cannot be written"):
+        build(ClipIndex(folder))
+    assert not approximate.is_prepared(folder)
 
 
 def test_command_builds_and_uses_the_index(tiny, tmp_path, monkeypatch, capsys):
