@@ -64,30 +64,47 @@ def parse_edges(text: str | bytes, descriptors: Sequence[Descriptor]) -> dict[st
         edges = {name: _as_edges(entry) for name, entry in content["descriptors"].items()}
     except InputError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         expected = "expected the captions.edges.json of template_creation.py"
         raise InputError(f"not a file of edges, {expected}") from error
     columns = {descriptor.name: descriptor.column for descriptor in descriptors}
     for name, fitted in edges.items():
         if name not in columns:
             raise InputError(f"edges of unknown descriptor {name!r}, expected {', '.join(columns)}")
-        bounds = fitted.groups.values()
-        finite = all(-np.inf < b.low < b.high < np.inf for b in bounds)
-        whole = all(len(group) == len(fitted.by) for group in fitted.groups)
-        if fitted.column != columns[name] or not finite or not whole:
-            expected = f"column {columns[name]!r} and finite bounds, low below high"
-            raise InputError(f"edges of {name!r} are {fitted}, expected {expected}")
+        if fitted.column != columns[name]:
+            raise InputError(
+                f"edges of {name!r} are of column {fitted.column!r}, expected {columns[name]!r}"
+            )
+        for group, bounds in fitted.groups.items():
+            if not -np.inf < bounds.low < bounds.high < np.inf or len(group) != len(fitted.by):
+                raise InputError(
+                    f"edges of {name!r} are {bounds.low} and {bounds.high} for {list(group)} of "
+                    f"{list(fitted.by)}, expected finite numbers, low below high"
+                )
     return edges
 
 
 def _as_edges(entry: Mapping[str, Any]) -> Edges:
     """Return the edges of one descriptor."""
     groups = {
-        tuple(part["group"]): Bounds(float(part["low"]), float(part["high"]), part["n"])
+        _texts(part["group"]): Bounds(float(part["low"]), float(part["high"]), int(part["n"]))
         for part in entry["groups"]
     }
-    quantiles = tuple(map(float, entry["quantiles"]))
-    return Edges(entry["column"], groups, tuple(entry["by"]), quantiles)
+    low, high = map(float, entry["quantiles"])
+    return Edges(entry["column"], groups, _texts(entry["by"]), (low, high))
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{values!r}, expected a list of texts")
+    return tuple(values)
 
 
 def read_edges(path: Path, descriptors: Sequence[Descriptor]) -> dict[str, Edges]:

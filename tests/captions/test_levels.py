@@ -182,12 +182,17 @@ def test_stored_edges_are_equal_to_the_bit_and_reused(features, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"column": "loudness_sma3_amean"}, "'intensity' are .*loudness.*expected column"),
+        ({"column": "loudness_sma3_amean"}, "'intensity' are of column 'loudness_sma3_amean'"),
         ({"groups": [{"group": [], "low": "5.0", "high": "4.0", "n": 10}]}, "low below high"),
         ({"groups": [{"group": [], "low": "nan", "high": "4.0", "n": 10}]}, "finite"),
         ({"groups": [{"group": ["man"], "low": "1", "high": "4.0", "n": 10}]}, "'intensity' are"),
         ({"groups": [{"group": [], "low": "x", "high": "4.0", "n": 10}]}, "not a file of edges"),
         ({"groups": 3}, "not a file of edges"),
+        ({"groups": [{"group": [], "low": 10**400, "high": "4.0", "n": 10}]}, "not a file of"),
+        ({"groups": [{"group": [1], "low": "1", "high": "4.0", "n": 10}]}, "not a file of edges"),
+        ({"by": "gender"}, "not a file of edges"),
+        ({"by": [["gender"]]}, "not a file of edges"),
+        ({"quantiles": ["0.3"]}, "not a file of edges"),
     ],
 )
 def test_invalid_edges_raise(change, message):
