@@ -58,7 +58,7 @@ def _floats(batch: pa.RecordBatch, name: str) -> np.ndarray:
     if not is_number(column.type) and column.null_count < len(column):
         found = column.drop_null()[0].as_py()
         raise InputError(f"column {name!r} holds {found!r}, expected numbers")
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def columns_of(features: Features, descriptor: Descriptor) -> list[str]:

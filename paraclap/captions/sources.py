@@ -45,6 +45,14 @@ class Source:
         names = self.schema.names
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{self.where} has the column {twice[0]} twice")
+        for name, kind in zip(names, self.schema.types, strict=True) if self.rows else ():
+            is_file, is_time = name == INDEX[0], name in INDEX[1:]
+            wrong = is_file and value_type(kind) not in (pa.string(), pa.large_string())
+            # pandas has timestamps where all values are missing
+            wrong |= is_time and not (pa.types.is_temporal(kind) or pa.types.is_null(kind))
+            if wrong or kind in (pa.string_view(), pa.binary_view()):
+                expected = "durations" if is_time else "texts"
+                raise InputError(f"{self.where}: {name} holds {kind}, expected {expected}")
 
 
 def open_table(table: pa.Table, where: str = "table") -> Source:

@@ -69,6 +69,7 @@ def _labels(batch: pa.RecordBatch, column: str) -> tuple[np.ndarray, list[Label]
     parts, corpora = np.full(len(codes), -1), []
     if "corpus" in batch.schema.names:
         parts, corpora = encode(batch.column("corpus"))
+        corpora = [None if corpus != corpus else corpus for corpus in corpora]
     texts = [None, *(None if label != label else str(label) for label in labels)]
     pairs, codes = np.unique((parts + 1) * len(texts) + codes + 1, return_inverse=True)
     places = [divmod(pair, len(texts)) for pair in pairs.tolist()]

@@ -674,6 +674,34 @@ def test_impossible_columns_end_in_one_sentence(tmp_path, capsys, kind, message)
     assert re.fullmatch(rf"template_creation.py: .*{message}.*", last)
 
 
+@pytest.mark.parametrize(
+    "column, values, message",
+    [
+        ("file", pa.array(range(20)), "file holds int64, expected texts"),
+        ("file", pa.array([["a"]] * 20), "file holds list.*expected texts"),
+        ("start", pa.array(["0"] * 20), "start holds string, expected durations"),
+        ("end", pa.array([1.0] * 20), "end holds double, expected durations"),
+        ("note", pa.array(["a"] * 20, pa.string_view()), "note holds string_view, expected texts"),
+        ("corpus", pa.array([float("nan")] * 20), None),
+        ("Duration", pa.array([2**63 + row for row in range(20)], pa.uint64()), None),
+        ("emotion", pa.array([1.5] * 20), None),
+        ("quality", pa.array([1.5] * 20), None),
+    ],
+)
+def test_columns_of_other_types_are_used_or_named(tmp_path, capsys, column, values, message):
+    table = pa.Table.from_pandas(make_corpus(20)).replace_schema_metadata(None)
+    place = table.schema.get_field_index(column)
+    table = (
+        table.append_column(column, values)
+        if place < 0
+        else table.set_column(place, column, values)
+    )
+    pq.write_table(table, tmp_path / "f.parquet")
+    code = run_captions(tmp_path / "f.parquet", "-o", tmp_path / "c.parquet")
+    assert code == (message is not None)
+    assert message is None or re.search(message, capsys.readouterr().err.splitlines()[-1])
+
+
 @pytest.mark.parametrize("options", [(), ("--edges-by", "emotion,note")])
 def test_memory_of_captions_grows_with_the_number_of_labels_not_its_square(tmp_path, options):
     peaks = []
