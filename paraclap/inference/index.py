@@ -207,7 +207,7 @@ class ClipIndex:
         Raises:
             ClipIndexError: if a file of embeddings is damaged.
         """
-        self._check_chunks()
+        self.check_embeddings()
         cosines = self._cosines(np.asarray(queries, np.float32))[self.rows]
         count = min(count, len(cosines))
         found = np.empty((cosines.shape[1], count), np.int64)
@@ -235,8 +235,12 @@ class ClipIndex:
             raise _damaged(self.folder / CHUNKS)
         return found
 
-    def _check_chunks(self) -> None:
-        """Check the hashes of the files of embeddings, once."""
+    def check_embeddings(self) -> None:
+        """Check the hashes of the files of embeddings, once.
+
+        Raises:
+            ClipIndexError: naming a damaged one.
+        """
         if not self._are_checked:
             with ThreadPoolExecutor() as pool:
                 for _ in pool.map(lambda name: read_chunk(self.folder, name), self.chunk_names):

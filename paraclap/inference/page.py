@@ -128,11 +128,12 @@ class Analyzer:
             max_seconds: longest recording [s].
 
         Raises:
-            ClipIndexError: if the index was written with another model.
+            ClipIndexError: if the index was written with another model, or is damaged.
             ParaCLAPError: for files without edges or features.
         """
         if index is not None:
             check_model(index.folder, paraclap.fingerprints())
+            index.check_embeddings()  # here, so that a later update does not matter
         self.paraclap, self.edges, self.index = paraclap, edges, index
         self.max_seconds = max_seconds
         self.groups = {} if edges is None else groups_of_edges(edges)

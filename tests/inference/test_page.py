@@ -165,6 +165,14 @@ def test_most_similar_clip_of_a_clip_is_itself_and_can_be_played(paraclap, tmp_p
     np.testing.assert_allclose(played / 32767, reading.read_audio(path), atol=1e-4)
 
 
+def test_damaged_index_is_refused_at_the_start(paraclap, clip, tmp_path):
+    update_index(tmp_path / "index", paraclap, "MODEL", read_clips([str(clip)]))
+    (path,) = (tmp_path / "index" / "chunks").glob("*.npy")
+    np.save(path, -np.load(path))
+    with pytest.raises(ParaCLAPError, match="damaged"):
+        Analyzer(paraclap, index=ClipIndex(tmp_path / "index"))
+
+
 # --- Invalid input -------------------------------------------------------------------------------
 
 
