@@ -42,6 +42,7 @@ the others are scored.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recordings = [] if clips is None else map(os.path.join, clips["root"], clips["file"])
         refuse_overwriting(options.output, [*options.audio, *recordings])
         make_folder(options.output.parent)
+    if options.plot:
+        make_folder(options.plot)
     # torch and transformers take seconds to import: after arguments, prompts and clips are checked.
     from paraclap.inference.api import ParaCLAP
 
@@ -171,6 +174,8 @@ def _read_clips(options: argparse.Namespace) -> "pd.DataFrame":
     from paraclap.corpora import CorpusError
     from paraclap.corpora.table import read_clips
 
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names need not be UTF-8
     listed: list[str] = []
     for argument in options.audio:
         lines = (line.rstrip("\r\n") for line in sys.stdin) if argument == "-" else [argument]

@@ -54,9 +54,11 @@ def _index(options: argparse.Namespace) -> int:
     from paraclap.corpora.table import read_clips
 
     clips = read_clips(options.sources, options.root, options.columns)
+    from paraclap.inference.index import ClipIndex, claim_index
+
+    claim_index(options.output)
     from paraclap.inference import approximate
     from paraclap.inference.api import ParaCLAP
-    from paraclap.inference.index import ClipIndex
     from paraclap.inference.index_update import update_index
 
     paraclap = ParaCLAP.from_pretrained(options.model, options.device, options.batch_seconds)

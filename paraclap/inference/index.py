@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 
 from paraclap.errors import ParaCLAPError
-from paraclap.files import reading
+from paraclap.files import claim_folder, reading
 
 FORMAT = 2
 TABLE, ABOUT, CHUNKS = "clips.parquet", "index.json", "chunks"
@@ -95,6 +95,19 @@ def read_table(folder: Path) -> pd.DataFrame:
         if not (isinstance(name, str) and CHUNK_NAME.fullmatch(name)):
             raise ClipIndexError(f"{path} is damaged: {name!r} is no name of a file of embeddings")
     return table
+
+
+def claim_index(folder: str | Path) -> Path:
+    """Create the folder of an index, or return it if it is empty or holds an index.
+
+    Raises:
+        ClipIndexError: if its index has another format.
+        OutputError: if it holds other files, or cannot be created.
+    """
+    folder = claim_folder(folder, "index", "|".join(map(re.escape, (ABOUT, TABLE, CHUNKS))))
+    if (folder / ABOUT).is_file():
+        read_about(folder)
+    return folder
 
 
 class Chunk(NamedTuple):

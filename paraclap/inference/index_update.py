@@ -9,7 +9,6 @@ as in make and git.
 
 import itertools
 import json
-import re
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from paraclap.audio import AudioError
 from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.evaluation.embedding_cache import clip_key
-from paraclap.files import atomic_write, claim_folder, make_folder, remove_leftovers, write_text
+from paraclap.files import atomic_write, make_folder, remove_leftovers, write_text
 from paraclap.inference.api import Embedder
 from paraclap.inference.index import (
     ABOUT,
@@ -36,6 +35,7 @@ from paraclap.inference.index import (
     ClipIndexError,
     check_model,
     chunk_paths,
+    claim_index,
     file_mark,
     read_chunk,
     read_table,
@@ -89,7 +89,7 @@ def update_index(folder: str | Path, embedder: Embedder, model: str, clips: pd.D
         ClipIndexError: if the index was made with another model, or cannot be read.
         OutputError: if it cannot be written, or another process writes to it.
     """
-    folder = claim_folder(folder, "index", "|".join(map(re.escape, (ABOUT, TABLE, CHUNKS))))
+    folder = claim_index(folder)
     with lock(folder):
         make_folder(folder / CHUNKS)
         remove_leftovers(folder)

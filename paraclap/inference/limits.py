@@ -1,8 +1,6 @@
 """Limits and defaults of windows and of the web page; importable without torch or gradio."""
 
-import math
-
-from paraclap.audio.segments import WindowError
+from paraclap.audio.segments import MAX_SECONDS, WindowError
 
 SHORTEST_WINDOW, SHORTEST_HOP = 0.06, 0.01
 """Shortest window, in which functionals are defined, and shortest distance of two [s]."""
@@ -38,10 +36,10 @@ def check_windows(window: float, hop: float) -> None:
     """Check the length of windows and the distance of their starts [s].
 
     Raises:
-        WindowError: if they are too short, or the hop is longer than the window.
+        WindowError: if they are too short or too long, or the hop is longer than the window.
     """
-    if not (SHORTEST_WINDOW <= window < math.inf and SHORTEST_HOP <= hop <= window):
+    if not (SHORTEST_WINDOW <= window <= MAX_SECONDS and SHORTEST_HOP <= hop <= window):
         raise WindowError(
-            f"window {window:g} s, hop {hop:g} s: expected a window of at least"
-            f" {SHORTEST_WINDOW:g} s, and a hop of at least {SHORTEST_HOP:g} s up to the window"
+            f"window {window:g} s, hop {hop:g} s: expected a window of {SHORTEST_WINDOW:g} to"
+            f" {MAX_SECONDS:g} s, and a hop of at least {SHORTEST_HOP:g} s up to the window"
         )

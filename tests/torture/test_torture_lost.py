@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import importlib
+import io
 import json
 import os
 import pickle
@@ -162,6 +163,16 @@ def test_search_takes_all_names_of_utf_8(model_folder, odd_names, tmp_path, caps
     names = pd.read_csv(hits, keep_default_na=False)["name"]
     assert set(names) == set(odd_names[:-1])
     happened("all but one that is not UTF-8 are indexed")
+
+
+def test_listed_names_need_not_be_utf_8(model_folder, odd_names, tmp_path, monkeypatch):
+    listed = b"".join(os.fsencode(name) + b"\n" for name in odd_names if "\n" not in name)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listed), encoding="utf-8"))
+    output = tmp_path / "x.jsonl"
+    arguments = [str(model_folder), "-", "--prompts", "a", "b", "-o", str(output)]
+    assert cli.run(lambda: predict.main(arguments), "predict.py") == 0
+    files = [json.loads(line)["file"] for line in output.read_text().splitlines()]
+    assert files == [name for name in odd_names if "\n" not in name]
 
 
 # --- Folders -------------------------------------------------------------------------------------
@@ -535,6 +546,20 @@ def test_errors_of_other_files_keep_their_traceback():
 
     with pytest.raises(BrokenPipeError, match="of a worker"):
         cli.run(main, "x.py")
+
+
+@pytest.mark.torture(31, "disk full while the scores of a stream are written")
+def test_full_disk_ends_a_stream_in_one_sentence(
+    model_folder, tmp_path, monkeypatch, capsys, happened
+):
+    (tmp_path / "x.csv").symlink_to("/dev/full")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=Microphone(16_000 * 3)))
+    options = ["--stdin-pcm", "16000", "--windows", "0.5", "--prompts", "angry", "calm"]
+    arguments = [str(model_folder), *options, "-o", str(tmp_path / "x.csv")]
+    assert cli.run(lambda: predict.main(arguments), "predict.py") == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.endswith("x.csv cannot be written: No space left on device")
+    happened(message.rpartition("/")[2])
 
 
 # --- Caches --------------------------------------------------------------------------------------
