@@ -15,7 +15,7 @@ r"""Pseudo-captions of speech: eGeMAPS features -> low/normal/high levels -> phr
 A measured descriptor (pitch, intensity, ...) is "low" at or below the 0.3 quantile of the training
 rows, "high" at or above the 0.7 quantile and "normal" between. Labels (emotion, gender) are put
 into phrases directly. Undefined values get no phrase: NaN, voice measures of an unvoiced clip,
-constant columns.
+constant columns, and values that the flags in the column `quality` make doubtful.
 
 --edges-by fits the quantiles within groups, and the phrases name the group: "pitch is high for a
 woman". Durations are never compared within groups, ratings only within a corpus (`edges_by` in the
@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--edges", type=path_of, help="file of edges (captions.edges.json) instead of fitting them")
     add("--edges-by", type=_names, default=[], help="comma-separated columns to compare within")
     add("--templates", nargs="+", default=["paraclap"], metavar="NAME",
-        help="tables of descriptors and phrases: paraclap (default), extended, or YAML files; "
-        "later tables replace earlier ones")  # fmt: skip
+        help="tables of descriptors and phrases: paraclap (default), extended, published, or YAML "
+        "files; later tables replace earlier ones")  # fmt: skip
     add("--dump-templates", action="store_true", help="print these tables as YAML, and exit")
     add("--descriptors", type=_names, help="comma-separated, in the order of the phrases")
     add("--filter-emotions", type=_names, default=[], help="comma-separated emotions to drop")
