@@ -42,7 +42,7 @@ class Doubt:
 DOUBTS = (
     Doubt("silent", (*LEVEL, *DYNAMICS, *RATE, *VOICE)),
     Doubt("unvoiced", VOICE),
-    Doubt("antiphase", (*LEVEL, *DYNAMICS, *RATE, *VOICE)),
+    Doubt("antiphase", (*LEVEL, *(column for column in VOICE if column != PITCH))),
     Doubt("offset", (*LEVEL, *DYNAMICS, *SEGMENTS, *PERTURBATION, *SPECTRUM)),
     Doubt("offset", (PITCH_VARIATION, *RATE, FIRST_HARMONIC), above=0.03),
     Doubt("clipped", (*DYNAMICS, *RATE, SHIMMER), above=0.01),

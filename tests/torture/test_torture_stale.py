@@ -537,7 +537,7 @@ LEFT_OUT = {
     "a flag of another program": set(),
     "silent": {*VOICE, "intensity"},
     "unvoiced": VOICE,
-    "mixed:2;antiphase": {*VOICE, "intensity"},
+    "mixed:2;antiphase": {*VOICE, "intensity"} - {"pitch"},
     "offset:-0.012": {"intensity", "jitter", "shimmer"},
     "offset:0.030": {"intensity", "jitter", "shimmer", "pitch_variation"},
     "clipped:0.0020": set(),
