@@ -105,8 +105,9 @@ class ModelSettings:
     """Model settings.
 
     Attributes:
-        start: trained model to continue from: a run folder, a model folder or a Hub name. All other
-            `model.*` keys except `freeze` are ignored.
+        start: trained model to continue from: a run folder, a model folder or a Hub name. It
+            defines the whole model; of the other `model.*` keys only `freeze` may be set, and
+            convolutions that the model lacks are skipped.
         audio: audio encoder: one of the wav2vec2 family on raw waveforms, one on log-mel frames
             (`config: {model_type: wav2vec2-bert}`), or a network on eGeMAPSv02 functionals
             (`config: {model_type: egemaps}`, with `data.features`).
@@ -193,7 +194,8 @@ class DataSettings:
             .tsv or .jsonl with the columns `file`, `emotion`, ...), from which captions are
             generated into the run folder.
         templates: phrase tables for a table of labels, see `--templates` of template_creation.py.
-        features: table of features.py, for an audio encoder on functionals.
+        features: table of features.py, for an audio encoder on functionals. If it is not set,
+            functionals for a model in `model.start` are measured before the first step.
         train_split: value of the column `split` of the training clips. A table without this column
             is used whole.
         validation_split: value of the column `split` of the validation clips; a value that no clip

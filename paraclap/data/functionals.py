@@ -12,12 +12,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from paraclap.acoustics.egemaps import Extractor, undefined_rules
+from paraclap.audio import SAMPLING_RATE
+from paraclap.audio.recordings import Recordings
 from paraclap.corpora.validation import INDEX_COLUMNS
 from paraclap.errors import ParaCLAPError
 from paraclap.files import reading
 from paraclap.model.build import Functionals
+from paraclap.model.modeling_paraclap import FunctionalsFeatureExtractor
 
 
 class FunctionalsError(ParaCLAPError, ValueError):
@@ -61,6 +65,26 @@ def functionals_of(table: pd.DataFrame, clips: pd.Index) -> pd.DataFrame:
             f"{missing[0][0]}"
         )
     return table.loc[clips]
+
+
+def measured_functionals(
+    extractor: FunctionalsFeatureExtractor, recordings: Recordings, clips: pd.MultiIndex
+) -> pd.DataFrame:
+    """Return the functionals of clips (file, start, end), measured as a trained model does.
+
+    Raises:
+        AudioError: if a clip cannot be read.
+        FunctionalsError: if a clip is too short.
+    """
+    rows = []
+    for clip in tqdm(clips, desc="functionals", unit="clip"):
+        waveform = recordings.read(*clip)
+        try:
+            values = extractor(waveform, sampling_rate=SAMPLING_RATE)["input_values"][0]
+        except ValueError as error:
+            raise FunctionalsError(f"{clip[0]} cannot be measured: {error}") from error
+        rows.append(values)
+    return pd.DataFrame(np.stack(rows), clips, extractor.names)
 
 
 def standards(training: pd.DataFrame) -> Functionals:

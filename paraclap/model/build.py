@@ -1,6 +1,7 @@
 """Building ParaCLAP models from settings, and loading trained ones."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from paraclap.model.towers import (
     train_tokenizer,
     waveform_extractor,
 )
-from paraclap.settings import ModelSettings, TowerSettings
+from paraclap.settings import ModelSettings
 
 
 @dataclass
@@ -61,12 +62,14 @@ def build_model(
 
     Raises:
         ModelNotFoundError: if `start` is no model.
-        ModelError: if encoders cannot be built or loaded, a tower is set beside `start`, or
-            `functionals` are given to a tower that reads waveforms, or the reverse.
+        ModelError: if encoders cannot be built or loaded, `functionals` are given to a tower that
+            reads waveforms, or the reverse, or to one that reads others.
     """
     if settings.start:
         model, processor = _load_start(settings)
         _check_inputs(model.audio_branch.reads_functionals, functionals)
+        if functionals is not None and functionals.names != processor.feature_extractor.names:
+            raise ModelError(f"data.features: other functionals than those of {settings.start}")
         return model, processor
     _check_inputs(
         settings.audio.config.get("model_type") == FunctionalsConfig.model_type, functionals
@@ -123,20 +126,18 @@ def _check_inputs(reads_functionals: bool, functionals: Functionals | None) -> N
 
 def _load_start(settings: ModelSettings) -> tuple[ParaCLAPModel, ParaCLAPProcessor]:
     """Load the model that training starts from."""
-    for branch in ("audio", "text"):
-        if getattr(settings, branch) != TowerSettings():
-            raise ModelError(
-                f"model.start and model.{branch} both define the {branch} encoder, expected one of "
-                "them; configs/finetune.yaml names no encoders"
-            )
     model, processor = load_model(settings.start)
     entries, expected = len(processor.tokenizer), model.config.text_config.vocab_size
     if entries > expected:
         raise ModelError(
             f"{settings.start}: the tokenizer has {entries} entries, the weights expect {expected}"
         )
+    parts = settings.freeze
+    if "audio_convolutions" in parts and not model.has_convolutions:
+        print(f"{settings.start} has no convolutions; audio_convolutions is skipped")
+        parts = [part for part in parts if part != "audio_convolutions"]
     with as_model_error("model"):
-        return model.freeze(settings.freeze), processor
+        return model.freeze(parts), processor
 
 
 def load_model(
@@ -155,10 +156,7 @@ def load_model(
     """
     source = find_model(source)
     check_hashes(source)
-    about = f"{source} cannot be loaded"
-    if not Path(source).exists():
-        about = f"{source} is no folder here, and cannot be loaded from the Hugging Face Hub"
-    with as_model_error(about):
+    with _loading(source):
         try:
             model, report = ParaCLAPModel.from_pretrained(
                 source,
@@ -168,7 +166,7 @@ def load_model(
             )
         except SafetensorError as error:
             raise ModelError(f"the weights in {source} are damaged: {error}") from error
-        processor = ParaCLAPProcessor.from_pretrained(source, trust_remote_code=False)
+    processor = load_processor(source)
     check_complete(source, report["missing_keys"])
     for fault, keys in (("unknown", "unexpected_keys"), ("of another shape", "mismatched_keys")):
         if wrong := sorted(report[keys]):
@@ -179,6 +177,22 @@ def load_model(
         if not bool(weight.isfinite().all()):
             raise ModelError(f"{source}: weight {name!r} is not finite")
     return model.to(device).eval(), processor
+
+
+def load_processor(source: str | Path) -> ParaCLAPProcessor:
+    """Load the processor of a trained model, see `load_model`."""
+    source = find_model(source)
+    with _loading(source):
+        return ParaCLAPProcessor.from_pretrained(source, trust_remote_code=False)
+
+
+def _loading(source: str | Path) -> AbstractContextManager[None]:
+    """Convert errors to `ModelError`."""
+    if Path(source).exists():
+        return as_model_error(f"{source} cannot be loaded")
+    return as_model_error(
+        f"{source} is no folder here, and cannot be loaded from the Hugging Face Hub"
+    )
 
 
 AutoConfig.register(ParaCLAPConfig.model_type, ParaCLAPConfig)

@@ -566,6 +566,11 @@ class FreezableModel(PreTrainedModel):
 
     frozen: tuple[str, ...] = ()
 
+    @property
+    def has_convolutions(self) -> bool:
+        """Whether the part `audio_convolutions` exists."""
+        return hasattr(self.audio_branch.base, "freeze_feature_encoder")
+
     def freeze(self, parts: Iterable[str]) -> "FreezableModel":
         """Freeze the weights of `parts` (names of `FREEZABLE`) and keep them in evaluation mode.
 
@@ -582,8 +587,7 @@ class FreezableModel(PreTrainedModel):
                 "frames, but only pooled frames of a frozen encoder are cached; expected 'mean' or "
                 "'mean_std'"
             )
-        has_convolutions = hasattr(self.audio_branch.base, "freeze_feature_encoder")
-        if "audio_convolutions" in self.frozen and not has_convolutions:
+        if "audio_convolutions" in self.frozen and not self.has_convolutions:
             raise ValueError("cannot freeze audio_convolutions: this audio tower has none")
         for part in self.frozen:
             self.get_submodule(FREEZABLE[part]).requires_grad_(False)

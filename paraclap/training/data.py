@@ -15,7 +15,7 @@ from paraclap.audio.paths import resolve_inside
 from paraclap.audio.recordings import Files, JoinedRecordings, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.data.dataset import CaptionDataset, clip_seconds
-from paraclap.data.functionals import standards
+from paraclap.data.functionals import measured_functionals, standards
 from paraclap.data.sampler import TrainingBatches, bucketed, mixed
 from paraclap.data.tables import Lists
 from paraclap.data.trained_on import TRAIN, VALIDATION, TrainedOn, load
@@ -23,7 +23,8 @@ from paraclap.distributed import share
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.report import to_markdown
 from paraclap.files import file_sha256
-from paraclap.model.build import Functionals
+from paraclap.model.build import Functionals, load_processor
+from paraclap.model.modeling_paraclap import FunctionalsFeatureExtractor
 from paraclap.settings import Settings, SettingsError, corpora_of
 from paraclap.training.tables import Hashes, read_all_functionals, read_tables
 
@@ -65,6 +66,15 @@ class TrainingData:
         )
         clips = self.train_table.index.append(self.validation_table.index)
         self.functionals = read_all_functionals(settings, clips)
+        if self.functionals is None and settings.model.start:
+            self.functionals = self._measured(clips)
+
+    def _measured(self, clips: pd.MultiIndex) -> pd.DataFrame | None:
+        """Functionals of all clips if the model in `model.start` reads them, else None."""
+        extractor = load_processor(self.settings.model.start).feature_extractor
+        if not isinstance(extractor, FunctionalsFeatureExtractor):
+            return None
+        return measured_functionals(extractor, self.recordings, clips)
 
     @functools.cached_property
     def trained_on(self) -> TrainedOn:

@@ -14,9 +14,9 @@ from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.metrics import score
 from paraclap.evaluation.prompts import prompts_for
 from paraclap.evaluation.zero_shot import classify_clips
-from paraclap.model.build import build_model, load_model
+from paraclap.model.build import load_model
 from paraclap.model.card import model_card
-from paraclap.settings import SettingsError, TowerSettings
+from paraclap.settings import SettingsError
 from paraclap.training import loop, tables
 from paraclap.training.config import read_settings
 
@@ -119,16 +119,6 @@ def test_frozen_encoders_keep_their_weights_and_projections_learn(command, start
     after = load_file(tmp_path / "mine" / "last" / "model.safetensors")
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"audio_projection", "text_projection", "logit_scale"}
-
-
-def test_start_beside_an_encoder_is_refused(settings, start):
-    settings.start = str(start)
-    with pytest.raises(ValueError, match="model.start and model.audio both"):
-        build_model(settings, ["a"])
-    settings.audio = TowerSettings()
-    settings.text = TowerSettings("bert-base-uncased")
-    with pytest.raises(ValueError, match="model.start and model.text both"):
-        build_model(settings, ["a"])
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])

@@ -10,17 +10,20 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 import yaml
 from training_runs import rows as rows_of
 from training_runs import train_until
 from transformers import AutoConfig, AutoModel
 
-from paraclap.cli import evaluate
+from paraclap import cli
+from paraclap.cli import evaluate, features, train
 from paraclap.corpora import table as corpora
 from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.labels import in_split, normalise_labels, split_name, split_names
 from paraclap.data.captions import draw_caption, group_phrases
+from paraclap.data.functionals import read_functionals, standards
 from paraclap.evaluation import metrics
 from paraclap.evaluation.bootstrap import cluster_interval
 from paraclap.model.build import build_model, load_model
@@ -419,3 +422,72 @@ def test_report_states_unknown_speakers(model_folder, corpus, tmp_path, capsys, 
 
 
 # --- Fine-tuning from every recipe ---------------------------------------------------------------
+
+
+RECIPES = sorted(
+    path.stem
+    for path in CONFIGS.glob("*.yaml")
+    if "start" not in (yaml.safe_load(path.read_text())["model"]) and path.stem != "finetune"
+)
+SMALLER = {
+    "wav2vec2": TINY_AUDIO,
+    "wav2vec2-bert": {**TINY_MEL, "conv_depthwise_kernel_size": 5},
+    "egemaps": {"model_type": "egemaps", "hidden_size": 16},
+}
+
+
+@pytest.fixture(params=RECIPES)
+def start(request, corpus, captions, tmp_path):
+    """Run folder of a recipe, trained for one step with smaller encoders."""
+    recipe = yaml.safe_load((CONFIGS / f"{request.param}.yaml").read_text())
+    model = recipe["model"]
+    audio = (model["audio"].get("config") or {}).get("model_type", "wav2vec2")
+    model["audio"], model["text"] = {"config": SMALLER[audio]}, {"config": TINY_TEXT}
+    model["projection_dim"] = 24
+    recipe["text_pretraining"] = {"steps": 0}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
+    data = [f"data.root={corpus}", f"data.captions={captions}", "data.workers=0"]
+    if audio == "egemaps":
+        data.append(f"data.features={captions.parent / 'features.parquet'}")
+    steps = ["train.max_steps=1", "train.batch_size=4", "train.loggers=[]", "train.device=cpu"]
+    arguments = [*data, *steps, "train.validate_every=1", f"output={tmp_path / 'start'}"]
+    loop.train(read_settings([str(tmp_path / "small.yaml"), *arguments]))
+    return tmp_path / "start"
+
+
+def test_every_recipe_can_be_fine_tuned_as_documented(start, tmp_path, voice, capsys):
+    rows = ["file,emotion,speaker"]
+    for number in range(6):
+        name = f"clip{number}.wav"
+        soundfile.write(tmp_path / name, voice(0.5, f0=100 + 20 * number), 16_000)
+        rows.append(f"{name},{['anger', 'sadness'][number % 2]},{'abc'[number // 2]}")
+    (tmp_path / "my.csv").write_text("\n".join(rows) + "\n")
+    arguments = [str(CONFIGS / "finetune.yaml"), f"model.start={start}"]
+    arguments += [f"data.captions={tmp_path / 'my.csv'}", f"output={tmp_path / 'mine'}"]
+    arguments += ["data.validation_speakers=1", "train.batch_size=2", "train.max_steps=2"]
+    arguments += ["train.loggers=[]", "train.device=cpu"]
+    run = loop.train(read_settings(arguments))
+    has_convolutions = run.model.has_convolutions
+    assert ("audio_convolutions is skipped" in capsys.readouterr().out) != has_convolutions
+    assert run.model.frozen == (("audio_convolutions", "text") if has_convolutions else ("text",))
+    load_model(tmp_path / "mine")
+    if run.data.functionals is not None:  # as features.py measures them
+        output = tmp_path / "f.parquet"
+        assert features.main([str(tmp_path / "my.csv"), "-o", str(output), "--workers", "1"]) == 0
+        table = read_functionals(output)
+        measured = run.data.functionals.reindex(columns=table.columns)
+        assert table.loc[measured.index].astype("float32").equals(measured)
+
+
+def test_functionals_other_than_those_of_the_start_are_refused(settings, tmp_path):
+    table = pd.DataFrame({"a": [1.0, 3.0], "b": [5.0, 6.0]})
+    settings.audio.config = {"model_type": "egemaps", "hidden_size": 16}
+    for part in build_model(settings, ["loud"], standards(table)):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="other functionals than those of"):
+        build_model(ModelSettings(start=str(tmp_path)), [], standards(table[["b", "a"]]))
+
+
+def test_fine_tuning_without_a_start_is_named(capsys):
+    assert cli.run(lambda: train.main([str(CONFIGS / "finetune.yaml")]), "train.py") == 1
+    assert "model.start is not set; set it to a trained model" in capsys.readouterr().err
