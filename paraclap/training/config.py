@@ -234,8 +234,8 @@ docstrings in paraclap/settings.py instead. -->
 override the file. Lists are written `model.freeze=[audio,text]`, mappings in quotes and with
 spaces, `"captions.label_probs={emotion: 0.6, gender: 0.4}"`, None as `null`. Other texts are kept
 as typed (in a file, quote those that look like numbers: `train_split: "007"`), and a path may start
-with `~`. An unknown key stops with the nearest known keys. `config.yaml` in the run folder holds the
-complete settings of a run.
+with `~`. An unknown key stops with the nearest known keys. `config.yaml` in the run folder holds
+the complete settings of a run.
 """
 
 
