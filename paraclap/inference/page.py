@@ -42,7 +42,6 @@ from paraclap.inference.measurement import groups_of_edges, measured_levels, ref
 from paraclap.inference.search import find
 
 HINTS = {
-    "antiphase": "Export one of its channels as mono.",
     "empty": "Record or upload it again.",
     "needs_ffmpeg": "Save it as WAV, FLAC, MP3 or OGG.",
     "non_finite": "Export it again from the program that wrote it.",

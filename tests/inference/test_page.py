@@ -1,5 +1,6 @@
 """page.py: results equal those of ParaCLAP and of the captions, and invalid input is refused."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -197,12 +198,21 @@ def test_empty_template_means_none(analyzer, clip):
     assert scores[0].equals(scores[2]) and scores[1].equals(scores[2])
 
 
+def antiphase(audio):
+    """A recording and its inverse as the channels of one file."""
+    samples, rate = soundfile.read(io.BytesIO(audio))
+    stream = io.BytesIO()
+    soundfile.write(stream, np.stack([samples, -samples], 1), rate, format="WAV")
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (lambda audio: audio[: len(audio) // 2], r"^clip.wav: header announces 48044 bytes"),
         (lambda audio: b"<!doctype html><p>Not found</p>", r"^clip.wav is an HTML page"),
         (lambda audio: b"", r"^clip.wav has 0 bytes\."),
+        (antiphase, r"^clip.wav: its channels cancel each other.*: export one of them\.$"),
     ],
 )
 def test_unreadable_audio_is_refused_without_naming_folders(analyzer, clip, content, message):
