@@ -132,16 +132,21 @@ class TrainedOn:
 
 def _segments_overlap(known: pd.DataFrame, clips: pd.DataFrame) -> np.ndarray:
     """Return whether each clip overlaps with a known clip of the same content."""
-    seen = np.zeros(len(clips), bool)
-    places = pd.Series(range(len(clips))).groupby(clips["hash"].to_numpy()).indices
-    for content, part in known[known["hash"].isin(list(places))].groupby("hash"):
-        part = part.sort_values("start")
-        ends = np.maximum.accumulate(part["end"].to_numpy())
-        rows = places[content]
-        before = np.searchsorted(part["start"].to_numpy(), clips["end"].to_numpy()[rows])
-        last = np.where(before > 0, ends[np.maximum(before - 1, 0)], -np.inf)
-        seen[rows] = last > clips["start"].to_numpy()[rows]
-    return seen
+    known = known.dropna(subset="hash").sort_values(["hash", "start"])
+    if known.empty:
+        return np.zeros(len(clips), bool)
+    contents, distinct = pd.factorize(known["hash"])
+    latest = known.groupby("hash", sort=False)["end"].cummax().to_numpy()
+    wanted = distinct.get_indexer(clips["hash"])
+    times = np.unique(np.concatenate([known["start"], clips["end"]]))
+
+    def key(content: np.ndarray, time: pd.Series) -> np.ndarray:
+        return content * len(times) + np.searchsorted(times, time)
+
+    # The last known clip that starts before the end of each clip, if it has the same content.
+    last = np.searchsorted(key(contents, known["start"]), key(wanted, clips["end"])) - 1
+    is_same = (wanted >= 0) & (last >= 0) & (contents[last] == wanted)
+    return is_same & (latest[last] > clips["start"].to_numpy())
 
 
 def _speaker_names(clips: pd.DataFrame) -> pd.Series:

@@ -248,8 +248,9 @@ def test_fine_tuning_is_not_validated_on_speakers_that_the_start_was_trained_on(
     record = load(tmp_path / "tuned")
     overlap = record.overlap(clips_of(read_corpus(corpus)))
     assert record.complete and overlap["clip"].sum() == 72, "those of the start are included"
-    with pytest.raises(SettingsError, match="trained on 6 of the 6|trained on 4 of the 6"):
-        fine_tuning(every, "data.validation_speakers=3", start=tmp_path / "tuned")
+    (tmp_path / "tuned").rename(tmp_path / "start")
+    with pytest.raises(SettingsError, match="trained on 4 of the 6"):
+        fine_tuning(every, "data.validation_speakers=3", start=tmp_path / "start")
 
 
 def test_validation_clips_of_the_start_are_left_out(fine_tuning, captions, tmp_path):
