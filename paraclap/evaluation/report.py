@@ -142,6 +142,8 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
             remarks.append(f"{name}: {excluded} clips excluded (no label, or no prompt for it)")
         if scores["split"]:
             remarks.append(f"{name}: only the test split is scored; --split selects others")
+        if untrained := scores["untrained"]:
+            remarks.append(f"{name}: no caption of the training describes {', '.join(untrained)}")
         seen = scores["trained_on"]
         if seen["clips"] or seen["speakers"]:
             remarks.append(

@@ -14,6 +14,7 @@ from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.table import scored_classes
 from paraclap.data.captions import caption_texts
 from paraclap.data.dataset import ClipDataset
+from paraclap.data.trained_on import untrained
 from paraclap.distributed import rank
 from paraclap.evaluation.embed import check_tokens, embed_clips, embed_texts
 from paraclap.evaluation.figures import plot_predictions
@@ -72,6 +73,7 @@ def evaluate(
             scores, predictions = evaluate_task(model, processor, table, audio, task)
             scores["excluded"] += int((~chosen).sum())
             scores["split"] = TEST if source.only_test else None
+            scores["untrained"] = untrained(model.config, scores["prompts"])
             scores["trained_on"] = seen_counts(table.loc[predictions.index], source.seen)
             results.corpora[task.name] = scores
             _write_predictions(output, task.name, scores, predictions)

@@ -153,6 +153,13 @@ def test_scores_state_how_much_of_them_is_training_data(scored, labels):
     assert "none" in printed and "--unseen" not in printed
 
 
+def test_classes_that_no_caption_describes_are_named(scored, labels):
+    labels.write_text(labels.read_text().replace(",sadness", ",pride"))
+    scores, printed = scored(labels)
+    assert scores["untrained"] == ["pride"]
+    assert "labels: no caption of the training describes pride" in printed
+
+
 @pytest.mark.parametrize(
     "arguments, clips, seen",
     [
