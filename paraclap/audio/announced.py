@@ -130,7 +130,7 @@ def _caf(handle: BinaryIO, head: bytes, size: int) -> int | None:
 
 def _sds(handle: BinaryIO, head: bytes, size: int) -> int | None:
     frames = sum(head[10 + place] << 7 * place for place in range(3))
-    in_packet = 120 // -(-head[6] // 7)
+    in_packet = 120 // max(1, -(-head[6] // 7))  # bytes of 7 bits
     return 21 + 127 * -(-frames // in_packet)
 
 

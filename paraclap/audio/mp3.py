@@ -5,9 +5,12 @@ frames have the bitrate of the first, and after the first stream of a joined fil
 """
 
 import itertools
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from paraclap.audio.content import Content
 
 BITRATES = {
     # MPEG version 1 or not, layer -> kbit/s
@@ -22,6 +25,8 @@ RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 1
 """Version bits -> sampling rates [Hz]."""
 TAGS = 1024
 """A shorter rest after the announced end is not searched for another stream [bytes]."""
+BEGINNING = re.compile(rb"\xff[\xe2-\xff]|ID3")
+"""Beginning of a frame, or of a tag in front of it."""
 SEARCHED = 2**20
 """Rest that is searched for another stream [bytes]."""
 CONSECUTIVE = 3
@@ -48,7 +53,7 @@ class Stream(NamedTuple):
     verified: bool  # whether it has a Xing header, which missing data contradicts
 
 
-def id3_size(content: bytes, position: int) -> int:
+def id3_size(content: Content, position: int) -> int:
     """Return the position after an ID3v2 tag, or the same position."""
     tag = content[position : position + 10]
     if tag[:3] != b"ID3" or len(tag) < 10:
@@ -57,11 +62,11 @@ def id3_size(content: bytes, position: int) -> int:
     return position + 10 + size + (10 if tag[5] & 0x10 else 0)
 
 
-def mp3_streams(content: bytes, start: int) -> list[Stream]:
+def mp3_streams(content: Content, start: int) -> list[Stream]:
     """Return the streams of an MP3 file; none if libsndfile reads it as it is.
 
     Args:
-        content: of the file; a memory map of it is enough.
+        content: of the file.
         start: position after the ID3 tag.
     """
     streams = []
@@ -83,9 +88,13 @@ def mp3_streams(content: bytes, start: int) -> list[Stream]:
     return [] if len(streams) == 1 and streams[0].verified else streams
 
 
-def _frame(content: bytes, position: int) -> Frame | None:
+def _frame(content: Content, position: int) -> Frame | None:
     """Return the header of the frame at a position; None if there is none."""
-    head = content[position : position + 4]
+    return parse_frame(content[position : position + 4])
+
+
+def parse_frame(head: bytes) -> Frame | None:
+    """Return a header (4 bytes) of a frame; None if it is not one."""
     if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -103,34 +112,36 @@ def _frame(content: bytes, position: int) -> Frame | None:
     return Frame(size, rate, 2 - mono, samples, bitrate, 4 + side)
 
 
-def _frames(content: bytes, position: int) -> Iterator[tuple[int, Frame]]:
+def _frames(content: Content, position: int) -> Iterator[tuple[int, Frame]]:
     """Yield the frames from a position on, as far as they follow each other."""
     while (frame := _frame(content, position)) is not None:
         yield position, frame
         position += frame.size
 
 
-def _find_stream(content: bytes, position: int) -> int | None:
+def _find_stream(content: Content, position: int) -> int | None:
     """Return where the next frames follow each other; None if there are no more."""
-    last = position + SEARCHED
-    while 0 <= position < last:
-        position = id3_size(content, position)
-        following = itertools.islice(_frames(content, position), CONSECUTIVE)
-        frames = [frame for _, frame in following]
-        if len(frames) == CONSECUTIVE and len({frame[1:4] for frame in frames}) == 1:
-            return position
-        position = content.find(b"\xff", position + 1)
+    skipped, last = position, position + SEARCHED
+    for place in content.find(BEGINNING, position):
+        if skipped <= place < last:
+            following = list(itertools.islice(_frames(content, place), CONSECUTIVE))
+            if len(following) == CONSECUTIVE and len({frame[1:4] for _, frame in following}) == 1:
+                return place
+            skipped = id3_size(content, place)
+            last = skipped + SEARCHED if skipped > place else last
+        elif place >= last:
+            return None
     return None
 
 
-def _xing_size(content: bytes, position: int, frame: Frame) -> int:
+def _xing_size(content: Content, position: int, frame: Frame) -> int:
     """Return the size of a stream from its Xing header; 0 without one."""
     place = position + frame.side
     name, flags, _, size = struct.unpack(">4s3I", content[place : place + 16].ljust(16, b"\0"))
     return size if name in (b"Xing", b"Info") and flags & 3 == 3 else 0
 
 
-def _count(content: bytes, begin: int, first: Frame) -> tuple[int, int]:
+def _count(content: Content, begin: int, first: Frame) -> tuple[int, int]:
     """Return the end of a stream without a Xing header, and its number of frames."""
     end, count = begin, 0
     for position, frame in _frames(content, begin):
@@ -145,7 +156,7 @@ def _xing(head: bytes, frame: Frame, frames: int) -> bytes:
     size = 0
     for place in range(1, 15):  # the smallest bitrate with enough room
         header = bytes([head[0], head[1] | 1, place << 4 | head[2] & 0x0C, head[3]])
-        found = _frame(header, 0)
+        found = parse_frame(header)
         size = found.size
         if size >= frame.side + 12:
             break

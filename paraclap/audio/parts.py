@@ -7,7 +7,6 @@ states the right length.
 """
 
 import functools
-import mmap
 import os
 import re
 import struct
@@ -16,12 +15,13 @@ from typing import BinaryIO, NamedTuple
 
 from paraclap.audio import AudioError
 from paraclap.audio.announced import HEAD, SLACK, UNKNOWN, find_data
+from paraclap.audio.content import Content
 from paraclap.audio.mp3 import id3_size, mp3_streams
 
 MAX_PARTS = 1000
 SEARCHED = 2**26
 """Larger FLAC files are not searched for a second stream [bytes]."""
-OGG_START = re.compile(rb"OggS\0[\2\3\6\7]", re.DOTALL)
+OGG_START = re.compile(rb"OggS\0[\2\3\6\7].{21}", re.DOTALL)
 """First page of a logical Ogg stream."""
 FLAC_START = re.compile(rb"fLaC[\0\x80]\0\0\x22", re.DOTALL)
 FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]", re.DOTALL)
@@ -66,15 +66,15 @@ def find_parts(
 def _searched_parts(path: str, state: tuple[int, ...]) -> tuple[Part, ...]:
     """Return the parts of an Ogg, FLAC or MP3 file."""
     with open(path, "rb", buffering=0) as handle:
-        with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            start = id3_size(content, 0)
-            magic = content[start : start + 4]
-            if magic == b"OggS":
-                parts = _between(_ogg_starts(content), len(content))
-            elif magic == b"fLaC":
-                parts = _flac_parts(content, start, path)
-            else:
-                parts = tuple(Part(*stream) for stream in mp3_streams(content, start))
+        content = Content(handle)
+        start = id3_size(content, 0)
+        magic = content[start : start + 4]
+        if magic == b"OggS":
+            parts = _between(_ogg_starts(content), len(content))
+        elif magic == b"fLaC":
+            parts = _flac_parts(content, start, path)
+        else:
+            parts = tuple(Part(*stream) for stream in mp3_streams(content, start))
     if len(parts) > MAX_PARTS:
         raise AudioError("joined", f"{path} consists of {len(parts)} files joined to one")
     return parts
@@ -90,33 +90,33 @@ def _between(starts: list[int], size: int) -> tuple[Part, ...]:
 # --- Ogg -----------------------------------------------------------------------------------------
 
 
-def _ogg_starts(content: mmap.mmap) -> list[int]:
+def _ogg_starts(content: Content) -> list[int]:
     """Return where the links of a chained Ogg file begin.
 
     First pages that follow each other belong to streams of one link, for example of a video.
     """
     starts, next_page = [], -1
-    for found in OGG_START.finditer(content):
-        page = content[found.start() : found.start() + 27 + 255]
-        if found.start() != next_page:
-            starts.append(found.start())
-        next_page = found.start() + 27 + page[26] + sum(page[27 : 27 + page[26]])
+    for position in content.find(OGG_START):
+        page = content[position : position + 27 + 255]
+        if position != next_page:
+            starts.append(position)
+        next_page = position + 27 + page[26] + sum(page[27 : 27 + page[26]])
     return starts
 
 
 # --- FLAC ----------------------------------------------------------------------------------------
 
 
-def _flac_parts(content: mmap.mmap, start: int, path: str) -> tuple[Part, ...]:
+def _flac_parts(content: Content, start: int, path: str) -> tuple[Part, ...]:
     starts = [start]
     if len(content) <= SEARCHED:
-        starts = [found.start() for found in FLAC_START.finditer(content, start)] or starts
+        starts = list(content.find(FLAC_START, start)) or starts
     parts = [*_between(starts, len(content))] or [Part(start, len(content))]
     patched = [_with_total(content, part, path) for part in parts]
     return () if patched == [Part(start, len(content))] else tuple(patched)
 
 
-def _with_total(content: mmap.mmap, part: Part, path: str) -> Part:
+def _with_total(content: Content, part: Part, path: str) -> Part:
     """Return a FLAC stream of unknown length with the number of its samples in its header.
 
     It is taken from the last frame, which is recognised by its checksum.

@@ -18,7 +18,7 @@ import corpus_files
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.conditioning import condition
 from paraclap.audio.containers import read_duration, read_header
-from paraclap.audio.mp3 import _frame as mp3_frame
+from paraclap.audio.mp3 import parse_frame
 from paraclap.audio.quality import quality_flags
 from paraclap.audio.reading import (
     read_audio,
@@ -41,7 +41,7 @@ DATA = Path(os.environ.get("PARACLAP_DATA", Path(__file__).resolve().parents[2] 
 
 def first_frame(content: bytes) -> int:
     """Return the size of the first frame of an MP3 file, its Xing header."""
-    return mp3_frame(content, 0).size
+    return parse_frame(content[:4]).size
 
 
 def vbr_mp3(path: Path, seconds: float, seed: int = 0, xing: bool = True) -> bytes:
@@ -76,6 +76,7 @@ def piped_flac(path: Path, seconds: float, **options) -> bytes:
 
 
 ID3 = b"ID3\4\0\0\0\0\2\0" + bytes(256)
+PICTURE = b"ID3\4\0\0\0\x7f\x7f\x7f" + b"\xff\xfb" * (2**20 - 1) + b"\0"
 OPEN = "unknown_length"
 WHOLE = {
     "VBR MP3 without Xing": (lambda p: vbr_mp3(p, 4, xing=False), 4, OPEN),
@@ -84,6 +85,7 @@ WHOLE = {
     "two MP3 with tags": (
         lambda p: ID3 + vbr_mp3(p, 2) + b"TAG" + bytes(125) + ID3 + vbr_mp3(p, 2), 4, None),
     "MP3, and one without Xing": (lambda p: vbr_mp3(p, 2) + vbr_mp3(p, 2, 1, xing=False), 4, OPEN),
+    "two MP3 with a picture": (lambda p: vbr_mp3(p, 2) + PICTURE + vbr_mp3(p, 2), 4, None),
     "chained Vorbis": (lambda p: ogg(p, 2, "VORBIS") + ogg(p, 2, "VORBIS", 1), 4, None),
     "chained Opus": (lambda p: ogg(p, 2, "OPUS") + ogg(p, 2, "OPUS", 1), 4, None),
     "an Ogg file twice": (lambda p: ogg(p, 2, "VORBIS") * 2, 4, None),
