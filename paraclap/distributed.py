@@ -90,7 +90,7 @@ def device_named(name: str) -> torch.device:
         raise DeviceError(f"{name!r} cannot be used, expected auto, cpu, cuda or cuda:1")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("mps is not available on this machine")
-    if device.type == "cuda" and device.index >= torch.cuda.device_count():
+    if device.type == "cuda" and not 0 <= device.index < torch.cuda.device_count():
         raise DeviceError(
             f"{own_name} does not exist, {torch.cuda.device_count()} GPUs are available"
         )

@@ -61,6 +61,7 @@ class TrainingData:
                 stacklevel=2,
             )
         self._refuse_missing_columns()
+        self._report_unused_labels()
         self.steps_per_epoch = TrainingBatches.per_epoch(
             len(self.train_table), settings.train.batch_size
         )
@@ -164,6 +165,18 @@ class TrainingData:
         if self.settings.data.class_sampling_exponent != 1 and target not in self.train_table:
             raise SettingsError(
                 f"data.class_sampling_exponent: the captions table has no column {target}"
+            )
+
+    def _report_unused_labels(self) -> None:
+        """Warn of labels in `captions.label_probs` that no training clip has."""
+        captions = self.settings.captions
+        found = set(Lists(self.train_table["caption_descriptors"]).texts())
+        absent = [label for label, p in captions.label_probs.items() if p and label not in found]
+        if absent and captions.style == "sampled":
+            warnings.warn(
+                f"captions.label_probs: no training clip has a phrase about {', '.join(absent)}, "
+                f"only about {', '.join(sorted(found))}",
+                stacklevel=3,
             )
 
 

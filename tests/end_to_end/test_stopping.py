@@ -14,6 +14,7 @@ import torch
 import torch.utils.data
 from training_runs import ENVIRONMENT, REPOSITORY, damage, same_runs, start, wait_for_step
 
+from paraclap import signals
 from paraclap.files import atomic_folder
 from paraclap.signals import REQUEUE, StopRequests, leave_signals_to_the_parent
 from paraclap.training import checkpoint, loop
@@ -121,6 +122,21 @@ def exit_code_after(number, is_protected):
 def test_signals_end_a_process_unless_it_leaves_them_to_its_parent(number):
     assert exit_code_after(number, is_protected=True) == 7
     assert exit_code_after(number, is_protected=False) == -number
+
+
+@pytest.mark.parametrize("grace, code", [(60.0, 7), (0.0, 0)])
+def test_workers_on_systems_without_sigwaitinfo_end_after_a_while(monkeypatch, grace, code):
+    """macOS does not report which process sent a signal."""
+    monkeypatch.delattr(signal, "sigwaitinfo")
+    monkeypatch.setattr(signals, "GRACE", grace)
+    monkeypatch.setattr(os, "read", read_slowly)
+    assert exit_code_after(signal.SIGTERM, is_protected=True) == code
+
+
+def read_slowly(descriptor, count, read=os.read):
+    content = read(descriptor, count)
+    time.sleep(0.2)  # the signal has its effect
+    return content
 
 
 def end_a_worker():

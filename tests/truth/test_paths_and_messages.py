@@ -19,7 +19,7 @@ import torch
 
 from corpus_files import message_of, touch, warnings_of, write
 from paraclap import cli
-from paraclap.cli import app, evaluate, features, models, predict, search, template_creation
+from paraclap.cli import app, evaluate, features, models, predict, search, template_creation, train
 from paraclap.cli.options import output_file, path_of
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.errors import ParaCLAPError
@@ -29,6 +29,7 @@ from paraclap.inference.measurement import check_labels, groups_of_edges, measur
 from paraclap.model.build import load_model
 from paraclap.model.towers import ALPHABET, SPECIAL_TOKENS
 from paraclap.settings import DataSettings, Settings, SettingsError, TrainSettings
+from paraclap.training import loop
 from paraclap.training.config import CONFIGS, RANGES, flatten, read_settings
 from paraclap.training.given import type_of
 from paraclap.training.tables import with_captions
@@ -270,6 +271,21 @@ def test_every_number_has_a_range():
     for key in flatten(dataclasses.asdict(Settings())):
         number = type_of(key) in (int, float, float | None)
         assert number == (key in ranged) or key.startswith("captions.label_probs"), key
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu", "cuda:99", "cuda:1000", "gpu"])
+def test_missing_devices_are_named_before_data_are_read(config, capsys, monkeypatch, device):
+    monkeypatch.setattr(loop, "train", None)
+    assert cli.run(lambda: train.main([config, f"train.device={device}"]), "train.py") == 1
+    error = capsys.readouterr().err
+    assert device in error and re.search(
+        "not a device|not available|does not exist|cannot be used", error
+    )
+
+
+def test_missing_checkpoints_are_named_before_data_are_read(config, capsys):
+    assert cli.run(lambda: train.main([config, "train.resume=nowhere"]), "train.py") == 1
+    assert "train.resume: nowhere is not a folder, expected auto" in capsys.readouterr().err
 
 
 def test_smallest_vocabulary_holds_all_characters():

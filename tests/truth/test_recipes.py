@@ -100,6 +100,15 @@ def test_a_named_split_without_rows_is_an_error_with_those_found(key):
             split_table(unsplit, settings)
 
 
+def test_labels_that_no_caption_has_are_named_before_the_first_step(config, recwarn):
+    loop.Trainer(read_settings([config, "captions.label_probs={mood: 0, emotion: 1}"]))
+    assert not [w for w in recwarn if "label_probs" in str(w.message)]
+    with pytest.warns(
+        UserWarning, match="no training clip has a phrase about mood, only about .*,"
+    ):
+        loop.Trainer(read_settings([config, "captions.label_probs={mood: 1, emotion: 1}"]))
+
+
 # --- Selecting rows for captions -----------------------------------------------------------------
 
 MISSING = [None, "", " ", "N/A", "nan", "Unknown", "no agreement", "No_Agreement", "X", "xxx"]
