@@ -147,8 +147,8 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
         seen = scores["trained_on"]
         if seen["clips"] or seen["speakers"]:
             remarks.append(
-                f"{name}: the model was trained or validated on {seen['text']}; --unseen leaves "
-                "them out"
+                f"{name}: the model was trained or validated on {seen['text']}; "
+                "--unseen leaves them out"
             )
         if scores["speakers"] is None:
             remarks.append(
