@@ -15,6 +15,8 @@ import soundfile
 from audio_files import assert_read_alike, babble, reason_of, tone, write
 
 import corpus_files
+from paraclap.acoustics import extraction
+from paraclap.acoustics.egemaps import Extractor
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.conditioning import condition
 from paraclap.audio.containers import read_duration, read_header
@@ -159,6 +161,21 @@ def test_codings_without_seeking_are_read_in_order(tmp_path, container, subtype)
     path = write(tmp_path / "clip", samples, 8_000, format=container, subtype=subtype)
     waveform = assert_read_alike(path, 3.0)
     assert 0.2 < np.sqrt(np.mean(waveform**2)) < 0.5
+
+
+def test_files_of_unknown_length_are_split_into_rows(tmp_path, monkeypatch):
+    (tmp_path / "a.flac").write_bytes(piped_flac(tmp_path / "a.flac", 3.5))
+    write(tmp_path / "b.flac", babble(3.5, 44_100), 44_100, format="FLAC")
+    monkeypatch.setattr(extraction, "MAX_SECONDS", 2.0)
+    extractor = Extractor("captions")
+    rows, expected = (
+        extraction.measure_clip(extractor, extraction.Clip(str(tmp_path), name, longest=1.0))
+        for name in ("a.flac", "b.flac")
+    )
+    assert [row.end for row in rows] == [875_000_000, 1_750_000_000, 2_625_000_000, 3_500_000_000]
+    for row, other in zip(rows, expected, strict=True):
+        assert not row.error and row.digest == other.digest and "unknown_length" in row.quality
+        np.testing.assert_array_equal(row.values, other.values)
 
 
 # --- Cancelling channels -------------------------------------------------------------------------
