@@ -17,6 +17,7 @@ from transformers import ProcessorMixin
 
 from paraclap.audio import SAMPLING_RATE
 from paraclap.audio.augment import Augmenter, Drawn, labels_of
+from paraclap.audio.quality import quality_flags
 from paraclap.audio.recordings import Files, Recordings
 from paraclap.audio.segments import segment_limits
 from paraclap.data.captions import (
@@ -188,6 +189,8 @@ class ClipDataset(torch.utils.data.Dataset):
         recordings: source of the waveforms.
         functionals: of the clips, (rows, F) float32, returned instead of waveforms; None =
             waveforms.
+        quality: of each clip "silent", "unvoiced" or "" (see `quality_flags`), noted by
+            `embed_clips`; None = not examined.
     """
 
     def __init__(
@@ -195,19 +198,27 @@ class ClipDataset(torch.utils.data.Dataset):
         table: pd.DataFrame,
         recordings: str | Path | Recordings,
         functionals: np.ndarray | None = None,
+        examine: bool = False,
     ) -> None:
         self.clips = list(table.index)
         self.recordings = _recordings(recordings)
         self.functionals = functionals
+        self.quality: np.ndarray | None = np.full(len(table), "", object) if examine else None
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """Return the `row` and `waveform` (T,) float32, or `functionals` (F,), of a clip."""
+        """Return the `row` and `waveform` (T,) float32, or `functionals` (F,), of a clip.
+
+        Examined waveforms have their `quality`.
+        """
         if self.functionals is not None:
             return {"row": row, "functionals": self.functionals[row]}
-        return {"row": row, "waveform": self.recordings.read(*self.clips[row])}
+        waveform = self.recordings.read(*self.clips[row])
+        if self.quality is None:
+            return {"row": row, "waveform": waveform}
+        return {"row": row, "waveform": waveform, "quality": " ".join(quality_flags(waveform))}
 
     def durations(self, rows: Iterable[int] | None = None) -> np.ndarray:
         """Return the durations of rows [s], from the headers; None = of all clips.
@@ -249,6 +260,8 @@ class Collate:
         batch = dict(self._audio([items[place] for place in own]))
         batch["row"] = [item["row"] for item in items]
         batch["own"] = own
+        if "quality" in items[0]:
+            batch["quality"] = [item["quality"] for item in items]
         if "caption" in items[0]:
             captions = [item["caption"] for item in items]
             batch["captions"] = [captions[place].text for place in own]

@@ -25,6 +25,7 @@ from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import BATCH_SECONDS
 
 CHUNK = 4096  # clips that are embedded, and written to the cache, at a time
+QUALITIES = ("", "silent", "unvoiced")
 TEXT_BATCH = 256
 
 
@@ -131,8 +132,8 @@ def embed_clips(
 ) -> torch.Tensor:
     """Embed whole clips: (B, D) on the CPU in the order of `clips`, unit length.
 
-    Distributed processes share the batches, which are the same as for a single process; each
-    returns all embeddings.
+    If the clips are examined, their `quality` is noted. Distributed processes share the batches,
+    which are the same as for a single process; each returns all embeddings.
 
     Args:
         model: in evaluation mode.
@@ -149,7 +150,8 @@ def embed_clips(
         EmbeddingError: naming the first clip whose embedding is not finite.
     """
     limit = batch_seconds if model.audio_branch.supports_padding else 0.0
-    embeddings = torch.zeros(len(clips), model.config.projection_dim)
+    examined = int(clips.quality is not None)
+    embeddings = torch.zeros(len(clips), model.config.projection_dim + examined)
     rows = list(range(len(clips)))
     keys: list[bytes] = []
     if cache is not None and rank() == 0:
@@ -162,15 +164,18 @@ def embed_clips(
         for first in range(0, len(rows), CHUNK):
             chosen, own = rows[first : first + CHUNK], []
             for done, features in _features(model, processor, clips, chosen, limit, workers):
-                names = [clips.clips[row][0] for row in done]
-                embeddings[done] = _finite(features, names)
+                embeddings[done] = _finite(features, [clips.clips[row][0] for row in done])
                 own += done
                 bar.update(len(done))
             if cache is not None and own:
                 own.sort()
                 cache.add([keys[row] for row in own], embeddings[own])
             bar.update(len(chosen) - len(own))
-    return sum_in_place(embeddings)  # a row that another process embedded is zero here
+    embeddings = sum_in_place(embeddings)  # a row that another process embedded is zero here
+    if clips.quality is None:
+        return embeddings
+    clips.quality[:] = [QUALITIES[int(code)] for code in embeddings[:, -1]]
+    return embeddings[:, :-1]
 
 
 @torch.inference_mode()
@@ -182,7 +187,10 @@ def _features(
     batch_seconds: float,
     workers: int,
 ) -> Iterable[tuple[list[int], torch.Tensor]]:
-    """Yield rows of `clips` and their embeddings for each batch of this process."""
+    """Yield rows of `clips` and their embeddings for each batch of this process.
+
+    Embeddings of examined clips have a further column, the number of their quality.
+    """
     durations = torch.zeros(len(rows), dtype=torch.float64)
     own = share(len(rows))  # each process opens its share of the files
     durations[own] = torch.from_numpy(clips.durations(rows[own]))
@@ -196,7 +204,11 @@ def _features(
         collate_fn=Collate(processor),
     )
     for batch in loader:
-        yield batch["row"], _audio_features(model, batch)
+        features = _audio_features(model, batch)
+        if clips.quality is not None:  # the last column, so that it is cached as well
+            codes = torch.tensor([[float(QUALITIES.index(text))] for text in batch["quality"]])
+            features = torch.cat([features, codes], dim=1)
+        yield batch["row"], features
 
 
 def _check_lengths(

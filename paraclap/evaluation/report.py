@@ -150,6 +150,10 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
                 f"{name}: the model was trained or validated on {seen['text']}; "
                 "--unseen leaves them out"
             )
+        for flag, count in scores["quality"].items():
+            remarks.append(
+                f"{name}: {count} of {scores['clips']} clips are {flag} (column quality)"
+            )
         if scores["speakers"] is None:
             remarks.append(
                 f"{name}: no speakers are known, so the interval is over clips; it is too narrow "

@@ -64,7 +64,7 @@ def evaluate(
         if waveform_cache is not None:
             files = table.index.get_level_values("file")
             recordings = cache_waveforms(waveform_cache, table.attrs["root"], files)
-        clips = ClipDataset(table, recordings)
+        clips = ClipDataset(table, recordings, examine=True)
         audio = embed_clips(model, processor, clips, progress=source.name, **options).numpy()
         if rank():
             continue  # the first process scores and writes
@@ -74,6 +74,9 @@ def evaluate(
             scores["excluded"] += int((~chosen).sum())
             scores["split"] = TEST if source.only_test else None
             scores["untrained"] = untrained(model.config, scores["prompts"])
+            quality = pd.Series(clips.quality, table.index)[predictions.index]
+            predictions["quality"] = quality
+            scores["quality"] = quality[quality != ""].value_counts().to_dict()
             scores["trained_on"] = seen_counts(table.loc[predictions.index], source.seen)
             results.corpora[task.name] = scores
             _write_predictions(output, task.name, scores, predictions)

@@ -16,6 +16,7 @@ SCORES = {
     "classes": 4,
     "speakers": None,
     "unknown_speakers": 40,
+    "quality": {},
     "recall": {"a": 1.0, "b|c": 0.0},
     "support": {"a": 30, "b|c": 10},
     "calibration": {"ECE": 0.125},

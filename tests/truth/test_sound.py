@@ -29,7 +29,7 @@ from paraclap.audio.reading import (
     read_in_blocks,
 )
 from paraclap.audio.waveform_cache import cache_waveforms
-from paraclap.cli import predict, search
+from paraclap.cli import evaluate, predict, search
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.inference import page
 from paraclap.inference.api import ParaCLAP
@@ -346,6 +346,28 @@ def test_python_scores_come_with_quality(tiny, sounds):
     files = [sounds / f"{name}.wav" for name in SOUNDS]
     scores = ParaCLAP(*tiny).score([*files, (SOUNDS["noise"], SAMPLING_RATE)], ["angry", "calm"])
     assert [text.partition(":")[0] for text in scores["quality"]] == [*FLAGS.values(), "unvoiced"]
+
+
+def test_evaluation_counts_clips_without_speech(model_folder, tmp_path, capsys):
+    sounds = {"silence": 0 * noise(0.0), "noise": noise(0.0), "a": babble(1.0, 16_000, 0)}
+    sounds |= {"b": babble(1.0, 16_000, 1), "rain": noise(1.0)}
+    for name, samples in sounds.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, SAMPLING_RATE)
+    table = pd.DataFrame({"file": [f"{name}.wav" for name in sounds]})
+    table["emotion"] = ["sad", "angry", "angry", "sad", "sad"]
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    command = [str(model_folder), str(tmp_path / "labels.csv"), "-o", str(tmp_path / "results")]
+    for _ in range(2):  # the second time from the cache of embeddings
+        assert evaluate.main(command) == 0
+        printed = capsys.readouterr().out
+        assert "labels: 2 of 5 clips are unvoiced" in printed
+        assert "labels: 1 of 5 clips are silent" in printed
+        rows = pd.read_csv(tmp_path / "results" / "labels.csv", index_col="file")
+        assert rows["quality"].dropna().to_dict() == {
+            "silence.wav": "silent",
+            "noise.wav": "unvoiced",
+            "rain.wav": "unvoiced",
+        }
 
 
 # --- Segments ------------------------------------------------------------------------------------
