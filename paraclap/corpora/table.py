@@ -124,6 +124,8 @@ def _read_source(
         return corpus_table(rows, folder, name or path.stem)
     if path.suffix.lower() in SPREADSHEETS:
         raise CorpusError(f"{path} is a spreadsheet, save it as CSV (UTF-8)")
+    if root is not None or columns:
+        warnings.warn(f"{source} is no table, --root and --column do not apply", stacklevel=4)
     if name in CORPORA:
         return _read_known(CORPORA[name], path)
     if path.is_file() or not path.exists():

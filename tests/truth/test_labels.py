@@ -172,6 +172,13 @@ def test_unused_columns_are_named_with_a_suggestion(tmp_path):
     assert not warned
 
 
+@pytest.mark.parametrize("options", [{"root": "/x"}, {"columns": {"emotion": "label"}}])
+def test_options_of_tables_are_not_ignored_silently(tmp_path, options):
+    touch(tmp_path, "a.wav")
+    _, warned = warnings_of(read_corpus, tmp_path, **options)
+    assert warned == [f"{tmp_path} is no table, --root and --column do not apply"]
+
+
 @pytest.mark.parametrize(
     "columns, part",
     [
