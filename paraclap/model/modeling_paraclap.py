@@ -842,7 +842,7 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
 
     Attributes:
         sampling_rate: Hz.
-        gain: constant factor on every sample.
+        gain: constant factor on every sample, after normalisation.
         min_samples: shortest input of the encoder; shorter clips are extended with silence.
         max_samples: longest input of the encoder; None = any length.
         normalise: whether each waveform is brought to mean 0 and variance 1, which removes the
@@ -922,11 +922,11 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
 
     def _input(self, waveform: np.ndarray) -> np.ndarray:
         """Return the encoder input of one clip: (T,), or (N, M) with `mel`."""
+        if self.normalise:  # as transformers' extractors with `do_normalize`
+            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + np.float32(1e-7))
         waveform = waveform * np.float32(self.gain)
         if len(waveform) < self.min_samples:
             waveform = np.pad(waveform, (0, self.min_samples - len(waveform)))
-        if self.normalise:  # as transformers' extractors with `do_normalize`
-            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + np.float32(1e-7))
         return waveform if self.mel is None else log_mel_frames(waveform, **self.mel)
 
 
