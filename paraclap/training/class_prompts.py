@@ -21,6 +21,7 @@ from paraclap.model.modeling_paraclap import scaled_cosines
 from paraclap.settings import SettingsError
 
 UNKNOWN = -1  # class of a clip without the label
+MAX_CLASSES = 1000  # all of their phrases are encoded in each step, and weighted by one matrix
 
 
 class ClassPrompts:
@@ -42,6 +43,11 @@ class ClassPrompts:
             raise SettingsError(
                 f"loss.class_prompts requires at least 2 classes of {descriptor} with phrases, "
                 f"found {len(known)}; set loss.class_prompts=0"
+            )
+        if len(known) > MAX_CLASSES:
+            raise SettingsError(
+                f"loss.class_prompts: {len(known)} classes of {descriptor}, expected at most "
+                f"{MAX_CLASSES}; set loss.class_prompts=0, or merge labels"
             )
         self.classes = sorted(known)
         numbers = {name: number for number, name in enumerate(self.classes)}

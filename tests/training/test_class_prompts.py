@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from paraclap.model.build import build_model
+from paraclap.settings import SettingsError
 from paraclap.training import loop
 from paraclap.training.class_prompts import UNKNOWN, ClassPrompts
 from paraclap.training.config import read_settings
@@ -55,6 +56,12 @@ def test_one_class_is_refused(tiny):
 
 
 @pytest.mark.parametrize("frozen", [[], ["text"]])
+def test_more_classes_than_a_loss_can_hold_are_refused(tiny):
+    many = [{"emotion": [f"emotion is {number}"]} for number in range(1001)]
+    with pytest.raises(SettingsError, match="1001 classes of emotion, expected at most 1000"):
+        ClassPrompts(many, "emotion", tiny[1])
+
+
 def test_step_adds_the_weighted_loss(settings, frozen):
     settings.projection_dropout = 0.0
     settings.freeze = frozen
