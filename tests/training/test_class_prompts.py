@@ -55,13 +55,13 @@ def test_one_class_is_refused(tiny):
         ClassPrompts(PHRASES[:2], "pitch", tiny[1])
 
 
-@pytest.mark.parametrize("frozen", [[], ["text"]])
 def test_more_classes_than_a_loss_can_hold_are_refused(tiny):
     many = [{"emotion": [f"emotion is {number}"]} for number in range(1001)]
     with pytest.raises(SettingsError, match="1001 classes of emotion, expected at most 1000"):
         ClassPrompts(many, "emotion", tiny[1])
 
 
+@pytest.mark.parametrize("frozen", [[], ["text"]])
 def test_step_adds_the_weighted_loss(settings, frozen):
     settings.projection_dropout = 0.0
     settings.freeze = frozen
