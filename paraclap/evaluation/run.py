@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from paraclap.audio.recordings import Files
+from paraclap.audio.recordings import Files, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
@@ -60,24 +60,17 @@ def evaluate(
         if captions is not None:
             chosen |= source.table.index.isin(captions.index)
         table = source.table[chosen]
-        recordings = Files(table.attrs["root"])
-        if waveform_cache is not None:
-            files = table.index.get_level_values("file")
-            recordings = cache_waveforms(waveform_cache, table.attrs["root"], files)
-        clips = ClipDataset(table, recordings, examine=True)
+        clips = ClipDataset(table, _recordings(table, waveform_cache), examine=True)
         audio = embed_clips(model, processor, clips, progress=source.name, **options).numpy()
         if rank():
             continue  # the first process scores and writes
         probes: dict[tuple[str, ...], dict[str, Any]] = {}
         for task in source.tasks:
             scores, predictions = evaluate_task(model, processor, table, audio, task)
-            scores["excluded"] += int((~chosen).sum())
-            scores["split"] = TEST if source.only_test else None
+            predictions["quality"] = pd.Series(clips.quality, table.index)[predictions.index]
+            scores |= _about_clips(source, predictions)
             scores["untrained"] = untrained(model.config, scores["prompts"])
-            quality = pd.Series(clips.quality, table.index)[predictions.index]
-            predictions["quality"] = quality
-            scores["quality"] = quality[quality != ""].value_counts().to_dict()
-            scores["trained_on"] = seen_counts(table.loc[predictions.index], source.seen)
+            scores["excluded"] += int((~chosen).sum())
             results.corpora[task.name] = scores
             _write_predictions(output, task.name, scores, predictions)
             corpus = CORPORA.get(table.attrs["corpus"])
@@ -90,6 +83,23 @@ def evaluate(
                 model, processor, table, audio, captions
             )
     return results
+
+
+def _recordings(table: pd.DataFrame, waveform_cache: Path | None) -> Recordings:
+    root = table.attrs["root"]
+    if waveform_cache is None:
+        return Files(root)
+    return cache_waveforms(waveform_cache, root, table.index.get_level_values("file"))
+
+
+def _about_clips(source: Source, predictions: pd.DataFrame) -> dict[str, Any]:
+    """Return what else is stated about the scored clips."""
+    scored, quality = source.table.loc[predictions.index], predictions["quality"]
+    return {
+        "split": TEST if source.only_test else None,
+        "quality": quality[quality != ""].value_counts().to_dict(),
+        "trained_on": seen_counts(scored, source.seen),
+    }
 
 
 def check_tasks(processor: ParaCLAPProcessor, source: Source, with_probe: bool = False) -> None:

@@ -3,19 +3,24 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import yaml
 from training_runs import rows as metric_rows
 
 from corpus_files import message_of, touch, warnings_of, write
-from paraclap.cli import evaluate, features, template_creation
+from paraclap.cli import evaluate, features, predict, template_creation
 from paraclap.corpora.labels import normal_label, normalise_labels
 from paraclap.corpora.table import read_corpus, scored_classes
+from paraclap.evaluation.prompts import PromptError
+from paraclap.inference.api import ParaCLAP
 from paraclap.training import loop
 from paraclap.training.config import read_settings
+from paraclap.training.trainer import Trainer
 
 EMOTIONS = ["anger", "sadness", "fear", "neutral"]
 
@@ -192,6 +197,35 @@ def test_impossible_renaming_is_an_error(tmp_path, columns, part):
 
 
 # --- Equal prompts -------------------------------------------------------------------------------
+
+
+def in_training(model_folder, config, prompts, tmp_path):
+    lines = [f"{emotion}: {text}" for emotion, text in zip(EMOTIONS, prompts, strict=False)]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    Trainer(read_settings([config, f"train.prompts={tmp_path / 'mine.yaml'}"]))
+
+
+def in_python(model_folder, config, prompts, tmp_path):
+    ParaCLAP.from_pretrained(model_folder).classifier(prompts)
+
+
+def in_predict(model_folder, config, prompts, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.linspace(-0.5, 0.5, 16_000), 16_000)
+    predict.main([str(model_folder), str(tmp_path / "a.wav"), "--prompts", *prompts])
+
+
+@pytest.mark.parametrize("entry", [in_training, in_python, in_predict])
+@pytest.mark.parametrize("prompts", [("angry", "Angry"), ("\u6124\u6012", "\u60b2\u4f24")])
+def test_prompts_of_equal_tokens_are_refused(entry, model_folder, config, prompts, tmp_path):
+    with pytest.raises(PromptError, match="which are the same tokens"):
+        entry(model_folder, config, prompts, tmp_path)
+
+
+@pytest.mark.parametrize("entry", [in_training, in_python, in_predict])
+def test_prompts_without_any_token_are_named(entry, model_folder, config, tmp_path):
+    with pytest.warns(UserWarning, match="has no tokens for '\u60b2\u4f24'"):
+        entry(model_folder, config, ("angry", "\u60b2\u4f24"), tmp_path)
+
 
 # --- The whole path ------------------------------------------------------------------------------
 
