@@ -6,6 +6,7 @@
 Letters: F frames at the rate of the file, C channels.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,11 @@ class Bytes:
 class Decoder(soundfile.SoundFile):
     """One part of a file."""
 
+    @functools.cached_property
+    def subtype(self) -> str:
+        """Coding; soundfile looks it up each time."""
+        return super().subtype
+
     def seekable(self) -> bool:
         """Return False: otherwise soundfile seeks after each reading, which garbles MP3."""
         return False
@@ -91,7 +97,7 @@ class Decoder(soundfile.SoundFile):
 
     def _go_before(self, first: int) -> int:
         """Go to a frame from which `first` is decoded as in the whole file, and return it."""
-        if not super().seekable() or self.subtype.startswith(IN_ORDER):
+        if first == 0 or not super().seekable() or self.subtype.startswith(IN_ORDER):
             return 0
         early = round(PREROLL * self.samplerate) if self.subtype.startswith(DEPENDENT) else 0
         return self.seek(max(0, first - early))

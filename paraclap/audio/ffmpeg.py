@@ -31,6 +31,9 @@ FORMATS = (
     (0, b"\x00\x00\x01\xba", "mpeg", "MPEG video"),
 )
 """Containers that ffmpeg converts. Others are not passed to it."""
+_ANY = re.compile(
+    b"|".join(b".{%d}%s" % (offset, re.escape(start)) for offset, start, *_ in FORMATS), re.DOTALL
+)
 OPEN_LENGTH = ("aac", "amr", "flv", "mpeg")
 """Formats in which data missing at the end cannot be recognised."""
 SECONDS = 600
@@ -56,10 +59,10 @@ class Converted:
 
 def format_of(head: bytes) -> tuple[str, str] | None:
     """Return the format and the name of a container that ffmpeg converts."""
-    for offset, first_bytes, form, name in FORMATS:
-        if head[offset:].startswith(first_bytes):
-            return form, name
-    return None
+    if not _ANY.match(head):  # most files
+        return None
+    rows = (row for row in FORMATS if head.startswith(row[1], row[0]))
+    return next(rows)[2:]
 
 
 @functools.lru_cache(maxsize=2)
