@@ -10,6 +10,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from safetensors import SafetensorError
 from paraclap.data.trained_on import TrainedOn
 from paraclap.distributed import broadcast, meet, rank
 from paraclap.errors import ParaCLAPError
-from paraclap.files import atomic_folder, file_sha256, reading, recover_folder
+from paraclap.files import (
+    ForeignFolderError,
+    atomic_folder,
+    file_sha256,
+    read_yaml,
+    reading,
+    recover_folder,
+)
 from paraclap.model.hashes import write_hashes
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import Settings, SettingsError
@@ -29,6 +37,7 @@ from paraclap.training.config import changed_keys
 STATE = "state.pt"
 HASH = "state.pt.sha256"
 STATE_KEYS = frozenset({"step", "settings", "fingerprints", "versions", "optimizer", "vocabulary"})
+CONFIG = "config.yaml"
 MODELS = ("best", "last")
 LOGS = ("metrics.jsonl", "nonfinite.json", "events.out.tfevents.*")
 ONLY_AT_THE_START = (
@@ -212,6 +221,25 @@ class Checkpointer:
                     for path in self.output.glob(pattern):
                         path.unlink()
         meet()
+
+
+def check_run_folder(output: Path) -> None:
+    """Refuse a folder of other programs, in which a run would replace files.
+
+    Raises:
+        ForeignFolderError: if it has files of the names of a run, and neither its configuration
+            nor a checkpoint.
+    """
+    taken = [name for name in (CONFIG, *MODELS, "checkpoints") if (output / name).exists()]
+    if not taken or list_checkpoints(output / "checkpoints"):
+        return
+    with suppress(CheckpointError, FileNotFoundError):
+        settings = read_yaml(output / CONFIG, CheckpointError)
+        if isinstance(settings, dict) and settings.keys() >= {"model", "data", "optim", "train"}:
+            return
+    raise ForeignFolderError(
+        f"output={output} is no run folder, its {taken[0]} is not of train.py: set another one"
+    )
 
 
 def load_state(settings: Settings) -> dict[str, Any] | None:

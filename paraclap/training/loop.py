@@ -14,7 +14,7 @@ from paraclap.files import make_folder, remove_leftovers, write_text
 from paraclap.locks import lock
 from paraclap.settings import Settings
 from paraclap.signals import Stopped, StopRequests
-from paraclap.training.checkpoint import load_state
+from paraclap.training.checkpoint import CONFIG, check_run_folder, load_state
 from paraclap.training.config import check_paths, flatten
 from paraclap.training.data import files_in_flight, raise_worker_error, sample_captions
 from paraclap.training.encoding import Batch
@@ -42,6 +42,7 @@ def train(settings: Settings) -> Trainer:
     output = make_folder(settings.output)
     with nullcontext() if rank() else lock(output):
         if rank() == 0:
+            check_run_folder(output)
             remove_leftovers(output)
         return _train_in_folder(settings)
 
@@ -55,7 +56,7 @@ def _train_in_folder(settings: Settings) -> Trainer:
     del state  # as large as the model and its optimiser
     if rank() == 0:
         config = OmegaConf.to_yaml(OmegaConf.structured(settings))
-        write_text(trainer.output / "config.yaml", config)
+        write_text(trainer.output / CONFIG, config)
     print(_description(trainer))
     with _log(trainer) as log, StopRequests() as requests:
         if log is not None and log.writer is not None and trainer.step < trainer.steps:

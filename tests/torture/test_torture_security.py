@@ -36,6 +36,7 @@ from paraclap.model.card import model_card
 from paraclap.model.towers import build_encoder, load_tokenizer
 from paraclap.settings import TowerSettings
 from paraclap.training.config import read_settings
+from paraclap.training.loop import train
 from tiny_models import TINY_AUDIO
 
 # --- Model folders -------------------------------------------------------------------------------
@@ -247,6 +248,19 @@ def test_files_of_others_in_a_folder_of_ours_are_left_alone(
         write(tmp_path)
     assert all(path.read_bytes() == b"theirs" for path in before)
     happened("folder refused; among files of ours, theirs are left alone")
+
+
+@pytest.mark.torture(50, "run in a folder with files of others")
+@pytest.mark.parametrize("name", ["config.yaml", "best/notes.txt", "last/a", "checkpoints/a"])
+def test_a_run_replaces_no_files_of_others(config, tmp_path, name):
+    path = corpus_files.write(tmp_path / "run", name, b"name: theirs\n")
+    for resume in ("auto", "never"):
+        with pytest.raises(
+            ForeignFolderError, match=f"its {name.split('/')[0]} is not of train.py"
+        ):
+            train(read_settings([config, f"train.resume={resume}"]))
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert files == [path] and path.read_bytes() == b"name: theirs\n"
 
 
 @pytest.mark.torture(50, "index of a waveform cache that names samples elsewhere")
