@@ -21,6 +21,9 @@ from paraclap.evaluation.prompts import PROMPT_FILES, PromptError, Prompts, prom
 from paraclap.evaluation.seen import seen_clips, test_part, with_splits_of, without_seen
 from paraclap.files import reading
 
+MOST_CLASSES = 1000
+"""Classes of a task; memory and files grow with classes times clips."""
+
 
 @dataclass(frozen=True)
 class ZeroShotTask:
@@ -162,7 +165,8 @@ def task_prompts(table: pd.DataFrame, task: ZeroShotTask) -> Prompts:
 
     Raises:
         CorpusError: if the table has no such target, or no clip a label with a prompt.
-        PromptError: if there is no such prompt set, or fewer than two classes have prompts.
+        PromptError: if there is no such prompt set, or if fewer than two classes or too many
+            have prompts.
     """
     prompts = prompts_for(table, task.target, task.prompt_set)
     labels, name = scored_classes(table, task.target), table.attrs["name"]
@@ -175,6 +179,10 @@ def task_prompts(table: pd.DataFrame, task: ZeroShotTask) -> Prompts:
         raise PromptError(
             f"{name}: {task.target} has prompts for one class, {next(iter(prompts))}, expected two "
             "or more; a YAML file of prompts (--prompts) may add others"
+        )
+    if len(prompts) > MOST_CLASSES:
+        raise PromptError(
+            f"{name}: {task.target} has {len(prompts)} classes, expected at most {MOST_CLASSES}"
         )
     return prompts
 

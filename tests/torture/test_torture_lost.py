@@ -504,6 +504,7 @@ PRINTING = {
 }
 
 
+@pytest.mark.torture(31, "standard output that is closed, full, or that nobody reads")
 @pytest.mark.parametrize("printing", PRINTING)
 @pytest.mark.parametrize("output", ["pipe", "full", "closed"])
 def test_output_that_cannot_be_written_ends_a_command_without_a_traceback(printing, output):
@@ -581,6 +582,7 @@ def odd_files(folder):
         (folder / f"{hashlib.sha256(content).hexdigest()}.safetensors").write_bytes(content)
 
 
+@pytest.mark.torture(31, "cache of embeddings that cannot be written or read")
 @pytest.mark.parametrize("fault", ["a file", "full disk", "odd files", "no home"])
 def test_evaluation_goes_on_without_an_embedding_cache(
     fault, model_folder, corpus, tmp_path, monkeypatch

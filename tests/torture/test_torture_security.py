@@ -192,6 +192,7 @@ def test_model_named_by_an_index_is_not_downloaded(
         search.main(["query", str(index), "angry"])
 
 
+@pytest.mark.torture(50, "name of a database that is a path")
 @pytest.mark.parametrize("name", ["/tmp/elsewhere/own", "../own", "a/b", "..", "own\0x"])
 def test_names_of_corpora_do_not_choose_where_evaluation_writes(
     model_folder, corpus, tmp_path, monkeypatch, name

@@ -347,6 +347,7 @@ def test_faulty_prompt_files_stop_before_a_clip_is_embedded(
     [
         (None, ["--targets", "mood"], "has no mood, its columns are"),
         ("one class", [], "emotion has prompts for one class, anger"),
+        ("many classes", [], "emotion has 1001 classes, expected at most 1000"),
         ("one speaker", ["--probe"], "two speakers and two classes, given 1 and 4"),
         ("no speaker", ["--probe"], "--probe requires the speakers of labels"),
         (None, ["--speakers", "s99"], "has no speaker"),
@@ -366,6 +367,10 @@ def test_faulty_arguments_stop_before_a_clip_is_embedded(
     match change:
         case "one class":
             table["emotion"] = "anger"
+        case "many classes":
+            table = pd.concat([table] * 42, ignore_index=True).iloc[:1001]
+            table["start"], table["end"] = np.arange(1001) / 1000, np.arange(1, 1002) / 1000
+            table["emotion"] = [f"class {number}" for number in range(1001)]
         case "one speaker":
             table["speaker"] = "s01"
         case "no speaker":
