@@ -10,8 +10,10 @@ network.
 import importlib.util
 import json
 import os
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +58,34 @@ class Log:
         self._drop_rows_after(step)
         self.run = _start_wandb(output, step, settings or {}) if "wandb" in loggers else None
         self.writer = None
+        self._fault: BaseException | None = None
+        self._hook = threading.excepthook
         if loggers:
             from torch.utils.tensorboard import SummaryWriter  # slow, and not always used
 
-            self.writer = SummaryWriter(str(output), purge_step=step + 1)
+            threading.excepthook = self._note_fault
+            with self._writing_events():
+                self.writer = SummaryWriter(str(output), purge_step=step + 1)
+
+    def _note_fault(self, fault: threading.ExceptHookArgs) -> None:
+        """Keep a system error of the thread that writes events, which would print a traceback."""
+        if isinstance(fault.exc_value, OSError):
+            self._fault = fault.exc_value
+        else:
+            self._hook(fault)
+
+    @contextmanager
+    def _writing_events(self) -> Iterator[None]:
+        """Raise system errors of writing TensorBoard events, now or before, as `OutputError`."""
+        try:
+            yield
+            if self._fault is not None:
+                raise self._fault
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(
+                f"events in {self.path.parent} cannot be written: {reason}"
+            ) from error
 
     def _drop_rows_after(self, step: int) -> None:
         """Drop rows of later steps, and with a warning those that cannot be read."""
@@ -93,26 +119,36 @@ class Log:
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error.strerror}") from error
         if self.writer is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self.writer.add_scalar(f"{prefix}/{name}", value, step)
+            with self._writing_events():
+                for name, value in values.items():
+                    if value is not None:
+                        self.writer.add_scalar(f"{prefix}/{name}", value, step)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Add an image (H, W, 3) uint8."""
         if self.writer is not None:
-            self.writer.add_image(name, pixels, step, dataformats="HWC")
+            with self._writing_events():
+                self.writer.add_image(name, pixels, step, dataformats="HWC")
 
     def text(self, step: int, name: str, text: str) -> None:
         """Add a text in Markdown."""
         if self.writer is not None:
-            self.writer.add_text(name, text, step)
+            with self._writing_events():
+                self.writer.add_text(name, text, step)
 
     def close(self, finished: bool = True) -> None:
         """Write everything; an unfinished run of Weights & Biases can be resumed."""
-        if self.writer is not None:
-            self.writer.close()
-        if self.run is not None:
-            self.run.finish(exit_code=0 if finished else 1)
+        try:
+            if self.writer is not None:
+                with self._writing_events():
+                    self.writer.close()
+        except OutputError:
+            if finished:
+                raise
+        finally:
+            threading.excepthook = self._hook
+            if self.run is not None:
+                self.run.finish(exit_code=0 if finished else 1)
 
 
 def _start_wandb(output: Path, step: int, settings: Mapping[str, Any]) -> Any:

@@ -61,6 +61,9 @@ def test_interrupted_runs_continue_to_the_same_model(command, tmp_path, fault, h
         again = run(train.main, command(folder), folder)
         assert again.code == 0, (change, again.errors)
         for name in ("best", "last"):
-            expected, found = weights(tmp_path / "whole" / "run", name), weights(folder / "run", name)
+            expected, found = (
+                weights(tmp_path / "whole" / "run", name),
+                weights(folder / "run", name),
+            )
             assert same(expected, found), (change, name)
     happened(f"{len(places)} kinds of {len(whole.changes)} changes: all continue to the same model")

@@ -1,5 +1,9 @@
 """metrics.jsonl always, TensorBoard and Weights & Biases by setting."""
 
+import errno
+import os
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -10,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_runs import rows
 
 from paraclap.evaluation import figures
+from paraclap.files import OutputError
 from paraclap.training import loop, resources
 from paraclap.training.config import SettingsError, read_settings
 from paraclap.training.data import sample_captions, training_batches
@@ -191,3 +196,18 @@ def test_confusion_plot_has_the_counts_of_the_predictions():
     answers = pd.DataFrame({"truth": ["a", "a", "b"], "prediction": ["a", "b", "b"]})
     axes = figures.plot_confusion(answers, ["a", "b"], "t").axes[0]
     assert [text.get_text() for text in axes.texts] == ["50%\n1", "50%\n1", "0%\n0", "100%\n1"]
+
+
+def test_events_that_cannot_be_written_stop_with_the_reason(tmp_path, monkeypatch, capfd):
+    hook = threading.excepthook
+    log = Log(tmp_path, 0)
+
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", fail)
+    with pytest.raises(OutputError, match="events in .* cannot be written: No space left"), log:
+        for step in range(50):
+            log.write(step, {"loss": 1.0}, "train")
+            time.sleep(0.01)
+    assert threading.excepthook is hook and "Traceback" not in capfd.readouterr().err
