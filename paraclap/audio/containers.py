@@ -15,6 +15,8 @@ from paraclap.audio.conditioning import MAX_CHANNELS, RATE_LIMITS
 from paraclap.audio.decoding import Sound
 from paraclap.audio.paths import check_regular, system_error
 
+LARGEST_HEADER = 4096
+"""A larger file without samples was probably not completed [bytes]."""
 FOREIGN_KINDS = (
     # offset, first bytes, reason, kind of file
     (0, b"<!doctype html", "html", "an HTML page, probably saved from a failed download"),
@@ -99,4 +101,8 @@ def _check_header(sound: Sound, path: str | Path) -> None:
             "channels", f"{path} has {sound.channels} channels, expected 1 to {MAX_CHANNELS}"
         )
     if sound.frames <= 0:
+        size = sound.state[0]
+        if size > LARGEST_HEADER:
+            message = "header announces no samples: the recording was probably not completed"
+            raise AudioError("unfinished", f"{path} has {size} bytes, but its {message}")
         raise AudioError("empty", f"{path} has no samples")

@@ -124,7 +124,15 @@ def test_joined_parts_are_those_of_their_files(tmp_path):
             np.testing.assert_allclose(joined[inner], sound[400:31_600], atol=1e-3)
 
 
+def unfinished_au(path: Path, seconds: float) -> bytes:
+    """Return the content of an AU file with a size of 0."""
+    content = bytearray(write(path, babble(seconds), format="AU").read_bytes())
+    content[8:12] = bytes(4)
+    return bytes(content)
+
+
 REFUSED = {
+    "AU of a recorder that died": (lambda p: unfinished_au(p, 2), "unfinished"),
     "FLAC of unknown length, cut": (lambda p: piped_flac(p, 3)[:-50], "truncated"),
     "MP3 of two rates": (
         lambda p: vbr_mp3(p, 2) + write(p, babble(2), format="MP3").read_bytes(), "joined"),
