@@ -11,8 +11,6 @@ sounds count as voiced.
 Letters: T samples at 16 kHz, N frames, S samples of a frame, K frequencies.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from paraclap.audio import SAMPLING_RATE
@@ -33,6 +31,8 @@ AUDIBLE = 1e-3
 """Power of a frame relative to the loudest below which it is not considered (-30 dB)."""
 BLOCK = 1500
 """Frames analysed at once (30 s), to bound memory."""
+SEARCHED = 50
+"""Frames around the loudest one that are analysed first; speech is voiced there."""
 
 _SIZE = 1080  # of the Fourier transform: no lag of up to 228 wraps around
 _WINDOW = np.hanning(FRAME).astype(np.float32)
@@ -45,28 +45,45 @@ _OVERLAP = (_OVERLAP / _OVERLAP[0]).astype(np.float32)
 
 def quality_flags(waveform: np.ndarray) -> list[str]:
     """Return `["silent"]` or `["unvoiced"]` for a waveform (T,) without speech, otherwise `[]`."""
-    blocks = [_analyse(frames) for frames in _frames(waveform)]
-    power, strength, peaks = (np.concatenate(values) for values in zip(*blocks, strict=True))
+    frames = _frames(waveform)
+    power, energy = _levels(frames)
     if power.max() < SILENT_LEVEL**2:
         return ["silent"]
-    voiced = (peaks >= VOICED_PEAK) & (strength >= AUDIBLE * strength.max())
+    first = max(0, int(power.argmax()) - SEARCHED // 2)
+    if _is_voiced(frames[first:][:SEARCHED], _TILT.max() * energy.max()):
+        return []
+    return [] if _is_voiced(frames) else ["unvoiced"]
+
+
+def _levels(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the power of each frame (N,) without its mean, and its energy."""
+    blocks = np.array_split(frames, -(-len(frames) // BLOCK))
+    power = np.concatenate([block.var(axis=1) for block in blocks])
+    return power, FRAME * (power + np.square(frames.mean(axis=1)))
+
+
+def _is_voiced(frames: np.ndarray, strongest: float = 0.0) -> bool:
+    """Return whether enough consecutive frames of (N, S) are voiced.
+
+    `strongest` is an upper bound of the tilted spectrum's power in other frames.
+    """
+    blocks = [_analyse(frames[first:][:BLOCK]) for first in range(0, len(frames), BLOCK)]
+    strength, peaks = (np.concatenate(values) for values in zip(*blocks, strict=True))
+    strongest = max(strongest, strength.max())
+    voiced = (peaks >= VOICED_PEAK) & (strength >= AUDIBLE * strongest)
     runs = np.diff(np.flatnonzero(np.concatenate([[True], ~voiced, [True]]))) - 1
-    needed = min(VOICED_FRAMES, len(voiced))
-    return [] if runs.max() >= needed else ["unvoiced"]
+    return runs.max() >= min(VOICED_FRAMES, len(voiced))
 
 
-def _frames(waveform: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield blocks of frames (N, S); a short waveform is one frame."""
+def _frames(waveform: np.ndarray) -> np.ndarray:
+    """Return frames (N, S) as a view; a short waveform is one frame."""
     missing = max(0, FRAME - len(waveform))
     padded = np.pad(waveform.astype(np.float32, copy=False), (0, missing))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
-    for first in range(0, len(frames), BLOCK):
-        yield frames[first : first + BLOCK]
+    return np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
 
 
-def _analyse(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of each frame (N,) its power, that of the tilted spectrum, and its highest peak."""
-    power = frames.var(axis=1)
+def _analyse(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the power of the tilted spectrum of each frame (N,), and its highest peak."""
     spectrum = np.square(np.abs(np.fft.rfft(frames * _WINDOW, _SIZE))) * _TILT
     correlation = np.fft.irfft(spectrum, _SIZE)[:, :_LAGS] / _OVERLAP
     strength = np.maximum(correlation[:, 0], np.finfo(np.float32).tiny)
@@ -74,4 +91,4 @@ def _analyse(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     centre = correlation[:, low : high + 1]
     before, after = correlation[:, low - 1 : high], correlation[:, low + 1 : high + 2]
     peaks = np.where((centre >= before) & (centre >= after), centre, 0).max(axis=1)
-    return power, strength, peaks / strength
+    return strength, peaks / strength
