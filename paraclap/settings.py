@@ -328,9 +328,10 @@ class TrainSettings:
         keep: number of checkpoints kept; the best model is kept separately.
         log_every: steps between rows of metrics.jsonl.
         loggers: any of "tensorboard" and "wandb", in addition to metrics.jsonl.
-        resume: "auto" (newest checkpoint of the run folder, if any), "never" or the path of a
-            checkpoint.
-        force: resume even if settings or data have changed since the checkpoint.
+        resume: "auto" (newest checkpoint of the run folder, if any), "never" (start again and
+            remove what an earlier run left in the folder) or the path of a checkpoint.
+        force: resume even if settings or data have changed since the checkpoint; the new settings
+            apply from the next step on.
         max_skipped: largest number of consecutive steps that are skipped because the loss or the
             gradient is not finite; one more stops the run.
         micro_batch: rows that a trained encoder processes at a time, which limits memory at the
