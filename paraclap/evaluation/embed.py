@@ -99,7 +99,9 @@ def check_tokens(processor: ParaCLAPProcessor, prompts: Mapping[str, Sequence[st
     """
     tokenizer = processor.tokenizer
     owners = [(name, text) for name, texts in prompts.items() for text in texts]
-    tokens = tokenizer([text for _, text in owners], truncation=True)["input_ids"]
+    # Padded as in `embed_texts`: the setting is the tokenizer's, and shared by threads of the page.
+    texts = [text for _, text in owners]
+    tokens = tokenizer(texts, padding=True, truncation=True)["input_ids"]
     seen: dict[tuple[int, ...], tuple[str, str]] = {}
     for (name, text), ids in zip(owners, tokens, strict=True):
         other, same = seen.setdefault(tuple(ids), (name, text))
