@@ -30,7 +30,7 @@ from paraclap.model.build import build_model, load_model
 from paraclap.model.engines import has_bfloat16
 from paraclap.model.sources import ModelError
 from paraclap.settings import DataSettings, ModelSettings, Settings, SettingsError, TowerSettings
-from paraclap.training import loop
+from paraclap.training import loop, validation
 from paraclap.training.config import CONFIGS, read_settings
 from paraclap.training.data import TrainingData
 from paraclap.training.tables import read_captions, split_table
@@ -245,6 +245,25 @@ def test_validation_gives_the_figures_of_evaluation(
     assert logged == pytest.approx({name: figures[name] for name in logged})
     assert figures["classes"] == {"emotion": 4, "gender": 2, "arousal": 2}[target]
     assert ("Spearman" in logged) == (target == "arousal")
+
+
+def test_validation_uses_the_workers_and_the_precision_of_the_run(
+    config, model_folder, monkeypatch
+):
+    settings = read_settings([config, "data.workers=2"])
+    model, processor = load_model(model_folder)
+    used, plain = [], validation.embed_clips
+
+    def noting(model, processor, clips, **options):
+        used.append((torch.is_autocast_enabled("cpu"), options["workers"]))
+        return plain(model, processor, clips, **options)
+
+    monkeypatch.setattr(validation, "embed_clips", noting)
+    validate = Validator(TrainingData(settings), settings.train)
+    (exact, _), (rounded, answers) = (validate(model, processor, b) for b in (False, True))
+    assert used == [(False, 2), (True, 2)]
+    assert exact.keys() == rounded.keys() and np.isfinite(list(rounded.values())).all()
+    assert not model.training and len(answers[""]) == len(validate)
 
 
 # --- Settings on resuming ------------------------------------------------------------------------
