@@ -1,5 +1,6 @@
 """Several corpora in one run: whose speakers, whose scores, what is drawn, what resuming checks."""
 
+import json
 import shutil
 
 import pandas as pd
@@ -15,7 +16,8 @@ from paraclap.evaluation.prompt_sets import class_words
 from paraclap.settings import CorpusSettings, Settings
 from paraclap.training import loop, tables
 from paraclap.training.config import SettingsError, changed_keys, read_settings
-from paraclap.training.validation import SCORES
+from paraclap.training.data import TrainingData
+from paraclap.training.validation import SCORES, Validator
 
 
 @pytest.fixture
@@ -89,6 +91,23 @@ def test_rows_of_a_shared_table_are_assigned_to_their_corpus(both, captions, tmp
     absent = f"data.corpora.third={{root: ., captions: {tmp_path / 'common.parquet'}}}"
     with pytest.raises(SettingsError, match=r"third: .* no rows of this corpus.*first"):
         tables.read_tables(read_settings([*both, absent]))
+
+
+def test_corpora_of_one_captions_table_are_validated_one_by_one(config, captions, tmp_path):
+    table = pd.read_parquet(captions)
+    table["corpus"] = ["ravdess" if number % 2 else "own" for number in range(len(table))]
+    table["emotion"] = table["emotion"].replace({"boredom": "calm", "sadness": "sad"})
+    table["emotion"] = table["emotion"].replace({"anger": "angry", "happiness": "happy"})
+    table["emotion"] = table["emotion"].replace({"fear": "fearful"})
+    stored = pa.Table.from_pandas(table)
+    about = {"ravdess": {"corpus": "ravdess"}, "own": {"corpus": None}}
+    metadata = {**stored.schema.metadata, b"paraclap": json.dumps({"corpora": about}).encode()}
+    pq.write_table(stored.replace_schema_metadata(metadata), tmp_path / "joint.parquet")
+    settings = read_settings([config, f"data.captions={tmp_path / 'joint.parquet'}"])
+    validator = Validator(TrainingData(settings), settings.train)
+    found = {name: part.attrs["corpus"] for name, part in validator.tables.items()}
+    assert found == {"own": None, "ravdess": "ravdess"}
+    assert sum(map(len, validator.tables.values())) == len(validator) == 24
 
 
 def test_scores_are_given_by_corpus_and_as_their_mean(both, tmp_path):
