@@ -30,11 +30,11 @@ import numpy as np
 import pandas as pd
 
 from paraclap.errors import ParaCLAPError
-from paraclap.files import claim_folder, reading
+from paraclap.files import claim_folder, reading, sampled_hash
 
 FORMAT = 2
 TABLE, ABOUT, CHUNKS = "clips.parquet", "index.json", "chunks"
-COLUMNS = {"name", "root", "file", "start", "end", "quality", "size", "modified", "content"}
+COLUMNS = {"name", "root", "file", "start", "end", "quality", "sampled", "modified", "content"}
 COLUMNS |= {"key", "chunk", "row"}
 SIDES = ("audio", "text")
 CHUNK_NAME = re.compile("[0-9a-f]{32}")
@@ -48,13 +48,12 @@ class ClipIndexError(ParaCLAPError, ValueError):
     """An index that is missing, unfinished, damaged, or of another model."""
 
 
-def file_mark(path: str | Path) -> tuple[int, int]:
-    """Return size and modification time [ns] of a file, by which changes are recognised."""
+def file_mark(path: str | Path) -> tuple[str, int]:
+    """Return sampled hash and modification time [ns] of a file, by which changes are recognised."""
     try:
-        status = os.stat(path)
+        return sampled_hash(path), os.stat(path).st_mtime_ns
     except OSError:
-        return -1, -1  # reading it will raise the reason
-    return status.st_size, status.st_mtime_ns
+        return "", -1  # reading it will raise the reason
 
 
 def read_about(folder: Path) -> dict:

@@ -137,14 +137,14 @@ def _old_table(folder: Path) -> pd.DataFrame | None:
 
 
 def _with_keys(clips: pd.DataFrame, old: pd.DataFrame | None, update: Update) -> pd.DataFrame:
-    """Return the clips whose files can be read, once each, with size, time, content and key."""
+    """Return the clips whose files can be read, once each, with mark, content and key."""
     known: dict[tuple, str] = {}
     if old is not None:
-        columns = ("root", "file", "size", "modified")
+        columns = ("root", "file", "sampled", "modified")
         known = dict(zip(zip(*(old[c] for c in columns), strict=True), old["content"], strict=True))
     files = list(dict.fromkeys(zip(clips["root"], clips["file"], strict=True)))
 
-    def identify(place: tuple[str, str]) -> tuple[str, int, int, str] | AudioError:
+    def identify(place: tuple[str, str]) -> tuple[str, str, int, str] | AudioError:
         try:
             path = resolve_inside(*place)
             mark = file_mark(path)
@@ -163,7 +163,7 @@ def _with_keys(clips: pd.DataFrame, old: pd.DataFrame | None, update: Update) ->
             update.failures[clip.name] = "the name is not UTF-8, rename the file"
         else:
             rows.append((*clip, *state, clip_key(state[-1], clip.start, clip.end).hex()))
-    columns = [*clips.columns, "path", "size", "modified", "content", "key"]
+    columns = [*clips.columns, "path", "sampled", "modified", "content", "key"]
     table = pd.DataFrame(rows, columns=columns)
     once = table.drop_duplicates(["path", "start", "end"], ignore_index=True)
     update.repeated = len(table) - len(once)

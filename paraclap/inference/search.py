@@ -69,7 +69,7 @@ def _file_state(clip: pd.Series) -> str:
     """Compare the file of a clip with that which was indexed."""
     try:
         path = resolve_inside(clip["root"], clip["file"])
-        if file_mark(path) == (clip["size"], clip["modified"]):
+        if file_mark(path) == (clip["sampled"], clip["modified"]):
             return ""
         return "" if hash_audio(path) == clip["content"] else "changed"
     except AudioError:

@@ -207,6 +207,13 @@ def test_links_lead_to_files(page):
         assert "://" in link or ((REPOSITORY / page).parent / link).exists(), link
 
 
+def test_tests_named_in_documents_exist():
+    tests = "\n".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    pages = "\n".join((REPOSITORY / page).read_text() for page in DOCUMENTS)
+    named = set(re.findall(r"`(test_\w+)`", pages))
+    assert len(named) > 10 and not [name for name in named if f"def {name}(" not in tests]
+
+
 def test_messages_of_troubleshooting_exist():
     page = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
     printed = "\0".join(

@@ -32,6 +32,8 @@ from paraclap.cli import app, evaluate, features, models, predict, search
 from paraclap.corpora.table_files import read_table
 from paraclap.data.functionals import read_functionals
 from paraclap.errors import ParaCLAPError
+from paraclap.files import file_sha256
+from paraclap.inference.index import ClipIndex
 from paraclap.inference.measurement import _read_columns
 from paraclap.model.build import load_model
 from paraclap.model.hashes import write_hashes
@@ -377,6 +379,14 @@ def flipped(path):
     path.write_bytes(content)
 
 
+def replaced(path):
+    """Replace a recording by another of the same size and modification time."""
+    status = path.stat()
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[::-1], rate)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def zeroed(path):
     content = path.read_bytes()
     path.write_bytes(content[:-32] + bytes(32))
@@ -467,6 +477,7 @@ def test_index_without_its_keys_is_refused(index, capsys, text):
         (lambda path: (path.unlink(), path.mkdir()), "missing"),
         (lambda path: flipped(path), "changed"),
         (lambda path: path.write_bytes(path.read_bytes() + b"x"), "changed"),
+        (lambda path: replaced(path), "changed"),
         (lambda path: os.utime(path, ns=(5, 5)), ""),
         (lambda path: path.write_bytes(path.read_bytes()), ""),
     ],
@@ -481,6 +492,14 @@ def test_results_whose_file_is_gone_or_was_replaced_are_marked(index, capsys, ch
     for text in (capsys.readouterr().out, page.read_text()):
         assert text.count("the file ") == (note is not None)
         assert note is None or f"the file {note}" in text
+
+
+def test_replaced_file_is_indexed_again(index, model_folder):
+    audio = index.with_name("audio")
+    replaced(audio / "1.wav")
+    assert search.main(["index", str(model_folder), str(audio), "-o", str(index)]) == 0
+    clips = ClipIndex(index).clips
+    assert clips["content"].tolist() == [file_sha256(audio / file) for file in clips["file"]]
 
 
 # --- Older models --------------------------------------------------------------------------------
