@@ -159,6 +159,8 @@ def place(corpus, captions, model_folder, voice, tmp_path_factory):
         write(path, seconds=1.0)
     for name in ("demo/run/best", "runs/ravdess/best"):
         shutil.copytree(model_folder, folder / name)
+        written = "model: {}\ndata: {}\noptim: {}\ntrain: {}\n"
+        (folder / name).with_name("config.yaml").write_text(written)
     tutorial = (REPOSITORY / "docs" / "tutorial.md").read_text()
     for name, content in re.findall(r"`(\w+\.yaml)`[^`]*\n```yaml\n(.*?)```", tutorial, re.S):
         (folder / name).write_text(content)
