@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from safetensors.numpy import load, save
 from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.segments import Position
 from paraclap.data.dataset import ClipDataset
-from paraclap.files import OutputError, make_folder, write_bytes
+from paraclap.files import OutputError, make_folder, remove_leftovers, write_bytes
+from paraclap.locks import lock
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
 DIGEST_BYTES = 32
@@ -94,8 +96,15 @@ class DiskEmbeddingCache:
         self.folder = Path(folder) / fingerprint[:32]
         self.is_writable = True
         self._places: dict[bytes, tuple[np.ndarray, int]] = {}
+        self._remove_leftovers()
         for path in sorted(self.folder.glob("*.safetensors")):
             self._read(path)
+
+    def _remove_leftovers(self) -> None:
+        """Remove files that killed processes were writing, unless another process writes now."""
+        if any(self.folder.glob(".*.tmp")):
+            with suppress(OutputError), lock(self.folder):
+                remove_leftovers(self.folder)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -149,7 +158,8 @@ class DiskEmbeddingCache:
         content = save({"keys": rows, "embeddings": block})
         name = f"{hashlib.sha256(content).hexdigest()}.safetensors"
         try:
-            write_bytes(make_folder(self.folder) / name, content)
+            with lock(make_folder(self.folder), shared=True, wait=True):
+                write_bytes(self.folder / name, content)
         except OutputError as error:
             self.is_writable = False
             warnings.warn(f"embedding cache: {error}; no longer written", stacklevel=3)

@@ -37,6 +37,7 @@ from paraclap.cli import evaluate, features, predict, search, train
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.data.functionals import standards
 from paraclap.evaluation import embedding_cache
+from paraclap.evaluation.embedding_cache import DIGEST_BYTES, DiskEmbeddingCache
 from paraclap.files import OutputError
 from paraclap.inference import index_update
 from paraclap.inference.api import ParaCLAP
@@ -351,6 +352,7 @@ def test_run_folder_in_which_another_process_trains_is_left_to_it(config, tmp_pa
 
 def test_leftovers_of_killed_writes_are_removed(config, tmp_path):
     run = tmp_path / "run"
+    loop.train(read_settings([config, "train.epochs=1"]))
     for name in (".best.tmp", ".last.tmp", "checkpoints/.step_00000009.tmp"):
         (run / name).mkdir(parents=True)
     (run / f".config.yaml.{'0' * 32}.tmp").touch()
@@ -607,6 +609,16 @@ def test_evaluation_goes_on_without_an_embedding_cache(
         assert evaluate.main(command) == 0
     assert len(caught) == (5 if fault == "odd files" else 1)
     assert (results / "scores.yaml").is_file()
+
+
+def test_leftovers_in_a_cache_of_embeddings_are_removed_unless_it_is_written_to(tmp_path):
+    DiskEmbeddingCache(tmp_path, "model").add([bytes(DIGEST_BYTES)], torch.ones(1, 3))
+    leftover = tmp_path / "model" / f".x.safetensors.{'0' * 32}.tmp"
+    leftover.touch()
+    with lock(tmp_path / "model", shared=True):
+        assert len(DiskEmbeddingCache(tmp_path, "model")) == 1 and leftover.exists()
+    assert len(DiskEmbeddingCache(tmp_path, "model")) == 1
+    assert [path.suffix for path in (tmp_path / "model").iterdir()] == [".safetensors"]
 
 
 # --- Signals -------------------------------------------------------------------------------------
