@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from paraclap.cli import run
 from paraclap.corpora import SOURCE_FORMS, CorpusError
 from paraclap.corpora.check import describe, find_problems, list_corpora, read_headers
 from paraclap.corpora.options import add_table_options
@@ -48,4 +49,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, "corpora"))

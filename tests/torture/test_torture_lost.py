@@ -502,6 +502,7 @@ PRINTING = {
     "long": ["-c", RUN.format("print('x' * 10**6) or 0")],
     "--help": ["evaluate.py", "--help"],
     "templates": ["preprocessing/template_creation.py", "--dump-templates"],
+    "corpora": ["-m", "paraclap.corpora"],
     "error": ["predict.py", "absent", "a.wav", "--prompts", "x"],
 }
 
