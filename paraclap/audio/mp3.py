@@ -1,4 +1,4 @@
-"""Streams of MP3 files: several in a joined file, and such whose length only counting can tell.
+"""Streams of MP3 files: joined ones, and those whose length is found by counting frames.
 
 libsndfile takes the length of an MP3 file from its Xing header. Without one it assumes that all
 frames have the bitrate of the first, and after the first stream of a joined file it stops.
@@ -167,7 +167,7 @@ def _xing(head: bytes, frame: Frame, frames: int) -> bytes:
 def _wav_header(frame: Frame, size: int) -> bytes:
     """Return the header of a WAV file with an MP3 stream.
 
-    libsndfile knows MP3 streams by their frames only, after it looked for other files (`._`) in the
+    libsndfile recognises MP3 streams by their frames, but first looks for other files (`._`) in the
     current folder.
     """
     size = min(size, 0xFFFF_FFFF - 100)

@@ -108,7 +108,7 @@ def check_tokens(processor: ParaCLAPProcessor, prompts: Mapping[str, Sequence[st
         if other != name:
             raise PromptError(
                 f"{other!r} and {name!r} have the prompts {same!r} and {text!r}, which are the "
-                "same tokens; the model cannot tell them apart"
+                "same tokens; the model cannot distinguish them"
             )
     fixed = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
     unknown = [

@@ -125,7 +125,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 def markdown_page(
     about: Mapping[str, Any], tables: Sequence[pd.DataFrame], remarks: Sequence[str]
 ) -> str:
-    """Return a Markdown page of what was evaluated, the tables, remarks and an explanation."""
+    """Return a Markdown page of model and options, the tables, remarks and an explanation."""
     head = []
     for name, value in about.items():
         if value:

@@ -48,7 +48,7 @@ def test_class_embedding_is_the_mean_of_its_prompts(tiny):
 
 @pytest.mark.parametrize("prompts", [{"a": ("x",), "b": ("x",)}, {"a": ("x", "y"), "b": ("y",)}])
 def test_classes_with_the_same_prompt_are_refused(tiny, prompts):
-    with pytest.raises(ValueError, match="cannot tell them apart"):
+    with pytest.raises(ValueError, match="cannot distinguish them"):
         embed.embed_classes(*tiny, prompts)
 
 
