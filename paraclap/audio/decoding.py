@@ -32,8 +32,8 @@ IN_ORDER = ("DWVW",)
 
 
 SIGNATURES = (b"RIFF", b"fLaC", b"OggS")
-"""First bytes by which libsndfile recognises a container. For a descriptor without a signature, it looks
-for another file, `._`, in the current folder."""
+"""First bytes by which libsndfile recognises a container. For a descriptor without a signature, it
+looks for another file, `._`, in the current folder."""
 
 
 class Bytes:
