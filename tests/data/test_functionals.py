@@ -146,3 +146,19 @@ def test_table_without_a_clip_is_refused(measured, tmp_path):
     with pytest.raises(FunctionalsError, match="no functionals"):
         table[["emotion"]].to_parquet(tmp_path / "labels.parquet")
         read_functionals(tmp_path / "labels.parquet")
+
+
+@pytest.mark.parametrize("fault", ["text", "infinite", "twice", "no index"])
+def test_impossible_functionals_are_named(measured, tmp_path, fault):
+    table, name = pd.read_parquet(measured[0]), "loudness_sma3_amean"
+    if fault == "text":
+        table[name] = table[name].astype("str")
+    elif fault == "infinite":
+        table.iloc[0, table.columns.get_loc(name)] = np.inf
+    else:
+        table = pd.concat([table, table[:1]]) if fault == "twice" else table.reset_index()
+    table.to_parquet(tmp_path / "f.parquet")
+    faulty = fault in ("text", "infinite")
+    message = f"{name} .* other values than finite" if faulty else "one row for each file"
+    with pytest.raises(FunctionalsError, match=rf"f\.parquet.* {message}"):
+        read_functionals(tmp_path / "f.parquet")
