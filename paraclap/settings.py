@@ -197,7 +197,7 @@ class DataSettings:
         features: table of features.py, for an audio encoder on functionals. If it is not set,
             functionals for a model in `model.start` are measured before the first step.
         train_split: value of the column `split` of the training clips. A table without this column
-            is used whole.
+            is used whole, unless another value than the default is set.
         validation_split: value of the column `split` of the validation clips; a value that no clip
             has is an error. None = "dev", and if no clip has it, `validation_speakers`.
         validation_speakers: number of training speakers held out for validation if there is no

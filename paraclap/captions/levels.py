@@ -213,7 +213,7 @@ def fit_edges(
     Raises:
         InputError: if there are splits but no "train", or a column does not hold numbers
     """
-    if features.splits and "train" not in features.splits:
+    if features.splits and not features.training.any():
         found = ", ".join(sorted(map(repr, features.splits)))
         raise InputError(f"no row has split 'train' (found {found}), so reuse --edges")
     given = given_levels(features, descriptors)

@@ -20,7 +20,7 @@ from paraclap.captions.sources import (
     metadata_of,
     value_type,
 )
-from paraclap.captions.templates import InputError, label_key
+from paraclap.captions.templates import InputError, emotion_noun
 
 FEATURE_PATTERN = re.compile(
     r".+_sma3(nz)?_.+|loudnessPeaksPerSec|VoicedSegmentsPerSec|Duration|equivalentSoundLevel_dBp"
@@ -44,20 +44,23 @@ class Features:
         speakers: Mapping[str, Sequence[str]] | None = None,
         dropped_emotions: Sequence[str] = (),
         labelled_only: bool = False,
+        training: np.ndarray | None = None,
     ) -> None:
         """Join sources.
 
         Args:
             sources: tables; columns that a table lacks are missing in its rows
             speakers: split -> its speakers; all others get the split "train"
-            dropped_emotions: emotions whose rows are left out, compared by `label_key`
+            dropped_emotions: emotions whose rows are left out, with their synonyms
             labelled_only: leave out rows without an emotion
+            training: which rows edges are fitted to; None for those of the split "train"
 
         Raises:
             InputError: if types of a column differ, the column for splits or emotions is absent,
                 a speaker is missing or unknown, no row has a dropped emotion, or no row is left
         """
         self.sources = list(sources)
+        self._training = training
         self.rows = sum(source.rows for source in sources)
         self.metadata = _joined_metadata(sources)
         self.schema = _joined_schema(sources)
@@ -93,6 +96,8 @@ class Features:
     @functools.cached_property
     def training(self) -> np.ndarray:
         """Which rows edges are fitted to: those with split "train", or all without splits."""
+        if self._training is not None:
+            return self._training
         if not self.splits:
             return np.ones(self.rows, bool)
         encoder, found = LabelEncoder(lambda split: "train" if split == "train" else None), []
@@ -175,7 +180,7 @@ def _splits_by_speaker(features: Features, speakers: Mapping[str, Sequence[str]]
 
 def _emotion_key(emotion: object) -> str | None:
     """Return the form in which emotions are compared, None for a missing one."""
-    return None if emotion is None or emotion != emotion else label_key(emotion)
+    return None if emotion is None or emotion != emotion else emotion_noun(emotion)
 
 
 def _count_dropped(features: Features, emotions: Sequence[str | None]) -> dict[str | None, int]:
@@ -201,7 +206,8 @@ def _count_dropped(features: Features, emotions: Sequence[str | None]) -> dict[s
                 f"no row has the emotion {emotion!r}, found {listed or 'none'}; "
                 f"{counts[None]} rows without a label are dropped by --labelled-only"
             )
-    return {emotion: counts[_emotion_key(emotion)] for emotion in emotions}
+    named = {_emotion_key(emotion): emotion for emotion in reversed(emotions)}
+    return {emotion: counts[key] for key, emotion in reversed(named.items())}
 
 
 def _joined_schema(sources: Sequence[Source]) -> pa.Schema:

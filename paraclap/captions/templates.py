@@ -227,6 +227,18 @@ def label_key(label: object) -> str:
     return " ".join(str(label).replace("_", " ").split()).casefold()
 
 
+def emotion_noun(label: object) -> str:
+    """Return the noun of an emotion, the same for all synonyms; without forms, its `label_key`."""
+    key = label_key(label)
+    return _emotion_nouns().get(key, key)
+
+
+@functools.cache
+def _emotion_nouns() -> dict[str, str]:
+    forms = next(d.forms for d in default_descriptors() if d.name == "emotion")
+    return {label_key(label): form["noun"] for label, form in forms.items()}
+
+
 def form_of(descriptor: Descriptor, label: object) -> dict[str, str] | None:
     """Return the noun and the adjective of a label, None if the templates do not list it."""
     forms = {label_key(known): form for known, form in descriptor.forms.items()}

@@ -4,7 +4,8 @@
     normal_label("gender", "F")  # "female"
     table[in_split(table, "validation")]
 
-Texts are in Unicode form NFC, without zero-width characters and surrounding or repeated blanks.
+Texts are in Unicode form NFC, without zero-width characters and surrounding or repeated blanks;
+those in lower case are in form NFKC.
 Words for missing labels, such as "N/A", are missing values. Then, by column:
 
 - emotion: lower case; of several spellings or synonyms within a table ("Anger", "angry"), the most
@@ -17,6 +18,7 @@ Words for missing labels, such as "N/A", are missing values. Then, by column:
 """
 
 import functools
+import math
 import re
 import unicodedata
 import warnings
@@ -25,7 +27,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from paraclap.captions.templates import default_descriptors, label_key
+from paraclap.captions.templates import emotion_noun, label_key
 
 LABEL_COLUMNS = ("emotion", "gender", "speaker", "split", "fold", "language")
 NUMBER_COLUMNS = ("arousal", "valence", "dominance", "age")
@@ -38,35 +40,40 @@ Changes = Counter[tuple[str, str | None]]
 """Label, normalised label -> number of rows."""
 
 NO_LABEL = frozenset(
-    ("", "-", "--", "?", "n/a", "n.a.", "#n/a", "na", "<na>", "nan", "nat", "none", "null", "unk")
-    + ("unknown", "undefined", "unlabelled", "unlabeled", "missing", "not available", "no label")
+    ("", "n/a", "n.a", "#n/a", "na", "nan", "nat", "nil", "none", "null", "unk", "unknown")
+    + ("undefined", "unlabelled", "unlabeled", "unannotated", "missing", "not available")
+    + ("not annotated", "not labelled", "not labeled", "no label", "unbekannt", "inconnu")
+    + ("inconnue", "desconocido", "desconocida", "desconhecido", "desconhecida", "sconosciuto")
+    + ("sconosciuta", "неизвестно", "未知", "不明")
 )
-"""Words for a missing label, as compared by `label_key`."""
+"""Words for a missing label, in lower case, without the characters of AROUND."""
+AROUND = " .?-–—…<>[](){}"
 NO_EMOTION = NO_LABEL | {"no agreement", "no consensus", "x", "xxx"}
 
 GENDERS = {
-    "female": "f female woman women w weiblich frau feminin féminin femme femenino femenina mujer"
-    " feminino feminina mulher femminile femmina donna vrouw vrouwelijk kvinna kvinde kvinne k"
-    " kobieta żeńska žena женский женщина ж kadın kadin γυναίκα 女 女性 女声 女聲 여 여성 여자"
-    " महिला أنثى امرأة نساء خاتون عورت زن",
-    "male": "m male man men männlich maennlich mann maskulin masculin homme masculino hombre homem"
-    " maschile maschio uomo mannelijk manlig mand mężczyzna męska muž мужской мужчина м erkek"
-    " άνδρας 男 男性 男声 남 남성 남자 पुरुष ذكر رجل رجال مرد",
+    "female": "f ♀ fem female woman women w weibl weiblich frau feminin féminin femme femenino"
+    " femenina mujer feminino feminina mulher femminile femmina donna vrouw vrouwelijk kvinna"
+    " kvinde kvinne k kobieta żeńska žena женский женщина ж kadın kadin γυναίκα 女 女性 女声 女聲"
+    " 여 여성 여자 महिला أنثى امرأة نساء خاتون عورت زن",
+    "male": "m ♂ masc male man men männl männlich maennlich mann maskulin masculin homme masculino"
+    " hombre homem maschile maschio uomo mannelijk manlig mand mężczyzna męska muž мужской"
+    " мужчина м erkek άνδρας 男 男性 男声 남 남성 남자 पुरुष ذكر رجل رجال مرد",
 }
-"""Gender -> its words, as compared by `label_key`."""
+"""Gender -> its words, as compared by `label_form`, without a final dot."""
 SPANISH_GENDERS = {"h": "male", "m": "female"}  # hombre, mujer; used where "f" is absent
 FRENCH_GENDERS = {"h": "male"}  # homme, femme
 
 SPLITS = {
     "train": "train training trn tr",
-    "dev": "dev devel development dv val valid validation validate",
-    "test": "test testing tst te",
+    "dev": "dev devel development dv val valid validation validate validierung cv crossvalidation"
+    " tune tuning",
+    "test": "test testing tst te tt",
 }
 """Split -> first word of its names."""
-EVALUATION = ("eval", "evaluation")
+EVALUATION = ("eval", "evaluation", "heldout")
 """Names of the development part if there is also a test part, otherwise of the test part."""
 
-ZERO_WIDTH = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
+ZERO_WIDTH = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u200e\u200f\u2060\ufe0e\ufe0f\ufeff"))
 
 
 # --- Single values -------------------------------------------------------------------------------
@@ -78,8 +85,13 @@ def tidy(text: object) -> str:
 
 
 def label_form(text: object) -> str:
-    """Return a tidy text in lower case, with blanks for underscores."""
-    return label_key(tidy(text))
+    """Return a tidy text in lower case and form NFKC, with blanks for underscores."""
+    return label_key(unicodedata.normalize("NFKC", tidy(text)))
+
+
+def is_no_label(label: object, words: frozenset[str] = NO_LABEL) -> bool:
+    """Return whether a text means that there is no label."""
+    return label_form(label).strip(AROUND) in words
 
 
 def normal_label(column: str, label: object) -> str | None:
@@ -89,15 +101,14 @@ def normal_label(column: str, label: object) -> str | None:
 
 def emotion_key(label: object) -> str:
     """Return the same text for all synonyms and spellings of an emotion: its noun, or itself."""
-    key = label_form(label)
-    return _emotion_nouns().get(key, key)
+    return emotion_noun(label_form(label))
 
 
-@functools.cache
-def _emotion_nouns() -> dict[str, str]:
-    """Return emotion -> noun of all emotions of the caption templates."""
-    forms = next(d.forms for d in default_descriptors() if d.name == "emotion")
-    return {label_key(label): form["noun"] for label, form in forms.items()}
+def comparable(column: str, label: object) -> str:
+    """Return the same text for all spellings and synonyms of a label of a column."""
+    if column == "emotion":
+        return emotion_key(label)
+    return (normal_label(column, label) if column == "gender" else None) or label_form(label)
 
 
 def split_name(name: object, others: Iterable[object] = ()) -> str:
@@ -118,6 +129,8 @@ def split_name(name: object, others: Iterable[object] = ()) -> str:
 def _split_kind(key: str) -> str | None:
     """Return the kind of a split: train, dev, test or eval; None for other names."""
     words = re.split(r"[ ./-]+", key)
+    if whole := _split_words().get(re.sub(r"\W|\d", "", key)):  # "held-out"
+        return whole
     kinds = [_split_words().get(re.sub(r"\d+$", "", word)) for word in words]
     return kinds[0] if not any(kinds[1:]) else None
 
@@ -140,16 +153,15 @@ def label_mapping(column: str, counts: Mapping[str, int]) -> Mapped:
         counts: label -> number of rows.
     """
     no_label = NO_EMOTION if column == "emotion" else NO_LABEL
-    known = {label: tidy(label) for label in counts if label_form(label) not in no_label}
+    known = {label: tidy(label) for label in counts if not is_no_label(label, no_label)}
     if column == "split":
         mapped = {label: split_name(label, known) for label in known}
     elif column == "gender":
-        words = _gender_words({label_key(label) for label in known.values()})
-        mapped = {
-            label: words.get(label_key(text), label_key(text)) for label, text in known.items()
-        }
+        words = _gender_words({label_form(label) for label in known})
+        keys = {label: label_form(label) for label in known}
+        mapped = {label: words.get(key.rstrip("."), key) for label, key in keys.items()}
     elif column in ("fold", "language"):
-        mapped = {label: label_key(text) for label, text in known.items()}
+        mapped = {label: label_form(label) for label in known}
     else:
         mapped = _most_frequent(column, known, counts)
     return {**dict.fromkeys(counts), **mapped}
@@ -166,7 +178,7 @@ def _gender_words(keys: set[str]) -> dict[str, str]:
 def _most_frequent(column: str, known: Mapping[str, str], counts: Mapping[str, int]) -> Mapped:
     """Return the most frequent of the spellings and synonyms of each label."""
     spelled = {
-        label: label_key(text) if column == "emotion" else text for label, text in known.items()
+        label: label_form(text) if column == "emotion" else text for label, text in known.items()
     }
     group = emotion_key if column == "emotion" else str.casefold
     found: dict[str, dict[str, int]] = {}
@@ -181,7 +193,7 @@ def _most_frequent(column: str, known: Mapping[str, str], counts: Mapping[str, i
 
 
 def normalise_labels(table: pd.DataFrame, name: str = "table", report: bool = True) -> pd.DataFrame:
-    """Return a table with normalised labels; columns other than LABEL_COLUMNS are unchanged.
+    """Return a table with normalised labels, and without infinite numbers in NUMBER_COLUMNS.
 
     Args:
         table: any table. With a column `corpus`, each corpus keeps its own words for an emotion.
@@ -202,6 +214,11 @@ def normalise_labels(table: pd.DataFrame, name: str = "table", report: bool = Tr
         changes[column] = sum((changed for _, changed in parts), Counter())
         if column == "split" and has_parts(changes[column]) and ORIGINAL_SPLIT not in table:
             table[ORIGINAL_SPLIT] = old.map(label_form, na_action="ignore").astype("str")
+    for column in table.columns.intersection(NUMBER_COLUMNS):
+        infinite = table[column].isin([math.inf, -math.inf])
+        if infinite.any():
+            table[column] = table[column].mask(infinite)
+            changes[column] = Counter({("inf", None): int(infinite.sum())})
     if report and (text := describe_changes(changes)):
         warnings.warn(f"{name}: {text}", stacklevel=2)
     return table
@@ -219,8 +236,12 @@ def normalise_column(values: pd.Series) -> tuple[pd.Series, Changes]:
 
 
 def has_parts(changes: Changes) -> bool:
-    """Return whether names of parts, such as "test1" or "dev-other", became those of a split."""
-    return any(new and re.search(r"[ \d./-]", label_form(old)) for old, new in changes)
+    """Return whether names such as "test1", "dev-other" or "evaluation" became those of a split."""
+    keys = [(label_form(old), new) for old, new in changes if new]
+    return any(
+        re.search(r"[ \d./-]", key) or (new == "test" and _split_kind(key) in EVALUATION)
+        for key, new in keys
+    )
 
 
 def describe_changes(changes: Mapping[str, Changes], shown: int = CHANGES_SHOWN) -> str:

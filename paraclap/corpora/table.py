@@ -42,20 +42,30 @@ from paraclap.corpora.validation import corpus_table, refuse_lists
 LOW, MIDDLE, HIGH = "low", "middle", "high"
 """Classes of numeric labels, by tertiles."""
 
-MEANT = {
-    other: column
-    for column, others in {
-        "emotion": "label labels emo emotions emotionlabel class category",
-        "gender": "sex genders",
-        "speaker": "spk spkr spkid spkrid speakerid speakers actor actorid subject subjectid",
-        "split": "subset partition splitset",
-        "language": "lang",
-        "start": "begin onset starttime",
-        "end": "stop offset endtime",
-    }.items()
-    for other in others.split()
+MEANT_NAMES = {
+    **dict.fromkeys(("label", "labels", "class", "category", "emotionlabel"), "emotion"),
+    **dict.fromkeys(("spkid", "spkrid", "speakerid", "actorid", "subjectid"), "speaker"),
+    **{"splitset": "split", "starttime": "start", "endtime": "end"},
 }
 """Other name of a column, without blanks, in lower case -> the column."""
+MEANT_WORDS = {
+    word: column
+    for column, words in {
+        "emotion": "emotion emotions emo",
+        "gender": "gender genders sex",
+        "speaker": "speaker speakers spk spkr actor subject",
+        "split": "split subset partition",
+        "language": "language lang",
+        "start": "start begin onset",
+        "end": "end stop offset duration",
+        "arousal": "arousal",
+        "valence": "valence",
+        "dominance": "dominance",
+    }.items()
+    for word in words.split()
+}
+"""Word within the name of a column, in lower case -> the column."""
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 FILES_COMPARED = 50
 """Files of a folder whose names are compared with those of known corpora."""
 
@@ -146,10 +156,16 @@ def _read_source(
 def _warn_ignored(rows: pd.DataFrame, path: Path) -> None:
     """Warn of columns that may hold a label or a position under another name."""
     hints = []
-    for column in rows:
-        meant = MEANT.get(re.sub(r"\W|_", "", str(column)).casefold())
-        if meant and meant not in rows:
-            hints.append(f"{column} (--column {meant}={column}, if it is the {meant})")
+    for column in map(str, rows):
+        words = [word.lower() for word in WORD.findall(column)]
+        found = [MEANT_NAMES.get(re.sub(r"\W|_", "", column).casefold())]
+        found += [MEANT_WORDS.get(word) for word in reversed(words)]  # "speaker_gender": gender
+        meant = next((name for name in found if name and name not in rows), None)
+        unit = " in seconds" if meant in ("start", "end") else ""
+        if "duration" not in words and meant:
+            hints.append(f"{column} (--column {meant}={column}, if it is the {meant}{unit})")
+        elif meant and "start" in rows:
+            hints.append(f"{column} (expected a column end, start + {column})")
     if hints:
         warnings.warn(f"{path}: unused columns {', '.join(hints)}", stacklevel=4)
 

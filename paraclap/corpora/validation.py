@@ -14,14 +14,15 @@ import pandas as pd
 from paraclap.corpora import CorpusError
 from paraclap.corpora.labels import (
     LABEL_COLUMNS,
-    NO_LABEL,
     NUMBER_COLUMNS,
-    label_form,
+    is_no_label,
     normalise_labels,
 )
 
 INDEX_COLUMNS = ("file", "start", "end")
 DECIMAL_COMMA = r"^\s*(-?\d+|.*\d:\d\d),(\d+)\s*$"
+CODES = (99, 999, 9999)
+"""Numbers that, with either sign and far from all others, often stand for missing values."""
 ROOT_HINT = "; the folder of the audio is set by --root, or by data.root of train.py"
 
 
@@ -69,8 +70,28 @@ def corpus_table(
     for column in table.columns:
         table[column] = typed(table[column], name)
     table = normalise_labels(table, name, report=corpus is None)
+    _warn_of_codes(table, name)
     table.attrs = {"name": name, "root": str(root), "corpus": corpus}
     return table
+
+
+def _warn_of_codes(table: pd.DataFrame, name: str) -> None:
+    """Warn of numbers that may be codes for missing values: negative ages, -999 and the like."""
+    found = []
+    for column in table.columns.intersection(NUMBER_COLUMNS):
+        values = table[column].dropna()
+        is_code = values.abs().isin(CODES)
+        is_code &= values.abs() > 2 * values[~is_code].abs().max()
+        if column == "age":
+            is_code |= values < 0
+        counts = values[is_code].value_counts()
+        found += [f"{column} {value:g} ({count})" for value, count in counts.items()]
+    if found:
+        warnings.warn(
+            f"{name}: these numbers are used as they are, leave them empty if they stand for "
+            f"missing values: {', '.join(found)}",
+            stacklevel=3,
+        )
 
 
 def _check_files(files: pd.Series, root: Path) -> pd.Series:
@@ -160,7 +181,7 @@ def typed(values: pd.Series, name: str) -> pd.Series:
     try:
         if values.name in NUMBER_COLUMNS:
             if pd.api.types.is_string_dtype(values):
-                values = values.mask(values.map(label_form, na_action="ignore").isin(NO_LABEL))
+                values = values.mask(values.notna() & values.map(is_no_label))
                 values = values.str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
             return pd.to_numeric(values).astype("float64")
     except (ValueError, TypeError) as error:

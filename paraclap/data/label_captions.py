@@ -17,6 +17,7 @@ from paraclap.captions.tables import Features
 from paraclap.captions.templates import read_templates
 from paraclap.captions.writer import prepare_captioner, write_captions
 from paraclap.corpora import CorpusError
+from paraclap.corpora.labels import in_split, split_names
 from paraclap.corpora.table import read_corpus
 
 
@@ -25,6 +26,7 @@ def caption_labels(
     captions: str | Path,
     templates: Sequence[str] = ("paraclap",),
     root: str | Path | None = None,
+    train_split: str = "train",
 ) -> str:
     """Write the captions table of a table of labels; returns the folder of its audio.
 
@@ -33,9 +35,12 @@ def caption_labels(
         captions: table to write.
         templates: phrase tables, see `captions.templates.read_templates`.
         root: folder of the audio; None = that of the table.
+        train_split: split of the rows that levels are fitted to; a table without splits is used
+            whole.
 
     Raises:
-        CorpusError: if the table cannot be read, or the templates have no words for its columns.
+        CorpusError: if the table cannot be read, if no row has the split, or if the templates have
+            no words for its columns.
         InputError: if a row occurs twice or the templates are invalid.
     """
     table = read_corpus(labels, root)
@@ -47,9 +52,17 @@ def caption_labels(
             f"{', '.join(templates)} have words for none of them; expected some of "
             f"{[name for name in worded if name.islower()]}"
         )
+    training = None
+    if "split" in table:
+        training = in_split(table, train_split).to_numpy()
+        if not training.any():
+            found = ", ".join(split_names(table)) or "only empty values"
+            raise CorpusError(
+                f"data.train_split: no row of {labels} has split {train_split!r}, found: {found}"
+            )
     about = json.dumps({"name": table.attrs["name"], "corpus": None}).encode()
     stored = pa.Table.from_pandas(table)
     stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), b"paraclap": about})
-    features = Features([open_table(stored, str(labels))])
+    features = Features([open_table(stored, str(labels))], training=training)
     write_captions(prepare_captioner(features, descriptors), Path(captions))
     return table.attrs["root"]

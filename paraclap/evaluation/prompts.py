@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from paraclap.corpora.catalogue import CORPORA
+from paraclap.corpora.labels import comparable
 from paraclap.corpora.table import HIGH, LOW, scored_classes
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED, WORDS, class_prompts
@@ -47,7 +48,7 @@ def prompts_for(
         PromptError: if there is no such prompt set, or the file cannot be used
     """
     if Path(prompt_set).suffix in PROMPT_FILES:
-        return load_prompts(prompt_set)
+        return _named_as_labels(load_prompts(prompt_set), table, target, prompt_set)
     if prompt_set not in PROMPT_SETS:
         raise PromptError(
             f"unknown prompt set {prompt_set!r}, expected one of {list(PROMPT_SETS)} or a YAML file"
@@ -69,6 +70,24 @@ def _classes(table: pd.DataFrame, target: str, published: Mapping[str, str]) -> 
         return [LOW, HIGH]
     always = published or (WORDS["gender"] if target == "gender" else {})
     return [*always, *sorted(set(found) - set(always))]
+
+
+def _named_as_labels(prompts: Prompts, table: pd.DataFrame, target: str, path: str) -> Prompts:
+    """Return prompts by the labels of a table, where a class is another spelling or a synonym.
+
+    Raises:
+        CorpusError: if the table has no such target
+        PromptError: if two classes are the same label
+    """
+    labels = sorted(scored_classes(table, target).dropna().unique())
+    known = {comparable(target, label): label for label in labels}
+    named: dict[str, str] = {}
+    for name in prompts:
+        label = name if name in labels else known.setdefault(comparable(target, name), name)
+        if label in named:
+            raise PromptError(f"{path}: {named[label]} and {name} are both the label {label}")
+        named[label] = name
+    return {label: prompts[name] for label, name in named.items()}
 
 
 def load_prompts(path: str | Path) -> Prompts:

@@ -170,7 +170,8 @@ def task_prompts(table: pd.DataFrame, task: ZeroShotTask) -> Prompts:
     """
     prompts = prompts_for(table, task.target, task.prompt_set)
     labels, name = scored_classes(table, task.target), table.attrs["name"]
-    if not labels.isin(list(prompts)).any():
+    scored = labels[labels.isin(list(prompts))]
+    if scored.empty:
         raise CorpusError(
             f"no clip of {name} has a label in {task.target} for which {task.prompt_set} has a "
             "prompt"
@@ -183,6 +184,11 @@ def task_prompts(table: pd.DataFrame, task: ZeroShotTask) -> Prompts:
     if len(prompts) > MOST_CLASSES:
         raise PromptError(
             f"{name}: {task.target} has {len(prompts)} classes, expected at most {MOST_CLASSES}"
+        )
+    if scored.nunique() == 1 < labels.nunique():
+        raise PromptError(
+            f"{name}: of the labels in {task.target}, {task.prompt_set} has a prompt only for "
+            f"{scored.iloc[0]}, expected prompts for two or more"
         )
     return prompts
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from paraclap.audio.augment import TRANSFORMS, Augmenter
 from paraclap.captions.sources import metadata_of
-from paraclap.corpora.labels import in_split, normalise_labels, split_names
+from paraclap.corpora.labels import SPLITS, in_split, normalise_labels, split_names
 from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels
 from paraclap.data.tables import PHRASE_COLUMNS, read_caption_table, refuse_repeated
@@ -238,7 +238,8 @@ def split_table(
         SettingsError: if a part is empty, or speakers are unknown and have to be held out.
     """
     data = settings.data
-    is_train, is_validation = np.ones(len(table), bool), np.zeros(len(table), bool)
+    is_train = np.full(len(table), data.train_split == DataSettings.train_split)
+    is_validation = np.zeros(len(table), bool)
     if "split" in table:
         is_train, is_validation = (
             np.asarray(in_split(table, name))
@@ -247,8 +248,11 @@ def split_table(
     train, validation = table[is_train], table[is_validation]
     for key, rows in {"train_split": train, "validation_split": validation}.items():
         if not len(rows) and (name := getattr(data, key)):
-            found = ", ".join(split_names(table)) or "the column split is missing"
+            missing = "only empty values" if "split" in table else "the column split is missing"
+            found = ", ".join(split_names(table)) or missing
             raise SettingsError(f"data.{key}: no row has split {name!r}, found: {found}")
+    if "split" in table:
+        _warn_of_unused(table["split"][~is_train & ~is_validation])
     if len(validation) or not data.validation_speakers:
         _refuse_shared_speakers(train, validation)
         if trained is not None and len(validation):
@@ -278,9 +282,22 @@ def split_table(
         speakers = np.array(unseen)
     rng = np.random.default_rng(settings.train.seed)
     held_out = set(rng.choice(speakers, data.validation_speakers, replace=False))
-    print(f"validation on speakers {', '.join(map(str, sorted(held_out)))}")
+    unknown = train["speaker"].isna().sum()
+    rest = f"; {unknown} clips without a speaker remain in training" if unknown else ""
+    print(f"validation on speakers {', '.join(map(str, sorted(held_out)))}{rest}")
     is_held_out = train["speaker"].isin(held_out)
     return train[~is_held_out], train[is_held_out]
+
+
+def _warn_of_unused(splits: pd.Series) -> None:
+    """Warn of clips in neither part whose split is not train, dev or test, or is missing."""
+    counts = splits[~splits.isin(SPLITS)].fillna("no split").value_counts()
+    if len(counts):
+        found = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        warnings.warn(
+            f"{counts.sum()} clips are neither trained on nor validated on, by split: {found}",
+            stacklevel=3,
+        )
 
 
 def _without_trained(validation: pd.DataFrame, seen: np.ndarray) -> pd.DataFrame:
@@ -328,7 +345,7 @@ def with_captions(settings: Settings) -> Settings:
             )
         return settings
     captions = Path(settings.output) / "captions.parquet"
-    root = caption_labels(data.captions, captions, data.templates, data.root)
+    root = caption_labels(data.captions, captions, data.templates, data.root, data.train_split)
     print(f"captions generated from {data.captions} are in {captions}")
     return dataclasses.replace(
         settings, data=dataclasses.replace(data, captions=str(captions), root=root)

@@ -118,7 +118,7 @@ def test_unknown_prompt_sets_and_targets_are_named():
 def test_prompts_are_loaded_from_yaml(tmp_path):
     path = tmp_path / "q.yaml"
     path.write_text("anger: this person is feeling angry\nsadness: [tears, sobs]\n")
-    assert prompts_for(labelled(emotion=["sad"]), "emotion", str(path)) == {
+    assert prompts_for(labelled(emotion=["sadness"]), "emotion", str(path)) == {
         "anger": ("this person is feeling angry",),
         "sadness": ("tears", "sobs"),
     }

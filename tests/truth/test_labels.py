@@ -16,7 +16,8 @@ from corpus_files import message_of, touch, warnings_of, write
 from paraclap.cli import evaluate, features, predict, template_creation
 from paraclap.corpora.labels import normal_label, normalise_labels
 from paraclap.corpora.table import read_corpus, scored_classes
-from paraclap.evaluation.prompts import PromptError
+from paraclap.evaluation.prompts import PromptError, prompts_for
+from paraclap.evaluation.tasks import ZeroShotTask, task_prompts
 from paraclap.inference.api import ParaCLAP
 from paraclap.training import loop
 from paraclap.training.config import read_settings
@@ -84,6 +85,7 @@ WORDS = [
     *(("F", "M"), ("female ", " MALE"), ("woman", "man"), ("w", "m"), ("Frau", "Mann")),
     *(("weiblich", "männlich"), ("mujer", "hombre"), ("M", "H"), ("femme", "homme"), ("F", "H")),
     *(("donna", "uomo"), ("kobieta", "mężczyzna"), ("K", "M"), ("女", "男"), ("여성", "남성")),
+    *(("\uff26", "\uff2d"), ("♀", "♂"), ("fem", "masc."), ("weibl.", "männl.")),
     *(("женский", "мужской"), ("Ж", "М"), ("महिला", "पुरुष"), ("أنثى", "ذكر")),
 ]
 
@@ -123,7 +125,22 @@ def test_large_numbers_of_speakers_are_exact(tmp_path):
 # --- Missing labels ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["N/A", "nan", "unknown", "None", "-", "?", "Not available", "NA"])
+@pytest.mark.parametrize(
+    "word",
+    ["N/A", "nan", "unknown", "None", "-", "?", "Not available", "NA"]
+    + [
+        "unbekannt",
+        "not annotated",
+        "nil",
+        "???",
+        "<unk>",
+        "[unk]",
+        "未知",
+        "неизвестно",
+        "inconnu",
+    ]
+    + ["desconocido", "sconosciuto", "(Unknown)", "…"],
+)
 @pytest.mark.parametrize("column", ["emotion", "gender", "speaker", "style"])
 def test_words_for_no_label_are_missing(tmp_path, word, column):
     table, _ = read_rows(tmp_path, {column: ["female", word, f" {word.upper()} ", "male"]})
@@ -134,6 +151,31 @@ def test_words_for_no_label_are_missing(tmp_path, word, column):
 def test_words_for_no_label_are_missing_numbers(tmp_path, word):
     table, _ = read_rows(tmp_path, {"arousal": ["0.5", word, "0,7"]})
     assert table["arousal"].fillna(-1).tolist() == [0.5, -1, 0.7]
+
+
+def test_infinite_numbers_are_missing_and_counted(tmp_path):
+    table, warned = read_rows(
+        tmp_path, {"arousal": ["0.5", "inf", "-inf", ""], "age": [1, 2, 3, 4]}
+    )
+    assert table["arousal"].fillna(-1).tolist() == [0.5, -1, -1, -1]
+    assert len(warned) == 1 and "arousal 'inf' -> missing (2)" in warned[0]
+
+
+@pytest.mark.parametrize(
+    "column, values, named",
+    [
+        ("arousal", [0.2, 0.5, -999, -999], "arousal -999 (2)"),
+        ("valence", [1, 7, 3, 99], "valence 99 (1)"),
+        ("age", [25, 61, -1, -1], "age -1 (2)"),
+        ("age", [25, 61, 99, 71], None),
+        ("dominance", [-99, 99, 60, -80], None),
+        ("valence", [-1, 0, 1, 1], None),
+    ],
+)
+def test_numbers_that_may_mean_missing_are_named(tmp_path, column, values, named):
+    _, warned = read_rows(tmp_path, {column: values})
+    assert len(warned) == (named is not None)
+    assert named is None or warned[0].endswith(f"missing values: {named}")
 
 
 def test_changes_are_counted_in_one_line(tmp_path):
@@ -177,6 +219,31 @@ def test_unused_columns_are_named_with_a_suggestion(tmp_path):
     assert not warned
 
 
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        *(("start_ms", "start"), ("end_ms", "end"), ("onset_ms", "start"), ("EndTime", "end")),
+        *(("speaker_name", "speaker"), ("speakerName", "speaker"), ("gender_label", "gender")),
+        *(("speaker_gender", "gender"), ("SPLIT_2", "split"), ("mean arousal", "arousal")),
+    ],
+)
+def test_columns_named_with_a_known_word_are_suggested(tmp_path, name, meant):
+    _, warned = read_rows(tmp_path, {name: EMOTIONS})
+    unit = " in seconds" if meant in ("start", "end") else ""
+    assert len(warned) == 1
+    assert warned[0].endswith(f" {name} (--column {meant}={name}, if it is the {meant}{unit})")
+
+
+@pytest.mark.parametrize("name", ["trend", "bookend", "agenda", "duration", "restart", "语速"])
+def test_other_columns_are_not_suggested(tmp_path, name):
+    assert not read_rows(tmp_path, {name: EMOTIONS})[1]
+
+
+def test_durations_of_segments_are_not_ignored_silently(tmp_path):
+    _, warned = read_rows(tmp_path, {"start": [0, 1, 2, 3], "duration": [1, 1, 1, 1]})
+    assert len(warned) == 1 and "duration (expected a column end, start + duration)" in warned[0]
+
+
 @pytest.mark.parametrize("options", [{"root": "/x"}, {"columns": {"emotion": "label"}}])
 def test_options_of_tables_are_not_ignored_silently(tmp_path, options):
     touch(tmp_path, "a.wav")
@@ -194,6 +261,46 @@ def test_options_of_tables_are_not_ignored_silently(tmp_path, options):
 def test_impossible_renaming_is_an_error(tmp_path, columns, part):
     with pytest.raises(ValueError, match=part):
         read_rows(tmp_path, {"label": EMOTIONS}, columns=columns)
+
+
+# --- Classes of prompt files ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target, labels, keys",
+    [
+        ("emotion", ["angry", "sadness"], ["Anger", "sad"]),
+        ("emotion", ["angry", "sadness"], [" ANGRY ", "sadness"]),
+        ("gender", ["female", "male"], ["F", "Mann"]),
+        ("style", ["whispered", "loud_voice"], ["Whispered", "Loud voice"]),
+        ("arousal", ["low", "high"], ["Low", "HIGH"]),
+    ],
+)
+def test_classes_of_prompt_files_are_the_labels(tmp_path, target, labels, keys):
+    lines = [f'"{key}": prompt {number}' for number, key in enumerate(keys)]
+    path = write(tmp_path, "mine.yaml", "\n".join(lines))
+    values = range(8) if target == "arousal" else labels * 4
+    table, _ = read_rows(tmp_path, {target: values})
+    prompts = prompts_for(table, target, str(path))
+    assert prompts == {labels[0]: ("prompt 0",), labels[1]: ("prompt 1",)}
+
+
+@pytest.mark.parametrize("keys", ["Angry anger sad", "joyful sad Joyful", "joy sad joyful"])
+def test_two_classes_of_a_prompt_file_that_are_one_label_are_an_error(tmp_path, keys):
+    lines = [f"{key}: prompt {number}" for number, key in enumerate(keys.split())]
+    path = write(tmp_path, "mine.yaml", "\n".join(lines))
+    table, _ = read_rows(tmp_path, {"emotion": ["anger", "sadness"]})
+    with pytest.raises(PromptError, match="are both the label"):
+        prompts_for(table, "emotion", str(path))
+
+
+def test_prompts_for_one_of_several_labels_are_an_error(tmp_path):
+    path = write(tmp_path, "mine.yaml", "anger: angry\nboredom: bored\n")
+    table, _ = read_rows(tmp_path, {"emotion": EMOTIONS})
+    with pytest.raises(PromptError, match="a prompt only for anger, expected"):
+        task_prompts(table, ZeroShotTask("labels", "emotion", str(path)))
+    table, _ = read_rows(tmp_path, {"emotion": ["anger"] * 4})
+    assert len(task_prompts(table, ZeroShotTask("labels", "emotion", str(path)))) == 2
 
 
 # --- Equal prompts -------------------------------------------------------------------------------

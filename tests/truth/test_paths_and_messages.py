@@ -323,8 +323,8 @@ def prompt_file(folder, text):
 
 
 PROMPT_FAULTS = {
-    "anger: x\nfear: x\n": "'anger' and 'fear' have the prompts 'x' and 'x'",
-    "anger: X\nfear: x\n": "'anger' and 'fear' have the prompts 'X' and 'x', which are the same",
+    "anger: x\nneutral: x\n": "'anger' and 'neutral' have the prompts 'x' and 'x'",
+    "anger: X\nneutral: x\n": "have the prompts 'X' and 'x', which are the same",
     "anger: rage\n": "emotion has prompts for one class, anger",
     "joyless: a\npeevish: b\n": "no clip of labels has a label in emotion for which",
     "anger: the speaker sounds {}\nfear: b\n": "'the speaker sounds {}' contains a placeholder",
@@ -402,7 +402,7 @@ def test_labels_without_words_or_prompts_are_counted_before_a_clip_is_embedded(
         evaluate.main([str(model_folder), str(labels), "-o", str(tmp_path / "r")])
     texts = " ".join(str(warning.message) for warning in caught)
     assert "labels: the prompt sets have no words for emotion ang (6), scared! (6)" in texts
-    options = prompt_file(tmp_path, "neutral: a\nsadness: b c\n")
+    options = prompt_file(tmp_path, "neutral: a\nscared!: b c\n")
     with pytest.warns(UserWarning, match=r"has no prompt for emotion ang \(6\), happiness \(6\)"):
         evaluate.main([str(model_folder), str(labels), "-o", str(tmp_path / "r"), *options])
 

@@ -17,8 +17,10 @@ from training_runs import rows as rows_of
 from training_runs import train_until
 from transformers import AutoConfig, AutoModel
 
+from corpus_files import warnings_of
 from paraclap import cli
 from paraclap.cli import evaluate, features, train
+from paraclap.corpora import CorpusError
 from paraclap.corpora import table as corpora
 from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.labels import in_split, normalise_labels, split_name, split_names
@@ -33,17 +35,19 @@ from paraclap.settings import DataSettings, ModelSettings, Settings, SettingsErr
 from paraclap.training import loop, validation
 from paraclap.training.config import CONFIGS, read_settings
 from paraclap.training.data import TrainingData
-from paraclap.training.tables import read_captions, split_table
+from paraclap.training.tables import read_captions, split_table, with_captions
 from paraclap.training.validation import Validator
 from small_corpora import make_corpus, run, write
 from tiny_models import TEXTS, TINY_AUDIO, TINY_MEL, TINY_TEXT, embed
 
 # --- Splits --------------------------------------------------------------------------------------
 
+SPEAKER_HELD_OUT = Settings(data=DataSettings(validation_speakers=1))
 SPLIT_NAMES = {
     "train": "train Train TRAIN training trn TR train_set train-clean-100",
-    "dev": "dev Dev devel development Development val validation valid Validation dev-other",
-    "test": "test Test test1 test2 Test3 test_1 TE testing eval Evaluation",
+    "dev": "dev Dev devel development Development val validation valid Validation dev-other"
+    " Validierung cv tuning",
+    "test": "test Test test1 test2 Test3 test_1 TE testing eval Evaluation heldout held-out",
 }
 
 
@@ -56,13 +60,14 @@ def test_names_of_splits_are_one_vocabulary(name, split):
     assert table["split"].tolist()[0] == split and table["split"].isna().tolist() == [False, True]
 
 
-@pytest.mark.parametrize("name", ["train_dev", "fold 1", "held out", "Ohm"])
+@pytest.mark.parametrize("name", ["train_dev", "fold 1", "left out", "Ohm", "2", "\u8bad\u7ec3"])
 def test_other_names_of_splits_are_kept(name):
     assert split_name(name) == name.lower().replace("_", " ")
 
 
-def test_evaluation_is_development_beside_a_test_part():
-    assert split_name("evaluation", ["train", "evaluation", "test"]) == "dev"
+@pytest.mark.parametrize("name", ["evaluation", "Held_Out"])
+def test_evaluation_is_development_beside_a_test_part(name):
+    assert split_name(name, ["train", name, "test"]) == "dev"
 
 
 def test_parts_of_a_split_stay_distinguishable():
@@ -91,13 +96,62 @@ def test_a_named_split_without_rows_is_an_error_with_those_found(key):
     table = normalise_labels(
         pd.DataFrame({"speaker": list("abcd"), "split": ["train", "train", "test1", "dev"]})
     )
-    settings = Settings(data=DataSettings(**{key: "held-out"}))
-    with pytest.raises(SettingsError, match=rf"data.{key}: no row has split 'held-out', found: "):
+    settings = Settings(data=DataSettings(**{key: "left-out"}))
+    with pytest.raises(SettingsError, match=rf"data.{key}: no row has split 'left-out', found: "):
         split_table(table, settings)
     unsplit = table.drop(columns=["split", "original_split"])
-    if key == "validation_split":
-        with pytest.raises(SettingsError, match="the column split is missing"):
-            split_table(unsplit, settings)
+    with pytest.raises(SettingsError, match=f"data.{key}.*the column split is missing"):
+        split_table(unsplit, settings)
+    with pytest.raises(SettingsError, match="data.train_split: .*only empty values"):
+        split_table(unsplit.assign(split=None), settings)
+
+
+@pytest.mark.parametrize("name", ["evaluation", "Held-out"])
+def test_parts_named_for_evaluation_are_found_by_their_name(name):
+    table = normalise_labels(pd.DataFrame({"split": ["train", name]}), report=False)
+    assert table["split"].tolist() == ["train", "test"]
+    assert in_split(table, name).tolist() == in_split(table, "test").tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "name, warned",
+    [
+        ("tuned", "3 clips .*: tuned \\(2\\), no split \\(1\\)"),
+        ("test", "1 clips .*: no split \\(1\\)"),
+    ],
+)
+def test_clips_in_no_part_are_counted(name, warned):
+    rows = {"speaker": list("aabbccd"), "split": [*["train"] * 4, name, name, None]}
+    table = normalise_labels(pd.DataFrame(rows), report=False)
+    with pytest.warns(UserWarning, match=f"{warned}$"):
+        split_table(table, Settings(data=DataSettings(validation_speakers=1)))
+    found, texts = warnings_of(split_table, table.dropna().iloc[:4], SPEAKER_HELD_OUT)
+    assert not texts and sum(map(len, found)) == 4
+
+
+def test_clips_without_a_speaker_beside_speakers_held_out_are_counted(capsys):
+    table = pd.DataFrame({"speaker": ["a", "b", None, None]})
+    split_table(table, SPEAKER_HELD_OUT)
+    assert "; 2 clips without a speaker remain in training" in capsys.readouterr().out
+    split_table(table.dropna(), SPEAKER_HELD_OUT)
+    assert "without" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("\u8bad\u7ec3", "\u9a8c\u8bc1", "rest")])
+def test_labels_with_other_names_of_splits_are_trained_on(config, corpus, names, tmp_path):
+    rows = pd.DataFrame({"split": [*names] * 10})
+    rows["file"] = next(corpus.rglob("*.wav")).relative_to(corpus).as_posix()
+    rows["start"], rows["end"] = np.arange(30) / 100, np.arange(1, 31) / 100
+    rows["emotion"], rows["arousal"] = ["anger", "sadness"] * 15, np.arange(30) / 30
+    rows.to_csv(tmp_path / "labels.csv", index=False)
+    given = [f"data.captions={tmp_path / 'labels.csv'}", f"data.root={corpus}"]
+    chosen = [f"data.train_split={names[0]}", f"data.validation_split={names[1]}"]
+    settings = with_captions(read_settings([config, f"output={tmp_path}", *given, *chosen]))
+    train, validation = split_table(read_captions(settings.data.captions), settings)
+    assert set(train["split"]) == {names[0]} and set(validation["split"]) == {names[1]}
+    assert train["arousal_level"].value_counts().to_dict() == {"normal": 4, "low": 3, "high": 3}
+    with pytest.raises(CorpusError, match="data.train_split: no row of .* found: "):
+        with_captions(read_settings([config, f"output={tmp_path}", *given]))
 
 
 def test_labels_that_no_caption_has_are_named_before_the_first_step(config, recwarn):
@@ -123,6 +177,15 @@ def test_labelled_only_drops_rows_without_a_label(tmp_path, capsys, missing):
     assert "rows dropped: without an emotion 15" in capsys.readouterr().out
     counts = pd.read_parquet(output)["emotion"].value_counts(dropna=False).to_dict()
     assert counts == {"anger": 15, "other": 15, "neutral": 15}
+
+
+def test_synonyms_are_dropped_from_all_tables(tmp_path, capsys):
+    table, output = make_corpus(), tmp_path / "captions.parquet"
+    first = write(table.replace({"emotion": {"anger": "angry"}}), tmp_path / "f.parquet")
+    second, dropped = write(table, tmp_path / "g.parquet"), ["--filter-emotions", "Angry,anger"]
+    assert run(first, second, "-o", output, *dropped) == 0
+    assert "rows dropped: Angry 30\n" in capsys.readouterr().out
+    assert not set(pd.read_parquet(output)["emotion"]) & {"anger", "angry"}
 
 
 def test_rows_dropped_by_emotion_are_counted(tmp_path, capsys):
