@@ -1,7 +1,7 @@
-"""Lengths that headers announce: files that hold less are refused.
+"""Lengths that headers announce: files that hold less are refused, and most that hold more.
 
-libsndfile silently shortens a file with less data than its header announces, and reads headers
-without a length to the end of the file.
+libsndfile silently shortens a file with less data than its header announces, ignores what follows
+the announced data, and reads headers without a length to the end of the file.
 """
 
 import os
@@ -15,8 +15,16 @@ from paraclap.audio import AudioError
 
 SLACK = 64
 """Bytes that a header may announce beyond the end of the file; some writers include the header."""
+TAIL = 4096
+"""Bytes behind the announced end that may be anything; more are probably samples."""
+TAGS = (b"ID3", b"TAG", b"APETAGEX")
+"""First bytes of what else may follow."""
+FRAMES_PER_BYTE = 8192
+"""Most frames that a byte holds: silence in FLAC, with the longest usual frames, has 6500."""
 HEAD = 64
 """Bytes at the beginning of a file that identify its container."""
+CAF_CHUNK = ">4sq"
+"""Name and size of a chunk."""
 UNKNOWN = 0x7FFF_F000
 """32-bit sizes from here on mean "unknown"; programs that write to a pipe use them."""
 OGG_PAGE = 65_307
@@ -32,13 +40,38 @@ def check_length(handle: BinaryIO, head: bytes, size: int, path: str | Path) -> 
     """Return whether the header of a file leaves its length open.
 
     Raises:
-        AudioError: if the file is shorter than announced (`truncated`).
+        AudioError: if the file is shorter than announced (`truncated`), or has samples behind the
+            announced end (`unfinished`). WAV files are then read to their end, see `find_parts`.
     """
     check = CHECKS.get(head[:4])
     announced = None if check is None else check(handle, head, size)
     if announced is not None and announced - size > SLACK:
         raise AudioError("truncated", f"{path}: header announces {announced} bytes, found {size}")
+    if announced is not None and is_continued(handle, announced, size):
+        message = "the recording was not completed, or files were joined"
+        message = f"header announces {announced} bytes, found {size}: {message}"
+        raise AudioError("unfinished", f"{path}: {message}")
     return check is not None and announced is None
+
+
+def is_continued(handle: BinaryIO, end: int, size: int) -> bool:
+    """Return whether probably samples follow the announced end of a file, or of its data."""
+    return end + TAIL < size and not os.pread(handle.fileno(), 8, end).startswith(TAGS)
+
+
+def after_chunks(handle: BinaryIO, position: int, size: int, form: str) -> int:
+    """Return the end of the chunks that begin at a position; the same if there are none.
+
+    `form` is that of their name and size.
+    """
+    length = struct.calcsize(form)
+    while position + length <= size:
+        name, announced = struct.unpack(form, os.pread(handle.fileno(), length, position))
+        end = position + length + announced
+        if not all(32 <= byte < 127 for byte in name) or announced < 0 or end > size + SLACK:
+            break
+        position = end if form == CAF_CHUNK else end + announced % 2  # padded
+    return position
 
 
 def find_data(handle: BinaryIO, head: bytes, size: int) -> tuple[int, int]:
@@ -64,11 +97,27 @@ def find_data(handle: BinaryIO, head: bytes, size: int) -> tuple[int, int]:
 def _riff(handle: BinaryIO, head: bytes, size: int) -> int | None:
     if head[8:12] == b"AVI ":
         (announced,) = struct.unpack_from("<I", head, 4)
-        return announced + 8 if announced else None
+        return max(size, announced + 8) if announced else None  # more RIFF chunks may follow
     if head[8:12] != b"WAVE":
         return size
     position, announced = find_data(handle, head, size)
-    return None if announced >= UNKNOWN else position + announced
+    return None if announced >= UNKNOWN else max(size, position + announced)
+
+
+def _rf64(handle: BinaryIO, head: bytes, size: int) -> int | None:
+    announced = _field("<Q", 20, 8)(handle, head, size)
+    if announced is None or announced > size:
+        return announced
+    position, length = find_data(handle, head, size)
+    if length == 0xFFFF_FFFF:
+        (length,) = struct.unpack_from("<Q", head, 28)
+    return after_chunks(handle, position + length, size, "<4sI")
+
+
+def _form(handle: BinaryIO, head: bytes, size: int) -> int | None:
+    announced = _field(">I", 4, 8)(handle, head, size)  # AIFF and 8SVX
+    known = announced is not None and announced <= size
+    return after_chunks(handle, 12, size, ">4sI") if known else announced
 
 
 def _field(form: str, offset: int, added: int = 0) -> Callable[..., int | None]:
@@ -119,12 +168,12 @@ def _caf(handle: BinaryIO, head: bytes, size: int) -> int | None:
     position = 8
     while position + 12 <= size:
         handle.seek(position)
-        name, announced = struct.unpack(">4sq", handle.read(12))
+        name, announced = struct.unpack(CAF_CHUNK, handle.read(12))
         if announced < 0:  # until the end
             return None
         position += 12 + announced
         if name == b"data":
-            break
+            return after_chunks(handle, position, size, CAF_CHUNK)
     return position
 
 
@@ -137,8 +186,8 @@ def _sds(handle: BinaryIO, head: bytes, size: int) -> int | None:
 CHECKS = {
     b"RIFF": _riff,
     b"RIFX": _riff,
-    b"FORM": _field(">I", 4, 8),  # AIFF and 8SVX
-    b"RF64": _field("<Q", 20, 8),
+    b"FORM": _form,
+    b"RF64": _rf64,
     b"riff": _field("<Q", 16),  # Wave64
     b".snd": _au,
     b"dns.": _au,

@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 
 from paraclap.audio import SAMPLING_RATE, AudioError
-from paraclap.audio.channels import Mix, sounding
+from paraclap.audio.channels import Mix, survey
 
 CONDITIONING = "mean of the sounding channels, soxr HQ to 16000 Hz, clipped to [-1, 32767/32768]"
 """Part of the keys of caches: change it whenever samples change."""
@@ -28,6 +28,8 @@ SAMPLE_LIMITS = (-1.0, 32767 / 32768)
 """Range of a 16-bit sample."""
 CLIPPED_SHARE = 0.001
 """Share of samples at full scale from which a recording is flagged as clipped."""
+ANTIPHASE_SHARE = 0.1
+"""Share of a recording with cancelling channels from which it is flagged."""
 OFFSET_LIMIT = 0.01
 """DC offset (of full scale) from which a recording is flagged; it shifts pitch and loudness."""
 
@@ -77,7 +79,7 @@ class Report:
             (self.rate != SAMPLING_RATE, f"resampled:{self.rate}"),
             (channels > 1, f"mixed:{channels}"),
             (silent > 0, f"silent_channels:{silent}"),
-            (self.mix.cancels_partly, "antiphase"),
+            (self.mix.antiphase >= ANTIPHASE_SHARE, f"antiphase:{self.mix.antiphase:.2f}"),
             (clipped >= CLIPPED_SHARE, f"clipped:{clipped:.4f}"),
             (abs(offset) >= OFFSET_LIMIT, f"offset:{offset:.3f}"),
         )
@@ -112,7 +114,8 @@ def condition_with_report(samples: np.ndarray, rate: int) -> tuple[np.ndarray, R
     if not np.issubdtype(frames.dtype, np.floating):
         raise AudioError("type", f"signal is {frames.dtype}, expected float or signed integers")
     frames = frames.astype(np.float32)
-    mix = Mix(frames.shape[1], sounding([frames], frames.shape[1]))
+    blocks = (frames[first : first + rate] for first in range(0, len(frames), rate))
+    mix = survey(blocks, frames.shape[1])
     mono = mix(frames)
     report = Report(rate, mix)
     report.add(frames, mono)

@@ -11,6 +11,7 @@ from pathlib import Path
 import soundfile
 
 from paraclap.audio import AudioError
+from paraclap.audio.announced import FRAMES_PER_BYTE
 from paraclap.audio.conditioning import MAX_CHANNELS, RATE_LIMITS
 from paraclap.audio.decoding import Sound
 from paraclap.audio.paths import check_regular, system_error
@@ -89,7 +90,7 @@ def _foreign_error(path: str | Path, error: soundfile.LibsndfileError) -> AudioE
 
 
 def _check_header(sound: Sound, path: str | Path) -> None:
-    """Refuse implausible sampling rates and channel counts, and files without samples."""
+    """Refuse implausible rates, channel counts and lengths, and files without samples."""
     low, high = RATE_LIMITS
     if not low <= sound.samplerate <= high:
         raise AudioError(
@@ -100,6 +101,9 @@ def _check_header(sound: Sound, path: str | Path) -> None:
         raise AudioError(
             "channels", f"{path} has {sound.channels} channels, expected 1 to {MAX_CHANNELS}"
         )
+    if sound.frames > FRAMES_PER_BYTE * sound.state[0]:
+        message = f"header announces {sound.frames / sound.samplerate:.0f} s"
+        raise AudioError("truncated", f"{path}: {message}, found {sound.state[0]} bytes")
     if sound.frames <= 0:
         size = sound.state[0]
         if size > LARGEST_HEADER:

@@ -2,8 +2,8 @@
 
 libsndfile decodes the first stream of joined files only, takes the length of an MP3 file without a
 Xing header from its first frame, and of a FLAC or WAV file that was written to a pipe, or by a
-recorder that died, it gets none. Here such files become parts: ranges of bytes behind a header that
-states the right length.
+recorder that died, it gets none or that of an earlier state. Here such files become parts: ranges
+of bytes behind a header that states the right length.
 """
 
 import functools
@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from paraclap.audio import AudioError
-from paraclap.audio.announced import HEAD, SLACK, UNKNOWN, find_data
+from paraclap.audio.announced import (
+    FRAMES_PER_BYTE,
+    HEAD,
+    SLACK,
+    TAIL,
+    UNKNOWN,
+    after_chunks,
+    find_data,
+    is_continued,
+)
 from paraclap.audio.content import Content
 from paraclap.audio.mp3 import id3_size, mp3_streams
 
@@ -117,30 +126,45 @@ def _flac_parts(content: Content, start: int, path: str) -> tuple[Part, ...]:
 
 
 def _with_total(content: Content, part: Part, path: str) -> Part:
-    """Return a FLAC stream of unknown length with the number of its samples in its header.
+    """Return a FLAC stream with the number of its samples in its header.
 
-    It is taken from the last frame, which is recognised by its checksum.
+    It is taken from the last frame, which is recognised by its checksums, unless it is announced.
 
     Raises:
-        AudioError: if the file does not end with a whole frame.
+        AudioError: if the length is unknown and the file does not end with a whole frame, or if it
+            ends with an earlier frame than announced.
     """
     header = bytearray(content[part.first : part.first + 42])
-    if len(header) < 42 or int.from_bytes(header[21:26], "big") % 2**36:
+    if len(header) < 42:
         return part
+    announced = int.from_bytes(header[21:26], "big") % 2**36
+    if announced > FRAMES_PER_BYTE * (part.last - part.first):
+        announced = 0
     low = max(part.first + 42, part.last - FLAC_TAIL)
     tail = content[low : part.last]
     for found in reversed(list(FLAC_FRAME.finditer(tail))):
-        samples = _samples_until(tail[found.start() :], int.from_bytes(header[8:10], "big"))
-        if samples:
-            header[21] |= samples >> 32
+        frame = tail[found.start() :]
+        samples = _samples_until(frame, int.from_bytes(header[8:10], "big"))
+        if samples and samples == announced:
+            return part
+        if samples and not _checksum(frame, 0x8005, 16):
+            if samples < announced:
+                message = f"header announces {announced} frames, found {samples}"
+                raise AudioError("truncated", f"{path}: {message}")
+            header[21] = header[21] & 0xF0 | samples >> 32
             header[22:26] = (samples % 2**32).to_bytes(4, "big")
             return Part(part.first + 42, part.last, bytes(header), verified=False)
+    if announced:
+        return part
     raise AudioError("truncated", f"{path}: the last frame of this FLAC file is not complete")
 
 
 def _samples_until(frame: bytes, block: int) -> int:
-    """Return how many samples a FLAC stream has at the end of a frame; 0 if it is not one."""
-    if len(frame) < 18 or not (code := frame[2] >> 4):
+    """Return how many samples a FLAC stream has at the end of a frame.
+
+    0 if its header is not that of a frame; the end of the frame is not checked.
+    """
+    if len(frame) < 10 or not (code := frame[2] >> 4):
         return 0
     ones = 8 - (frame[4] ^ 0xFF).bit_length()  # the number is coded like a character of UTF-8
     end = 4 + max(1, ones)
@@ -153,7 +177,7 @@ def _samples_until(frame: bytes, block: int) -> int:
     else:
         length = 192 if code == 1 else 576 << code - 2 if code < 6 else 256 << code - 8
     end += extra + {12: 1, 13: 2, 14: 2}.get(frame[2] & 15, 0)
-    if _checksum(frame[:end], 0x07, 8) != frame[end] or _checksum(frame, 0x8005, 16):
+    if frame[end : end + 1] != bytes([_checksum(frame[:end], 0x07, 8)]):
         return 0
     return number + length if frame[1] & 1 else number * block + length
 
@@ -182,18 +206,15 @@ def _checksum_table(polynomial: int, bits: int) -> list[int]:
 
 
 def _wav_parts(handle: BinaryIO, head: bytes, size: int, path: str | Path) -> tuple[Part, ...]:
-    """Return the parts of a WAV file that was joined, or whose recorder died."""
+    """Return the parts of a WAV file that was joined, or whose recorder died.
+
+    Its header then has no sizes, or earlier ones, and neither a chunk nor a file follows the data.
+    """
     order = ">I" if head[:4] == b"RIFX" else "<I"
     (announced,) = struct.unpack_from(order, head, 4)
-    if announced + 8 + HEAD >= size:
-        return ()
     position, data = find_data(handle, head, size)
-    if data == 0 and announced + 8 <= position < size:  # never completed
-        handle.seek(0)
-        header = handle.read(position)
-        length = struct.pack(order, min(size - position, UNKNOWN - 1))
-        header = header[:4] + length + header[8:-4] + length
-        return (Part(position, size, header, verified=False),)
+    if announced + 8 + HEAD >= size and position + data + TAIL >= size:
+        return ()
     starts, end = [0], announced + 8
     while data < UNKNOWN and end + HEAD < size and len(starts) <= MAX_PARTS:
         handle.seek(end)
@@ -202,6 +223,24 @@ def _wav_parts(handle: BinaryIO, head: bytes, size: int, path: str | Path) -> tu
             break
         starts.append(end)
         end += struct.unpack_from(order, following, 4)[0] + 8
-    if len(starts) > 1 and end - size > SLACK:
-        raise AudioError("truncated", f"{path}: headers announce {end} bytes, found {size}")
-    return _between(starts, size)
+    if len(starts) > 1:
+        if end - size > SLACK:
+            raise AudioError("truncated", f"{path}: headers announce {end} bytes, found {size}")
+        return _between(starts, size)
+    empty = data == 0 and announced + 8 <= position < size
+    if not empty and not _is_stale(handle, position, data, size, order):
+        return ()
+    handle.seek(0)
+    header = handle.read(position)
+    length = struct.pack(order, min(size - position, UNKNOWN - 1))
+    header = header[:4] + length + header[8:-4] + length
+    return (Part(position, size, header, verified=False),)
+
+
+def _is_stale(handle: BinaryIO, position: int, data: int, size: int, order: str) -> bool:
+    """Return whether samples follow the announced data of a WAV file."""
+    end = position + data
+    if data >= UNKNOWN or not is_continued(handle, end, size):
+        return False
+    places = (end, end + data % 2)  # not all programs pad
+    return not any(after_chunks(handle, p, size, f"{order[0]}4sI") > p for p in places)

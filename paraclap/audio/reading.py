@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from paraclap.audio import SAMPLING_RATE, AudioError
-from paraclap.audio.channels import Mix, sounding
+from paraclap.audio.channels import Mix, survey
 from paraclap.audio.conditioning import SAMPLE_LIMITS, Report, resample_and_clip, resample_blocks
 from paraclap.audio.containers import open_sound
 from paraclap.audio.decoding import Sound
@@ -159,8 +159,8 @@ def _mono_blocks(
 ) -> Iterator[np.ndarray]:
     """Yield frames `first` to `last` (exclusive) as mono blocks (F,) float32.
 
-    `mix` and `report` accumulate every block and are checked at the end. `report` may be None for
-    16-bit integers, which are always in range.
+    `report` accumulates every block and is checked at the end; it may be None for 16-bit integers,
+    which are always in range.
 
     Raises:
         AudioError: if frames are missing, damaged or implausible, or the channels cancel.
@@ -178,7 +178,7 @@ def _mono_blocks(
         )
     if report is not None:
         report.check(sound.path)
-    mix.check(sound.path)
+    mix.check(sound.path)  # last: a file may also be damaged
 
 
 def _blocks(sound: Sound, first: int, last: int, seconds: float) -> Iterator[np.ndarray]:
@@ -199,13 +199,12 @@ def _report(sound: Sound) -> Report:
 
 
 def _mix(sound: Sound) -> Mix:
-    """Return the mix of the channels that sound in a file."""
-    channels = (0,) if sound.channels == 1 else _sounding(sound.path, sound.state)
-    return Mix(sound.channels, channels)
+    """Return how to mix the channels of a file."""
+    return Mix(1, (0,)) if sound.channels == 1 else _survey(sound.path, sound.state)
 
 
 @functools.lru_cache(maxsize=2**16)
-def _sounding(path: str | Path, state: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the channels that sound in a file; `state` changes with the file."""
+def _survey(path: str | Path, state: tuple[int, ...]) -> Mix:
+    """Decode a whole file and return how to mix its channels; `state` changes with the file."""
     with open_sound(path) as sound:
-        return sounding(_blocks(sound, 0, sound.frames, 1.0), sound.channels)
+        return survey(_blocks(sound, 0, sound.frames, 1.0), sound.channels)

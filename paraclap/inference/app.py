@@ -215,7 +215,9 @@ def notes_of(analysis: Analysis) -> str:
     """Return the remarks on an analysis as Markdown."""
     lines = [f"Duration {analysis.seconds:.1f} s"]
     if analysis.timeline is not None:
-        lines[0] += f", mean of {len(analysis.timeline)} windows"
+        silent = (analysis.timeline["quality"] == "silent").sum()
+        heard = len(analysis.timeline) - silent
+        lines[0] += f", mean of {heard or silent} windows"
     lines.append(
         f"Catch-all class (mean of neutral prompts such as “a person is speaking”), scored beside"
         f" the prompts: **{analysis.scores['none_of_these']:.0%}**"

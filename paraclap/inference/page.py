@@ -10,7 +10,7 @@ Invalid input raises `RequestError` with a message for the visitor, without path
 Letters: T samples at 16 kHz, W windows, D embedding size.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from scipy.stats import percentileofscore
 
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.paths import resolve_inside
+from paraclap.audio.quality import quality_flags
 from paraclap.audio.reading import read_audio, read_audio_with_report
 from paraclap.audio.segments import windows
 from paraclap.errors import ParaCLAPError
@@ -65,6 +66,12 @@ FLAGS = {
 }
 """Flags of an audio report -> note on the page."""
 
+WINDOW_FLAGS = {
+    "silent": "{} windows are silent and left out of the mean",
+    "unvoiced": "no voice was found in {} windows",
+}
+"""Flags of windows of a long recording -> note on the page."""
+
 
 class RequestError(ParaCLAPError, ValueError):
     """Invalid recording or prompts; the message is shown to the visitor."""
@@ -78,8 +85,9 @@ class Analysis:
         seconds: duration [s].
         names: of the prompts.
         scores: `none_of_these`, and `probability.NAME` and `cosine.NAME` of each prompt; of a long
-            recording the means over its windows.
-        timeline: the same for each window, with `start` and `end` [s]; None = embedded as a whole.
+            recording the means over its windows that are not silent.
+        timeline: the same for each window, with `start`, `end` [s] and `quality`, see
+            `quality_flags`; None = embedded as a whole.
         acoustics: table of `measured_levels`; None = not measurable, for a silent recording.
         reference: descriptor -> values of the training clips; empty = unknown.
         neighbours: table of `find`; None = no index.
@@ -178,25 +186,31 @@ class Analyzer:
             places = list(windows(seconds, WINDOW_SECONDS, HOP_SECONDS))
         embedded = self.paraclap.embed_waveforms([_cut(waveform, *place) for place in places])
         scores = classifier(embedded)
-        timeline = None
+        checks = [FLAGS.get(flag, flag) for flag in flags if flag]
+        timeline, heard = None, np.full(len(places), True)
         if len(places) > 1:
             table = pd.DataFrame(places, columns=["start", "end"])
             timeline = pd.concat([table, scores], axis=1)
+            marks = [quality_flags(_cut(waveform, *place)) for place in places]
+            timeline["quality"] = [";".join(found) for found in marks]
+            if "silent" not in flags:
+                heard = (timeline["quality"] != "silent").to_numpy()
+                checks += _window_checks(timeline["quality"], flags)
         neighbours = None
         if self.index is not None:
-            mean = embedded.mean(axis=0)
+            mean = embedded[heard].mean(axis=0)
             query = {"recording": mean / np.linalg.norm(mean)}
             neighbours = find(self.index, query, NEIGHBOURS)
         return Analysis(
             seconds=seconds,
             names=classifier.names,
-            scores=scores.drop(columns=["best", "probability"]).mean(),
+            scores=scores[heard].drop(columns=["best", "probability"]).mean(),
             timeline=timeline,
             acoustics=acoustics,
             reference=self._reference(labels) if edges is not None else {},
             neighbours=neighbours,
             untrained=classifier.untrained,
-            checks=tuple(FLAGS.get(flag, flag) for flag in flags if flag),
+            checks=tuple(checks),
         )
 
     def _embed_prompts(self, prompts: str, template: str) -> ZeroShotClassifier:
@@ -223,6 +237,15 @@ class Analyzer:
         if key not in self._references:
             self._references[key] = reference_values(self._features, self.edges, labels)
         return self._references[key]
+
+
+def _window_checks(quality: pd.Series, flags: Sequence[str]) -> list[str]:
+    """Return what questions some windows of a recording, but not the whole with its flags."""
+    return [
+        WINDOW_FLAGS[flag].format(f"{(quality == flag).sum()} of {len(quality)}")
+        for flag in WINDOW_FLAGS
+        if flag not in flags and (quality == flag).any()
+    ]
 
 
 def _cut(waveform: np.ndarray, start: float, end: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import corpus_files
 from paraclap.acoustics import extraction
 from paraclap.acoustics.egemaps import Extractor
 from paraclap.audio import SAMPLING_RATE, AudioError
-from paraclap.audio.conditioning import condition
+from paraclap.audio.conditioning import condition, condition_with_report
 from paraclap.audio.containers import read_duration, read_header
 from paraclap.audio.mp3 import parse_frame
 from paraclap.audio.quality import quality_flags
@@ -31,7 +32,7 @@ from paraclap.audio.reading import (
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.cli import evaluate, predict, search
 from paraclap.corpora.table import read_clips, read_corpus
-from paraclap.inference import page
+from paraclap.inference import app, page
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.page import Analyzer
 from paraclap.model.modeling_paraclap import ParaCLAPFeatureExtractor
@@ -68,13 +69,38 @@ def wav(path: Path, seconds: float, announced: bool = True, seed: int = 0) -> by
     return bytes(content)
 
 
-def piped_flac(path: Path, seconds: float, **options) -> bytes:
-    """Return the content of a FLAC file of unknown length."""
+def with_sizes(content: bytes, whole: int | None, data: int | None) -> bytes:
+    """Return a WAV file with other sizes in its header; None keeps one."""
+    sizes = {4: whole, 40: data}
+    changed = bytearray(content)
+    for place, size in sizes.items():
+        if size is not None:
+            struct.pack_into("<I", changed, place, size)
+    return bytes(changed)
+
+
+def chunk(size: int, order: str = "<") -> bytes:
+    """Return a chunk of text."""
+    return struct.pack(f"{order}4sI", b"LIST", size) + b"a" * (size + size % 2)
+
+
+def aiff_with(content: bytes, added: bytes) -> bytes:
+    """Return an AIFF file with a chunk at its end."""
+    return content[:4] + struct.pack(">I", len(content + added) - 8) + content[8:] + added
+
+
+def flac_of(path: Path, seconds: float, samples: int, **options) -> bytes:
+    """Return the content of a FLAC file that announces so many samples."""
     path = write(path, babble(seconds, 44_100), 44_100, format="FLAC", **options)
     content = bytearray(path.read_bytes())
-    content[21] &= 0xF0
-    content[22:26] = bytes(4)
+    content[21] = content[21] & 0xF0 | samples >> 32
+    content[22:26] = (samples % 2**32).to_bytes(4, "big")
     return bytes(content)
+
+
+def piped_flac(path: Path, seconds: float, **options) -> bytes:
+    """Return the content of a FLAC file of unknown length."""
+    return flac_of(path, seconds, 0, **options)
 
 
 ID3 = b"ID3\4\0\0\0\0\2\0" + bytes(256)
@@ -97,6 +123,21 @@ WHOLE = {
     "FLAC of unknown length": (lambda p: piped_flac(p, 4), 4, OPEN),
     "24-bit FLAC of unknown length": (lambda p: piped_flac(p, 4, subtype="PCM_24"), 4, OPEN),
     "WAV of a recorder that died": (lambda p: wav(p, 4, announced=False), 4, OPEN),
+    "WAV with earlier sizes": (lambda p: with_sizes(wav(p, 4), 32_036, 32_000), 4, OPEN),
+    "WAV with an earlier size": (lambda p: with_sizes(wav(p, 4), None, 32_000), 4, OPEN),
+    "WAV with no size of its data": (lambda p: with_sizes(wav(p, 4), None, 0), 4, OPEN),
+    "FLAC with an impossible length": (lambda p: flac_of(p, 4, 2**36 - 1), 4, OPEN),
+    "FLAC with an earlier length": (lambda p: flac_of(p, 4, 44_100), 4, OPEN),
+    "WAV with chunks behind its data": (lambda p: wav(p, 4) + chunk(9000) + chunk(8001), 4, None),
+    "WAV with counted chunks": (
+        lambda p: with_sizes(wav(p, 4) + chunk(9000), 128_036 + 9008, None), 4, None),
+    "WAV with a tag": (lambda p: wav(p, 4) + b"ID3\4" + bytes(8000), 4, None),
+    "AIFF with a chunk": (
+        lambda p: aiff_with(write(p, babble(4), format="AIFF").read_bytes(), chunk(9000, ">")),
+        4, None),
+    "CAF with a chunk": (
+        lambda p: write(p, babble(4), format="CAF").read_bytes()
+        + struct.pack(">4sq", b"note", 9000) + bytes(9000), 4, None),
 }  # fmt: skip
 
 
@@ -124,15 +165,32 @@ def test_joined_parts_are_those_of_their_files(tmp_path):
             np.testing.assert_allclose(joined[inner], sound[400:31_600], atol=1e-3)
 
 
-def unfinished_au(path: Path, seconds: float) -> bytes:
-    """Return the content of an AU file with a size of 0."""
-    content = bytearray(write(path, babble(seconds), format="AU").read_bytes())
-    content[8:12] = bytes(4)
-    return bytes(content)
+def au(path: Path, seconds: float, size: int | None = None) -> bytes:
+    """Return the content of an AU file, with another size of its data."""
+    content = write(path, babble(seconds), format="AU").read_bytes()
+    return content if size is None else content[:8] + struct.pack(">I", size) + content[12:]
+
+
+def rf64_of(path: Path, seconds: float, size: int) -> bytes:
+    """Return the content of an RF64 file that announces so many bytes of data."""
+    content = write(path, babble(seconds), format="RF64").read_bytes()
+    return content[:28] + struct.pack("<Q", size) + content[36:]
+
+
+def xing_of(content: bytes, frames: int) -> bytes:
+    """Return an MP3 file that announces so many frames."""
+    place = content.index(b"Xing") + 8
+    return content[:place] + struct.pack(">I", frames) + content[place + 4 :]
 
 
 REFUSED = {
-    "AU of a recorder that died": (lambda p: unfinished_au(p, 2), "unfinished"),
+    "AU of a recorder that died": (lambda p: au(p, 2, 0), "unfinished"),
+    "AU with an earlier size": (lambda p: au(p, 2, 32_000), "unfinished"),
+    "two AU": (lambda p: au(p, 1) * 2, "unfinished"),
+    "RF64 of a recorder that died": (lambda p: rf64_of(p, 2, 0), "unfinished"),
+    "RF64 with an earlier size": (lambda p: rf64_of(p, 2, 32_000), "unfinished"),
+    "FLAC with a later length": (lambda p: flac_of(p, 3, 200_000), "truncated"),
+    "MP3 with an impossible length": (lambda p: xing_of(vbr_mp3(p, 2), 10**9), "truncated"),
     "FLAC of unknown length, cut": (lambda p: piped_flac(p, 3)[:-50], "truncated"),
     "MP3 of two rates": (
         lambda p: vbr_mp3(p, 2) + write(p, babble(2), format="MP3").read_bytes(), "joined"),
@@ -213,6 +271,43 @@ def test_channels_that_cancel_are_refused_wherever_audio_is_read(tmp_path, read,
     with pytest.raises(AudioError, match="cancel each other") as caught:
         read(path)
     assert caught.value.reason == "antiphase"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "OGG", "subtype": "VORBIS"},
+        {"format": "OGG", "subtype": "OPUS"},
+        {"format": "MP3", "bitrate_mode": "VARIABLE"},
+    ],
+)
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
+def test_lossy_copies_of_channels_that_cancel_are_refused(tmp_path, read, options):
+    samples = np.tile(voice(220)[8000:16000], 6) + 0.3 * noise(1.0, 3.0)
+    path = write(tmp_path / "clip.wav", np.stack([samples, -samples], axis=1), **options)
+    with pytest.raises(AudioError, match="cancel each other"):
+        read(path)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_channels_that_cancel_in_a_part_are_flagged_in_each_part(tmp_path, share):
+    samples = babble(4.0)
+    second = np.where(np.arange(len(samples)) < (1 - share) * len(samples), samples, -samples)
+    path = write(tmp_path / "clip.wav", np.stack([samples, second], axis=1))
+    expected = ["mixed:2", f"antiphase:{share:.2f}"]
+    for place in range(4):
+        assert len(read_crop(path, None, None, 1.0, place / 3)) == SAMPLING_RATE
+        assert read_audio_with_report(path, place, place + 1)[1].flags() == expected
+    reports = [read_audio_with_report(path)[1], read_in_blocks(path, lambda block: None)]
+    for report in (*reports, condition_with_report(*soundfile.read(path))[1]):
+        assert report.flags() == expected
+
+
+def test_one_part_that_does_not_cancel_is_refused_with_the_whole(tmp_path):
+    samples = babble(20.0)
+    second = np.where(np.arange(len(samples)) < SAMPLING_RATE, samples, -samples)
+    path = write(tmp_path / "clip.wav", np.stack([samples, second], axis=1))
+    assert reason_of(path) == reason_of(path, 0.0, 1.0) == "antiphase"
 
 
 def test_silence_is_readable_on_one_or_two_channels(tmp_path):
@@ -348,6 +443,24 @@ def test_page_notes_what_is_no_speech(tiny, sounds, name):
     assert (
         (analysis.checks[:1] == (page.FLAGS[FLAGS[name]],)) if FLAGS[name] else not analysis.checks
     )
+
+
+def test_silent_windows_are_left_out_of_the_mean_and_noted(tiny, tmp_path):
+    speech = np.concatenate([np.tile(voice(120)[8000:16000], 16), noise(0.0, 8.0)])
+    analyses = []
+    for name, samples in (("a", speech), ("b", np.concatenate([speech, np.zeros(320_000)]))):
+        soundfile.write(tmp_path / f"{name}.wav", samples, SAMPLING_RATE)
+        analyses.append(Analyzer(ParaCLAP(*tiny)).analyze(tmp_path / f"{name}.wav", "angry\ncalm"))
+    heard, with_silence = analyses
+    assert heard.checks == ("no voice was found in 3 of 7 windows",)
+    assert with_silence.checks == (
+        "9 of 17 windows are silent and left out of the mean",
+        "no voice was found in 4 of 17 windows",
+    )
+    kept = with_silence.timeline.iloc[:8]
+    for column in ("none_of_these", "probability.angry", "cosine.calm"):
+        assert with_silence.scores[column] == pytest.approx(kept[column].mean(), abs=1e-6)
+    assert "mean of 8 windows" in app.notes_of(with_silence)
 
 
 def test_python_scores_come_with_quality(tiny, sounds):
