@@ -204,6 +204,11 @@ def normalise_labels(table: pd.DataFrame, name: str = "table", report: bool = Tr
     if "corpus" in table:
         rows = list(table.groupby("corpus", sort=False, dropna=False).indices.values())
     table, changes = table.copy(deep=False), {}
+    for column in table.columns.intersection(NUMBER_COLUMNS):
+        infinite = table[column].isin([math.inf, -math.inf])
+        if infinite.any():
+            table[column] = table[column].mask(infinite)
+            changes[column] = Counter({("inf", None): int(infinite.sum())})
     for column in table.columns.intersection(LABEL_COLUMNS):
         old = table[column]
         parts = [normalise_column(old.iloc[part]) for part in rows]
@@ -214,11 +219,6 @@ def normalise_labels(table: pd.DataFrame, name: str = "table", report: bool = Tr
         changes[column] = sum((changed for _, changed in parts), Counter())
         if column == "split" and has_parts(changes[column]) and ORIGINAL_SPLIT not in table:
             table[ORIGINAL_SPLIT] = old.map(label_form, na_action="ignore").astype("str")
-    for column in table.columns.intersection(NUMBER_COLUMNS):
-        infinite = table[column].isin([math.inf, -math.inf])
-        if infinite.any():
-            table[column] = table[column].mask(infinite)
-            changes[column] = Counter({("inf", None): int(infinite.sum())})
     if report and (text := describe_changes(changes)):
         warnings.warn(f"{name}: {text}", stacklevel=2)
     return table
