@@ -28,7 +28,7 @@ from paraclap.errors import ParaCLAPError
 
 YAML_BYTES = 10_000_000  # largest file
 YAML_DEPTH = 50  # of nested lists and mappings
-YAML_NUMBER = 1000  # longest plain number, as long sexagesimal ones take minutes
+YAML_NUMBER = 100  # characters of the longest number; all fit into a float
 YAML_REPEATED = 10_000  # values that aliases may add, besides ten times those of the file
 
 
@@ -205,7 +205,7 @@ _YAMLLoader.add_implicit_resolver(
 
 
 def _check_events(text: str) -> None:
-    """Refuse what would crash PyYAML or run long: nesting, tags, and long numbers."""
+    """Refuse what would crash PyYAML: nesting and tags."""
     depth = 0
     for event in yaml.parse(text, Loader=_YAMLLoader):
         line = f"line {event.start_mark.line + 1}"
@@ -215,9 +215,6 @@ def _check_events(text: str) -> None:
             raise ValueError(f"{line}: nested more than {YAML_DEPTH} times")
         if getattr(event, "tag", None):
             raise ValueError(f"{line}: tag {event.tag!r}, expected plain YAML without tags")
-        if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
-            if len(event.value) > YAML_NUMBER and re.fullmatch(r"[-+\d_.:]+", event.value):
-                raise ValueError(f"{line}: number of {len(event.value)} digits")
 
 
 def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) -> tuple[int, int]:
@@ -239,6 +236,8 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) ->
             inside += [key, value]
     elif isinstance(node, yaml.SequenceNode):
         inside = node.value
+    elif node.tag.endswith((":int", ":float")) and len(node.value) > YAML_NUMBER:
+        raise ValueError(f"{line}: number of {len(node.value)} digits")
     parts = [_measure(part, known) for part in inside]
     depth = 1 + max([0, *(depth for depth, _ in parts)])
     if depth > YAML_DEPTH + 1:

@@ -163,6 +163,7 @@ def load_model(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,  # not that of the file
+                trust_remote_code=False,
             )
         except SafetensorError as error:
             raise ModelError(f"the weights in {source} are damaged: {error}") from error

@@ -482,8 +482,13 @@ class AudioBranch(nn.Module):
 
 
 def new_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """Return an encoder with random weights; of Whisper only its encoder."""
-    return WhisperTower(config) if config.model_type == WHISPER else AutoModel.from_config(config)
+    """Return an encoder with random weights; of Whisper only its encoder.
+
+    Code that a configuration names is not run, even if the user trusts that of this file.
+    """
+    if config.model_type == WHISPER:
+        return WhisperTower(config)
+    return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def _check_pooling(config: PreTrainedConfig, pooling: str, layers: str) -> None:
@@ -530,7 +535,7 @@ class TextBranch(nn.Module):
         super().__init__()
         if pooling not in TEXT_POOLINGS:
             raise ValueError(f"text_pooling is {pooling!r}, expected one of {TEXT_POOLINGS}")
-        self.base = AutoModel.from_config(config)
+        self.base = AutoModel.from_config(config, trust_remote_code=False)
         self.pooling = pooling
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple:

@@ -116,11 +116,16 @@ def _pretrained_encoder(branch: str, tower: TowerSettings) -> PreTrainedModel:
         known = AutoConfig.from_pretrained(tower.name, trust_remote_code=False)
         _check_keys(branch, known, tower.config)
         config = AutoConfig.from_pretrained(tower.name, **tower.config, trust_remote_code=False)
-        kind, options = AutoModel, {"trust_remote_code": False}
+        kind, options = AutoModel, {}
         if config.model_type == WHISPER:
             kind, options = WhisperTower, {"key_mapping": WHISPER_ENCODER}
         encoder, report = kind.from_pretrained(
-            tower.name, config=config, dtype=torch.float32, output_loading_info=True, **options
+            tower.name,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
         )
     check_complete(tower.name, report["missing_keys"])
     return encoder

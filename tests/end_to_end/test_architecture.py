@@ -86,6 +86,17 @@ def test_nothing_unsafe_or_unwanted_is_used(path):
     assert not re.findall(f".*(?:{'|'.join(UNSAFE)}).*", path.read_text())
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_loader_of_transformers_refuses_code_of_a_model(path):
+    ours = ("ParaCLAP", "ParaCLAPConfig")  # take no such argument, and have no code to load
+    for call in ast.walk(ast.parse(path.read_text())):
+        name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+        owner, _, method = name.rpartition(".")
+        if method in ("from_config", "from_pretrained") and owner not in (*ours, "super()"):
+            trust = {word.arg: ast.unparse(word.value) for word in call.keywords}
+            assert trust.get("trust_remote_code") == "False", f"{path}:{call.lineno}: {name}"
+
+
 def test_pinned_requirements_are_the_dependencies_of_the_package():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from huggingface_hub import ModelCard
-from transformers import Wav2Vec2Config, Wav2Vec2Model
+from transformers import AutoModel, Wav2Vec2Config, Wav2Vec2Model
 
 import corpus_files
 from paraclap.audio.waveform_cache import cache_waveforms
@@ -115,6 +115,24 @@ def test_no_file_of_a_model_runs_code_or_prompts(
             load(str(tmp_path / "model"))
     assert not (tmp_path / "executed").exists()
     happened("nothing is executed, and nothing is asked")
+
+
+@pytest.mark.torture(46, "auto_map of an encoder inside config.json")
+@pytest.mark.parametrize("tower", ["audio_config", "text_config"])
+@pytest.mark.parametrize("kind", ["align_text_model", "aimv2_text_model"])
+def test_encoders_inside_a_model_run_no_code(model_folder, tmp_path, no_prompt, tower, kind):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    plant(folder, tmp_path / "executed")
+    content = json.loads((folder / "config.json").read_text())
+    entries = {"auto_map": AUTO_MAPS["config.json"], "_name_or_path": str(folder)}
+    content[tower] = {"model_type": kind, **entries}
+    (folder / "config.json").write_text(json.dumps(content))
+    for load in (load_model, AutoModel.from_pretrained):
+        with pytest.raises((ParaCLAPError, ValueError, RuntimeError)):
+            load(folder)
+    with pytest.raises((ValueError, RuntimeError)):  # the trust is in the code of ParaCLAP alone
+        AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert not (tmp_path / "executed").exists()
 
 
 HOSTILE = """x | y\n## Pwned\n<script>alert(1)</script> [a](javascript:b) `c` ![d](//e) \u202egpj"""
@@ -303,6 +321,13 @@ FAULTS = {
     "a nested key twice": "train: {seed: 1, epochs: 2, seed: 3}",
     "a tag": "a: !!python/object/apply:os.mkdir [/nowhere]",
     "a long number": f"a: {':'.join(['1'] * 500_000)}",
+    "a long hexadecimal number": f"a: 0x{'f' * 900_000}",
+    "a long octal number": f"a: 0{'7' * 900_000}",
+    "a long binary number": f"a: 0b{'1' * 900_000}",
+    "a long number with underscores": f"a: 1_{'1_' * 400_000}",
+    "a long fraction": f"a: 1.{'1' * 900_000}",
+    "a long negative number": f"a: -{'1' * 900_000}",
+    "more than a float": f"a: {'9' * 400}",
     "size": "# " + "x" * YAML_BYTES,
     "bytes": b"\xff\xfea",
 }
@@ -318,6 +343,7 @@ def test_hostile_yaml_is_refused_in_one_sentence_within_a_second(tmp_path, reade
         READERS[reader](path)
     assert time.perf_counter() - start < 1
     message = str(error.value)
+    assert ("digits" in message) == ("number" in fault or "fraction" in fault or "float" in fault)
     assert "cannot be read" in message and "\n" not in message and len(message) < 500
 
 
@@ -325,6 +351,7 @@ def test_hostile_yaml_is_refused_in_one_sentence_within_a_second(tmp_path, reade
     "text, content",
     [
         ("rate: 1e-3", {"rate": 1e-3}),
+        (f"a: '{'1' * 101}'\nb: {'f' * 101}", {"a": "1" * 101, "b": "f" * 101}),
         ("output: 2024-01-01", {"output": "2024-01-01"}),
         ("a: &a {x: 1}\nb: {<<: *a, x: 2}\nc: *a", {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 1}}),
         ("\ufeffa: [1, 1.5, true, null]", {"a": [1, 1.5, True, None]}),
