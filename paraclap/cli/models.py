@@ -23,7 +23,30 @@ from typing import Any
 from paraclap.files import read_yaml
 from paraclap.model.sources import ModelError, check_source, find_model, free_folder, read_object
 
-NUMBERS = ("UAR", "ACC", "F1", "chance")  # of scores.yaml, in model cards
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or type(value) is int
+
+
+def _is_interval(value: Any) -> bool:
+    return value is None or (type(value) is list and list(map(_is_number, value)) == [True, True])
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("text", ""), str)
+
+
+FIGURES = {  # of a corpus in scores.yaml, in model cards
+    **dict.fromkeys(("UAR", "ACC", "F1", "chance"), (_is_number, "a number")),
+    **dict.fromkeys(("clips", "speakers", "classes"), (_is_count, "a whole number")),
+    "interval": (_is_interval, "two numbers"),
+    "target": (lambda value: isinstance(value, str), "a text"),
+    "trained_on": (_is_record, "a mapping with a text"),
+}
 SOURCES = {
     "convert": "best.pth.tar, a folder that holds it, or a Hub name (KeiKinn/paraclap)",
     "publish": "run folder, its best/ or last/, a model folder, or a Hub name",
@@ -106,9 +129,14 @@ def _read_scores(path: str | None) -> dict[str, Any] | None:
     for name, figures in document["corpora"].items():
         if not isinstance(name, str) or not isinstance(figures, dict):
             raise ModelError(f"--scores {path}: {name!r} is no corpus with scores (use quotes)")
-        numbers = [figures.get(metric, 0.0) for metric in NUMBERS]
-        if not all(isinstance(n, int | float) for n in numbers + (figures.get("interval") or [])):
-            raise ModelError(f"--scores {path}: scores of {name} are no numbers")
+        for key, (fits, expected) in FIGURES.items():
+            if key in figures and not fits(figures[key]):
+                raise ModelError(
+                    f"--scores {path}: {key} of {name} is {figures[key]!r}, expected {expected}"
+                )
+    prompts = document.get("prompt_set", "")
+    if not all(isinstance(part, str) for part in (prompts if type(prompts) is list else [prompts])):
+        raise ModelError(f"--scores {path}: prompt_set is {prompts!r}, expected texts")
     return document
 
 

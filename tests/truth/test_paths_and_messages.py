@@ -27,6 +27,7 @@ from paraclap.evaluation import run as evaluation
 from paraclap.inference.index import ClipIndex
 from paraclap.inference.measurement import check_labels, groups_of_edges, measured_levels
 from paraclap.model.build import load_model
+from paraclap.model.hashes import weights_hash
 from paraclap.model.towers import ALPHABET, SPECIAL_TOKENS
 from paraclap.settings import DataSettings, Settings, SettingsError, TrainSettings
 from paraclap.training import loop
@@ -424,15 +425,35 @@ def test_a_name_that_the_hub_does_not_have_is_called_so(tmp_path, monkeypatch):
 SCORES_FAULTS = {
     "corpora: {7: {UAR: 0.5}}": "7 is no corpus with scores",
     "corpora: {mine: 0.5}": "'mine' is no corpus with scores",
-    "corpora: {mine: {UAR: high}}": "scores of mine are no numbers",
-    "corpora: {mine: {UAR: 0.5, interval: [a, b]}}": "scores of mine are no numbers",
+    **{
+        f"corpora: {{mine: {{{figures}}}}}": f"{figures.split(':')[0]} of mine is"
+        for figures in (
+            "UAR: high",
+            "UAR: '0.5'",
+            "ACC: null",
+            "F1: true",
+            "interval: [a, b]",
+            "interval: ab",
+            "interval: [0.5]",
+            "interval: 0.5",
+            "interval: {a: 1, b: 2}",
+            "clips: [1]",
+            "classes: 0.5",
+            "speakers: [[a]]",
+            "target: [a]",
+            "trained_on: [a]",
+            "trained_on: {text: [1]}",
+        )
+    },
+    "prompt_set: 3\ncorpora: {}": "prompt_set is 3",
+    "prompt_set: [3]\ncorpora: {}": "prompt_set is [3]",
     "corpora: [mine]": "has no `corpora`",
 }
 
 
 @pytest.mark.parametrize("text, message", SCORES_FAULTS.items())
 def test_other_scores_are_not_published(model_folder, tmp_path, text, message):
-    (tmp_path / "scores.yaml").write_text(text)
+    (tmp_path / "scores.yaml").write_text(f"weights: {weights_hash(model_folder)}\n{text}")
     command = ["publish", str(model_folder), str(tmp_path / "out")]
     with pytest.raises(ParaCLAPError) as caught:
         models.main([*command, "--scores", str(tmp_path / "scores.yaml")])
