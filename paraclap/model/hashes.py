@@ -1,4 +1,4 @@
-"""Hashes of the weights and the tokenizer in a model folder, in the form of `sha256sum`.
+"""Hashes of the weights, configurations and tokenizer in a model folder, as of `sha256sum`.
 
 They are written to `SHA256SUMS` beside the files and checked before the files are loaded. Folders
 without this file, as of older versions or other programs, are loaded unchecked.
@@ -11,7 +11,11 @@ from paraclap.files import file_sha256, reading
 from paraclap.model.sources import ModelError, model_file, read_object
 
 SUMS = "SHA256SUMS"
-HASHED = ("*.safetensors", "*.onnx*", "tokenizer.json")
+HASHED = re.compile(
+    r".+\.(safetensors|bin)(\.index\.json)?|.+\.onnx.*|onnx\.json|.*config\.json|tokenizer\..+|"
+    r"vocab\..+|merges\.txt|(added_tokens|special_tokens_map)\.json"
+)
+"""Files that change embeddings."""
 WEIGHTS = "model.safetensors"
 ONNX = "onnx.json"
 LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)")
@@ -19,16 +23,20 @@ LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)")
 
 def write_hashes(folder: Path) -> None:
     """Write the hashes of the files in a complete model folder."""
-    files = sorted(path for pattern in HASHED for path in folder.glob(pattern))
-    lines = [f"{file_sha256(path)}  {path.name}\n" for path in files if path.name != ONNX]
+    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in _hashed_files(folder)]
     (folder / SUMS).write_text("".join(lines))
+
+
+def _hashed_files(folder: Path) -> list[str]:
+    names = sorted(path.name for path in folder.iterdir())
+    return [name for name in names if HASHED.fullmatch(name) and not name.startswith(".")]
 
 
 def check_hashes(model: str | Path) -> None:
     """Check the files of a model folder, or of a Hub name, against their hashes.
 
     Raises:
-        ModelError: if a file is missing or differs.
+        ModelError: if a file is missing, differs or is not listed.
     """
     for name, expected in _read_hashes(model).items():
         path = model_file(model, name)
@@ -65,4 +73,10 @@ def _read_hashes(model: str | Path) -> dict[str, str]:
         matches = [LINE.fullmatch(line) for line in lines]
         if not all(matches):
             raise ModelError(f"{path} is damaged: expected lines of a SHA-256 and a file name")
-    return {match[2]: match[1] for match in matches}
+        present = _hashed_files(path.parent)
+    hashes = {match[2]: match[1] for match in matches}
+    if not any(name.endswith((".safetensors", ".onnx")) for name in hashes):
+        raise ModelError(f"{path} is damaged: it lists no weights")
+    if unlisted := [name for name in present if name not in hashes]:
+        raise ModelError(f"{path.parent / unlisted[0]} is not listed in {SUMS}")
+    return hashes

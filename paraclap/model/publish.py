@@ -166,10 +166,10 @@ def _write_folder(
     with atomic_folder(output) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+        for file, content in SENTENCE_TRANSFORMERS.items():
+            (folder / file).write_text(json.dumps(content, indent=2) + "\n")
         write_hashes(folder)
         if scores is not None:
             check_scores(scores, weights or weights_hash(folder))
-        for file, content in SENTENCE_TRANSFORMERS.items():
-            (folder / file).write_text(json.dumps(content, indent=2) + "\n")
         (folder / "README.md").write_text(card)
     return output

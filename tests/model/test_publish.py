@@ -217,6 +217,9 @@ def test_published_folder_is_complete_and_contains_no_local_path(model_folder, f
     for file in folder.iterdir():
         for place in (model_folder, folder.parent):
             assert str(place).encode() not in file.read_bytes(), file
+    unhashed = {"README.md", "SHA256SUMS", "modeling_paraclap.py", "modules.json"}
+    listed = {line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    assert listed == FOLDER - unhashed - {"config_sentence_transformers.json"}
     auto = json.loads((folder / "config.json").read_text())["auto_map"]
     assert auto["AutoModel"] == "modeling_paraclap.ParaCLAPModel"
 

@@ -299,7 +299,42 @@ def damage_missing(folder):
     return "SHA256SUMS names tokenizer.json"
 
 
+def damage_empty_hashes(folder):
+    (folder / "SHA256SUMS").write_text("")
+    return "SHA256SUMS is damaged: it lists no weights"
+
+
+def damage_unlisted(folder):
+    lines = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "model.safetensors" not in line]
+    (folder / "SHA256SUMS").write_text("".join(kept))
+    return "SHA256SUMS is damaged: it lists no weights"
+
+
+def damage_added(folder):
+    (folder / "preprocessor_config.json").write_text("{}")
+    return "preprocessor_config.json is not listed in SHA256SUMS"
+
+
+def damage_entry(file, old, new):
+    def damage(folder):
+        content = (folder / file).read_text()
+        assert old in content
+        (folder / file).write_text(content.replace(old, new, 1))
+        return f"{file} is damaged or was replaced"
+
+    damage.__name__ = f"damage {old}"
+    return damage
+
+
 MODEL_DAMAGES = [
+    damage_empty_hashes,
+    damage_unlisted,
+    damage_added,
+    damage_entry("config.json", '"layer_norm_eps": 1e-12', '"layer_norm_eps": 1.0'),
+    damage_entry("config.json", '"layer_norm_eps": 1e-05', '"layer_norm_eps": 1.0'),
+    damage_entry("processor_config.json", '"gain": 10.0', '"gain": 2.0'),
+    damage_entry("tokenizer_config.json", "[SEP]", "[PAD]"),
     damage_zeros,
     damage_bit,
     damage_tokenizer,
