@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from paraclap.errors import ParaCLAPError
@@ -129,6 +130,20 @@ def reading(path: str | Path, kind: type[ParaCLAPError]) -> Iterator[None]:
         if isinstance(error, UnicodeDecodeError):
             reason = "it is not text in UTF-8"
         raise kind(f"{path} cannot be read: {reason}") from error
+
+
+@contextmanager
+def reading_parquet(path: str | Path, kind: type[ParaCLAPError], expected: str) -> Iterator[None]:
+    """Raise errors as `reading` does, for a Parquet file, which should be `expected`."""
+    with reading(path, kind):
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise kind(f"{path} does not exist") from error
+        except (OSError, pa.ArrowException) as error:
+            if getattr(error, "strerror", None) or isinstance(error, ParaCLAPError):
+                raise
+            raise ValueError(f"it is no parquet file, or damaged; expected {expected}") from error
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:

@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from paraclap.captions.templates import Descriptor, InputError
-from paraclap.files import reading
+from paraclap.files import reading_parquet
 
 INDEX = ("file", "start", "end")
 BATCH = 32768  # rows per batch, and per row group of the output
+FEATURES = "a table of features.py"
 
 
 @dataclass(frozen=True)
@@ -80,17 +81,11 @@ def open_file(path: Path) -> Source:
     def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
         # buffers read ahead would stay in memory until the file is closed
         options = {"pre_buffer": False, "page_checksum_verification": True}
-        with reading(path, InputError), pq.ParquetFile(path, **options) as file:
+        with reading_parquet(path, InputError, FEATURES), pq.ParquetFile(path, **options) as file:
             yield from file.iter_batches(BATCH, columns=columns)
 
-    try:
-        with pq.ParquetFile(path) as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
-        reason = getattr(error, "strerror", None) or "it is no parquet file, or damaged"
-        raise InputError(
-            f"{path} cannot be read: {reason}; expected a table of features.py"
-        ) from error
+    with reading_parquet(path, InputError, FEATURES), pq.ParquetFile(path) as file:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
     return Source(str(path), _corpus_name(schema, path.stem), schema, rows, read)
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from paraclap.corpora import CorpusError
 from paraclap.corpora.label_files import parse_table, read_text
 from paraclap.corpora.labels import LABEL_COLUMNS, NUMBER_COLUMNS
+from paraclap.files import reading_parquet
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 FILE_NAMES = {"file_name": "file", "filename": "file"}
@@ -33,9 +34,8 @@ def read_table(path: Path) -> pd.DataFrame:
         return _parse_lines(text) if path.suffix.lower() == ".jsonl" else parse_table(text)
     except CorpusError:
         raise
-    except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or "it is no Parquet file, or damaged"
-        raise CorpusError(f"{path} cannot be read: {reason}") from error
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # of parsers and encodings
         hint = ""
         if path.read_bytes()[:2] == b"PK":
@@ -45,7 +45,10 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     """Return a Parquet table; integers in columns of labels are exact, as text."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with (
+        reading_parquet(path, CorpusError, "a table of files and labels"),
+        pq.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
         names = file.schema_arrow.names
         _refuse_twice(names, path)
         table = file.read()

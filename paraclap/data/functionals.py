@@ -19,7 +19,7 @@ from paraclap.audio import SAMPLING_RATE
 from paraclap.audio.recordings import Recordings
 from paraclap.corpora.validation import INDEX_COLUMNS
 from paraclap.errors import ParaCLAPError
-from paraclap.files import reading
+from paraclap.files import reading_parquet
 from paraclap.model.build import Functionals
 from paraclap.model.modeling_paraclap import FunctionalsFeatureExtractor
 
@@ -34,7 +34,7 @@ def read_functionals(path: str | Path) -> pd.DataFrame:
     Raises:
         FunctionalsError: if the table cannot be read or has no functionals.
     """
-    with reading(path, FunctionalsError):
+    with reading_parquet(path, FunctionalsError, "a table of features.py"):
         table = pd.read_parquet(path, page_checksum_verification=True)
     names = [name for name in Extractor("egemaps").names if name in table]
     if not names:

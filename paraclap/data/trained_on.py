@@ -11,7 +11,8 @@ includes them; then they lack the names of the speakers.
 
 A clip counts as seen if the record has a clip with the same file content (`sampled_hash`) and an
 overlapping segment. The same recording in another format has another content; a speaker therefore
-counts as seen also by name, within a corpus of the same name.
+counts as seen also by name: within the same corpus of `CORPORA`, or in any table or folder of one's
+own, of which the record has no name. Names of the latter may belong to different people.
 """
 
 import re
@@ -27,7 +28,7 @@ import pandas as pd
 from paraclap.audio import AudioError
 from paraclap.audio.paths import resolve_inside
 from paraclap.data.tables import Lists
-from paraclap.files import atomic_write, reading, sampled_hash
+from paraclap.files import atomic_write, reading_parquet, sampled_hash
 from paraclap.model.sources import ModelError, find_model, model_file, read_object
 
 RECORD = "trained_on.parquet"
@@ -57,20 +58,19 @@ def clips_of(table: pd.DataFrame, hashes: Mapping[str, str | None] | None = None
     """Return the `COLUMNS` of the clips of a corpus table, in its order.
 
     Args:
-        table: with the corpus in a column `corpus` or in `attrs`.
+        table: with the key of its corpus in `attrs`; None, or without one, for one's own.
         hashes: content hash of each file; None = of the files in `attrs["root"]`.
     """
     if hashes is None:
         files = list(table.index.unique("file"))
         hashes = dict(zip(files, content_hashes(table.attrs["root"], files), strict=True))
     files, starts, ends = (table.index.get_level_values(name) for name in table.index.names)
-    about = table.attrs.get("corpus") or table.attrs.get("name")
     clips = pd.DataFrame(
         {
             "hash": [hashes.get(file) for file in files],
             "start": starts.total_seconds().fillna(0.0),
             "end": ends.total_seconds().fillna(np.inf),
-            "corpus": table["corpus"].to_numpy() if "corpus" in table else about,
+            "corpus": table.attrs.get("corpus"),
             "speaker": table["speaker"].to_numpy() if "speaker" in table else None,
         }
     )
@@ -91,6 +91,11 @@ class TrainedOn:
     complete: bool
     corpora: tuple[str, ...] = ()
 
+    @property
+    def names_speakers(self) -> bool:
+        """Whether each recorded clip has the name of its speaker."""
+        return self.clips is not None and bool(self.clips["speaker"].notna().all())
+
     def overlap(self, clips: pd.DataFrame, part: str | None = None) -> pd.DataFrame:
         """Return which of the clips of `clips_of`, and which of their speakers, are recorded.
 
@@ -99,7 +104,8 @@ class TrainedOn:
             part: of the recorded clips, train or validation; None = both.
 
         Returns:
-            Columns `clip` and `speaker` (bool), in the order of `clips`.
+            Columns (bool) in the order of `clips`: `clip`; `speaker`, by one of their clips or by
+            name in a corpus of `CORPORA`; `namesake`, other speakers, by name alone.
 
         Raises:
             ModelError: if there are no recorded clips.
@@ -109,8 +115,11 @@ class TrainedOn:
         known = self.clips if part is None else self.clips[self.clips["part"] == part]
         seen = _segments_overlap(known, clips)
         names, found = _speaker_names(known), _speaker_names(clips)
-        seen_names = set(names.dropna()) | set(found[seen].dropna())
-        return pd.DataFrame({"clip": seen, "speaker": found.isin(seen_names)}, clips.index)
+        certain = set(names[known["corpus"].notna()].dropna()) | set(found[seen].dropna())
+        speaker = found.isin(certain)
+        namesake = found.isin(set(names.dropna())) & ~speaker
+        columns = {"clip": seen, "speaker": speaker, "namesake": namesake}
+        return pd.DataFrame(columns, clips.index)
 
     def with_ancestor(self, before: "TrainedOn") -> "TrainedOn":
         """Return the record of a model that was started from another one."""
@@ -151,7 +160,7 @@ def _segments_overlap(known: pd.DataFrame, clips: pd.DataFrame) -> np.ndarray:
 
 def _speaker_names(clips: pd.DataFrame) -> pd.Series:
     """Return the corpus and speaker of each clip as one text; missing where unknown."""
-    return clips["corpus"].fillna("").str.casefold() + "\n" + clips["speaker"]
+    return clips["corpus"].fillna("") + "\n" + clips["speaker"].str.casefold()
 
 
 def load(source: str | Path) -> TrainedOn:
@@ -169,7 +178,7 @@ def load(source: str | Path) -> TrainedOn:
     corpora = tuple(dict.fromkeys(names))
     if record is None:
         return TrainedOn(None, False, corpora)
-    with reading(record, ModelError):
+    with reading_parquet(record, ModelError, "the record of a run"):
         clips = pd.read_parquet(record, page_checksum_verification=True)
         if missing := [name for name in (*COLUMNS, "part") if name not in clips]:
             raise ModelError(f"{record} has no column {missing[0]!r}")

@@ -10,7 +10,7 @@ from paraclap.corpora import CorpusError
 from paraclap.corpora.labels import in_split, normalise_labels
 from paraclap.data.tables import on_clips
 from paraclap.data.trained_on import TrainedOn, clips_of
-from paraclap.files import reading
+from paraclap.files import reading_parquet
 
 TEST = "test"
 UNKNOWN, NOTHING_SEEN = "unknown", "none"
@@ -23,7 +23,7 @@ def with_splits_of(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
         CorpusError: if the captions table cannot be read, or has no splits or none of the clips.
     """
     name, corpus = table.attrs["name"], table.attrs["corpus"]
-    with reading(path, CorpusError):
+    with reading_parquet(path, CorpusError, "a captions table"):
         captions = on_clips(pd.read_parquet(path, page_checksum_verification=True), path)
     if "split" not in captions:
         raise CorpusError(
@@ -49,12 +49,13 @@ def test_part(table: pd.DataFrame) -> pd.DataFrame:
 def seen_clips(table: pd.DataFrame, record: TrainedOn) -> pd.DataFrame | None:
     """Return which clips and speakers of a corpus table are in a record; None = not recorded.
 
-    The columns are those of `TrainedOn.overlap`, and `attrs` has whether the record is complete.
+    The columns are those of `TrainedOn.overlap`, and `attrs` has whether the record is complete and
+    has the names of all speakers.
     """
     if record.clips is None:
         return None
     seen = record.overlap(clips_of(table)).set_axis(table.index)
-    seen.attrs["complete"] = record.complete
+    seen.attrs = {"complete": record.complete, "names_speakers": record.names_speakers}
     return seen
 
 
@@ -88,14 +89,21 @@ def seen_counts(table: pd.DataFrame, seen: pd.DataFrame | None) -> dict[str, Any
     """
     if seen is None:
         return {"clips": None, "speakers": None, "complete": False, "text": UNKNOWN}
-    complete, seen = seen.attrs["complete"], seen.loc[table.index]
+    complete, names_speakers = seen.attrs["complete"], seen.attrs["names_speakers"]
+    seen = seen.loc[table.index]
     clips, speakers = int(seen["clip"].sum()), None
-    text = f"{clips} of {len(table)} clips"
+    text, unknown = f"{clips} of {len(table)} clips", "speakers are unknown"
     if "speaker" in table and table["speaker"].notna().any():
-        speakers = int(table["speaker"][seen["speaker"].to_numpy()].nunique())
+        by_name = table["speaker"][seen["namesake"].to_numpy()].nunique()
+        speakers = table["speaker"][seen["speaker"].to_numpy()].nunique() + by_name
         text += f", {speakers} of {table['speaker'].nunique()} speakers"
+        if by_name:
+            text += " by name" if by_name == speakers else f", {by_name} of them by name"
+        unknown = "" if names_speakers else "not all speakers are recorded"
     if not complete:
         text = f"at least {text}" if clips or speakers else UNKNOWN
+    elif unknown:
+        text = f"at least {text}; {unknown}"
     elif not clips and not speakers:
         text = NOTHING_SEEN
     return {"clips": clips, "speakers": speakers, "complete": complete, "text": text}

@@ -19,7 +19,7 @@ from paraclap.data.trained_on import TrainedOn
 from paraclap.evaluation.prompt_sets import PUBLISHED, class_words
 from paraclap.evaluation.prompts import PROMPT_FILES, PromptError, Prompts, prompts_for
 from paraclap.evaluation.seen import seen_clips, test_part, with_splits_of, without_seen
-from paraclap.files import reading
+from paraclap.files import reading_parquet
 
 MOST_CLASSES = 1000
 """Classes of a task; memory and files grow with classes times clips."""
@@ -152,7 +152,7 @@ def read_texts(path: str | Path) -> pd.DataFrame:
     Raises:
         CorpusError: if it cannot be read or a clip occurs twice.
     """
-    with reading(path, CorpusError):
+    with reading_parquet(path, CorpusError, "a captions table"):
         names = pq.read_schema(path).names
     lists = [] if "caption" in names else [name for name in PHRASE_COLUMNS if name in names]
     table = read_caption_table(path, lists)

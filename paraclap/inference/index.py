@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 
 from paraclap.errors import ParaCLAPError
-from paraclap.files import claim_folder, reading, sampled_hash
+from paraclap.files import claim_folder, reading, reading_parquet, sampled_hash
 
 FORMAT = 2
 TABLE, ABOUT, CHUNKS = "clips.parquet", "index.json", "chunks"
@@ -86,7 +86,7 @@ def read_table(folder: Path) -> pd.DataFrame:
         ClipIndexError: if it cannot be read, lacks columns, or names other files than chunks.
     """
     path = folder / TABLE
-    with reading(path, ClipIndexError):
+    with reading_parquet(path, ClipIndexError, "the table of an index"):
         table = pd.read_parquet(path, page_checksum_verification=True)
     if missing := sorted(COLUMNS - set(table)):
         raise ClipIndexError(f"{path} is damaged: it has no column {', '.join(missing)}")

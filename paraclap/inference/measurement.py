@@ -29,7 +29,7 @@ from paraclap.captions.templates import (
     default_descriptors,
 )
 from paraclap.errors import ParaCLAPError
-from paraclap.files import reading
+from paraclap.files import reading_parquet
 
 TRAINING = "train"
 """Split of a features table that edges are fitted to."""
@@ -186,7 +186,7 @@ def reference_values(
 def _read_columns(path: str | Path, columns: set[str], voiced: bool) -> pa.RecordBatch:
     """Return columns of the training rows, and the column that marks voiced clips, if present."""
     wanted = columns | {"split"} | ({VOICING_COLUMN} if voiced else set())
-    with reading(path, MeasurementError):
+    with reading_parquet(path, MeasurementError, "a table of features.py"):
         known = set(pq.read_schema(path).names)
         table = pq.read_table(path, columns=sorted(wanted & known), page_checksum_verification=True)
     if absent := columns - known:

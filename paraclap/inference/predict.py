@@ -186,7 +186,9 @@ def formatted(
     """Yield the text of each table of scores as "table", "csv", "json" (one list) or "jsonl"."""
     names = classifier.names
     if kind == "csv":
+        trained = {f"trained.{name}": name not in classifier.untrained for name in names}
         for number, table in enumerate(scores):
+            table = table.assign(**trained)
             yield table.to_csv(index=False, header=number == 0, lineterminator="\n")
     elif kind == "table":
         heads = " ".join(f"{name:>5}" for name in ("none", *names))

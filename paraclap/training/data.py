@@ -54,10 +54,11 @@ class TrainingData:
         self.hashes = Hashes(settings.data)
         self.start = load(settings.model.start) if settings.model.start else None
         self.train_table, self.validation_table = read_tables(settings, self.hashes, self.start)
-        if self.start is not None and not self.start.complete and len(self.validation_table):
+        is_known = self.start is None or self.start.complete and self.start.names_speakers
+        if not is_known and len(self.validation_table):
             warnings.warn(
-                f"{settings.model.start} has no complete record of its training clips; the "
-                "validation clips may be among them",
+                f"{settings.model.start} has no complete record of its training clips and "
+                "speakers; those of the validation may be among them",
                 stacklevel=2,
             )
         self._refuse_missing_columns()

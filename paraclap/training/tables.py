@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from paraclap.audio.augment import TRANSFORMS, Augmenter
@@ -28,10 +27,11 @@ from paraclap.data.trained_on import (
     clips_of,
     content_hashes,
 )
-from paraclap.files import reading
+from paraclap.files import reading, reading_parquet
 from paraclap.settings import LABEL_TABLES, DataSettings, Settings, SettingsError, corpora_of
 
 VALIDATION_SPLIT = "dev"  # unless `data.validation_split` is set
+SHOWN_NAMES = 10
 
 
 def read_captions(path: str | Path) -> pd.DataFrame:
@@ -40,10 +40,8 @@ def read_captions(path: str | Path) -> pd.DataFrame:
     Raises:
         SettingsError: if the table cannot be read or has no captions.
     """
-    try:
+    with reading_parquet(path, SettingsError, "a captions table"):
         names = pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
-        raise SettingsError(f"data.captions: {path} cannot be read: {error}") from error
     missing = [column for column in PHRASE_COLUMNS if column not in names]
     if missing:
         raise SettingsError(
@@ -77,16 +75,18 @@ class Hashes:
         return self.known
 
     def clips_of(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return `trained_on.clips_of` with corpora and speakers as their own tables name them."""
+        """Return `trained_on.clips_of` with speakers as the tables of their corpora name them."""
         clips = clips_of(table, self(table.index.get_level_values("file")))
-        names = {}
+        keys: dict[str, str | None] = {}
         for name, corpus in corpora_of(self.data).items():
-            known = _corpora_of_captions(corpus.captions)
-            names[name] = known[0] if len(known) == 1 and known[0] else name
-        if not self.data.corpora:
-            return clips if "corpus" in table else clips.assign(corpus=names[""])
-        clips["speaker"] = clips["speaker"].str.partition("/")[2].where(clips["speaker"].notna())
-        return clips.assign(corpus=clips["corpus"].map(names))
+            known = catalogue_names(corpus.captions)
+            keys |= {name: known.get(name, known.get(""))} if name else known
+        names = table["corpus"] if "corpus" in table else [""] * len(table)
+        clips["corpus"] = pd.array([keys.get(name, keys.get("")) for name in names], "str")
+        if self.data.corpora:
+            known = clips["speaker"].notna()
+            clips["speaker"] = clips["speaker"].str.partition("/")[2].where(known)
+        return clips
 
 
 def read_tables(
@@ -111,11 +111,10 @@ def read_tables(
             table = read_captions(corpus.captions)
             table = _named(table, name) if name else table
             refuse_repeated(table, corpus.captions)
-            trained = None
+            seen = None
             if start is not None and start.clips is not None:
-                overlap = start.overlap(hashes.clips_of(table), TRAIN)
-                trained = overlap.any(axis=1).to_numpy()
-            parts.append(split_table(table, settings, trained))
+                seen = start.overlap(hashes.clips_of(table), TRAIN).set_axis(table.index)
+            parts.append(split_table(table, settings, seen))
         except SettingsError as error:
             raise SettingsError(f"{name}: {error}" if name else str(error)) from error
     if len(parts) == 1:
@@ -225,14 +224,14 @@ def _public_name(encoder: str) -> str:
 
 
 def split_table(
-    table: pd.DataFrame, settings: Settings, trained: np.ndarray | None = None
+    table: pd.DataFrame, settings: Settings, seen: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return training and validation rows, which have no speaker in common.
 
     Args:
         table: captions table of a corpus.
         settings: of the run.
-        trained: whether the model in `model.start` was trained on each clip or its speaker.
+        seen: `TrainedOn.overlap` of the table with the training of the model in `model.start`.
 
     Raises:
         SettingsError: if a part is empty, or speakers are unknown and have to be held out.
@@ -245,6 +244,10 @@ def split_table(
             np.asarray(in_split(table, name))
             for name in (data.train_split, data.validation_split or VALIDATION_SPLIT)
         )
+    if seen is None:
+        seen = pd.DataFrame(False, table.index, ["clip", "speaker", "namesake"])
+    trained, namesake = seen["clip"] | seen["speaker"], seen["namesake"].to_numpy()
+    namesakes = set(table["speaker"][namesake]) if namesake.any() else set()
     train, validation = table[is_train], table[is_validation]
     for key, rows in {"train_split": train, "validation_split": validation}.items():
         if not len(rows) and (name := getattr(data, key)):
@@ -255,9 +258,24 @@ def split_table(
         _warn_of_unused(table["split"][~is_train & ~is_validation])
     if len(validation) or not data.validation_speakers:
         _refuse_shared_speakers(train, validation)
-        if trained is not None and len(validation):
-            validation = _without_trained(validation, trained[is_validation])
+        if len(validation):
+            validation = _without_trained(validation, trained[is_validation].to_numpy())
+        _warn_of_namesakes(validation, namesakes)
         return train, validation
+    held_out = _held_out_speakers(train, settings, trained[is_train].to_numpy(), namesakes)
+    unknown = train["speaker"].isna().sum()
+    rest = f"; {unknown} clips without a speaker remain in training" if unknown else ""
+    print(f"validation on speakers {', '.join(map(str, held_out))}{rest}")
+    is_held_out = train["speaker"].isin(held_out)
+    _warn_of_namesakes(train[is_held_out], namesakes)
+    return train[~is_held_out], train[is_held_out]
+
+
+def _held_out_speakers(
+    train: pd.DataFrame, settings: Settings, trained: np.ndarray, namesakes: set[str]
+) -> list[str]:
+    """Return speakers for validation that were not trained, if possible without namesakes."""
+    data = settings.data
     if "speaker" not in train:
         raise SettingsError(
             "the captions table has no validation split and no speakers to hold out; set "
@@ -269,24 +287,29 @@ def split_table(
             f"data.validation_speakers is {data.validation_speakers}, expected less than the "
             f"{len(speakers)} training speakers"
         )
-    if trained is not None:
-        seen = set(train["speaker"][trained[is_train]].dropna())
-        unseen = [speaker for speaker in speakers if speaker not in seen]
-        if len(unseen) < data.validation_speakers:
-            raise SettingsError(
-                f"data.validation_speakers is {data.validation_speakers}, but the model in "
-                f"model.start was trained on {len(speakers) - len(unseen)} of the {len(speakers)} "
-                f"speakers; set data.validation_speakers={len(unseen)}"
-                + ("" if unseen else " to train without validation, or add other speakers")
-            )
-        speakers = np.array(unseen)
+    unseen = speakers[~np.isin(speakers, train["speaker"][trained].dropna().unique())]
+    if len(unseen) < data.validation_speakers:
+        raise SettingsError(
+            f"data.validation_speakers is {data.validation_speakers}, but the model in "
+            f"model.start was trained on {len(speakers) - len(unseen)} of the {len(speakers)} "
+            f"speakers; set data.validation_speakers={len(unseen)}"
+            + ("" if len(unseen) else " to train without validation, or add other speakers")
+        )
+    others = unseen[~np.isin(unseen, list(namesakes))]
+    pool = others if len(others) >= data.validation_speakers else unseen
     rng = np.random.default_rng(settings.train.seed)
-    held_out = set(rng.choice(speakers, data.validation_speakers, replace=False))
-    unknown = train["speaker"].isna().sum()
-    rest = f"; {unknown} clips without a speaker remain in training" if unknown else ""
-    print(f"validation on speakers {', '.join(map(str, sorted(held_out)))}{rest}")
-    is_held_out = train["speaker"].isin(held_out)
-    return train[~is_held_out], train[is_held_out]
+    return sorted(rng.choice(pool, data.validation_speakers, replace=False))
+
+
+def _warn_of_namesakes(validation: pd.DataFrame, namesakes: set[str]) -> None:
+    found = sorted(namesakes & set(validation.get("speaker", ())))
+    if found:
+        warnings.warn(
+            f"the model in model.start was trained on speakers of the same names as "
+            f"{', '.join(found[:SHOWN_NAMES])}{', ...' * (len(found) > SHOWN_NAMES)}; if they are "
+            "the same people, scores on validation clips are too high",
+            stacklevel=3,
+        )
 
 
 def _warn_of_unused(splits: pd.Series) -> None:

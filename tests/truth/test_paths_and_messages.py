@@ -19,9 +19,11 @@ import torch
 
 from corpus_files import message_of, touch, warnings_of, write
 from paraclap import cli
+from paraclap.captions.sources import open_file
 from paraclap.cli import app, evaluate, features, models, predict, search, template_creation, train
 from paraclap.cli.options import output_file, path_of
 from paraclap.corpora.table import read_clips, read_corpus
+from paraclap.data.functionals import read_functionals
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation import run as evaluation
 from paraclap.inference.index import ClipIndex
@@ -33,7 +35,7 @@ from paraclap.settings import DataSettings, Settings, SettingsError, TrainSettin
 from paraclap.training import loop
 from paraclap.training.config import CONFIGS, RANGES, flatten, read_settings
 from paraclap.training.given import type_of
-from paraclap.training.tables import with_captions
+from paraclap.training.tables import read_captions, with_captions
 from small_corpora import make_corpus, run
 
 # --- Paths ---------------------------------------------------------------------------------------
@@ -323,6 +325,7 @@ def prompt_file(folder, text):
     return ["--prompts", str(folder / "mine.yaml")]
 
 
+NO_CAPTIONS = "it is no parquet file, or damaged; expected a captions table"
 PROMPT_FAULTS = {
     "anger: x\nneutral: x\n": "'anger' and 'neutral' have the prompts 'x' and 'x'",
     "anger: X\nneutral: x\n": "have the prompts 'X' and 'x', which are the same",
@@ -353,7 +356,10 @@ def test_faulty_prompt_files_stop_before_a_clip_is_embedded(
         ("no speaker", ["--probe"], "--probe requires the speakers of labels"),
         (None, ["--speakers", "s99"], "has no speaker"),
         (None, ["--split", "test"], "has no column 'split'"),
-        (None, ["--retrieval", "labels.csv"], "labels.csv cannot be read"),
+        (None, ["--retrieval", "labels.csv"], f"labels.csv cannot be read: {NO_CAPTIONS}"),
+        (None, ["--split-from", "labels.csv"], f"labels.csv cannot be read: {NO_CAPTIONS}"),
+        (None, ["--split-from", "x.parquet"], "x.parquet does not exist"),
+        (None, ["--retrieval", "x.parquet"], "x.parquet does not exist"),
         (None, ["--device", "meta"], "'meta' cannot be used, expected auto, cpu, cuda"),
         (None, ["--device", "cuda:99"], "cuda:99 does not exist"),
         (None, ["-o", "labels.csv"], "labels.csv cannot be created"),
@@ -666,6 +672,29 @@ def test_wrong_files_of_captions_are_named(wrong_files, capsys, arguments, messa
     for word in ("magic bytes", "KeyError", "TypeError", "codec"):
         assert word not in error
     assert not list(wrong_files.glob("x.*"))
+
+
+@pytest.mark.parametrize(
+    "read, expected",
+    [
+        (read_functionals, "a table of features.py"),
+        (read_captions, "a captions table"),
+        (read_corpus, "a table of files and labels"),
+        (open_file, "a table of features.py"),
+    ],
+)
+def test_files_that_are_not_parquet_are_named_by_every_reader(wrong_files, read, expected):
+    path = wrong_files / "x.parquet"
+    for content in (b"", b"file,emotion\n", (wrong_files / "captions.parquet").read_bytes()[:-9]):
+        path.write_bytes(content)
+        message = (
+            f"x.parquet cannot be read: it is no parquet file, or damaged; expected {expected}"
+        )
+        with pytest.raises(ParaCLAPError, match=message):
+            read(path)
+    path.unlink()
+    with pytest.raises(ParaCLAPError, match=r"x\.parquet does not exist"):
+        read(path)
 
 
 @pytest.mark.parametrize("name", ["features.parquet", "captions.parquet", "scores.json"])

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -49,7 +51,7 @@ def run(config, tmp_path):
 def clips(*rows):
     """A table of clips as in `clips_of`: (hash, start, end, speaker), all of one corpus."""
     table = pd.DataFrame(rows, columns=["hash", "start", "end", "speaker"])
-    return table.assign(corpus="mine").astype(TYPES)
+    return table.assign(corpus="emodb").astype(TYPES)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_clips_are_seen_by_content_and_segment_and_speakers_also_by_name(clip, s
     record = TrainedOn(known.assign(part="train"), complete=True)
     found = record.overlap(clips(clip)).iloc[0]
     assert (found["clip"], found["speaker"]) == (seen, same_speaker)
-    other = record.overlap(clips(clip).assign(corpus="other")).iloc[0]
+    other = record.overlap(clips(clip).assign(corpus="ravdess")).iloc[0]
     assert (other["clip"], other["speaker"]) == (seen, seen and clip[3] is not None)
     assert not record.overlap(clips(clip), part="validation").any(axis=None)
 
@@ -106,6 +108,18 @@ def test_models_without_a_record_are_unknown(run):
     (run / "best" / RECORD).unlink()
     record = load(run)
     assert record.clips is None and not record.complete and len(record.corpora) == 1
+
+
+def test_speakers_of_tables_of_ones_own_are_compared_by_name_alone():
+    own = {"corpus": None}
+    known = clips(("a", 0.0, np.inf, "s1"), ("b", 0.0, np.inf, "s2")).assign(part="train")
+    found = clips(("c", 0.0, np.inf, "S1"), ("d", 0.0, np.inf, "x"), ("b", 0.0, np.inf, "s2"))
+    overlap = TrainedOn(known.assign(**own), complete=True).overlap(found.assign(**own))
+    assert overlap["namesake"].tolist() == [True, False, False]
+    assert overlap["speaker"].tolist() == [False, False, True]
+    for left, right in ((known, found.assign(**own)), (known.assign(**own), found)):
+        overlap = TrainedOn(left, complete=True).overlap(right)
+        assert not overlap["namesake"].any() and overlap["speaker"].sum() == 1
 
 
 # --- Evaluation ----------------------------------------------------------------------------------
@@ -193,6 +207,41 @@ def test_speakers_are_seen_by_name_without_any_of_their_trained_clips(scored, ru
     assert "all 24 clips" in scored(corpus, "--split", "train", "--unseen")[1]
 
 
+@pytest.fixture
+def converted(labels):
+    """The table of labels beside FLAC copies of its clips, of which no content is known."""
+    for wav in labels.parent.rglob("*.wav"):
+        soundfile.write(wav.with_suffix(".flac"), *soundfile.read(wav, dtype="int16"))
+        wav.unlink()
+    path = labels.with_name("converted.csv")
+    path.write_text(labels.read_text().replace(".wav", ".flac"))
+    return path
+
+
+@pytest.mark.parametrize("name", ["", "mine="])
+def test_speakers_of_another_table_are_seen_by_name(scored, converted, name):
+    scores, printed = scored(f"{name}{converted}")
+    text = "0 of 72 clips, 4 of 6 speakers by name"
+    assert scores["trained_on"] == {"clips": 0, "speakers": 4, "complete": True, "text": text}
+    assert f"{text}; --unseen" in printed
+    scores, _ = scored(f"{name}{converted}", "--unseen")
+    assert scores["clips"] == 24 and scores["trained_on"]["text"] == "none"
+
+
+def test_one_trained_clip_leaves_the_other_speakers_by_name(scored, run, labels):
+    known = load(run).clips
+    TrainedOn(known.assign(hash=known["hash"].where(known.index == 0)), True).save(run / "best")
+    assert scored(labels)[0]["trained_on"]["text"] == (
+        "1 of 72 clips, 4 of 6 speakers, 3 of them by name"
+    )
+
+
+def test_unknown_speakers_are_not_called_unseen(scored, run, converted):
+    pd.read_csv(converted).drop(columns="speaker").to_csv(converted, index=False)
+    text = "at least 0 of 72 clips; speakers are unknown"
+    assert scored(converted)[0]["trained_on"]["text"] == text
+
+
 @pytest.mark.parametrize("fault", ["missing", "incomplete", "no splits", "no clips", "damaged"])
 def test_unknown_training_is_stated_and_impossible_selections_are_refused(
     scored, run, labels, captions, tmp_path, fault
@@ -275,6 +324,41 @@ def test_validation_clips_of_the_start_are_left_out(fine_tuning, captions, tmp_p
     assert set(run.data.validation_table["speaker"]) == set(some)
 
 
+@pytest.fixture
+def flac_captions(captions, converted):
+    """The table of captions, and settings, of FLAC copies of the clips."""
+    table = pd.read_parquet(captions)
+    files = table.index.levels[0].str.replace(".wav", ".flac")
+    path = converted.with_name("flac.parquet")
+    arguments = [f"data.captions={path}", f"data.root={converted.parent}"]
+    return table.set_axis(table.index.set_levels(files, level=0)), path, arguments
+
+
+def test_validation_on_namesakes_of_trained_speakers_is_stated(fine_tuning, flac_captions):
+    table, path, arguments = flac_captions
+    table["split"] = table["split"].replace({"train": "dev", "dev": "train"})
+    table.to_parquet(path)
+    with pytest.warns(UserWarning, match="same names as s0., s0.; .* are too high"):
+        run = fine_tuning(*arguments)
+    assert len(run.data.validation_table) == 24
+
+
+def test_held_out_speakers_are_no_namesakes_of_trained_ones_if_there_are_others(
+    fine_tuning, flac_captions, tmp_path
+):
+    table, path, arguments = flac_captions
+    trained = set(table["speaker"][table["split"] == "train"])
+    table.drop(columns="split").to_parquet(path)
+    for number in (2, 4, 5):
+        shutil.rmtree(tmp_path / "tuned", ignore_errors=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = fine_tuning(*arguments, f"data.validation_speakers={number}")
+        shared = trained & set(run.data.validation_table["speaker"])
+        assert bool(shared) == (number == 5)
+        assert any("same names" in str(warning.message) for warning in caught) == bool(shared)
+
+
 def test_start_without_a_record_is_stated(fine_tuning, run, tmp_path):
     (run / "best" / RECORD).unlink()
     with pytest.warns(UserWarning, match="no complete record of its training clips"):
@@ -318,9 +402,21 @@ def test_published_folders_have_no_names_of_speakers(run, scored, labels, tmp_pa
     published(run, tmp_path / "full", "--with-record")
     assert load(tmp_path / "full").clips["speaker"].isna().all()
     scores, _ = scored(labels, model=tmp_path / "full")
-    assert scores["trained_on"]["text"] == "48 of 72 clips, 4 of 6 speakers"
+    text = "at least 48 of 72 clips, 4 of 6 speakers; not all speakers are recorded"
+    assert scores["trained_on"]["text"] == text
     with pytest.raises(ModelError, match="no record"):
         published(tmp_path / "plain", tmp_path / "again", "--with-record")
+
+
+def test_other_clips_of_speakers_without_names_are_not_called_unseen(
+    fine_tuning, run, scored, converted, tmp_path
+):
+    published(run, tmp_path / "full", "--with-record")
+    scores, _ = scored(converted, model=tmp_path / "full")
+    text = "at least 0 of 72 clips, 0 of 6 speakers; not all speakers are recorded"
+    assert scores["trained_on"]["text"] == text
+    with pytest.warns(UserWarning, match="no complete record of its training clips and speakers"):
+        fine_tuning("data.validation_split=test", start=tmp_path / "full")
 
 
 # --- Untrained prompts ---------------------------------------------------------------------------
@@ -413,6 +509,15 @@ def test_predict_marks_untrained_prompts(partly_trained_folder, corpus, capsys):
         "angry": True, "calm": False
     }  # fmt: skip
     assert "predict.py: not trained: calm (no caption" in printed.err
+
+
+def test_csv_of_predict_marks_untrained_prompts(partly_trained_folder, corpus, tmp_path):
+    clip = sorted(corpus.rglob("*.wav"))[0]
+    arguments = [str(partly_trained_folder), str(clip), str(tmp_path / "no.wav")]
+    output = tmp_path / "scores.csv"
+    assert predict.main([*arguments, "--prompts", *QUERIES, "-o", str(output)]) == 1
+    table = pd.read_csv(output)
+    assert table["trained.angry"].all() and not table["trained.calm"].any() and len(table) == 2
 
 
 def test_description_has_the_classes_of_the_training(partly_trained, corpus, captions):
