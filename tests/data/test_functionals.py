@@ -134,7 +134,7 @@ def test_tower_and_table_belong_together(config, measured, tmp_path):
         loop.Trainer(read_settings([*given, "data.features=null"]))
     with pytest.raises(ValueError, match="model_type egemaps"):
         loop.Trainer(read_settings([config, f"data.features={measured[0]}"]))
-    with pytest.raises(FunctionalsError, match="elsewhere.parquet cannot be read"):
+    with pytest.raises(FunctionalsError, match="elsewhere.parquet does not exist"):
         loop.Trainer(read_settings([*given, "data.features=elsewhere.parquet"]))
 
 

@@ -104,9 +104,12 @@ def test_corpora_of_one_captions_table_are_validated_one_by_one(config, captions
     metadata = {**stored.schema.metadata, b"paraclap": json.dumps({"corpora": about}).encode()}
     pq.write_table(stored.replace_schema_metadata(metadata), tmp_path / "joint.parquet")
     settings = read_settings([config, f"data.captions={tmp_path / 'joint.parquet'}"])
-    validator = Validator(TrainingData(settings), settings.train)
+    data = TrainingData(settings)
+    validator = Validator(data, settings.train)
     found = {name: part.attrs["corpus"] for name, part in validator.tables.items()}
     assert found == {"own": None, "ravdess": "ravdess"}
+    recorded = data.trained_on.clips["corpus"]
+    assert set(recorded.dropna()) == {"ravdess"} and recorded.isna().any()
     assert sum(map(len, validator.tables.values())) == len(validator) == 24
 
 
