@@ -18,8 +18,6 @@ from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.channels import Mix, survey
 
 CONDITIONING = "mean of channels within 20 dB, soxr HQ to 16000 Hz, clipped to [-1, 32767/32768]"
-    "mean of the channels within 20 dB, soxr HQ to 16000 Hz, clipped to [-1, 32767/32768]"
-)
 """Part of the keys of caches: change it whenever samples change."""
 RATE_LIMITS = (4_000, 192_000)
 """Lowest and highest accepted sampling rate [Hz]; outside, headers are usually damaged."""
