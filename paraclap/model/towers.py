@@ -65,7 +65,7 @@ def as_model_error(about: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except (OSError, ValueError, ImportError, StrictDataclassError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"{about}: {lines[0]}") from error
     except MALFORMED as error:

@@ -135,6 +135,19 @@ def test_encoders_inside_a_model_run_no_code(model_folder, tmp_path, no_prompt, 
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.torture(46, "config.json that demands a package")
+@pytest.mark.parametrize(
+    "entries",
+    [{"attn_implementation": "evil/kernel"}, {"quantization_config": {"quant_method": "hqq"}}],
+)
+def test_packages_that_a_model_demands_are_named(model_folder, tmp_path, entries):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | entries))
+    with pytest.raises(ParaCLAPError, match="cannot be loaded: .*(kernel|hqq|package|install)"):
+        load_model(folder)
+
+
 HOSTILE = """x | y\n## Pwned\n<script>alert(1)</script> [a](javascript:b) `c` ![d](//e) \u202egpj"""
 
 
