@@ -12,7 +12,6 @@ the process, or "mapped": pages of files that the system may reclaim.
 """
 
 import argparse
-import json
 import multiprocessing
 import tempfile
 import time
@@ -26,7 +25,7 @@ import pandas as pd
 from benchmarks.timing import markdown_table, process_memory
 from paraclap.inference import approximate, index_update
 from paraclap.inference.approximate import ApproximateIndex
-from paraclap.inference.index import ABOUT, CHUNKS, FORMAT, SIDES, TABLE, Chunk, ClipIndex
+from paraclap.inference.index import ABOUT, CHUNKS, FORMAT, SIDES, Chunk, ClipIndex
 
 VOICES, DIRECTIONS = 4_000, 64
 NOISE = 0.15  # relative norm
@@ -62,13 +61,12 @@ def write_index(folder: Path, clips: int, dimensions: int, spread: str) -> None:
         index_update.write_chunk(folder, chunk)
         names = [f"{number:08d}.wav" for number in numbers]
         columns = {"name": names, "root": str(folder), "file": names, "start": 0.0, "end": np.nan}
-        columns |= {"quality": "", "size": 0, "modified": 0, "content": "", "key": keys}
+        columns |= {"quality": "", "sampled": "", "modified": 0, "content": "", "key": keys}
         place = {"chunk": chunk.content_name(), "row": range(len(keys))}
         tables.append(pd.DataFrame({**columns, **place}))
-    index_update.write_table(folder / TABLE, pd.concat(tables, ignore_index=True))
     fingerprints = dict.fromkeys(SIDES, "generated")
     about = {"format": FORMAT, "model": "generated", "fingerprints": fingerprints}
-    (folder / ABOUT).write_text(json.dumps(about))
+    index_update.write_clips(folder, pd.concat(tables, ignore_index=True), about)
 
 
 def search(folder: Path, kind: str, queries: np.ndarray) -> dict[str, Any]:

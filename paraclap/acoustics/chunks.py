@@ -30,6 +30,7 @@ from paraclap.acoustics import extraction, worker_pool
 from paraclap.acoustics.extraction import Clip, Record
 from paraclap.errors import ParaCLAPError
 from paraclap.files import atomic_write, remove_leftovers, sampled_hash
+from paraclap.parquet import open_parquet
 
 FORMAT = 3
 """Part of the hash; raise it when files of earlier versions must not be reused."""
@@ -208,7 +209,7 @@ def read_chunk(path: str | Path) -> pa.Table:
         ChunkError: if a checksum is wrong; the file is removed, and a rerun measures it again
     """
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read()
+        return open_parquet(path).read()
     except (OSError, pa.ArrowInvalid) as error:
         Path(path).unlink(missing_ok=True)
         raise ChunkError(f"{path} was damaged and has been removed, repeat the command") from error

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from paraclap.captions.templates import Descriptor, InputError
 from paraclap.files import reading_parquet
+from paraclap.parquet import open_parquet
 
 INDEX = ("file", "start", "end")
 BATCH = 32768  # rows per batch, and per row group of the output
@@ -80,11 +80,13 @@ def open_file(path: Path) -> Source:
 
     def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
         # buffers read ahead would stay in memory until the file is closed
-        options = {"pre_buffer": False, "page_checksum_verification": True}
-        with reading_parquet(path, InputError, FEATURES), pq.ParquetFile(path, **options) as file:
+        with (
+            reading_parquet(path, InputError, FEATURES),
+            open_parquet(path, pre_buffer=False) as file,
+        ):
             yield from file.iter_batches(BATCH, columns=columns)
 
-    with reading_parquet(path, InputError, FEATURES), pq.ParquetFile(path) as file:
+    with reading_parquet(path, InputError, FEATURES), open_parquet(path) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
     return Source(str(path), _corpus_name(schema, path.stem), schema, rows, read)
 

@@ -70,10 +70,10 @@ def _index(options: argparse.Namespace) -> int:
     )
     if update.repeated:
         print(f"{update.repeated} clips are given more than once, indexed once")
-    if options.approximate or approximate.is_prepared(options.output):
-        print(approximate.build(ClipIndex(options.output)))
     for name, reason in update.failures.items():
         print(f"search.py: {name}: {reason}", file=sys.stderr)
+    if options.approximate or approximate.is_prepared(options.output):
+        print(approximate.build(ClipIndex(options.output)))
     return int(bool(update.failures))
 
 

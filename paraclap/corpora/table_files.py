@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.label_files import parse_table, read_text
 from paraclap.corpora.labels import LABEL_COLUMNS, NUMBER_COLUMNS
 from paraclap.files import reading_parquet
+from paraclap.parquet import open_parquet
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
-FILE_NAMES = {"file_name": "file", "filename": "file"}
-"""Other name of the column of files -> its name."""
+FILE_NAMES = ("file_name", "filename")
+"""Other names of the column of files."""
 USUAL_COLUMNS = ("file", "start", "end", *LABEL_COLUMNS, *NUMBER_COLUMNS)
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
@@ -47,7 +47,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     """Return a Parquet table; integers in columns of labels are exact, as text."""
     with (
         reading_parquet(path, CorpusError, "a table of files and labels"),
-        pq.ParquetFile(path, page_checksum_verification=True) as file,
+        open_parquet(path) as file,
     ):
         names = file.schema_arrow.names
         _refuse_twice(names, path)
@@ -97,10 +97,11 @@ def read_file_table(path: Path, renamed: Mapping[str, str] | None = None) -> pd.
             raise CorpusError(f"{path} has a column {new}, {old} cannot be renamed to it")
     frame = frame.rename(columns={old: new for new, old in (renamed or {}).items()})
     for column in frame.columns:
-        usual = FILE_NAMES.get(column.casefold(), column.casefold())
-        if usual in USUAL_COLUMNS and usual not in frame:  # "Emotion"
-            frame = frame.rename(columns={column: usual})
+        if column.casefold() in (*USUAL_COLUMNS, *FILE_NAMES):  # "Emotion"
+            frame = frame.rename(columns={column: column.casefold()})
     _refuse_twice(list(frame.columns), path)
+    if others := [name for name in FILE_NAMES if name in frame and "file" not in frame]:
+        frame = frame.rename(columns={others[0]: "file"})
     if "file" not in frame:
         raise CorpusError(
             f"{path} has columns {', '.join(columns)}, expected one called file or file_name"

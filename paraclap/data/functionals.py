@@ -22,6 +22,7 @@ from paraclap.errors import ParaCLAPError
 from paraclap.files import reading_parquet
 from paraclap.model.build import Functionals
 from paraclap.model.modeling_paraclap import FunctionalsFeatureExtractor
+from paraclap.parquet import open_parquet
 
 
 class FunctionalsError(ParaCLAPError, ValueError):
@@ -34,8 +35,11 @@ def read_functionals(path: str | Path) -> pd.DataFrame:
     Raises:
         FunctionalsError: if the table cannot be read or has no functionals.
     """
-    with reading_parquet(path, FunctionalsError, "a table of features.py"):
-        table = pd.read_parquet(path, page_checksum_verification=True)
+    with (
+        reading_parquet(path, FunctionalsError, "a table of features.py"),
+        open_parquet(path) as file,
+    ):
+        table = file.read().to_pandas()
     names = [name for name in Extractor("egemaps").names if name in table]
     if not names:
         raise FunctionalsError(

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from paraclap.corpora import CorpusError
 from paraclap.corpora.validation import INDEX_COLUMNS, timedeltas
 from paraclap.files import reading_parquet
+from paraclap.parquet import open_parquet
 
 PHRASE_COLUMNS = ["captions", "caption_descriptors"]
 ROWS = 16384  # of a batch while reading
@@ -40,7 +41,7 @@ def read_caption_table(path: str | Path, lists: Sequence[str]) -> pd.DataFrame:
         CorpusError: if it cannot be read, or lacks the column `file` or lists of texts.
     """
     with reading_parquet(path, CorpusError, "a captions table"):
-        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
+        with open_parquet(path, pre_buffer=False) as file:
             others = [name for name in file.schema_arrow.names if name not in lists]
             columns = {name: _read_lists(file, name) for name in lists}
         table = pd.read_parquet(path, columns=others, page_checksum_verification=True)

@@ -11,6 +11,7 @@ from paraclap.corpora.labels import in_split, normalise_labels
 from paraclap.data.tables import on_clips
 from paraclap.data.trained_on import TrainedOn, clips_of
 from paraclap.files import reading_parquet
+from paraclap.parquet import open_parquet
 
 TEST = "test"
 UNKNOWN, NOTHING_SEEN = "unknown", "none"
@@ -23,8 +24,8 @@ def with_splits_of(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
         CorpusError: if the captions table cannot be read, or has no splits or none of the clips.
     """
     name, corpus = table.attrs["name"], table.attrs["corpus"]
-    with reading_parquet(path, CorpusError, "a captions table"):
-        captions = on_clips(pd.read_parquet(path, page_checksum_verification=True), path)
+    with reading_parquet(path, CorpusError, "a captions table"), open_parquet(path) as file:
+        captions = on_clips(file.read().to_pandas(), path)
     if "split" not in captions:
         raise CorpusError(
             f"{path} has no column split, so the run held out speakers of its own choice; "

@@ -6,7 +6,8 @@
 
 Files, where float16 changes a cosine by less than 1e-3:
 
-    index.json              the model, and fingerprints of its audio and text side
+    index.json              the model, fingerprints of its audio and text side, and the SHA-256 of
+                            clips.parquet, also of the one before, if an update was interrupted
     chunks/*.npy            embeddings (n, D) in float16, unit length
     chunks/*.clips.parquet  their keys and quality flags
     clips.parquet           name, root, file, start, end [s], quality, size and time of the file of
@@ -30,12 +31,10 @@ import numpy as np
 import pandas as pd
 
 from paraclap.errors import ParaCLAPError
-from paraclap.files import claim_folder, reading, reading_parquet, sampled_hash
+from paraclap.files import claim_folder, file_sha256, reading, reading_parquet, sampled_hash
 
 FORMAT = 2
 TABLE, ABOUT, CHUNKS = "clips.parquet", "index.json", "chunks"
-COLUMNS = {"name", "root", "file", "start", "end", "quality", "sampled", "modified", "content"}
-COLUMNS |= {"key", "chunk", "row"}
 SIDES = ("audio", "text")
 CHUNK_NAME = re.compile("[0-9a-f]{32}")
 LENGTH_TOLERANCE = 0.01
@@ -83,13 +82,16 @@ def read_table(folder: Path) -> pd.DataFrame:
     """Return the table of clips.
 
     Raises:
-        ClipIndexError: if it cannot be read, lacks columns, or names other files than chunks.
+        ClipIndexError: if it is missing, is not that of index.json, or names other files than
+            chunks.
     """
-    path = folder / TABLE
+    path, tables = folder / TABLE, read_about(folder).get("tables")
+    if not isinstance(tables, list) or not path.is_file():
+        raise ClipIndexError(f"{folder} is unfinished, run its index command again")
     with reading_parquet(path, ClipIndexError, "the table of an index"):
-        table = pd.read_parquet(path, page_checksum_verification=True)
-    if missing := sorted(COLUMNS - set(table)):
-        raise ClipIndexError(f"{path} is damaged: it has no column {', '.join(missing)}")
+        if file_sha256(path) not in tables:
+            raise ClipIndexError(f"{path} was changed or is damaged: run the index command again")
+        table = pd.read_parquet(path)
     for name in table["chunk"].unique():
         if not (isinstance(name, str) and CHUNK_NAME.fullmatch(name)):
             raise ClipIndexError(f"{path} is damaged: {name!r} is no name of a file of embeddings")
@@ -192,9 +194,9 @@ class ClipIndex:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.model: str = read_about(self.folder)["model"]
-        if not (self.folder / TABLE).is_file():
-            raise ClipIndexError(f"{self.folder} is unfinished, run its index command again")
         self.clips = read_table(self.folder)
+        if self.clips.empty:
+            raise ClipIndexError(f"{self.folder} holds no clips: none could be read")
         self.chunk_names: list[str] = self.clips["chunk"].unique().tolist()
         self._chunks = [_mapped(chunk_paths(self.folder, name)[0]) for name in self.chunk_names]
         self._are_checked = False

@@ -7,14 +7,15 @@ and copied files are not embedded again; changed files are, recognised by size a
 as in make and git.
 """
 
+import hashlib
 import itertools
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,14 @@ from tqdm import tqdm
 from paraclap.audio import AudioError
 from paraclap.audio.paths import hash_audio, resolve_inside
 from paraclap.evaluation.embedding_cache import clip_key
-from paraclap.files import atomic_write, make_folder, remove_leftovers, write_text
+from paraclap.files import (
+    atomic_write,
+    file_sha256,
+    make_folder,
+    remove_leftovers,
+    write_bytes,
+    write_text,
+)
 from paraclap.inference.api import Embedder
 from paraclap.inference.index import (
     ABOUT,
@@ -98,12 +106,26 @@ def update_index(folder: str | Path, embedder: Embedder, model: str, clips: pd.D
         if (folder / ABOUT).is_file():
             check_model(folder, fingerprints)
         about = {"format": FORMAT, "model": model, "fingerprints": fingerprints}
-        write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-        return _update(folder, embedder, clips)
+        if not (folder / ABOUT).is_file():
+            _write_about(folder, about)
+        return _update(folder, embedder, clips, about)
 
 
-def _update(folder: Path, embedder: Embedder, clips: pd.DataFrame) -> Update:
-    """Embed what is missing, and write the table; returns counts."""
+def _write_about(folder: Path, about: dict[str, Any]) -> None:
+    write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
+
+
+def write_clips(
+    folder: Path, table: pd.DataFrame, about: dict[str, Any], replaced: Sequence[str] = ()
+) -> None:
+    """Write the table of clips, after index.json with its hash and that of the replaced table."""
+    content = table.to_parquet(index=False)
+    _write_about(folder, about | {"tables": [*replaced, hashlib.sha256(content).hexdigest()]})
+    write_bytes(folder / TABLE, content)
+
+
+def _update(folder: Path, embedder: Embedder, clips: pd.DataFrame, about: dict[str, Any]) -> Update:
+    """Embed what is missing, and write the table and its hash; returns counts."""
     old = _old_table(folder)
     update = Update()
     table = _with_keys(clips, old, update)
@@ -113,7 +135,8 @@ def _update(folder: Path, embedder: Embedder, clips: pd.DataFrame) -> Update:
     obsolete = _merge_files(folder, set(table["key"]), stored)
     for column in Place._fields:
         table[column] = [getattr(stored[key], column) for key in table["key"]]
-    write_table(folder / TABLE, table)
+    replaced = [] if old is None else [file_sha256(folder / TABLE)]
+    write_clips(folder, table, about, replaced)
     for name in obsolete:  # only after the table was written without them
         for path in chunk_paths(folder, name):
             path.unlink(missing_ok=True)

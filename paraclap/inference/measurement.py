@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from paraclap.acoustics import egemaps
 from paraclap.acoustics.chunks import DURATION
@@ -30,6 +29,7 @@ from paraclap.captions.templates import (
 )
 from paraclap.errors import ParaCLAPError
 from paraclap.files import reading_parquet
+from paraclap.parquet import open_parquet
 
 TRAINING = "train"
 """Split of a features table that edges are fitted to."""
@@ -186,9 +186,12 @@ def reference_values(
 def _read_columns(path: str | Path, columns: set[str], voiced: bool) -> pa.RecordBatch:
     """Return columns of the training rows, and the column that marks voiced clips, if present."""
     wanted = columns | {"split"} | ({VOICING_COLUMN} if voiced else set())
-    with reading_parquet(path, MeasurementError, "a table of features.py"):
-        known = set(pq.read_schema(path).names)
-        table = pq.read_table(path, columns=sorted(wanted & known), page_checksum_verification=True)
+    with (
+        reading_parquet(path, MeasurementError, "a table of features.py"),
+        open_parquet(path) as file,
+    ):
+        known = set(file.schema_arrow.names)
+        table = file.read(columns=sorted(wanted & known))
     if absent := columns - known:
         raise MeasurementError(
             f"{path} has no column {', '.join(sorted(absent))}, expected a features table"

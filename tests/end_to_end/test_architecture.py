@@ -25,7 +25,7 @@ FLOORS = (  # each imports from floors below, and from its own folder
     {"corpora"},
     {"captions", "audio"},
     {"settings", "locks", "distributed"},
-    {"files"},
+    {"files", "parquet"},
     {"errors", "signals"},
 )
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}

@@ -30,7 +30,8 @@ from paraclap.evaluation.prompts import load_prompts
 from paraclap.files import YAML_BYTES, ForeignFolderError, file_sha256, parse_yaml, safe_name
 from paraclap.inference import guards
 from paraclap.inference.guards import RequestGuard
-from paraclap.inference.index import ClipIndex, ClipIndexError
+from paraclap.inference.index import ClipIndex, ClipIndexError, read_about
+from paraclap.inference.index_update import write_clips
 from paraclap.model.build import load_model
 from paraclap.model.card import model_card
 from paraclap.model.towers import build_encoder, load_tokenizer
@@ -202,8 +203,8 @@ def test_index_names_its_own_files_alone(tmp_path, model_folder, voice, name):
     search.main(["index", str(model_folder), str(tmp_path / "a.wav"), "-o", str(index)])
     (rows,) = (index / "chunks").glob("*.npy")
     (tmp_path / "outside.npy").write_bytes(rows.read_bytes())
-    table = pd.read_parquet(index / "clips.parquet")
-    table.assign(chunk=name).to_parquet(index / "clips.parquet", index=False)
+    table, about = pd.read_parquet(index / "clips.parquet"), read_about(index)
+    write_clips(index, table.assign(chunk=name), about)
     with pytest.raises(ClipIndexError, match="is no name of a file of embeddings"):
         ClipIndex(index)
 
