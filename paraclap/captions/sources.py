@@ -152,6 +152,12 @@ def encode(column: pa.Array) -> tuple[np.ndarray, list]:
     """Return the codes of a column (rows,), -1 where missing, and the values they refer to."""
     if pa.types.is_nested(column.type):
         raise InputError(f"a column of labels holds {column.type}, expected one label per row")
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        try:
+            column = column.cast(pa.large_string())
+        except pa.ArrowInvalid as error:
+            message = "a column of labels holds bytes, expected text in UTF-8"
+            raise InputError(message) from error
     if not pa.types.is_dictionary(column.type):
         column = pc.dictionary_encode(column)
     codes = column.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)

@@ -66,6 +66,7 @@ MEANT_WORDS = {
 }
 """Word within the name of a column, in lower case -> the column."""
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+LARGEST_EXACT = 2**53  # of the integers in 64-bit floating point
 FILES_COMPARED = 50
 """Files of a folder whose names are compared with those of known corpora."""
 
@@ -279,8 +280,8 @@ def scored_classes(table: pd.DataFrame, target: str = "emotion") -> pd.Series:
         target: column of the labels
 
     Raises:
-        CorpusError: if the column is missing, both tertiles of its numbers are equal, or it has a
-            label unknown to the corpus
+        CorpusError: if the column is missing, both tertiles of its numbers are equal, its numbers
+            are beyond 2^53, or it has a label unknown to the corpus
     """
     if target not in table:
         raise CorpusError(f"the table has no {target}, its columns are {', '.join(table.columns)}")
@@ -299,6 +300,11 @@ def scored_classes(table: pd.DataFrame, target: str = "emotion") -> pd.Series:
 
 def _tertiles(values: pd.Series) -> pd.Series:
     """Return low, middle or high for each number; NaN stays missing."""
+    if values.astype("float64").abs().max() > LARGEST_EXACT:
+        raise CorpusError(
+            f"{values.name} has numbers beyond 2^53, which are not exact, expected smaller ones or"
+            " texts"
+        )
     first, second = values.quantile([1 / 3, 2 / 3])
     if not first < second:
         raise CorpusError(f"the tertiles of {values.name} are both {first}, expected two values")

@@ -98,6 +98,7 @@ def _check_files(files: pd.Series, root: Path) -> pd.Series:
     """Return normalised paths relative to the root; all must be inside of it."""
     if files.isna().any():
         raise CorpusError(f"{root}: the table has rows without a file")
+    refuse_lists(files, str(root))
     files = _relative(files.astype("str"), str(root))
     leaves = files.str.contains(r"^/|^[A-Za-z]:[\\/]|(?:^|[/\\])\.\.(?:[/\\]|$)|\x00", regex=True)
     if leaves.any():
@@ -195,9 +196,19 @@ def typed(values: pd.Series, name: str) -> pd.Series:
 
 
 def refuse_lists(values: pd.Series, name: str) -> None:
-    """Raise `CorpusError` if a column holds lists or mappings instead of one label per row."""
-    if values.dtype == "object":
-        nested = values.map(lambda value: isinstance(value, list | tuple | dict | np.ndarray))
-        if nested.any():
-            found = values[nested].iloc[0]
-            raise CorpusError(f"{name}: {values.name} holds {found}, expected one label per row")
+    """Raise `CorpusError` if a column holds lists, mappings or bytes instead of one text per row.
+
+    Bytes in UTF-8 are texts.
+    """
+    if values.dtype != "object":
+        return
+    nested = values.map(lambda value: isinstance(value, list | tuple | dict | np.ndarray))
+    if nested.any():
+        found = values[nested].iloc[0]
+        raise CorpusError(f"{name}: {values.name} holds {found}, expected one label per row")
+    try:
+        values.astype("str")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{name}: {values.name} holds {error.object}, expected text in UTF-8"
+        ) from error

@@ -193,6 +193,29 @@ def test_flipped_bits_of_a_table_change_no_value(captions, tmp_path, happened, n
     happened(f"{len(refused)} of {2 * group.num_columns} refused, no value changed")
 
 
+@pytest.mark.torture(21, "flipped bits in the footers of features and captions")
+@pytest.mark.parametrize("name", READERS)
+def test_flipped_bits_of_a_footer_rename_no_column(captions, tmp_path, happened, name):
+    whole, path = (captions.parent / name).read_bytes(), tmp_path / name
+    path.write_bytes(whole)
+    expected, refused = read_table(path), 0
+    length = int.from_bytes(whole[-8:-4], "little")
+    places = [match.start() + 3 for match in re.finditer(rb"emotion|\bduration|speaker", whole)]
+    places += np.random.default_rng(0).integers(len(whole) - length, len(whole) - 8, 30).tolist()
+    for place in places:
+        changed = bytearray(whole)
+        changed[place] ^= 4
+        path.write_bytes(changed)
+        try:
+            table = read_table(path)
+            assert table.columns.equals(expected.columns)
+        except ParaCLAPError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 5
+    happened(f"{refused} of {len(places)} refused, no column renamed")
+
+
 # --- Resuming on other data ----------------------------------------------------------------------
 
 
@@ -473,6 +496,13 @@ def test_damaged_embeddings_are_not_ranked(index, model_folder, capsys, happened
         lambda table: table.assign(chunk="0" * 32),
         lambda table: table.assign(row=7),
         lambda table: table.assign(row=-1),
+        lambda table: table.assign(row=table["row"].to_numpy()[::-1]),
+        lambda table: table.assign(row=table["row"] + 0.5),
+        lambda table: table.assign(row=table["row"].astype("str")),
+        lambda table: table.assign(key=table["key"].to_numpy()[::-1]),
+        lambda table: table.assign(start=table["start"].astype("str")),
+        lambda table: table.assign(name=3, quality=4),
+        lambda table: table[:0],
         None,
     ],
 )
@@ -485,12 +515,24 @@ def test_damaged_table_of_an_index_is_refused_and_written_again(
         fault(pd.read_parquet(path)).to_parquet(path, index=False)
     else:
         path.write_bytes(path.read_bytes()[:-99])
+    capsys.readouterr()
     code, hits = queried(index)
     assert code == 1 and hits is None
-    assert "Traceback" not in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "was changed or is damaged" in message
     search.main(["index", str(model_folder), str(index.with_name("audio")), "-o", str(index)])
     assert queried(index)[1].equals(expected)
     happened("refused, and written again by the next update, which embeds nothing")
+
+
+def test_index_without_any_clip_is_refused(index, model_folder, capsys):
+    audio = index.with_name("audio")
+    for path in audio.iterdir():
+        path.write_bytes(b"")
+    assert search.main(["index", str(model_folder), str(audio), "-o", str(index)]) == 1
+    capsys.readouterr()
+    assert queried(index) == (1, None)
+    assert "holds no clips" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

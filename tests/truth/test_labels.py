@@ -13,7 +13,10 @@ import yaml
 from training_runs import rows as metric_rows
 
 from corpus_files import message_of, touch, warnings_of, write
+from paraclap.captions.sources import encode
+from paraclap.captions.templates import InputError
 from paraclap.cli import evaluate, features, predict, template_creation
+from paraclap.corpora import CorpusError
 from paraclap.corpora.labels import normal_label, normalise_labels
 from paraclap.corpora.table import read_corpus, scored_classes
 from paraclap.evaluation.prompts import PromptError, prompts_for
@@ -77,6 +80,32 @@ def test_lists_of_labels_are_an_error(tmp_path):
     table = read_corpus(write(tmp_path, "labels.jsonl", rows))
     with pytest.raises(ValueError, match="one label per row"):
         scored_classes(table, "style")
+
+
+def test_bytes_are_labels_if_they_are_utf_8(tmp_path):
+    path = tmp_path / "labels.parquet"
+    touch(tmp_path, "ä.wav")
+    for bad in ("file", "emotion", "style"):
+        row = {"file": "ä.wav".encode(), "emotion": b"angry", "style": b"loud"}
+        pd.DataFrame([row]).to_parquet(path)
+        table = read_corpus(path)
+        assert table["emotion"].tolist() == scored_classes(table).tolist() == ["angry"]
+        assert encode(pa.array([b"angry"]))[1] == ["angry"]
+        pd.DataFrame([row | {bad: b"\xe4"}]).to_parquet(path)
+        with pytest.raises(CorpusError, match=rf"{bad} holds b'\\xe4', expected text in UTF-8"):
+            scored_classes(read_corpus(path), bad)
+    with pytest.raises(InputError, match="expected text in UTF-8"):
+        encode(pa.array([b"\xe4"]))
+
+
+@pytest.mark.parametrize("kind, first", [("uint64", 2**63), ("Int64", -(2**62)), ("float64", 1e17)])
+def test_numbers_that_are_not_exact_are_no_levels(tmp_path, kind, first):
+    touch(tmp_path, *(f"{row}.wav" for row in range(9)))
+    rows = {"file": [f"{row}.wav" for row in range(9)]}
+    rows["uid"] = pd.Series(range(9), dtype=kind) + first
+    pd.DataFrame(rows).to_parquet(tmp_path / "labels.parquet")
+    with pytest.raises(CorpusError, match=r"uid has numbers beyond 2\^53"):
+        scored_classes(read_corpus(tmp_path / "labels.parquet"), "uid")
 
 
 # --- Genders -------------------------------------------------------------------------------------
@@ -208,6 +237,8 @@ def test_case_and_blanks_of_column_names_do_not_matter(tmp_path):
     path = write(tmp_path, "labels.csv", "File, Emotion,SPEAKER \na.wav,anger,s01\n")
     table, warned = warnings_of(read_corpus, path)
     assert table.columns.tolist() == ["emotion", "speaker"] and not warned
+    write(tmp_path, "labels.csv", "file,emotion,Emotion \na.wav,anger,fear\n")
+    assert "the column emotion occurs twice" in message_of(path)
 
 
 def test_unused_columns_are_named_with_a_suggestion(tmp_path):
