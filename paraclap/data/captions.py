@@ -107,6 +107,24 @@ def compose_caption(
     return Caption(JOINT.join(texts), _attributes(phrases, names))
 
 
+def drawn_descriptors(descriptors: Sequence[Sequence[str]], settings: CaptionSettings) -> set[str]:
+    """Return the descriptors that captions can contain, from those of the phrases of each clip."""
+    drawn: set[str] = set()
+    for names in {tuple(row) for row in descriptors}:
+        probs = {name: settings.label_probs.get(name) for name in names}
+        if settings.style == EMOTION:
+            drawn |= {EMOTION}.intersection(names)
+        elif settings.style != "sampled":
+            drawn.update(names)
+        else:
+            drawn |= {name for name, prob in probs.items() if prob}
+            others = {name for name, prob in probs.items() if prob is None}
+            has_label = any(prob is not None and prob >= 1 for prob in probs.values())
+            if not has_label or settings.phrase_count_probs[0] < 1:
+                drawn |= others or (set() if has_label else set(names))
+    return drawn
+
+
 def _sampled(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
     """Join phrases of distinct descriptors, then those of labels, as in the paper."""
     labels = [n for n, p in settings.label_probs.items() if rng.random() < p and n in phrases]

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from paraclap.audio.augment import TRANSFORMS, Augmenter
 from paraclap.captions.sources import metadata_of
 from paraclap.corpora.labels import SPLITS, in_split, normalise_labels, split_names
+from paraclap.data.captions import drawn_descriptors
 from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.label_captions import caption_labels
-from paraclap.data.tables import PHRASE_COLUMNS, read_caption_table, refuse_repeated
+from paraclap.data.tables import PHRASE_COLUMNS, Lists, read_caption_table, refuse_repeated
 from paraclap.data.trained_on import (
     TRAIN,
     TrainedOn,
@@ -194,7 +195,10 @@ def provenance(
     facts |= {"clips": len(table)}
     if "speaker" in table:
         facts["speakers"] = table["speaker"].nunique()
-    attributes = attributes_of(table)
+    drawn = drawn_descriptors(Lists(table["caption_descriptors"]), settings.captions)
+    if settings.loss.class_prompts:
+        drawn.add(settings.train.target)
+    attributes = {name: values for name, values in attributes_of(table).items() if name in drawn}
     return facts | {"epochs": epochs, "seed": settings.train.seed, "attributes": attributes}
 
 

@@ -12,6 +12,7 @@ from paraclap.data.captions import (
     CaptionTableError,
     check_caption_settings,
     draw_caption,
+    drawn_descriptors,
     equal_captions,
     group_phrases,
     match_matrix,
@@ -145,3 +146,25 @@ def test_phrases_are_grouped_by_descriptor():
     assert grouped == {"x": ["a", "c"], "y": ["b"]}
     with pytest.raises(ValueError):
         group_phrases(["a"], [])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"phrase_count_probs": [1.0]},
+        {"phrase_count_probs": [1.0], "label_probs": {"emotion": 0.6, "gender": 0.4}},
+        {"phrase_count_probs": [1.0], "label_probs": {"emotion": 0.0, "gender": 1.0}},
+        {"phrase_count_probs": [0.5, 0.5], "label_probs": {"emotion": 0.0}},
+        {"style": "published"},
+        {"style": "emotion"},
+    ],
+)
+@pytest.mark.parametrize("names", [["pitch", "emotion", "gender"], ["emotion", "gender"]])
+def test_drawn_descriptors_are_those_of_many_captions(settings, names):
+    settings, phrases = CaptionSettings(**settings), {name: [name] for name in names}
+    rng = np.random.default_rng(0)
+    found = {
+        name for _ in range(400) for name, _ in draw_caption(phrases, settings, rng).attributes
+    }
+    assert drawn_descriptors([names, names], settings) == found
