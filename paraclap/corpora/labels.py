@@ -32,7 +32,8 @@ from paraclap.captions.templates import emotion_noun, label_key
 LABEL_COLUMNS = ("emotion", "gender", "speaker", "split", "fold", "language")
 NUMBER_COLUMNS = ("arousal", "valence", "dominance", "age")
 ORIGINAL_SPLIT = "original_split"
-CHANGES_SHOWN = 6
+CHANGES_SHOWN = 3
+"""Changes shown of each column, the most frequent ones."""
 
 Mapped = dict[str, str | None]
 """Label -> normalised label, None if it means that there is none."""
@@ -248,11 +249,13 @@ def describe_changes(changes: Mapping[str, Changes], shown: int = CHANGES_SHOWN)
     """Return changes of columns in one line, with the number of rows; "" if there are none."""
     parts = []
     for column, changed in changes.items():
-        for (old, new), count in sorted(changed.items(), key=lambda item: -item[1]):
-            parts.append(f"{column} {old!r} -> {new or 'missing'} ({count})")
-    rest = len(parts) - shown
-    more = f" and {rest} more" if rest > 0 else ""
-    return f"labels normalised: {', '.join(parts[:shown])}{more}" if parts else ""
+        parts += [
+            f"{column} {old!r} -> {new or 'missing'} ({count})"
+            for (old, new), count in changed.most_common(shown)
+        ]
+        if len(changed) > shown:
+            parts.append(f"{len(changed) - shown} more of {column}")
+    return f"labels normalised: {', '.join(parts)}" if parts else ""
 
 
 # --- Splits --------------------------------------------------------------------------------------

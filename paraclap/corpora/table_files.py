@@ -40,6 +40,8 @@ def read_table(path: Path) -> pd.DataFrame:
         hint = ""
         if path.read_bytes()[:2] == b"PK":
             hint = " (a spreadsheet? save it as CSV)"
+        elif isinstance(error, UnicodeDecodeError):
+            hint = " (another encoding? save it as CSV in UTF-8)"
         raise CorpusError(f"{path} cannot be read as a table: {error}{hint}") from error
 
 

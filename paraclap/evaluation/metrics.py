@@ -116,8 +116,12 @@ def score_poles(
     The value is the cosine with the prompt "high" minus the cosine with the prompt "low" (B,).
 
     Returns:
-        `AUC`, the area under the ROC curve (chance 0.5), and `AUC_interval`.
+        `AUC`, the area under the ROC curve (chance 0.5), and `AUC_interval`; None unless both
+        classes have two speakers, because resamples of one would all have the same value.
     """
+    if speakers is not None:
+        codes = label_codes(speakers)
+        intervals &= all(len(np.unique(codes[is_high == pole])) > 1 for pole in (True, False))
 
     def area(rows: Rows) -> float:
         """Share of correctly ordered pairs, from the rank sum (Mann and Whitney, 1947)."""

@@ -142,6 +142,10 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
             remarks.append(f"{name}: {excluded} clips excluded (no label, or no prompt for it)")
         if scores["split"]:
             remarks.append(f"{name}: only the test split is scored; --split selects others")
+        if left_out := scores["left_out"]:
+            remarks.append(
+                f"{name}: {left_out} clips of the training, or of its speakers, are left out"
+            )
         if untrained := scores["untrained"]:
             remarks.append(f"{name}: no caption of the training describes {', '.join(untrained)}")
         seen = scores["trained_on"]
@@ -159,6 +163,8 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
                 f"{name}: no speakers are known, so the interval is over clips; it is too narrow "
                 "if there are several of one speaker"
             )
+        elif scores["interval"] is None:
+            remarks.append(f"{name}: one speaker gives no interval")
         elif unknown := scores["unknown_speakers"]:
             remarks.append(
                 f"{name}: {unknown} of {scores['clips']} clips have no speaker; each counts as a "

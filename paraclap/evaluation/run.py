@@ -99,6 +99,7 @@ def _about_clips(source: Source, predictions: pd.DataFrame) -> dict[str, Any]:
         "split": TEST if source.only_test else None,
         "quality": quality[quality != ""].value_counts().to_dict(),
         "trained_on": seen_counts(scored, source.seen),
+        "left_out": 0 if source.seen is None else len(source.seen) - len(source.table),
     }
 
 

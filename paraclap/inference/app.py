@@ -216,8 +216,8 @@ def notes_of(analysis: Analysis) -> str:
     lines = [f"Duration {analysis.seconds:.1f} s"]
     if analysis.timeline is not None:
         silent = (analysis.timeline["quality"] == "silent").sum()
-        heard = len(analysis.timeline) - silent
-        lines[0] += f", mean of {heard or silent} windows"
+        count = len(analysis.timeline)
+        lines[0] += f", mean of {count - silent or count} windows"
     lines.append(
         f"Catch-all class (mean of neutral prompts such as “a person is speaking”), scored beside"
         f" the prompts: **{analysis.scores['none_of_these']:.0%}**"

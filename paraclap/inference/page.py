@@ -187,24 +187,25 @@ class Analyzer:
         embedded = self.paraclap.embed_waveforms([_cut(waveform, *place) for place in places])
         scores = classifier(embedded)
         checks = [FLAGS.get(flag, flag) for flag in flags if flag]
-        timeline, heard = None, np.full(len(places), True)
+        timeline, averaged = None, np.full(len(places), True)
         if len(places) > 1:
             table = pd.DataFrame(places, columns=["start", "end"])
             timeline = pd.concat([table, scores], axis=1)
             marks = [quality_flags(_cut(waveform, *place)) for place in places]
             timeline["quality"] = [";".join(found) for found in marks]
             if "silent" not in flags:
-                heard = (timeline["quality"] != "silent").to_numpy()
+                audible = (timeline["quality"] != "silent").to_numpy()
+                averaged = audible if audible.any() else averaged
                 checks += _window_checks(timeline["quality"], flags)
         neighbours = None
         if self.index is not None:
-            mean = embedded[heard].mean(axis=0)
+            mean = embedded[averaged].mean(axis=0)
             query = {"recording": mean / np.linalg.norm(mean)}
             neighbours = find(self.index, query, NEIGHBOURS)
         return Analysis(
             seconds=seconds,
             names=classifier.names,
-            scores=scores[heard].drop(columns=["best", "probability"]).mean(),
+            scores=scores[averaged].drop(columns=["best", "probability"]).mean(),
             timeline=timeline,
             acoustics=acoustics,
             reference=self._reference(labels) if edges is not None else {},

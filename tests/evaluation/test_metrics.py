@@ -146,11 +146,18 @@ def test_cluster_interval_agrees_with_a_plain_bootstrap(numbers):
 
 
 def test_resamples_without_a_value_are_ignored():
-    # Speaker a has only high clips and b only low ones: half of the resamples have no AUC.
+    # Each speaker has one class, so some resamples have only one and no AUC.
     figures = metrics.score_poles(
-        np.array([2.0, 1.0, 0.0]), np.array([True, True, False]), ["a", "a", "b"]
+        np.array([2.0, 1.0, 1.5, 0.0]), np.array([True, True, False, False]), ["a", "b", "c", "d"]
     )
-    assert figures == {"AUC": 1.0, "AUC_interval": [1.0, 1.0]}
+    assert figures == {"AUC": 0.75, "AUC_interval": [0.0, 1.0]}
+
+
+def test_area_of_one_speaker_in_a_class_has_no_interval():
+    # All resamples with both classes have the same value: [1, 1] would look like certainty.
+    values, is_high = np.array([2.0, 1.0, 0.0, 0.5]), np.array([True, True, False, False])
+    figures = metrics.score_poles(values, is_high, ["a", "a", "b", "c"])
+    assert figures == {"AUC": 1.0, "AUC_interval": None}
 
 
 # --- Calibration ---------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def plant(folder, marker, *files, **entries):
 
 @pytest.fixture
 def no_prompt(monkeypatch):
-    """Fail if anything is asked at the terminal, and answer yes."""
+    """Fail if there is a prompt at the terminal, and answer yes."""
     questions = []
     monkeypatch.setattr("builtins.input", lambda text="": questions.append(text) or "y")
     yield
@@ -115,7 +115,7 @@ def test_no_file_of_a_model_runs_code_or_prompts(
         with contextlib.suppress(ParaCLAPError):
             load(str(tmp_path / "model"))
     assert not (tmp_path / "executed").exists()
-    happened("nothing is executed, and nothing is asked")
+    happened("nothing is executed, without a prompt")
 
 
 @pytest.mark.torture(46, "auto_map of an encoder inside config.json")

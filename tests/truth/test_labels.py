@@ -215,6 +215,12 @@ def test_changes_are_counted_in_one_line(tmp_path):
         assert part in warned[0]
 
 
+def test_changes_of_one_column_do_not_hide_those_of_another(tmp_path):
+    emotions = ["Anger", "Joy", "Fear", "Sadness", "Boredom", "Disgust", "Neutral"]
+    _, (warned,) = read_rows(tmp_path, {"emotion": emotions, "gender": ["F"] * 7})
+    assert "4 more of emotion" in warned and "gender 'F' -> female (7)" in warned
+
+
 def test_clean_labels_are_not_reported(tmp_path):
     rows = {"emotion": EMOTIONS, "gender": ["female", "male"] * 2, "split": ["train"] * 4}
     assert read_rows(tmp_path, rows)[1] == []

@@ -130,6 +130,7 @@ def test_json_lines_are_a_table(tmp_path):
     [
         ("labels.xlsx", b"PK\x03\x04", "is a spreadsheet, save it as CSV"),
         ("labels.csv", b"PK\x03\x04\xff\xfe", "a spreadsheet? save it as CSV"),
+        ("labels.csv", b"file,emotion\na.wav,fr\xf6hlich\n", "save it as CSV in UTF-8"),
         ("labels.txt", b"file\na.wav\n", "is a file of another kind"),
         ("labels.csv", b"file,emotion\na.wav,anger,x\n", "a.wav has more fields than the header"),
         ("labels.csv", b"file,emotion,emotion\na.wav,anger,x\n", "the column emotion occurs twice"),

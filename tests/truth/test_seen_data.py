@@ -165,6 +165,7 @@ def test_scores_state_how_much_of_them_is_training_data(scored, labels):
     scores, printed = scored(labels, "--unseen")
     assert scores["clips"] == 24 and scores["trained_on"]["clips"] == 0
     assert "none" in printed and "--unseen" not in printed
+    assert "48 clips of the training, or of its speakers, are left out" in printed
 
 
 def test_classes_that_no_caption_describes_are_named(scored, labels):
