@@ -128,7 +128,7 @@ class Lists(Sequence):
     def first_places(self) -> dict[str, tuple[int, int]]:
         """Return the distinct texts with the first row that has each, and its place in the row."""
         places: dict[str, tuple[int, int]] = {}
-        for first, (offsets, indices, texts) in zip(self._firsts, self._parts, strict=False):
+        for first, (offsets, indices, texts) in zip(self._firsts[:-1], self._parts, strict=True):
             numbers, found = np.unique(indices[offsets[0] : offsets[-1]], return_index=True)
             rows = np.searchsorted(offsets, found + offsets[0], side="right") - 1
             inside = found + offsets[0] - offsets[rows]
