@@ -182,9 +182,9 @@ class DataSettings:
 
     Attributes:
         corpora: several corpora, by name: `root`, `captions` and, for functionals, `features` of
-            each, instead of the keys below. In a captions table with a column `corpus`, the rows of
-            that name are used. Level words are relative to the table, or to each corpus if the
-            table was written with `--edges-by corpus`.
+            each, instead of the keys below. Each may have a captions table or a table of labels. In
+            a table with a column `corpus`, the rows of that name are used. Level words are relative
+            to the table, or to each corpus if the table was written with `--edges-by corpus`.
         sampling_exponent: a corpus of n clips is sampled in proportion to n to the power of this: 1
             samples by corpus size, 0 samples corpora equally.
         class_sampling_exponent: the same for the classes of `train.target` within each corpus.

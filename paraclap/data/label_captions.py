@@ -1,14 +1,17 @@
 """Captions from labels alone: from a table of files and labels to a captions table.
 
     root = caption_labels("my.csv", "runs/mine/captions.parquet")
+    settings = with_captions(settings)  # of a run, for all of its tables of labels
 
 The templates of preprocessing/template_creation.py turn the labels of a table (emotion, gender,
 arousal, ...) into phrases; nothing is measured, so no phrase describes pitch or loudness.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,6 +22,14 @@ from paraclap.captions.writer import prepare_captioner, write_captions
 from paraclap.corpora import CorpusError
 from paraclap.corpora.labels import in_split, split_names
 from paraclap.corpora.table import read_corpus
+from paraclap.settings import (
+    LABEL_TABLES,
+    CorpusSettings,
+    DataSettings,
+    Settings,
+    SettingsError,
+    corpora_of,
+)
 
 
 def caption_labels(
@@ -66,3 +77,42 @@ def caption_labels(
     features = Features([open_table(stored, str(labels))], training=training)
     write_captions(prepare_captioner(features, descriptors), Path(captions))
     return table.attrs["root"]
+
+
+def with_captions(settings: Settings) -> Settings:
+    """Generate captions where `captions` is a table of labels.
+
+    Args:
+        settings: of a run.
+
+    Returns:
+        Settings whose `captions` are captions tables, in the run folder if they were generated.
+
+    Raises:
+        SettingsError: if `data.templates` is set without a table of labels: captions tables have
+            their own phrases.
+    """
+    data = settings.data
+    corpora = {
+        name: _captioned(name, corpus, settings)
+        for name, corpus in corpora_of(data).items()
+        if Path(corpus.captions).suffix.lower() in LABEL_TABLES
+    }
+    if not corpora and data.templates != DataSettings().templates:
+        raise SettingsError(
+            f"data.templates is {data.templates}, but {data.captions} has captions already; "
+            "template_creation.py --templates makes others"
+        )
+    changes: dict[str, Any] = {"corpora": data.corpora | corpora}
+    if "" in corpora:
+        changes = {"root": corpora[""].root, "captions": corpora[""].captions}
+    return dataclasses.replace(settings, data=dataclasses.replace(data, **changes))
+
+
+def _captioned(name: str, corpus: CorpusSettings, settings: Settings) -> CorpusSettings:
+    """Return a corpus with captions generated from its table of labels."""
+    data = settings.data
+    captions = Path(settings.output) / (f"captions.{name}.parquet" if name else "captions.parquet")
+    root = caption_labels(corpus.captions, captions, data.templates, corpus.root, data.train_split)
+    print(f"captions generated from {corpus.captions} are in {captions}")
+    return dataclasses.replace(corpus, root=root, captions=str(captions))

@@ -191,7 +191,7 @@ def check_paths(settings: Settings) -> None:
         is_label_table = Path(corpus.captions or "").suffix.lower() in LABEL_TABLES
         if name and not re.fullmatch(r"[\w-]+", name):
             raise SettingsError(f"{key}: expected a name of letters, digits, - and _")
-        if corpus.root is None and (name or not is_label_table):
+        if corpus.root is None and not is_label_table:
             raise SettingsError(f"{key}.root is not set; set it to the folder of the audio")
         if corpus.root is not None and not Path(corpus.root).is_dir():
             raise SettingsError(f"{key}.root: {corpus.root} is not a folder")

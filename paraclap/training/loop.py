@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from paraclap.data.label_captions import with_captions
 from paraclap.distributed import agreed_signal, broadcast_in_place, largest, rank, world_size
 from paraclap.files import make_folder, remove_leftovers, write_text
 from paraclap.locks import lock
@@ -21,7 +22,7 @@ from paraclap.training.encoding import Batch
 from paraclap.training.loggers import Log, check_loggers
 from paraclap.training.precompute import audio_embeddings
 from paraclap.training.resources import memory_in_use
-from paraclap.training.tables import check_augmentation, with_captions
+from paraclap.training.tables import check_augmentation
 from paraclap.training.text_pretraining import pretrain_text
 from paraclap.training.trainer import Trainer
 from paraclap.training.validation import log_figures

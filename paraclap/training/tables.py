@@ -4,7 +4,6 @@ With several corpora, the name of the corpus is prepended to files and speakers.
 from another model does not validate on clips or speakers which that model was trained on.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from paraclap.captions.sources import metadata_of
 from paraclap.corpora.labels import SPLITS, in_split, normalise_labels, split_names
 from paraclap.data.captions import drawn_descriptors
 from paraclap.data.functionals import functionals_of, read_functionals
-from paraclap.data.label_captions import caption_labels
 from paraclap.data.tables import PHRASE_COLUMNS, Lists, read_caption_table, refuse_repeated
 from paraclap.data.trained_on import (
     TRAIN,
@@ -29,7 +27,7 @@ from paraclap.data.trained_on import (
     content_hashes,
 )
 from paraclap.files import reading, reading_parquet
-from paraclap.settings import LABEL_TABLES, DataSettings, Settings, SettingsError, corpora_of
+from paraclap.settings import DataSettings, Settings, SettingsError, corpora_of
 
 VALIDATION_SPLIT = "dev"  # unless `data.validation_split` is set
 SHOWN_NAMES = 10
@@ -349,34 +347,6 @@ def _refuse_shared_speakers(train: pd.DataFrame, validation: pd.DataFrame) -> No
         if shared:
             names = ", ".join(map(str, shared))
             raise SettingsError(f"speakers {names} are in both the training and validation split")
-
-
-def with_captions(settings: Settings) -> Settings:
-    """Generate captions if `data.captions` is a table of labels.
-
-    Args:
-        settings: of a run.
-
-    Returns:
-        Settings whose `data.captions` is a captions table.
-
-    Raises:
-        SettingsError: if `data.templates` is set for a captions table, which has its own phrases.
-    """
-    data = settings.data
-    if Path(data.captions).suffix.lower() not in LABEL_TABLES:
-        if data.templates != DataSettings().templates:
-            raise SettingsError(
-                f"data.templates is {data.templates}, but {data.captions} has captions already; "
-                "template_creation.py --templates makes others"
-            )
-        return settings
-    captions = Path(settings.output) / "captions.parquet"
-    root = caption_labels(data.captions, captions, data.templates, data.root, data.train_split)
-    print(f"captions generated from {data.captions} are in {captions}")
-    return dataclasses.replace(
-        settings, data=dataclasses.replace(data, captions=str(captions), root=root)
-    )
 
 
 def check_augmentation(data: DataSettings) -> None:

@@ -5,7 +5,10 @@ import pytest
 
 from paraclap.captions.templates import default_descriptors, phrases_of
 from paraclap.corpora import CorpusError
-from paraclap.data.label_captions import caption_labels
+from paraclap.data.label_captions import caption_labels, with_captions
+from paraclap.settings import CorpusSettings, DataSettings, Settings
+from paraclap.training.config import check_paths
+from paraclap.training.tables import read_tables
 
 
 @pytest.fixture
@@ -28,6 +31,28 @@ def test_captions_equal_those_of_template_creation(labels, tmp_path):
     assert "the speaker sounds angry" in table["captions"].iloc[0]
     assert {name for row in table["caption_descriptors"] for name in row} == {"emotion"}
     assert list(table.index.get_level_values("file")) == [f"clip{n}.wav" for n in range(6)]
+
+
+def test_each_corpus_may_have_a_table_of_labels(labels, tmp_path):
+    captions = tmp_path / "b.parquet"
+    caption_labels(labels, captions)
+    corpora = {
+        "a": CorpusSettings(captions=str(labels)),
+        "b": CorpusSettings(root=str(tmp_path), captions=str(captions)),
+    }
+    data = DataSettings(corpora=corpora, validation_speakers=0)
+    settings = Settings(output=str(tmp_path / "run"), data=data)
+    settings.model.audio.config = {"model_type": "wav2vec2"}
+    check_paths(settings)
+    settings = with_captions(settings)
+    assert settings.data.corpora == {
+        "a": CorpusSettings(str(tmp_path), str(tmp_path / "run" / "captions.a.parquet")),
+        "b": corpora["b"],
+    }
+    train, _ = read_tables(settings)
+    assert train["corpus"].value_counts().to_dict() == {"a": 6, "b": 6}
+    first, second = (train[train["corpus"] == name]["captions"].map(list) for name in "ab")
+    assert first.tolist() == second.tolist()
 
 
 def test_custom_templates_and_another_audio_folder(labels, tmp_path):

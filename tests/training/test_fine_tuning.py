@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from paraclap.cli import train
 from paraclap.corpora.table import read_corpus, scored_classes
+from paraclap.data.label_captions import with_captions
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.metrics import score
 from paraclap.evaluation.prompts import prompts_for
@@ -17,7 +18,7 @@ from paraclap.evaluation.zero_shot import classify_clips
 from paraclap.model.build import load_model
 from paraclap.model.card import model_card
 from paraclap.settings import SettingsError
-from paraclap.training import loop, tables
+from paraclap.training import loop
 from paraclap.training.config import read_settings
 
 
@@ -67,7 +68,7 @@ def command(start, labels, tmp_path):
 
 
 def test_fine_tuning_starts_with_all_weights_of_the_model(command, start):
-    settings = tables.with_captions(read_settings([*command, "train.seed=5"]))
+    settings = with_captions(read_settings([*command, "train.seed=5"]))
     run = loop.Trainer(settings)
     stored = load_file(start / "model.safetensors")
     weights = run.model.state_dict()
@@ -131,7 +132,7 @@ def test_incomplete_start_is_refused(command, start, change):
     elif change == "shape":
         weights[name] = torch.zeros(3, 3)
     save_file(weights, start / "model.safetensors", metadata={"format": "pt"})
-    settings = tables.with_captions(read_settings(command))
+    settings = with_captions(read_settings(command))
     expected = {"missing": "1 weights", "unknown": "weights are unknown", "shape": "another shape"}
     with pytest.raises(ParaCLAPError, match=expected[change]):
         loop.Trainer(settings)

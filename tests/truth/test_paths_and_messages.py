@@ -24,6 +24,7 @@ from paraclap.cli import app, evaluate, features, models, predict, search, templ
 from paraclap.cli.options import output_file, path_of
 from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.data.functionals import read_functionals
+from paraclap.data.label_captions import with_captions
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation import run as evaluation
 from paraclap.inference.index import ClipIndex
@@ -35,7 +36,7 @@ from paraclap.settings import DataSettings, Settings, SettingsError, TrainSettin
 from paraclap.training import loop
 from paraclap.training.config import CONFIGS, RANGES, flatten, read_settings
 from paraclap.training.given import type_of
-from paraclap.training.tables import read_captions, with_captions
+from paraclap.training.tables import read_captions
 from small_corpora import make_corpus, run
 
 # --- Paths ---------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.labels import in_split, normalise_labels, split_name, split_names
 from paraclap.data.captions import draw_caption, group_phrases
 from paraclap.data.functionals import read_functionals, standards
+from paraclap.data.label_captions import with_captions
 from paraclap.evaluation import metrics
 from paraclap.evaluation.bootstrap import cluster_interval
 from paraclap.model.build import build_model, load_model
@@ -35,7 +36,7 @@ from paraclap.settings import DataSettings, ModelSettings, Settings, SettingsErr
 from paraclap.training import loop, validation
 from paraclap.training.config import CONFIGS, read_settings
 from paraclap.training.data import TrainingData
-from paraclap.training.tables import read_captions, split_table, with_captions
+from paraclap.training.tables import read_captions, split_table
 from paraclap.training.validation import Validator
 from small_corpora import make_corpus, run, write
 from tiny_models import TEXTS, TINY_AUDIO, TINY_MEL, TINY_TEXT, embed
