@@ -82,6 +82,8 @@ class TowerSettings:
 class MelSettings:
     """Log-mel front end of an audio encoder of type wav2vec2-bert.
 
+    With default values, the one that a pretrained encoder states is used.
+
     Attributes:
         bins: number of mel bands.
         stride: number of windows, 10 ms apart, that are stacked into one frame.
@@ -117,7 +119,8 @@ class ModelSettings:
             deviation) or "attention" (mean with learned weights).
         audio_layers: output of the audio encoder: "last" (last layer), "weighted" (mean of all
             layers with learned weights, which also learn if the encoder is frozen), or a list of
-            the layers of such a mean, such as [2, 3, 4] (0 = the input of the first layer).
+            the layers of such a mean, such as [2, 3, 4] (0 = the input of the first layer). With
+            other layers than the last, `layerdrop` of the encoder is 0 unless set.
         text_pooling: pooling over tokens: "cls" (first token, as in BERT) or "mean" (as in sentence
             encoders).
         projection_dim: D, dimension of the shared embedding space.

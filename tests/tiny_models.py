@@ -47,6 +47,21 @@ TINY_MEL = {
     "layerdrop": 0.0,
     "mask_time_prob": 0.0,
 }
+TINY_WHISPER = {
+    "model_type": "whisper",
+    "d_model": 32,
+    "encoder_layers": 3,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "vocab_size": 60,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
 TEXTS = ["pitch is high and emotion is anger", "the speaker sounds sad", "the voice is loud"]
 CAPTIONS = ["emotion is anger", "sad", "emotion is anger", "the voice is loud and pitch is high"]
 

@@ -151,7 +151,7 @@ def embed_clips(
         AudioError: naming the first clip that cannot be read.
         EmbeddingError: naming the first clip whose embedding is not finite.
     """
-    limit = batch_seconds if model.audio_branch.supports_padding else 0.0
+    limit = _batch_limit(model, len(clips), batch_seconds)
     examined = int(clips.quality is not None)
     embeddings = torch.zeros(len(clips), model.config.projection_dim + examined)
     rows = list(range(len(clips)))
@@ -178,6 +178,19 @@ def embed_clips(
         return embeddings
     clips.quality[:] = [QUALITIES[int(code)] for code in embeddings[:, -1]]
     return embeddings[:, :-1]
+
+
+def _batch_limit(model: ParaCLAPModel, clips: int, batch_seconds: float) -> float:
+    """Return the padded audio per batch [s], 0 = one clip at a time."""
+    if model.audio_branch.supports_padding:
+        return batch_seconds
+    if clips > 1:
+        warnings.warn(
+            "clips are embedded one at a time, without padding, which would change the embeddings "
+            "of this speech encoder",
+            stacklevel=3,
+        )
+    return 0.0
 
 
 @torch.inference_mode()
@@ -241,7 +254,7 @@ def embed_waveforms(
     batch_seconds: float = BATCH_SECONDS,
 ) -> torch.Tensor:
     """Embed waveforms (T,) at 16 kHz: (B, D) on the CPU, unit length."""
-    limit = batch_seconds if model.audio_branch.supports_padding else 0.0
+    limit = _batch_limit(model, len(waveforms), batch_seconds)
     embeddings = torch.empty(len(waveforms), model.config.projection_dim)
     durations = np.array([len(waveform) / SAMPLING_RATE for waveform in waveforms])
     for rows in length_sorted_batches(durations, limit):

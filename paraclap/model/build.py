@@ -18,6 +18,7 @@ from paraclap.model.modeling_paraclap import (
     ParaCLAPFeatureExtractor,
     ParaCLAPModel,
     ParaCLAPProcessor,
+    check_pooling,
 )
 from paraclap.model.sources import ModelError, find_model
 from paraclap.model.towers import (
@@ -25,6 +26,7 @@ from paraclap.model.towers import (
     build_encoder,
     build_processor,
     check_complete,
+    encoder_config,
     load_tokenizer,
     train_tokenizer,
     waveform_extractor,
@@ -96,12 +98,18 @@ def _build_model(
         defaults = {"names": functionals.names}
     elif settings.audio.config.get("model_type") == LOG_MEL:
         defaults = {"feature_projection_input_dim": settings.mel.size}
-    audio = build_encoder("audio", settings.audio, **defaults)
+    audio = encoder_config("audio", settings.audio, **defaults)
+    if settings.audio_layers != "last" and "layerdrop" not in settings.audio.config:
+        audio.layerdrop = 0.0  # it would skip layers in training
+    with as_model_error("model"):  # before weights are read
+        check_pooling(audio, settings.audio_pooling, settings.audio_layers)
+    audio = build_encoder("audio", settings.audio.name, audio)
     if functionals is not None:
         with as_model_error("model.audio.config"):
             audio.standardise_by(functionals.mean, functionals.std)
     with as_model_error("model"):
-        text = build_encoder("text", settings.text, vocab_size=vocabulary_size)
+        text = encoder_config("text", settings.text, vocab_size=vocabulary_size)
+        text = build_encoder("text", settings.text.name, text)
         config = ParaCLAPConfig(
             audio_config=audio.config.to_dict(),
             text_config=text.config.to_dict(),

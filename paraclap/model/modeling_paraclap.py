@@ -361,7 +361,7 @@ class AudioBranch(nn.Module):
         layers: str | Sequence[int] = "last",
     ) -> None:
         super().__init__()
-        _check_pooling(config, pooling, layers)
+        check_pooling(config, pooling, layers)
         if (config.model_type, getattr(config, "position_embeddings_type", None)) == ROTARY:
             raise ValueError(
                 "position_embeddings_type 'rotary' caches tensors in inference mode that fail in "
@@ -491,7 +491,8 @@ def new_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, trust_remote_code=False)
 
 
-def _check_pooling(config: PreTrainedConfig, pooling: str, layers: str) -> None:
+def check_pooling(config: PreTrainedConfig, pooling: str, layers: str | Sequence[int]) -> None:
+    """Raise `ValueError` if an encoder cannot be pooled like this, see `ParaCLAPConfig`."""
     if pooling not in AUDIO_POOLINGS:
         raise ValueError(f"audio_pooling is {pooling!r}, expected one of {tuple(AUDIO_POOLINGS)}")
     _check_layers(config, layers)
@@ -512,7 +513,7 @@ def _check_layers(config: PreTrainedConfig, layers: str | Sequence[int]) -> None
         return
     last = config.num_hidden_layers
     numbers = [] if isinstance(layers, str) else list(layers)
-    fits = all(isinstance(number, int) and 0 <= number <= last for number in numbers)
+    fits = all(type(number) is int and 0 <= number <= last for number in numbers)
     if not numbers or not fits or len(set(numbers)) < len(numbers):
         raise ValueError(
             f"audio_layers is {layers!r}, expected one of {AUDIO_LAYERS} or a list of different "

@@ -37,7 +37,7 @@ from paraclap.model.modeling_paraclap import (
     receptive_field,
 )
 from paraclap.model.sources import ModelError
-from paraclap.settings import ModelSettings, TowerSettings
+from paraclap.settings import MelSettings, ModelSettings, TowerSettings
 
 WHISPER_ENCODER = {r"^(model\.)?encoder\.": ""}
 """Names of the encoder's tensors in files of whole Whisper models -> those of the encoder alone."""
@@ -76,8 +76,8 @@ def as_model_error(about: str) -> Iterator[None]:
 # --- Encoders ------------------------------------------------------------------------------------
 
 
-def build_encoder(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrainedModel:
-    """Load a pretrained encoder, or build one from a configuration with random weights.
+def encoder_config(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrainedConfig:
+    """Return the configuration of an encoder; no weights are read.
 
     Args:
         branch: "audio" or "text", for messages.
@@ -85,21 +85,14 @@ def build_encoder(branch: str, tower: TowerSettings, **defaults: Any) -> PreTrai
         defaults: entries of the configuration of a new encoder, unless `tower` has them.
 
     Raises:
-        ModelError: if there is no such encoder, it lacks weights, its configuration has unknown or
-            invalid entries, it is of the other branch, or `tower` has neither name nor
-            `model_type`.
+        ModelError: if there is no such encoder, its configuration has unknown or invalid entries,
+            or `tower` has neither name nor `model_type`.
     """
-    encoder = (
-        _pretrained_encoder(branch, tower) if tower.name else _new_encoder(branch, tower, defaults)
-    )
-    if branch == "text" and encoder.main_input_name != "input_ids":
-        raise ModelError(
-            f"model.text: an encoder of type {encoder.config.model_type} does not read tokens"
-        )
-    return encoder
-
-
-def _new_encoder(branch: str, tower: TowerSettings, defaults: Mapping[str, Any]) -> PreTrainedModel:
+    if tower.name:
+        with as_model_error(f"model.{branch}.name {tower.name} cannot be loaded"):
+            known = AutoConfig.from_pretrained(tower.name, trust_remote_code=False)
+            _check_keys(branch, known, tower.config)
+            return AutoConfig.from_pretrained(tower.name, **tower.config, trust_remote_code=False)
     if "model_type" not in tower.config:
         raise ModelError(
             f"model.{branch} needs the name of a pretrained encoder or a config with a model_type, "
@@ -108,26 +101,45 @@ def _new_encoder(branch: str, tower: TowerSettings, defaults: Mapping[str, Any])
     with as_model_error(f"model.{branch}.config"):
         known = AutoConfig.for_model(tower.config["model_type"])
         _check_keys(branch, known, tower.config)
-        return new_encoder(AutoConfig.for_model(**(defaults | tower.config)))
+        return AutoConfig.for_model(**(defaults | tower.config))
 
 
-def _pretrained_encoder(branch: str, tower: TowerSettings) -> PreTrainedModel:
-    with as_model_error(f"model.{branch}.name {tower.name} cannot be loaded"):
-        known = AutoConfig.from_pretrained(tower.name, trust_remote_code=False)
-        _check_keys(branch, known, tower.config)
-        config = AutoConfig.from_pretrained(tower.name, **tower.config, trust_remote_code=False)
+def build_encoder(branch: str, name: str | None, config: PreTrainedConfig) -> PreTrainedModel:
+    """Load the weights of a pretrained encoder, or build one with random weights.
+
+    Args:
+        branch: "audio" or "text", for messages.
+        name: of the pretrained encoder; None = random weights.
+        config: see `encoder_config`.
+
+    Raises:
+        ModelError: if the encoder lacks weights, its configuration is invalid, or it is of the
+            other branch.
+    """
+    if name:
+        encoder = _pretrained_encoder(branch, name, config)
+    else:
+        with as_model_error(f"model.{branch}.config"):
+            encoder = new_encoder(config)
+    if branch == "text" and encoder.main_input_name != "input_ids":
+        raise ModelError(f"model.text: an encoder of type {config.model_type} does not read tokens")
+    return encoder
+
+
+def _pretrained_encoder(branch: str, name: str, config: PreTrainedConfig) -> PreTrainedModel:
+    with as_model_error(f"model.{branch}.name {name} cannot be loaded"):
         kind, options = AutoModel, {}
         if config.model_type == WHISPER:
             kind, options = WhisperTower, {"key_mapping": WHISPER_ENCODER}
         encoder, report = kind.from_pretrained(
-            tower.name,
+            name,
             config=config,
             dtype=torch.float32,
             output_loading_info=True,
             trust_remote_code=False,
             **options,
         )
-    check_complete(tower.name, report["missing_keys"])
+    check_complete(name, report["missing_keys"])
     return encoder
 
 
@@ -219,8 +231,11 @@ def waveform_extractor(config: ParaCLAPConfig, settings: ModelSettings) -> ParaC
     Raises:
         ModelError: if the encoder reads log-mel frames of another size.
     """
-    audio, mel = config.audio_config, settings.mel
-    common = {"gain": settings.input_gain, "normalise": _normalises(settings)}
+    audio = config.audio_config
+    own = _preprocessing(settings)
+    normalise = settings.normalise_waveform
+    normalise = bool(own.get("do_normalize", False) if normalise is None else normalise)
+    common = {"gain": settings.input_gain, "normalise": normalise}
     if audio.model_type == WHISPER:
         return ParaCLAPFeatureExtractor(
             max_samples=2 * audio.max_source_positions * MEL_HOP,
@@ -229,6 +244,10 @@ def waveform_extractor(config: ParaCLAPConfig, settings: ModelSettings) -> ParaC
         )
     if audio.model_type != LOG_MEL:
         return ParaCLAPFeatureExtractor(min_samples=receptive_field(audio), **common)
+    mel = settings.mel
+    if "num_mel_bins" in own and mel == MelSettings():
+        with as_model_error(f"preprocessing of {settings.audio.name} cannot be used"):
+            mel = MelSettings(int(own["num_mel_bins"]), int(own.get("stride", 2)), "clip")
     if audio.feature_projection_input_dim != mel.size:
         raise ModelError(
             f"the audio encoder reads frames of {audio.feature_projection_input_dim} values, "
@@ -239,21 +258,22 @@ def waveform_extractor(config: ParaCLAPConfig, settings: ModelSettings) -> ParaC
     return ParaCLAPFeatureExtractor(min_samples=shortest, mel=dataclasses.asdict(mel), **common)
 
 
-def _normalises(settings: ModelSettings) -> bool:
-    """Return whether waveforms are normalised: as set, or as for the pretrained encoder."""
+def _preprocessing(settings: ModelSettings) -> Mapping[str, Any]:
+    """Return the options of the pretrained encoder's own feature extractor, if it has one."""
     name = settings.audio.name
-    if settings.normalise_waveform is not None or name is None:
-        return bool(settings.normalise_waveform)
+    if name is None:
+        return {}
     with as_model_error(f"preprocessing of {name} cannot be loaded"):
         path = cached_file(name, PREPROCESSING, _raise_exceptions_for_missing_entries=False)
-        if path is None:
-            warnings.warn(
-                f"{name} has no {PREPROCESSING}: waveforms are not normalised; "
-                "model.normalise_waveform states what the encoder expects",
-                stacklevel=2,
-            )
-            return False
-        return bool(json.loads(Path(path).read_text(encoding="utf-8")).get("do_normalize", False))
+        if path is not None:
+            return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    if settings.normalise_waveform is None:
+        warnings.warn(
+            f"{name} has no {PREPROCESSING}: waveforms are not normalised; "
+            "model.normalise_waveform states what the encoder expects",
+            stacklevel=2,
+        )
+    return {}
 
 
 def build_processor(

@@ -10,6 +10,7 @@ docs/configuration.md is generated from the docstrings of `paraclap.settings`::
 import argparse
 import dataclasses
 import inspect
+import json
 import math
 import re
 import sys
@@ -21,6 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from paraclap.files import reading
 from paraclap.model.sources import find_model
 from paraclap.settings import (
     LABEL_TABLES,
@@ -28,6 +30,7 @@ from paraclap.settings import (
     ModelSettings,
     Settings,
     SettingsError,
+    TowerSettings,
     corpora_of,
 )
 from paraclap.training.given import leaves, read_argument, read_file
@@ -174,6 +177,7 @@ def check_paths(settings: Settings) -> None:
         raise SettingsError(
             "model.start is not set; set it to a trained model, or model.audio to an encoder"
         )
+    check_layers(model)
     if model.start and Path(model.start).resolve() == Path(settings.output).resolve():
         raise SettingsError(
             f"model.start and output are both {settings.output}; set another output, which "
@@ -202,6 +206,53 @@ def check_paths(settings: Settings) -> None:
                 f"{key}.captions: {corpus.captions} does not exist; "
                 "preprocessing/template_creation.py writes captions tables"
             )
+
+
+def check_layers(model: ModelSettings) -> None:
+    """Raise `SettingsError` if the audio encoder cannot have the layers of a list.
+
+    Encoders that are not on this machine are checked before their weights are fetched.
+    """
+    layers = model.audio_layers
+    if layers in ("last", "weighted"):
+        return
+    numbers = layers if isinstance(layers, list) else []
+    fits = numbers and all(type(number) is int and number >= 0 for number in numbers)
+    last = _number_of_layers(model.audio) if fits else None
+    if not fits or len(set(numbers)) < len(numbers) or (last is not None and max(numbers) > last):
+        limit = "" if last is None else f" to {last}"
+        raise SettingsError(
+            f"model.audio_layers is {layers!r}, expected last, weighted, or a list of different "
+            f"layers from 0{limit}"
+        )
+
+
+def _number_of_layers(tower: TowerSettings) -> int | None:
+    """Return the number of layers of an encoder, if a configuration on this machine states it."""
+    stated: dict[str, Any] = {}
+    if tower.name and (path := _configuration(tower.name)):
+        with reading(path, SettingsError):
+            stated = json.loads(path.read_text(encoding="utf-8"))
+    for known in (tower.config, stated):
+        for key in ("encoder_layers", "num_hidden_layers"):  # Whisper has both
+            if isinstance(known, dict) and isinstance(known.get(key), int):
+                return known[key]
+    return None
+
+
+def _configuration(name: str) -> Path | None:
+    """Return config.json of an encoder in a folder or in the cache of the Hub."""
+    if Path(name).is_dir():
+        path = Path(name) / "config.json"
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,20 @@
 """Whisper's encoder as the audio tower, from files of the encoder alone and of whole models."""
 
+import os
+from pathlib import Path
+
 import audformat
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import torch
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+from transformers import (
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperModel,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from paraclap.audio import AudioError
@@ -17,23 +25,8 @@ from paraclap.model.modeling_paraclap import WhisperTower, whisper_frames
 from paraclap.model.onnx import export_onnx
 from paraclap.model.sources import ModelError
 from paraclap.settings import ModelSettings, TowerSettings
-from tiny_models import RATE, TINY_TEXT, embed
+from tiny_models import RATE, TINY_TEXT, TINY_WHISPER, embed
 
-TINY_WHISPER = {
-    "model_type": "whisper",
-    "d_model": 32,
-    "encoder_layers": 3,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "vocab_size": 60,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 1,
-}
 CLIPS = (48_000, 16_000, 23_457, 400)
 
 
@@ -49,15 +42,23 @@ def model_of(settings):
     return model.eval(), processor
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture(scope="module", params=[(WhisperModel, 80), (WhisperForConditionalGeneration, 128)])
+def whole(request, tmp_path_factory):
     """Folder of a tiny Whisper with its decoder, in half precision, with its extractor."""
+    kind, bins = request.param
     folder = tmp_path_factory.mktemp("whisper")
     torch.manual_seed(1)
     options = {key: value for key, value in TINY_WHISPER.items() if key != "model_type"}
-    WhisperModel(WhisperConfig(**options)).half().save_pretrained(folder)
-    WhisperFeatureExtractor().save_pretrained(folder)
+    kind(WhisperConfig(**options, num_mel_bins=bins)).half().save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=bins).save_pretrained(folder)
     return folder
+
+
+def encoder_of(folder):
+    """The encoder as transformers loads and computes it."""
+    names = {r"^(model\.)?encoder\.": ""}
+    encoder = WhisperEncoder.from_pretrained(folder, dtype=torch.float32, key_mapping=names)
+    return encoder.eval()
 
 
 @pytest.fixture
@@ -77,17 +78,20 @@ def test_frames_equal_transformers_on_30_seconds(bins, samples):
 
 
 def test_30_seconds_equal_the_forward_pass_of_transformers(whole):
-    encoder = WhisperEncoder.from_pretrained(
-        whole, dtype=torch.float32, key_mapping={r"^encoder\.": ""}
-    )
-    model, _ = model_of(settings_of(whole))
-    frames = torch.randn(2, 3000, 80, generator=torch.Generator().manual_seed(0))
+    encoder, (model, processor) = encoder_of(whole), model_of(settings_of(whole))
+    waveforms = [0.1 * torch.randn(480_000, generator=torch.Generator().manual_seed(0)).numpy()]
+    theirs = WhisperFeatureExtractor.from_pretrained(whole)
+    inputs = theirs(waveforms, sampling_rate=RATE, return_tensors="pt").input_features
+    frames = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
     with torch.no_grad():
-        expected = encoder.eval()(frames.transpose(1, 2), output_hidden_states=True)
-        found = model.audio_branch.base(frames, output_hidden_states=True)
-    torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
-    for ours, theirs in zip(found.hidden_states, expected.hidden_states, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        expected = encoder(inputs, output_hidden_states=True)
+        found = model.audio_branch.base(frames["input_values"], output_hidden_states=True)
+    for ours, reference in zip(
+        (*found.hidden_states, found.last_hidden_state),
+        (*expected.hidden_states, expected.last_hidden_state),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, reference, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean_std", "attention"])
@@ -111,8 +115,8 @@ def test_whole_models_and_encoders_alone_give_the_same_tower(whole, waveforms, t
     assert tower.conv1.weight.dtype == torch.float32
     for name, tensor in model.audio_branch.base.state_dict().items():
         assert torch.equal(tensor, tower.state_dict()[name]), name
-    stored = WhisperModel.from_pretrained(whole).encoder.state_dict()
-    assert torch.equal(stored["conv1.weight"].float(), tower.conv1.weight)
+    for name, tensor in encoder_of(whole).state_dict().items():
+        assert torch.equal(tensor, tower.state_dict()[name]), name
 
 
 def test_layers_beyond_the_highest_chosen_are_not_computed(waveforms):
@@ -179,3 +183,20 @@ def test_long_clips_are_named_with_the_limit_of_the_encoder(tmp_path):
     clips = ClipDataset(pd.DataFrame(index=audformat.segmented_index(["long.wav"])), tmp_path)
     with pytest.raises(AudioError, match=r"long\.wav: clip of 31\.00 s, .* at most 30 s; give seg"):
         embed_clips(model, processor, clips)
+
+
+@pytest.mark.slow
+def test_published_weights_agree_with_transformers_and_do_not_depend_on_padding(waveforms):
+    folder = Path(os.environ.get("PARACLAP_ENCODERS", "../shared/weights"), "whisper-base-encoder")
+    if not folder.is_dir():
+        pytest.skip(f"{folder} does not exist; PARACLAP_ENCODERS is the folder of encoders")
+    settings = settings_of(folder, audio_layers="weighted", normalise_waveform=False)
+    model, processor = model_of(settings)
+    together = embed(model, processor, waveforms)
+    alone = torch.cat([embed(model, processor, [waveform]) for waveform in waveforms])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    frames = torch.from_numpy(whisper_frames(np.resize(waveforms[0], 480_000), 80))[None]
+    with torch.no_grad():
+        expected = encoder_of(folder)(frames.transpose(1, 2)).last_hidden_state
+        found = model.audio_branch.base(frames).last_hidden_state
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -34,7 +34,7 @@ from paraclap.inference.index import ClipIndex, ClipIndexError, read_about
 from paraclap.inference.index_update import write_clips
 from paraclap.model.build import load_model
 from paraclap.model.card import model_card
-from paraclap.model.towers import build_encoder, load_tokenizer
+from paraclap.model.towers import build_encoder, encoder_config, load_tokenizer
 from paraclap.settings import TowerSettings
 from paraclap.training.config import read_settings
 from paraclap.training.loop import train
@@ -90,8 +90,9 @@ def test_settings_cannot_run_the_code_of_an_encoder(tmp_path, no_prompt, key, ha
     for value in (True, AUTO_MAPS["config.json"]):
         tower = TowerSettings(str(tmp_path / "encoder"), {key: value})
         with pytest.raises(ParaCLAPError, match=f"model.audio.config.{key} is unknown"):
-            build_encoder("audio", tower)
-    build_encoder("audio", TowerSettings(str(tmp_path / "encoder")))
+            encoder_config("audio", tower)
+    name = str(tmp_path / "encoder")
+    build_encoder("audio", name, encoder_config("audio", TowerSettings(name)))
     assert not (tmp_path / "executed").exists()
     happened("refused by name; the encoder is loaded without the code in its folder")
 
@@ -110,7 +111,7 @@ def test_no_file_of_a_model_runs_code_or_prompts(
     for load in (
         load_model,
         load_tokenizer,
-        lambda path: build_encoder("text", TowerSettings(path)),
+        lambda path: build_encoder("text", path, encoder_config("text", TowerSettings(path))),
     ):
         with contextlib.suppress(ParaCLAPError):
             load(str(tmp_path / "model"))

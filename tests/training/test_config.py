@@ -1,6 +1,7 @@
 """Settings are merged and checked; docs/configuration.md is complete and up to date."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from paraclap.settings import SMALL_BERT, OptimSettings, Settings
 from paraclap.training.config import (
     SettingsError,
     attribute_texts,
+    check_layers,
     flatten,
     read_settings,
     reference,
@@ -53,7 +55,9 @@ def test_text_encoder_without_name_and_type_is_the_small_bert(tmp_path):
         assert "hidden_size" not in read_settings([str(path), other]).model.text.config
 
 
-@pytest.mark.parametrize("argument", ["--help", "optim.lrr=1", "data.root=/nowhere"])
+@pytest.mark.parametrize(
+    "argument", ["--help", "optim.lrr=1", "model.audio_layers=[2, 2]", "data.root=/nowhere"]
+)
 def test_help_and_wrong_settings_answer_without_importing_torch(argument):
     code = (
         "import sys; sys.path.append('.')\n"
@@ -174,3 +178,44 @@ def test_training_without_a_data_root_stops_with_one_sentence():
     assert result.returncode == 1
     assert result.stderr.strip().startswith("train.py: data.root is not set")
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "known, layers, limit",
+    [
+        ({"encoder_layers": 6, "num_hidden_layers": 6}, "[2, 7]", "0 to 6"),
+        ({"num_hidden_layers": 24}, "[25]", "0 to 24"),
+        ({}, "[2, 2]", "0"),
+        ({}, "[-1]", "0"),
+        ({}, "[1.5]", "0"),
+        ({}, "[]", "0"),
+        ({}, "first", "0"),
+        ({"num_hidden_layers": 24}, "[0, 24]", None),
+        ({}, "[99]", None),
+    ],
+)
+@pytest.mark.parametrize("place", ["folder", "hub", "settings"])
+def test_layers_that_an_encoder_lacks_are_refused_before_it_is_loaded(
+    known, layers, limit, place, tmp_path, monkeypatch
+):
+    cached = tmp_path / "models--org--encoder"
+    folder = cached / "snapshots" / "0"
+    folder.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = folder if place == "folder" else "org/encoder"
+    given = [f"model.audio.name={name}", f"model.audio_layers={layers}"]
+    if place == "settings":
+        given += [f"model.audio.config.{key}={value}" for key, value in known.items()]
+    else:
+        (folder / "config.json").write_text(json.dumps(known))
+    model = read_settings(given).model
+    if limit is None:
+        return check_layers(model)
+    with pytest.raises(SettingsError) as refusal:
+        check_layers(model)
+    assert str(refusal.value) == (
+        f"model.audio_layers is {yaml.safe_load(layers)!r}, expected last, weighted, or a list of "
+        f"different layers from {limit}"
+    )
