@@ -19,12 +19,13 @@ from transformers import pipeline
 from paraclap.cli import models
 from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.model import publish
-from paraclap.model.build import load_model
+from paraclap.model.build import build_model, load_model
 from paraclap.model.hashes import weights_hash
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG
 from paraclap.model.sources import ModelError, OutputExistsError
 from paraclap.model.towers import train_tokenizer
-from tiny_models import RATE, TEXTS, Reference, embed
+from paraclap.settings import ModelSettings, TowerSettings
+from tiny_models import RATE, TEXTS, TINY_TEXT, TINY_WHISPER, Reference, embed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -179,12 +180,29 @@ def script(*arguments, cwd=None, **environment):
 PROMPTS = {"sadness": "the speaker sounds sad", "anger": "pitch is high and emotion is anger"}
 
 
+@pytest.fixture(scope="module")
+def whisper_folder(tmp_path_factory):
+    """Folder of a tiny model with Whisper's encoder, of listed layers; read only."""
+    towers = {"audio": TowerSettings(config=TINY_WHISPER), "text": TowerSettings(config=TINY_TEXT)}
+    pooled = {"audio_pooling": "mean_std", "audio_layers": [1, 2]}
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("whisper")
+    for part in build_model(ModelSettings(**towers, **pooled, projection_dim=24), TEXTS):
+        part.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(model_folder, tmp_path):
-    """A published folder of the tiny model."""
-    return publish.publish(model_folder, tmp_path / "hub" / "tiny", name="USER/tiny")
+def folder(request, tmp_path):
+    """A published folder of a tiny model; the parameter is the fixture of the model."""
+    source = request.getfixturevalue(getattr(request, "param", "model_folder"))
+    return publish.publish(source, tmp_path / "hub" / "tiny", name="USER/tiny")
 
 
+TOWERS = pytest.mark.parametrize("folder", ["model_folder", "whisper_folder"], indirect=True)
+
+
+@TOWERS
 @pytest.mark.parametrize("given", ["folder", "parts"])
 def test_pipeline_forward_and_evaluation_agree(folder, waveforms, given):
     model, processor = load_model(folder)
@@ -290,9 +308,14 @@ torch.save((logits, torch.tensor(scores)), output)
 
 
 @pytest.mark.parametrize(
-    "start, home",
-    [(ALONE, "transformers_modules"), (BESIDE, "paraclap")],
-    ids=["alone", "beside our package"],
+    "folder, start, home",
+    [
+        ("whisper_folder", ALONE, "transformers_modules"),
+        ("model_folder", BESIDE, "paraclap"),
+        pytest.param("model_folder", ALONE, "transformers_modules", marks=pytest.mark.slow),
+    ],
+    ids=["Whisper alone", "beside our package", "alone"],
+    indirect=["folder"],
 )
 def test_code_of_a_folder_runs_only_if_trusted_and_gives_our_logits(
     folder, waveforms, tmp_path, start, home
@@ -319,6 +342,7 @@ def test_code_of_a_folder_runs_only_if_trusted_and_gives_our_logits(
     assert (scores - expected.softmax(-1)).abs().max() < 1e-5
 
 
+@TOWERS
 def test_code_of_the_model_card_runs(folder, waveforms, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     soundfile.write("clip.wav", waveforms[0].clip(-0.9, 0.9), RATE)
@@ -353,6 +377,11 @@ for wrong in (clips[0]["array"], clips[0] | {"sampling_rate": 8000}):
 """
 
 
+@pytest.mark.parametrize(
+    "folder",
+    ["whisper_folder", pytest.param("model_folder", marks=pytest.mark.slow)],
+    indirect=True,
+)
 def test_sentence_transformers_gives_our_embeddings(folder, waveforms, tmp_path):
     pytest.importorskip("sentence_transformers")
     model, processor = load_model(folder)
