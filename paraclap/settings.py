@@ -119,8 +119,11 @@ class ModelSettings:
             deviation) or "attention" (mean with learned weights).
         audio_layers: output of the audio encoder: "last" (last layer), "weighted" (mean of all
             layers with learned weights, which also learn if the encoder is frozen), or a list of
-            the layers of such a mean, such as [2, 3, 4] (0 = the input of the first layer). With
+            layers that are concatenated, such as [1, 2, 3] (0 = the input of the first layer). With
             other layers than the last, `layerdrop` of the encoder is 0 unless set.
+        audio_standardise: whether the pooled output of a frozen audio encoder is standardised with
+            mean and standard deviation of the training clips. Requires `data.crop: centre`.
+        audio_dropout: dropout probability of this output.
         text_pooling: pooling over tokens: "cls" (first token, as in BERT) or "mean" (as in sentence
             encoders).
         projection_dim: D, dimension of the shared embedding space.
@@ -141,6 +144,8 @@ class ModelSettings:
     text: TowerSettings = field(default_factory=TowerSettings)
     audio_pooling: str = "mean"
     audio_layers: Any = "last"
+    audio_standardise: bool = False
+    audio_dropout: float = 0.0
     text_pooling: str = "cls"
     projection_dim: int = 768
     projection_dropout: float = 0.5

@@ -116,6 +116,8 @@ def _build_model(
             text_pooling=settings.text_pooling,
             audio_pooling=settings.audio_pooling,
             audio_layers=settings.audio_layers,
+            audio_standardise=settings.audio_standardise,
+            audio_dropout=settings.audio_dropout,
             projection_dim=settings.projection_dim,
             projection_dropout=settings.projection_dropout,
         )

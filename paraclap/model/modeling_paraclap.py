@@ -72,6 +72,8 @@ MEL_FLOOR = 1.192092955078125e-07
 MEL_NORMALISATIONS = ("clip", "fixed", WHISPER)
 MEL_LEVEL = 10.0  # about the mean of speech, in log power of 16-bit samples
 MIN_VARIANCE = 1e-6  # added before the square root, whose gradient at zero is infinite
+MAX_DEVIATION = 5.0  # limit of standardised values, because those of other recordings may be far off
+MIN_DEVIATION = 1e-5
 MAX_LOGIT_SCALE = math.log(100)  # the scale is stored as a logarithm, as in CLIP
 
 # Parts of the model that can be frozen -> module.
@@ -178,7 +180,10 @@ class ParaCLAPConfig(PreTrainedConfig):
         audio_pooling: "mean" (over frames), "mean_std" (mean and standard deviation) or "attention"
             (mean with learned weights).
         audio_layers: "last" (layer of the speech encoder), "weighted" (learned mean over all
-            layers), or a list of the layers of a learned mean (0 = the input of the first).
+            layers), or a list of layers that are concatenated (0 = the input of the first).
+        audio_standardise: whether pooled layers are standardised with mean and standard deviation
+            of the training clips.
+        audio_dropout: dropout probability of the pooled layers.
         projection_dim: D, size of the shared space.
         projection_dropout: dropout probability inside the projections.
         logit_scale_init_value: logarithm of the factor on cosines, ln(1 / 0.07) as in CLIP.
@@ -197,6 +202,8 @@ class ParaCLAPConfig(PreTrainedConfig):
     text_pooling: str = "cls"
     audio_pooling: str = "mean"
     audio_layers: str | list[int] = "last"
+    audio_standardise: bool = False
+    audio_dropout: float = 0.0
     projection_dim: int = 768
     projection_dropout: float = 0.5
     logit_scale_init_value: float = math.log(1 / 0.07)
@@ -350,7 +357,7 @@ class WhisperTower(WhisperEncoder):
 class AudioBranch(nn.Module):
     """Speech encoder with pooling over the frames that are not padding.
 
-    Layers are pooled before they are summed with learned weights, so that the pooled layers of a
+    Layers are pooled before they are standardised and combined, so that the pooled layers of a
     frozen encoder can be cached.
     """
 
@@ -359,6 +366,8 @@ class AudioBranch(nn.Module):
         config: PreTrainedConfig,
         pooling: str = "mean",
         layers: str | Sequence[int] = "last",
+        standardise: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_pooling(config, pooling, layers)
@@ -374,8 +383,13 @@ class AudioBranch(nn.Module):
             self.layer_numbers = list(range(config.num_hidden_layers + 1))
         elif layers != "last":
             self.layer_numbers = list(layers)
-        if self.layer_numbers is not None:
+        if layers == "weighted":
             self.layer_weights = nn.Parameter(torch.zeros(len(self.layer_numbers)))
+        if standardise:
+            self.register_buffer("mean", torch.zeros(self.pooled_size))
+            self.register_buffer("deviation", torch.ones(self.pooled_size))
+        self.standardise = standardise
+        self.dropout = nn.Dropout(dropout)
         if pooling == "attention":
             self.attention = nn.Parameter(torch.zeros(config.hidden_size))
         if not hasattr(self.base, "_get_feat_extract_output_lengths"):
@@ -411,13 +425,14 @@ class AudioBranch(nn.Module):
     @property
     def combined_size(self) -> int:
         """P, input size of the projection."""
-        return self.base.config.hidden_size * AUDIO_POOLINGS[self.pooling]
+        layers = 1 if self.layer_weights is None else len(self.layer_weights)
+        return self.pooled_size // layers
 
     @property
     def pooled_size(self) -> int:
-        """Size of the pooled layers of a clip, P for each layer."""
-        layers = 1 if self.layer_weights is None else len(self.layer_weights)
-        return layers * self.combined_size
+        """Size of all pooled layers of a clip."""
+        layers = 1 if self.layer_numbers is None else len(self.layer_numbers)
+        return layers * self.base.config.hidden_size * AUDIO_POOLINGS[self.pooling]
 
     def forward(self, input_values: torch.Tensor, padding_mask: torch.Tensor | None) -> tuple:
         """Encode waveforms (B, T): frames (B, N, H) and pooled layers, see `pool`.
@@ -439,7 +454,7 @@ class AudioBranch(nn.Module):
         self, input_values: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, ...]:
         """Return the frames (B, N, H) of every layer that is pooled, the last layer last."""
-        if self.layer_weights is None:
+        if self.layer_numbers is None:
             return (self.base(input_values, attention_mask=mask).last_hidden_state,)
         limit = {"last_layer": max(self.layer_numbers)} if self.reads_whisper_frames else {}
         outputs = self.base(input_values, attention_mask=mask, output_hidden_states=True, **limit)
@@ -474,11 +489,20 @@ class AudioBranch(nn.Module):
         return torch.cat([mean, (variance + MIN_VARIANCE).sqrt()], dim=-1)
 
     def combine(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Sum the pooled layers (B, layers * P) with learned weights: (B, P)."""
-        if self.layer_weights is None:
-            return pooled
-        weights = self.layer_weights.softmax(dim=0)
-        return (pooled.unflatten(1, (len(weights), -1)) * weights[:, None]).sum(dim=1)
+        """Standardise the pooled layers, and sum them if they have learned weights: (B, P)."""
+        if self.standardise:
+            pooled = (pooled - self.mean) / self.deviation
+            pooled = pooled.clamp(-MAX_DEVIATION, MAX_DEVIATION)
+        if self.layer_weights is not None:
+            weights = self.layer_weights.softmax(dim=0)
+            pooled = (pooled.unflatten(1, (len(weights), -1)) * weights[:, None]).sum(dim=1)
+        return self.dropout(pooled)
+
+    def standardise_by(self, pooled: torch.Tensor) -> None:
+        """Set mean and standard deviation to those of the pooled layers of training clips."""
+        pooled = pooled.double()
+        self.mean.copy_(pooled.mean(dim=0))
+        self.deviation.copy_(pooled.std(dim=0, correction=0).clamp(min=MIN_DEVIATION))
 
 
 def new_encoder(config: PreTrainedConfig) -> PreTrainedModel:
@@ -630,7 +654,11 @@ class ParaCLAPModel(FreezableModel):
     def __init__(self, config: ParaCLAPConfig) -> None:
         super().__init__(config)
         self.audio_branch = AudioBranch(
-            config.audio_config, config.audio_pooling, config.audio_layers
+            config.audio_config,
+            config.audio_pooling,
+            config.audio_layers,
+            config.audio_standardise,
+            config.audio_dropout,
         )
         self.text_branch = TextBranch(config.text_config, config.text_pooling)
         self.audio_projection = Projection(
@@ -692,6 +720,9 @@ class ParaCLAPModel(FreezableModel):
             for name, parameter in module.named_parameters():
                 if not name.startswith("base."):
                     nn.init.zeros_(parameter)
+            if module.standardise:
+                nn.init.zeros_(module.mean)
+                nn.init.ones_(module.deviation)
         elif isinstance(module, ParaCLAPModel):
             nn.init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 

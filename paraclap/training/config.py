@@ -84,7 +84,7 @@ RANGES: dict[str, tuple[str, ...]] = {
     "[0.05, inf)": ("data.crop_seconds",),
     "(0, 1e6]": ("data.timeout", "train.timeout"),
     "(0, 1]": ("optim.layer_decay",),
-    "[0, 1)": ("model.projection_dropout",),
+    "[0, 1)": ("model.audio_dropout", "model.projection_dropout"),
     "[0, 1]": (
         *("data.sampling_exponent", "data.class_sampling_exponent"),
         *(f"data.augment.{name}" for name in ("gain", "noise", "reverb", "speed")),
@@ -178,6 +178,11 @@ def check_paths(settings: Settings) -> None:
             "model.start is not set; set it to a trained model, or model.audio to an encoder"
         )
     check_layers(model)
+    if model.audio_standardise and ("audio" not in model.freeze or settings.data.crop != "centre"):
+        raise SettingsError(
+            "model.audio_standardise requires outputs that stay the same: set model.freeze=[audio] "
+            "and data.crop=centre"
+        )
     if model.start and Path(model.start).resolve() == Path(settings.output).resolve():
         raise SettingsError(
             f"model.start and output are both {settings.output}; set another output, which "

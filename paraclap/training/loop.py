@@ -140,6 +140,8 @@ def precompute(trainer: Trainer, requests: StopRequests | None = None) -> None:
         encoder.clips = audio_embeddings(
             encoder.frozen["audio"], trainer.processor, trainer.dataset(), requests
         )
+        if trainer.step == 0 and trainer.settings.model.audio_standardise:
+            trainer.model.audio_branch.standardise_by(encoder.clips)
 
 
 def _is_due(trainer: Trainer, every: int) -> bool:

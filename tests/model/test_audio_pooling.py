@@ -40,14 +40,19 @@ def tower(settings, pooling="mean", layers="last", **audio):
     return model.eval(), processor
 
 
-def reference(model, waveform):
-    """Pooled frames of one waveform (T,) in float64, layer by layer, with numpy."""
-    branch = copy.deepcopy(model.audio_branch).double()
+def reference_layers(model, waveform):
+    """Frames of one waveform (T,) in each layer, in float64."""
+    base = copy.deepcopy(model.audio_branch.base).double()
     inputs = torch.from_numpy(waveform).double()[None]
     with torch.no_grad():
-        outputs = branch.base(inputs, output_hidden_states=True)
-    states = [*outputs.hidden_states[:-1], outputs.last_hidden_state]
-    states = [layer[0].numpy() for layer in states]
+        outputs = base(inputs, output_hidden_states=True)
+    return [s[0].numpy() for s in (*outputs.hidden_states[:-1], outputs.last_hidden_state)]
+
+
+def reference(model, waveform):
+    """Pooled frames of one waveform (T,) in float64, layer by layer, with numpy."""
+    branch = model.audio_branch
+    states = reference_layers(model, waveform)
     learned = {n: p.detach().numpy() for n, p in branch.named_parameters()}
     weighted = "layer_weights" in learned
     shares = np.exp(learned["layer_weights"]) if weighted else np.ones(1)
@@ -239,3 +244,52 @@ def test_export_computes_the_same(settings, tmp_path):
         pytest.importorskip(name)
     about = export_onnx(*tower(settings, "attention", "weighted"), tmp_path / "o")
     assert max(about["differences"].values()) < 1e-4
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean_std"])
+def test_listed_layers_are_concatenated_and_standardised(settings, waveforms, pooling):
+    last = settings.audio.config["num_hidden_layers"]
+    settings.audio_standardise = True
+    model, processor = tower(settings, pooling, [last, 0])
+    branch = model.audio_branch
+    batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
+    with torch.no_grad():
+        pooled = model.pool("audio", batch["input_values"], batch["padding_mask"])
+        assert torch.equal(branch.combine(pooled), pooled.clamp(-5, 5))  # before it is fitted
+    rows = zip(batch["input_values"].numpy(), waveforms, strict=True)
+    states = [reference_layers(model, row[: len(waveform)]) for row, waveform in rows]
+    parts = AUDIO_POOLINGS[pooling]
+    expected = np.stack(
+        [
+            np.concatenate(
+                [
+                    value
+                    for number in (last, 0)
+                    for value in (s[number].mean(0), np.sqrt(s[number].var(0) + 1e-6))[:parts]
+                ]
+            )
+            for s in states
+        ]
+    )
+    np.testing.assert_allclose(pooled.numpy(), expected, atol=1e-5)
+    branch.standardise_by(pooled)
+    found = branch.combine(pooled).detach().numpy()
+    standardised = (expected - expected.mean(0)) / expected.std(0)
+    usual = expected.std(0) > 1e-3
+    np.testing.assert_allclose(found[:, usual], standardised[:, usual], atol=5e-2)
+    far = branch.combine(pooled + 1e3).detach()
+    assert far.max() == far.min() == 5
+
+
+def test_standardisation_and_layers_survive_saving(settings, waveforms, tmp_path):
+    settings.audio_standardise, settings.audio_dropout = True, 0.5
+    model, processor = tower(settings, "mean", [1, 2])
+    batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
+    with torch.no_grad():
+        model.audio_branch.standardise_by(model.pool("audio", batch["input_values"], batch["padding_mask"]))
+        expected = model.get_audio_features(**batch).pooler_output
+    model.save_pretrained(tmp_path)
+    loaded = ParaCLAPModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded.get_audio_features(**batch).pooler_output, expected)
+    assert loaded.audio_branch.dropout.p == 0.5

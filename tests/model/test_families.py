@@ -154,10 +154,10 @@ WITH_LISTED_LAYERS = {
 def test_other_encoders_need_no_other_setting_than_their_name(name, waveforms, tmp_path):
     family, changes = WITH_LISTED_LAYERS[name]
     folder = pretrained(family, tmp_path, **changes)
-    options = {"audio_layers": [2, 3, 4], "audio_pooling": "mean_std", "freeze": ["audio"]}
+    options = {"audio_layers": [1, 2, 3, 4, 5], "audio_pooling": "mean_std", "freeze": ["audio"]}
     model, processor = model_of(folder, normalise_waveform=True, **options)
     assert torch.isfinite(embed(model, processor, waveforms)).all()
-    assert len(model.audio_branch.layer_weights) == 3
+    assert model.audio_branch.combined_size == 5 * 2 * model.audio_branch.base.config.hidden_size
     model.unfreeze()  # in training mode as well, every layer is computed
     batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
     model.train()
