@@ -72,7 +72,7 @@ MEL_FLOOR = 1.192092955078125e-07
 MEL_NORMALISATIONS = ("clip", "fixed", WHISPER)
 MEL_LEVEL = 10.0  # about the mean of speech, in log power of 16-bit samples
 MIN_VARIANCE = 1e-6  # added before the square root, whose gradient at zero is infinite
-MAX_DEVIATION = 5.0  # limit of standardised values, because those of other recordings may be far off
+MAX_DEVIATION = 5.0  # of standardised values; those of other recordings may be far off
 MIN_DEVIATION = 1e-5
 MAX_LOGIT_SCALE = math.log(100)  # the scale is stored as a logarithm, as in CLIP
 

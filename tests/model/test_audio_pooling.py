@@ -259,18 +259,10 @@ def test_listed_layers_are_concatenated_and_standardised(settings, waveforms, po
     rows = zip(batch["input_values"].numpy(), waveforms, strict=True)
     states = [reference_layers(model, row[: len(waveform)]) for row, waveform in rows]
     parts = AUDIO_POOLINGS[pooling]
-    expected = np.stack(
-        [
-            np.concatenate(
-                [
-                    value
-                    for number in (last, 0)
-                    for value in (s[number].mean(0), np.sqrt(s[number].var(0) + 1e-6))[:parts]
-                ]
-            )
-            for s in states
-        ]
-    )
+    moments = [
+        [(f.mean(0), np.sqrt(f.var(0) + 1e-6))[:parts] for f in (s[last], s[0])] for s in states
+    ]
+    expected = np.array(moments).reshape(len(states), -1)
     np.testing.assert_allclose(pooled.numpy(), expected, atol=1e-5)
     branch.standardise_by(pooled)
     found = branch.combine(pooled).detach().numpy()
@@ -286,7 +278,9 @@ def test_standardisation_and_layers_survive_saving(settings, waveforms, tmp_path
     model, processor = tower(settings, "mean", [1, 2])
     batch = processor.feature_extractor(waveforms, sampling_rate=RATE, return_tensors="pt")
     with torch.no_grad():
-        model.audio_branch.standardise_by(model.pool("audio", batch["input_values"], batch["padding_mask"]))
+        model.audio_branch.standardise_by(
+            model.pool("audio", batch["input_values"], batch["padding_mask"])
+        )
         expected = model.get_audio_features(**batch).pooler_output
     model.save_pretrained(tmp_path)
     loaded = ParaCLAPModel.from_pretrained(tmp_path).eval()
