@@ -342,6 +342,17 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def default_cache() -> Path | None:
+    """Return the folder of the embedding cache: $PARACLAP_CACHE, or in the user's cache folder.
+
+    None if the user has no home folder.
+    """
+    if folder := os.environ.get("PARACLAP_CACHE"):
+        return Path(folder)
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return None if user.startswith("~") else Path(user) / "paraclap" / "embeddings"
+
+
 SAMPLED_BLOCKS, BLOCK_BYTES = 16, 4096
 """Number of blocks that `sampled_hash` reads, and their size."""
 

@@ -215,8 +215,11 @@ class DataSettings:
         crop_seconds: longest training crop [s].
         augment: waveform augmentation; requires `crop=random`.
         crop: position of the training crops: "random" or "centre" (the same in every epoch). With
-            "centre", embeddings of a frozen audio encoder are computed once, before the first step.
-        embeddings: folder that keeps these embeddings for later runs. None = not kept.
+            "centre", the outputs of a frozen audio encoder are computed once, before the first
+            step.
+        embeddings: folder that keeps the outputs of a frozen audio encoder for later runs: mean and
+            standard deviation of all layers. "auto" = the embedding cache of evaluate.py if the
+            encoder has pretrained weights, None = not kept.
         workers: number of processes that read audio; 0 = read in the training process.
         timeout: longest wait for a worker [s]; the run stops after it.
     """
@@ -235,7 +238,7 @@ class DataSettings:
     crop_seconds: float = 5.0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     crop: str = "random"
-    embeddings: str | None = None
+    embeddings: str | None = "auto"
     workers: int = 0
     timeout: float = 300.0
 

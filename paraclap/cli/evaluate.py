@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING
 from paraclap.cli.options import batch_seconds, number, path_of, renamed
 from paraclap.corpora.options import add_table_options
 from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED
-from paraclap.files import OutputError, make_folder, refuse_overwriting, safe_name
+from paraclap.files import OutputError, default_cache, make_folder, refuse_overwriting, safe_name
 from paraclap.model.sources import ENGINES, PRECISIONS, check_source, find_model
 from paraclap.settings import BATCH_SECONDS, TrainSettings
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.warn("embedding cache: there is no home folder; not used", stacklevel=1)
     # torch and transformers take seconds to import: after arguments and corpora are checked.
     from paraclap.distributed import device_named, processes, rank
-    from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, audio_fingerprint
+    from paraclap.evaluation.encoded import open_cache
     from paraclap.evaluation.report import write_report
     from paraclap.evaluation.run import evaluate
     from paraclap.model.engines import load_engine
@@ -95,11 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             waveform_cache=options.waveform_cache,
             batch_seconds=options.batch_seconds,
             workers=options.workers,
-            cache=(
-                DiskEmbeddingCache(options.cache, audio_fingerprint(*parts))
-                if options.cache
-                else None
-            ),
+            cache=open_cache(options.cache, *parts) if options.cache else None,
         )
         if rank() == 0:
             about = {
@@ -131,17 +127,6 @@ def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> Non
         refuse_overwriting(folder / name, read)
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{folder} cannot be written: permission denied")
-
-
-def default_cache() -> Path | None:
-    """Return the folder of the embedding cache: $PARACLAP_CACHE, or in the user's cache folder.
-
-    None if the user has no home folder.
-    """
-    if folder := os.environ.get("PARACLAP_CACHE"):
-        return Path(folder)
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return None if user.startswith("~") else Path(user) / "paraclap" / "embeddings"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -6,6 +6,7 @@ workers or on what was read before, so a resumed run reads the same batches.
 Letters: T samples at 16 kHz, F functionals, B clips of a batch, b clips of this process.
 """
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from paraclap.audio import SAMPLING_RATE
 from paraclap.audio.augment import Augmenter, Drawn, labels_of
 from paraclap.audio.quality import quality_flags
 from paraclap.audio.recordings import Files, Recordings
-from paraclap.audio.segments import segment_limits
+from paraclap.audio.segments import Position, crop_limits, segment_limits
 from paraclap.data.captions import (
     PHRASE_COLUMNS,
     Caption,
@@ -170,15 +171,21 @@ def _recordings(source: str | Path | Recordings) -> Recordings:
     return Files(source) if isinstance(source, str | Path) else source
 
 
-def clip_seconds(
-    recordings: Recordings, clips: Iterable[tuple[str, pd.Timedelta, pd.Timedelta]]
-) -> np.ndarray:
-    """Return the durations of clips (file, start, end) [s]; NaT as end = the end of the file."""
-    limits = [
+def clip_limits(
+    recordings: Recordings, clips: Iterable[tuple[str, Position, Position]]
+) -> list[tuple[float, float]]:
+    """Return the limits of clips (file, start, end) [s]; NaT as end = the end of the file."""
+    return [
         segment_limits(start, end, recordings.seconds(file) if pd.isna(end) else np.nan)
         for file, start, end in clips
     ]
-    return np.array([last - first for first, last in limits])
+
+
+def clip_seconds(
+    recordings: Recordings, clips: Iterable[tuple[str, Position, Position]]
+) -> np.ndarray:
+    """Return the durations of clips (file, start, end) [s], see `clip_limits`."""
+    return np.array([last - first for first, last in clip_limits(recordings, clips)])
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -208,6 +215,11 @@ class ClipDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def conditioning(self) -> str:
+        """Description of how waveforms follow from their files and limits."""
+        return self.recordings.conditioning
+
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Return the `row` and `waveform` (T,) float32, or `functionals` (F,), of a clip.
 
@@ -215,10 +227,20 @@ class ClipDataset(torch.utils.data.Dataset):
         """
         if self.functionals is not None:
             return {"row": row, "functionals": self.functionals[row]}
-        waveform = self.recordings.read(*self.clips[row])
+        waveform = self.waveform(row)
         if self.quality is None:
             return {"row": row, "waveform": waveform}
         return {"row": row, "waveform": waveform, "quality": " ".join(quality_flags(waveform))}
+
+    def waveform(self, row: int) -> np.ndarray:
+        """Read a clip (T,)."""
+        return self.recordings.read(*self.clips[row])
+
+    def examined(self) -> "ClipDataset":
+        """Return a copy whose items have their quality."""
+        clips = copy.copy(self)
+        clips.quality = np.full(len(self), "", object)
+        return clips
 
     def durations(self, rows: Iterable[int] | None = None) -> np.ndarray:
         """Return the durations of rows [s], from the headers; None = of all clips.
@@ -229,6 +251,38 @@ class ClipDataset(torch.utils.data.Dataset):
         if self.functionals is not None:
             return np.ones(len(chosen))
         return clip_seconds(self.recordings, chosen)
+
+
+class CentreCrops(ClipDataset):
+    """The centre crops of training clips, which are the same in every epoch.
+
+    A clip that is shorter than the crop is the clip itself, as `ClipDataset` reads it.
+
+    Attributes:
+        samples: longest crop [samples].
+        repeat_short: whether short clips are repeated up to this length.
+    """
+
+    def __init__(self, training: CaptionDataset) -> None:
+        super().__init__(pd.DataFrame(index=training.clips), training.recordings, examine=True)
+        self.samples = round(training.data.crop_seconds * SAMPLING_RATE)
+        self.repeat_short = training.repeat_short
+        seconds = training.data.crop_seconds
+        for row, (first, last) in enumerate(clip_limits(self.recordings, self.clips)):
+            if last - first > seconds:
+                crop = crop_limits(first, last, last, seconds, place=0.5)
+                self.clips[row] = (self.clips[row][0], *crop)
+
+    @property
+    def conditioning(self) -> str:
+        """As of `ClipDataset`."""
+        repeated = f"; short clips repeated to {self.samples} samples" if self.repeat_short else ""
+        return f"{super().conditioning}{repeated}"
+
+    def waveform(self, row: int) -> np.ndarray:
+        """Read a crop (T,)."""
+        waveform = super().waveform(row)[: self.samples]
+        return np.resize(waveform, self.samples) if self.repeat_short else waveform
 
 
 class Collate:

@@ -5,12 +5,27 @@ takes a single argument. A file that cannot be read should end in one sentence i
 number of workers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import torch.utils.data
 
 from paraclap.errors import ParaCLAPError
+
+PREFETCH = 2  # batches that each worker reads ahead
+LOST_WORKER = re.compile(r"DataLoader (worker|timed out)")  # messages of torch
+
+
+class WorkerError(ParaCLAPError, RuntimeError):
+    """A process that reads audio crashed or hangs."""
+
+
+def raise_worker_error(error: RuntimeError, files: Iterable[str]) -> NoReturn:
+    """Raise `WorkerError` with the files being read if a worker was lost, else the error itself."""
+    if not LOST_WORKER.search(str(error)):
+        raise error
+    raise WorkerError(f"{error}; files being read: {sorted(set(files))}") from error
 
 
 class Loader(torch.utils.data.DataLoader):

@@ -5,32 +5,35 @@ Letters: B clips, K classes, D embedding size, T samples.
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import scipy.special
 import torch
 import torch.nn.functional as F
 import torch.utils.data
-from tqdm import tqdm
 
-from paraclap.audio import SAMPLING_RATE, AudioError
+from paraclap.audio import SAMPLING_RATE
 from paraclap.data.dataset import ClipDataset, Collate
 from paraclap.data.loader import Loader
 from paraclap.data.sampler import length_sorted_batches
-from paraclap.distributed import broadcast, rank, share, sum_in_place, world_size
-from paraclap.errors import ParaCLAPError
-from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, clip_keys
+from paraclap.distributed import rank, share, sum_in_place, world_size
+from paraclap.evaluation.embedding_cache import DiskEmbeddingCache
+from paraclap.evaluation.encoded import (
+    check_lengths,
+    encoded_clips,
+    finite,
+    has_base_encoder,
+    note_quality,
+    pooled_clips,
+    project_clips,
+    quality_column,
+)
 from paraclap.evaluation.prompts import PromptError
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import BATCH_SECONDS
 
-CHUNK = 4096  # clips that are embedded, and written to the cache, at a time
-QUALITIES = ("", "silent", "unvoiced")
 TEXT_BATCH = 256
-
-
-class EmbeddingError(ParaCLAPError, FloatingPointError):
-    """Embeddings are not finite."""
 
 
 def class_probabilities(model: ParaCLAPModel, cosines: np.ndarray) -> np.ndarray:
@@ -51,22 +54,7 @@ def embed_texts(
         tokens = tokens.to(model.device)
         features = model.get_text_features(tokens.input_ids, tokens.attention_mask)
         embeddings.append(features.pooler_output.float().cpu())
-    return _finite(torch.cat(embeddings), texts)
-
-
-def _finite(embeddings: torch.Tensor, names: Sequence[object]) -> torch.Tensor:
-    """Return embeddings (B, D) unchanged.
-
-    Raises:
-        EmbeddingError: naming the first that is not finite.
-    """
-    wrong = (~embeddings.isfinite().all(dim=1)).nonzero()
-    if len(wrong):
-        raise EmbeddingError(
-            f"{len(wrong)} of {len(embeddings)} embeddings are not finite, such as that of "
-            f"{names[int(wrong[0])]}; the weights of the model are damaged or have diverged"
-        )
-    return embeddings
+    return finite(torch.cat(embeddings), texts)
 
 
 def embed_classes(
@@ -151,33 +139,15 @@ def embed_clips(
         AudioError: naming the first clip that cannot be read.
         EmbeddingError: naming the first clip whose embedding is not finite.
     """
+    if has_base_encoder(model):
+        pooled = pooled_clips(model, processor, clips, cache, workers, progress=progress)
+        return project_clips(model, pooled)
     limit = _batch_limit(model, len(clips), batch_seconds)
-    examined = int(clips.quality is not None)
-    embeddings = torch.zeros(len(clips), model.config.projection_dim + examined)
-    rows = list(range(len(clips)))
-    keys: list[bytes] = []
-    if cache is not None and rank() == 0:
-        keys = clip_keys(clips)
-        rows = cache.fill(embeddings, keys)
-    rows, keys = broadcast((rows, keys))
-    hidden = progress is None or rank() > 0
-    with tqdm(total=len(clips), desc=progress, unit="clip", disable=hidden) as bar:
-        bar.update(len(clips) - len(rows))
-        for first in range(0, len(rows), CHUNK):
-            chosen, own = rows[first : first + CHUNK], []
-            for done, features in _features(model, processor, clips, chosen, limit, workers):
-                embeddings[done] = _finite(features, [clips.clips[row][0] for row in done])
-                own += done
-                bar.update(len(done))
-            if cache is not None and own:
-                own.sort()
-                cache.add([keys[row] for row in own], embeddings[own])
-            bar.update(len(chosen) - len(own))
-    embeddings = sum_in_place(embeddings)  # a row that another process embedded is zero here
-    if clips.quality is None:
-        return embeddings
-    clips.quality[:] = [QUALITIES[int(code)] for code in embeddings[:, -1]]
-    return embeddings[:, :-1]
+    size = model.config.projection_dim + int(clips.quality is not None)
+    encode = partial(_features, model, processor, clips, limit, workers)
+    embeddings = encoded_clips(clips, size, encode, cache, progress=progress)
+    note_quality(clips, embeddings[:, -1])
+    return embeddings[:, : model.config.projection_dim]
 
 
 def _batch_limit(model: ParaCLAPModel, clips: int, batch_seconds: float) -> float:
@@ -198,9 +168,9 @@ def _features(
     model: ParaCLAPModel,
     processor: ParaCLAPProcessor,
     clips: ClipDataset,
-    rows: list[int],
     batch_seconds: float,
     workers: int,
+    rows: list[int],
 ) -> Iterable[tuple[list[int], torch.Tensor]]:
     """Yield rows of `clips` and their embeddings for each batch of this process.
 
@@ -210,7 +180,7 @@ def _features(
     own = share(len(rows))  # each process opens its share of the files
     durations[own] = torch.from_numpy(clips.durations(rows[own]))
     durations = sum_in_place(durations).numpy()
-    _check_lengths(clips, rows, durations, processor)
+    check_lengths(clips, rows, durations, processor)
     batches = [[rows[i] for i in b] for b in length_sorted_batches(durations, batch_seconds)]
     loader = Loader(
         clips,
@@ -221,23 +191,8 @@ def _features(
     for batch in loader:
         features = _audio_features(model, batch)
         if clips.quality is not None:  # the last column, so that it is cached as well
-            codes = torch.tensor([[float(QUALITIES.index(text))] for text in batch["quality"]])
-            features = torch.cat([features, codes], dim=1)
+            features = torch.cat([features, quality_column(batch)], dim=1)
         yield batch["row"], features
-
-
-def _check_lengths(
-    clips: ClipDataset, rows: Sequence[int], durations: np.ndarray, processor: ParaCLAPProcessor
-) -> None:
-    """Raise `AudioError` for a clip that is longer than the input of the encoder."""
-    longest = getattr(processor.feature_extractor, "max_samples", None)
-    for row, seconds in zip(rows, durations, strict=True):
-        if longest is not None and seconds * SAMPLING_RATE >= longest + 1:
-            raise AudioError(
-                "too_long",
-                f"{clips.clips[row][0]}: clip of {seconds:.2f} s, this encoder reads at most "
-                f"{longest / SAMPLING_RATE:g} s; give segments, or use `predict.py --windows`",
-            )
 
 
 def _audio_features(model: ParaCLAPModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -262,5 +217,5 @@ def embed_waveforms(
             [waveforms[row] for row in rows], sampling_rate=SAMPLING_RATE, return_tensors="pt"
         )
         names = [f"a clip of {durations[row]:.2f} s" for row in rows]
-        embeddings[rows] = _finite(_audio_features(model, batch), names)
+        embeddings[rows] = finite(_audio_features(model, batch), names)
     return embeddings

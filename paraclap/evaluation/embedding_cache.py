@@ -1,8 +1,8 @@
-"""A cache on disk of clip embeddings, and the keys and fingerprints that identify them.
+"""A cache on disk of encoded clips, and the keys and fingerprints that identify them.
 
-An embedding is identified by the content of the audio file, the limits of the segment, the audio
-conditioning, and the weights and settings of the audio side of the model. So renamed files are
-found, and changed files are embedded again.
+A row is identified by the content of the audio file, the limits of the segment, the audio
+conditioning, and the weights and settings of the audio side of the model, or of its encoder alone.
+So renamed files are found, and changed files are encoded again.
 """
 
 import hashlib
@@ -12,31 +12,40 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.segments import Position
-from paraclap.data.dataset import ClipDataset
-from paraclap.files import OutputError, make_folder, remove_leftovers, write_bytes
+from paraclap.data.dataset import ClipDataset, clip_limits
+from paraclap.files import OutputError, file_sha256, make_folder, remove_leftovers, write_bytes
 from paraclap.locks import lock
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
 DIGEST_BYTES = 32
 AUDIO_SIDE = ("audio_branch.", "audio_projection.")
+NOT_USED = {
+    *("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version"),
+    *("feature_extractor_type", "processor_class"),
+}
+"""Entries of configurations that depend on where the weights came from."""
 TEXT_SIDE = ("text_branch.", "text_projection.")
 
 
 def clip_keys(clips: ClipDataset) -> list[bytes]:
-    """Return the key of each clip, see `clip_key`."""
+    """Return the key of each clip, see `clip_key`, of its actual limits [s]."""
     files = list(dict.fromkeys(file for file, _, _ in clips.clips))
     with ThreadPoolExecutor() as pool:
         contents = dict(zip(files, pool.map(clips.recordings.hash, files), strict=True))
-    conditioning = clips.recordings.conditioning
-    return [clip_key(contents[f], start, end, conditioning) for f, start, end in clips.clips]
+    limits = clip_limits(clips.recordings, clips.clips)
+    return [
+        clip_key(contents[file], round(first, 6), round(last, 6), clips.conditioning)
+        for (file, _, _), (first, last) in zip(clips.clips, limits, strict=True)
+    ]
 
 
 def clip_key(
@@ -52,16 +61,19 @@ def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str
     return _fingerprint(model, AUDIO_SIDE, settings)
 
 
-def encoder_fingerprint(
-    model: ParaCLAPModel, processor: ParaCLAPProcessor, how: Sequence[object]
-) -> str:
-    """Return the hash of the speech encoder without projection, and of its use.
+def encoder_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
+    """Return the hash of all that the statistics of the speech encoder depend on.
 
-    `how` holds further values that its outputs depend on, such as the crop length.
+    So that these are equal in every bit, the kind of device is part of it.
     """
-    pooled = model.config.audio_pooling, model.config.audio_layers
-    settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict(), *how]
-    return _fingerprint(model, AUDIO_SIDE[:1], [*settings, *pooled])
+    base = model.audio_branch.base
+    settings = [
+        {key: value for key, value in part.to_dict().items() if key not in NOT_USED}
+        for part in (base.config, processor.feature_extractor)
+    ]
+    compiled = any(module._compiled_call_impl is not None for module in base.modules())
+    how = ["statistics", model.device.type, compiled]
+    return _fingerprint(model, ("audio_branch.base.",), [*settings, *how])
 
 
 def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
@@ -95,7 +107,7 @@ class DiskEmbeddingCache:
     def __init__(self, folder: str | Path, fingerprint: str) -> None:
         self.folder = Path(folder) / fingerprint[:32]
         self.is_writable = True
-        self._places: dict[bytes, tuple[np.ndarray, int]] = {}
+        self._places: dict[bytes, tuple[Any, int]] = {}
         self._remove_leftovers()
         for path in sorted(self.folder.glob("*.safetensors")):
             self._read(path)
@@ -117,41 +129,36 @@ class DiskEmbeddingCache:
         if not path.is_file():  # reading from a pipe would block
             return "is not a file"
         try:
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != path.stem:
+            if file_sha256(path) != path.stem:
                 return "does not have the hash of its name"
-            stored = load(content)
-            keys, embeddings = stored["keys"], stored["embeddings"]
-        except (OSError, SafetensorError, KeyError) as error:
+            with safe_open(path, "np") as stored:
+                keys, embeddings = stored.get_tensor("keys"), stored.get_tensor("embeddings")
+                rows = stored.get_slice("embeddings")  # read when needed
+        except (OSError, SafetensorError) as error:
             return f"cannot be read: {getattr(error, 'strerror', None) or error}"
         if embeddings.ndim != 2 or keys.shape != (len(embeddings), DIGEST_BYTES):
             return "has other content"
         if not np.isfinite(embeddings).all():
             return "has embeddings that are not finite"
-        self._remember([key.tobytes() for key in keys], embeddings)
+        self._places |= {key.tobytes(): (rows, row) for row, key in enumerate(keys)}
         return None
 
-    def _remember(self, keys: Sequence[bytes], embeddings: np.ndarray) -> None:
-        self._places |= {key: (embeddings, row) for row, key in enumerate(keys)}
-
     def fill(
-        self, embeddings: torch.Tensor, keys: Sequence[bytes], rows: Sequence[int] | None = None
+        self, table: torch.Tensor, keys: Sequence[bytes], columns: torch.Tensor, size: int
     ) -> list[int]:
-        """Copy cached embeddings into `rows` of `embeddings` (B, D); returns the missing rows."""
+        """Copy columns of cached rows of this size into `table`; returns the missing rows."""
         missing = []
-        for row in range(len(keys)) if rows is None else rows:
-            key = keys[row]
+        for row, key in enumerate(keys):
             block, place = self._places.get(key, (None, 0))
-            if block is not None and block.shape[1:] == embeddings.shape[1:]:
-                embeddings[row] = torch.from_numpy(block[place])
+            if block is not None and block.get_shape()[1] == size:
+                table[row] = torch.from_numpy(block[place : place + 1])[0, columns]
             else:
                 missing.append(row)
         return missing
 
     def add(self, keys: Sequence[bytes], embeddings: torch.Tensor) -> None:
         """Store embeddings (B, D) under their keys, in one atomically written file."""
-        block = embeddings.numpy()
-        self._remember(keys, block)
+        block = embeddings.contiguous().numpy()
         if not self.is_writable:
             return
         rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST_BYTES)
@@ -160,6 +167,7 @@ class DiskEmbeddingCache:
         try:
             with lock(make_folder(self.folder), shared=True, wait=True):
                 write_bytes(self.folder / name, content)
+                self._read(self.folder / name)
         except OutputError as error:
             self.is_writable = False
             warnings.warn(f"embedding cache: {error}; no longer written", stacklevel=3)

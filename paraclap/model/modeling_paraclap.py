@@ -358,7 +358,8 @@ class AudioBranch(nn.Module):
     """Speech encoder with pooling over the frames that are not padding.
 
     Layers are pooled before they are standardised and combined, so that the pooled layers of a
-    frozen encoder can be cached.
+    frozen encoder can be cached: those of one setting (`pool`), or the statistics of every layer,
+    of which each setting without learned weights selects some (`statistics`, `statistic_columns`).
     """
 
     def __init__(
@@ -440,39 +441,77 @@ class AudioBranch(nn.Module):
         Raises:
             ValueError: if clips are padded and the encoder does not support padding.
         """
-        padded = padding_mask is not None and not bool(padding_mask.all())
-        if padded and not self.supports_padding:
+        mask = self._mask(padding_mask)
+        layers = self.layers(input_values, mask)
+        return layers[-1], self.pool(layers, mask)
+
+    def statistics(
+        self, input_values: torch.Tensor, padding_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the mean and standard deviation of the frames of every layer, (B, layers * 2H)."""
+        mask = self._mask(padding_mask)
+        numbers = range(self.base.config.num_hidden_layers + 1)
+        layers = self.layers(input_values, mask, numbers)
+        valid = self._valid(layers, mask)
+        return torch.cat([_mean_std(frames, valid) for frames in layers], dim=-1)
+
+    def statistic_columns(self) -> torch.Tensor:
+        """Return the columns of `statistics` that `pool` returns.
+
+        Raises:
+            ValueError: if pooling has learned weights.
+        """
+        if self.pooling == "attention":
+            raise ValueError("audio_pooling 'attention' has learned weights, expected 'mean(_std)'")
+        size, last = self.base.config.hidden_size, self.base.config.num_hidden_layers
+        columns = torch.arange((last + 1) * 2 * size).view(last + 1, 2 * size)
+        pooled = size * AUDIO_POOLINGS[self.pooling]
+        return columns[self.layer_numbers or [last], :pooled].flatten()
+
+    def _mask(self, padding_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Return the mask as the encoder expects it; None = no padding."""
+        if padding_mask is None or bool(padding_mask.all()):
+            return None
+        if not self.supports_padding:
             raise ValueError(
                 "padding would change the embeddings of this speech encoder, which normalises or "
                 "convolves over it; pass clips of equal length"
             )
-        mask = padding_mask.long() if padded else None
-        layers = self.layers(input_values, mask)
-        return layers[-1], self.pool(layers, mask)
+        return padding_mask.long()
 
     def layers(
-        self, input_values: torch.Tensor, mask: torch.Tensor | None
+        self,
+        input_values: torch.Tensor,
+        mask: torch.Tensor | None,
+        numbers: Sequence[int] | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """Return the frames (B, N, H) of every layer that is pooled, the last layer last."""
-        if self.layer_numbers is None:
+        """Return the frames (B, N, H) of these layers; None = of those that are pooled."""
+        numbers = self.layer_numbers if numbers is None else numbers
+        if numbers is None:  # the last layer alone
             return (self.base(input_values, attention_mask=mask).last_hidden_state,)
-        limit = {"last_layer": max(self.layer_numbers)} if self.reads_whisper_frames else {}
+        limit = {"last_layer": max(numbers)} if self.reads_whisper_frames else {}
         outputs = self.base(input_values, attention_mask=mask, output_hidden_states=True, **limit)
         # The last hidden state may be normalised, the last of `hidden_states` is not.
         states = (*outputs.hidden_states[:-1], outputs.last_hidden_state)
-        return tuple(states[number] for number in self.layer_numbers)
+        return tuple(states[number] for number in numbers)
 
     def pool(
         self, layers: Sequence[torch.Tensor], padding_mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Pool the frames of each layer: (B, layers * P)."""
-        valid = None
-        if padding_mask is not None:
-            lengths = self.base._get_feat_extract_output_lengths(padding_mask.sum(dim=1))
-            positions = torch.arange(layers[-1].shape[1], device=lengths.device)
-            valid = positions < lengths[:, None]
+        valid = self._valid(layers, padding_mask)
         pooled = [self._pooled(frames, valid) for frames in layers]
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
+
+    def _valid(
+        self, layers: Sequence[torch.Tensor], padding_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Return which frames (B, N) are not padding; None = all."""
+        if padding_mask is None:
+            return None
+        lengths = self.base._get_feat_extract_output_lengths(padding_mask.sum(dim=1))
+        positions = torch.arange(layers[-1].shape[1], device=lengths.device)
+        return positions < lengths[:, None]
 
     def _pooled(self, frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
         """Pool the valid (B, N; None = all) frames (B, N, H): (B, P)."""
@@ -481,12 +520,7 @@ class AudioBranch(nn.Module):
             if valid is not None:
                 scores = scores.masked_fill(~valid[..., None], -torch.inf)
             return (frames * scores.softmax(dim=1)).sum(dim=1)
-        mean = _masked_mean(frames, valid)
-        if self.pooling == "mean":
-            return mean
-        frames, mean = _at_least_float32(frames), _at_least_float32(mean)
-        variance = _masked_mean((frames - mean[:, None]).square(), valid)
-        return torch.cat([mean, (variance + MIN_VARIANCE).sqrt()], dim=-1)
+        return _masked_mean(frames, valid) if self.pooling == "mean" else _mean_std(frames, valid)
 
     def combine(self, pooled: torch.Tensor) -> torch.Tensor:
         """Standardise the pooled layers, and sum them if they have learned weights: (B, P)."""
@@ -551,6 +585,13 @@ def _masked_mean(frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tens
         return frames.mean(dim=1)
     valid = valid[..., None]
     return (frames * valid).sum(dim=1) / valid.sum(dim=1)
+
+
+def _mean_std(frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    """Return mean and standard deviation of valid frames (B, N, H), in float32 or more: (B, 2H)."""
+    mean = _at_least_float32(_masked_mean(frames, valid))
+    variance = _masked_mean((_at_least_float32(frames) - mean[:, None]).square(), valid)
+    return torch.cat([mean, (variance + MIN_VARIANCE).sqrt()], dim=-1)
 
 
 class TextBranch(nn.Module):

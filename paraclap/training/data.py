@@ -3,10 +3,7 @@
 import functools
 import hashlib
 import itertools
-import re
 import warnings
-from collections.abc import Iterable
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -16,11 +13,11 @@ from paraclap.audio.recordings import Files, JoinedRecordings, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.data.dataset import CaptionDataset, clip_seconds
 from paraclap.data.functionals import measured_functionals, standards
+from paraclap.data.loader import PREFETCH
 from paraclap.data.sampler import TrainingBatches, bucketed, mixed
 from paraclap.data.tables import Lists
 from paraclap.data.trained_on import TRAIN, VALIDATION, TrainedOn, load
 from paraclap.distributed import share
-from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.report import to_markdown
 from paraclap.files import file_sha256
 from paraclap.model.build import Functionals, load_processor
@@ -29,12 +26,6 @@ from paraclap.settings import Settings, SettingsError, corpora_of
 from paraclap.training.tables import Hashes, read_all_functionals, read_tables
 
 SHOWN_CAPTIONS = 16
-PREFETCH = 2  # batches that each worker reads ahead
-LOST_WORKER = re.compile(r"DataLoader (worker|timed out)")  # messages of torch
-
-
-class WorkerError(ParaCLAPError, RuntimeError):
-    """A process that reads audio crashed or hangs."""
 
 
 class TrainingData:
@@ -235,10 +226,3 @@ def files_in_flight(data: TrainingData, batches: TrainingBatches) -> list[str]:
     local = share(settings.train.batch_size)
     read = [batch[local] for batch in itertools.islice(batches, ahead)]
     return sorted({data.train_table.index[row][0] for batch in read for _, row in batch})
-
-
-def raise_worker_error(error: RuntimeError, files: Iterable[str]) -> NoReturn:
-    """Raise `WorkerError` with the files being read if a worker was lost, else the error itself."""
-    if not LOST_WORKER.search(str(error)):
-        raise error
-    raise WorkerError(f"{error}; files being read: {sorted(set(files))}") from error

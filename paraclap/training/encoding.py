@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import transformers
 
+from paraclap.model.frozen import EmbeddingCache, FrozenEncoder
 from paraclap.model.modeling_paraclap import ParaCLAPModel, mel_frames
-from paraclap.training.frozen import EmbeddingCache, FrozenEncoder
 from paraclap.training.optim import drawing_from, random_state
 
 BRANCHES = ("audio", "text")

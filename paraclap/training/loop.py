@@ -9,18 +9,20 @@ from contextlib import AbstractContextManager, nullcontext
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from paraclap.data.dataset import CentreCrops
 from paraclap.data.label_captions import with_captions
+from paraclap.data.loader import raise_worker_error
 from paraclap.distributed import agreed_signal, broadcast_in_place, largest, rank, world_size
+from paraclap.evaluation.encoded import pooled_clips
 from paraclap.files import make_folder, remove_leftovers, write_text
 from paraclap.locks import lock
 from paraclap.settings import Settings
 from paraclap.signals import Stopped, StopRequests
 from paraclap.training.checkpoint import CONFIG, check_run_folder, load_state
 from paraclap.training.config import check_paths, flatten
-from paraclap.training.data import files_in_flight, raise_worker_error, sample_captions
+from paraclap.training.data import files_in_flight, sample_captions
 from paraclap.training.encoding import Batch
 from paraclap.training.loggers import Log, check_loggers
-from paraclap.training.precompute import audio_embeddings
 from paraclap.training.resources import memory_in_use
 from paraclap.training.tables import check_augmentation
 from paraclap.training.text_pretraining import pretrain_text
@@ -134,14 +136,33 @@ def prepare(trainer: Trainer, requests: StopRequests | None = None) -> None:
 
 
 def precompute(trainer: Trainer, requests: StopRequests | None = None) -> None:
-    """Encode all clips once if the audio encoder is frozen and crops are always the same."""
+    """Encode all clips once if the audio encoder is frozen and crops are always the same.
+
+    Raises:
+        Stopped: if any process received a signal; what was encoded until then is cached.
+    """
     encoder, crop = trainer.learner.gradients.encoder, trainer.settings.data.crop
-    if "audio" in encoder.frozen and crop != "random" and trainer.data.functionals is None:
-        encoder.clips = audio_embeddings(
-            encoder.frozen["audio"], trainer.processor, trainer.dataset(), requests
+    if "audio" not in encoder.frozen or crop == "random" or trainer.data.functionals is not None:
+        return
+    data = trainer.settings.data
+    pooled = pooled_clips(
+        trainer.model,
+        trainer.processor,
+        CentreCrops(trainer.dataset()),
+        trainer.cache,
+        workers=data.workers,
+        timeout=data.timeout,
+        progress="audio embeddings",
+        stop=lambda: requests is not None and requests.received,
+    )
+    if requests is not None and (received := agreed_signal(requests)):
+        kept = "starts anew" if trainer.cache is None else "continues from there"
+        raise Stopped(
+            received, f"stopped while precomputing audio embeddings; the same command {kept}"
         )
-        if trainer.step == 0 and trainer.settings.model.audio_standardise:
-            trainer.model.audio_branch.standardise_by(encoder.clips)
+    encoder.clips = pooled
+    if trainer.step == 0 and trainer.settings.model.audio_standardise:
+        trainer.model.audio_branch.standardise_by(pooled)
 
 
 def _is_due(trainer: Trainer, every: int) -> bool:
@@ -216,7 +237,7 @@ def _validate(trainer: Trainer, log: Log | None) -> None:
         return
     trainer.stopwatch.start()
     bfloat16 = trainer.learner.bfloat16
-    scores, answers = trainer.validate(trainer.model, trainer.processor, bfloat16)
+    scores, answers = trainer.validate(trainer.model, trainer.processor, bfloat16, trainer.cache)
     trainer.stopwatch.end_validation()
     if log is not None:
         log.write(trainer.step, scores, "validation")

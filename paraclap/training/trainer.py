@@ -1,6 +1,7 @@
 """A training run: its data, its model, its progress, and one training step."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,17 @@ import torch
 from tqdm import tqdm
 
 from paraclap.data.dataset import CaptionDataset, Collate
-from paraclap.data.loader import Loader
+from paraclap.data.loader import PREFETCH, Loader
 from paraclap.data.sampler import TrainingBatches
 from paraclap.distributed import broadcast, device_named, rank, sum_in_place, world_size
-from paraclap.files import write_text
+from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, encoder_fingerprint
+from paraclap.evaluation.encoded import has_base_encoder
+from paraclap.files import default_cache, write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import Settings, SettingsError
 from paraclap.signals import leave_signals_to_the_parent
 from paraclap.training.checkpoint import VERSIONS, Checkpointer, refuse_changes
-from paraclap.training.data import PREFETCH, TrainingData, training_batches, training_dataset
+from paraclap.training.data import TrainingData, training_batches, training_dataset
 from paraclap.training.encoding import Batch, shortest_masked
 from paraclap.training.learner import Learner
 from paraclap.training.optim import seed_step
@@ -84,6 +87,16 @@ class Trainer:
     def processor(self) -> ParaCLAPProcessor:
         """Processor of the model."""
         return self.learner.processor
+
+    @functools.cached_property
+    def cache(self) -> DiskEmbeddingCache | None:
+        """Cache of a frozen audio encoder, see `data.embeddings`."""
+        folder = self.settings.data.embeddings
+        if folder == "auto":
+            folder = default_cache() if has_base_encoder(self.model) else None
+        if "audio" not in self.model.frozen or folder is None:
+            return None
+        return DiskEmbeddingCache(folder, encoder_fingerprint(self.model, self.processor))
 
     def dataset(self) -> CaptionDataset:
         """Training clips with captions, without audio if its embeddings are precomputed."""

@@ -8,6 +8,8 @@ from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import ClipDataset
 from paraclap.distributed import broadcast
 from paraclap.evaluation.embed import check_tokens, embed_clips
+from paraclap.evaluation.embedding_cache import DiskEmbeddingCache
+from paraclap.evaluation.encoded import pooled_clips, project_clips
 from paraclap.evaluation.figures import (
     DRAWN_CLASSES,
     plot_confusion,
@@ -34,10 +36,12 @@ class Validator:
         task: target and prompt set.
         tables: name of the corpus -> corpus table of its validation clips with a label; without
             `data.corpora`, the name of a single corpus is "".
+        pooled: name of the corpus -> its clips as pooled by the audio encoder while it is frozen.
     """
 
     def __init__(self, data: TrainingData, settings: TrainSettings) -> None:
         self.data = data
+        self.pooled: dict[str, torch.Tensor] = {}
         self.task = ZeroShotTask("validation", settings.target, settings.prompts)
         self.tables = {
             name: labelled
@@ -56,9 +60,15 @@ class Validator:
             check_tokens(processor, task_prompts(table, self.task))
 
     def __call__(
-        self, model: ParaCLAPModel, processor: ParaCLAPProcessor, bfloat16: bool = False
+        self,
+        model: ParaCLAPModel,
+        processor: ParaCLAPProcessor,
+        bfloat16: bool = False,
+        cache: DiskEmbeddingCache | None = None,
     ) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
         """Score a model, under bfloat16 autocast if the run trains under it.
+
+        Clips are encoded once while the audio encoder is frozen, and looked up in its `cache`.
 
         Returns:
             UAR, ACC, F1, chance, AUC and Spearman (see `evaluate_task`) and the recall of each
@@ -69,8 +79,7 @@ class Validator:
         model.eval()
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
             results = {
-                name: self.score_corpus(model, processor, table)
-                for name, table in self.tables.items()
+                name: self.score_corpus(name, model, processor, cache) for name in self.tables
             }
         model.train(was_training)
         means = {
@@ -85,12 +94,22 @@ class Validator:
         return means | each, {corpus: answers for corpus, (_, answers) in results.items()}
 
     def score_corpus(
-        self, model: ParaCLAPModel, processor: ParaCLAPProcessor, table: pd.DataFrame
+        self,
+        name: str,
+        model: ParaCLAPModel,
+        processor: ParaCLAPProcessor,
+        cache: DiskEmbeddingCache | None = None,
     ) -> tuple[dict[str, float], pd.DataFrame]:
         """Score a model in evaluation mode on the validation clips of one corpus."""
+        table = self.tables[name]
         clips = ClipDataset(table, self.data.recordings, self.data.functionals_of(table))
         workers = self.data.settings.data.workers
-        audio = embed_clips(model, processor, clips, workers=workers).numpy()
+        if "audio" in model.frozen and clips.functionals is None:
+            if name not in self.pooled:
+                self.pooled[name] = pooled_clips(model, processor, clips, cache, workers)
+            audio = project_clips(model, self.pooled[name]).numpy()
+        else:
+            audio = embed_clips(model, processor, clips, workers=workers).numpy()
         scores, answers = evaluate_task(model, processor, table, audio, self.task, intervals=False)
         recalls = {f"recall/{name}": recall for name, recall in scores["recall"].items()}
         chosen = {name: scores[name] for name in (*SCORES, *RANK_SCORES) if name in scores}

@@ -15,6 +15,7 @@ import torch.utils.data
 from training_runs import ENVIRONMENT, REPOSITORY, damage, same_runs, start, wait_for_step
 
 from paraclap import signals
+from paraclap.data.loader import WorkerError
 from paraclap.files import atomic_folder
 from paraclap.signals import REQUEUE, StopRequests, leave_signals_to_the_parent
 from paraclap.training import checkpoint, loop
@@ -25,7 +26,6 @@ from paraclap.training.checkpoint import (
     save_checkpoint,
 )
 from paraclap.training.config import SettingsError, read_settings
-from paraclap.training.data import WorkerError
 
 
 @pytest.fixture

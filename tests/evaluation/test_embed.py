@@ -10,7 +10,7 @@ import torch
 from paraclap.audio import AudioError
 from paraclap.corpora import table as corpora
 from paraclap.data.dataset import ClipDataset
-from paraclap.evaluation import embed
+from paraclap.evaluation import embed, encoded
 from paraclap.evaluation.embed import embed_clips
 from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, audio_fingerprint, clip_keys
 from paraclap.model.build import build_model
@@ -62,7 +62,7 @@ def test_a_string_instead_of_a_list_of_prompts_is_refused(tiny):
 
 def test_chunks_do_not_change_embeddings(tiny, clips, monkeypatch):
     whole = embed_clips(*tiny, clips)
-    monkeypatch.setattr(embed, "CHUNK", 4)
+    monkeypatch.setattr(encoded, "CHUNK", 4)
     assert torch.allclose(embed_clips(*tiny, clips), whole, atol=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_only_missing_clips_are_embedded(tiny, clips, corpus, tmp_path):
 
 
 def test_interrupted_run_keeps_finished_chunks(tiny, clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "CHUNK", 4)
+    monkeypatch.setattr(encoded, "CHUNK", 4)
     mark, plain = audio_fingerprint(*tiny), tiny[0].get_audio_features
     done = []
 
@@ -168,7 +168,7 @@ def test_keys_and_embeddings_belong_together(tmp_path):
     cache.add([bytes([n]) * 32 for n in range(3)], rows)
     again = DiskEmbeddingCache(tmp_path, "model")
     found = torch.zeros(2, 3)
-    assert again.fill(found, [bytes([2]) * 32, bytes([9]) * 32]) == [1]
+    assert again.fill(found, [bytes([2]) * 32, bytes([9]) * 32], torch.arange(3), 3) == [1]
     assert np.array_equal(found[0], rows[2])
     assert len(DiskEmbeddingCache(tmp_path, "other model")) == 0
 
@@ -182,5 +182,5 @@ def test_embeddings_that_are_not_finite_are_refused(tiny, clips, waveforms, part
     if part == "text_projection":
         ways = [lambda: embed.embed_texts(*tiny, ["angry"])]
     for way in ways:
-        with pytest.raises(embed.EmbeddingError, match="are not finite, such as that of"):
+        with pytest.raises(encoded.EmbeddingError, match="are not finite, such as that of"):
             way()

@@ -12,12 +12,12 @@ from transformers import AutoModel, AutoProcessor, SeamlessM4TFeatureExtractor
 
 from paraclap.cli import evaluate
 from paraclap.model.build import build_model, load_model
+from paraclap.model.frozen import FrozenEncoder
 from paraclap.model.modeling_paraclap import MEL_LEVEL, log_mel_frames
 from paraclap.model.onnx import export_onnx
 from paraclap.settings import MelSettings, TowerSettings
 from paraclap.training import loop
 from paraclap.training.config import read_settings
-from paraclap.training.frozen import FrozenEncoder
 from tiny_models import RATE, TEXTS, TINY_MEL, embed
 
 NORMALISATIONS = ["fixed", "clip"]

@@ -121,9 +121,7 @@ def test_scores_are_given_by_corpus_and_as_their_mean(both, tmp_path):
             parts = [row[f"{figure}.{name}"] for name in ("first", "second")]
             assert row[figure] == pytest.approx(sum(parts) / 2)
     assert run.best == max(row["UAR"] for row in validated)
-    alone, _ = run.validate.score_corpus(
-        run.model.eval(), run.processor, run.validate.tables["first"]
-    )
+    alone, _ = run.validate.score_corpus("first", run.model.eval(), run.processor)
     assert alone["UAR"] == validated[-1]["UAR.first"]
 
 

@@ -1,22 +1,12 @@
 """Frozen encoders: outputs of a row do not depend on its batch, and are cached."""
 
-import dataclasses
-import os
-
-import pandas as pd
 import pytest
 import torch
 
-from paraclap.audio.recordings import Files
-from paraclap.data.dataset import CaptionDataset
-from paraclap.settings import CaptionSettings, DataSettings
-from paraclap.training import frozen, precompute
-from paraclap.training.data import WorkerError
+from paraclap.model import frozen
+from paraclap.model.frozen import EmbeddingCache, FrozenEncoder
 from paraclap.training.encoding import token_keys
-from paraclap.training.frozen import EmbeddingCache, FrozenEncoder
-from paraclap.training.precompute import encode_clips
 
-CENTRE = DataSettings(crop="centre", crop_seconds=0.8)
 CAPTIONS = ["emotion is anger", "the speaker sounds sad and pitch is high", "the voice is loud"]
 
 
@@ -69,11 +59,18 @@ def test_batches_of_equal_shape_give_the_same_rows(still, waveforms, branch):
     assert {rows for rows, _ in shapes} == {4}
     encoder(inputs[:1], mask[:1])
     assert shapes[-1][0] == 4 and shapes[-1] in shapes[:-1]
+    model.pool = original
+    if branch == "audio":
+        batch = encoder.statistics(inputs, mask)
+        for row in range(len(inputs)):  # the shape of a batch depends on a row alone
+            width = int(mask[row].sum())
+            own = encoder.statistics(inputs[row : row + 1, :width], mask[row : row + 1, :width])
+            assert torch.equal(own[0], batch[row])
 
 
 def test_trained_encoder_cannot_be_cached(tiny):
     with pytest.raises(ValueError, match="audio encoder is not frozen"):
-        FrozenEncoder(tiny[0], "audio")
+        FrozenEncoder(tiny[0].train(), "audio")
 
 
 def test_caption_is_encoded_once(still):
@@ -101,51 +98,3 @@ def test_cache_is_bounded_and_drops_the_least_recently_used_rows(still, rows):
         assert len(small) <= rows
     encoded_again = {0: 9, 1: 8, 2: 5}
     assert small.encoded == encoded_again[rows]
-
-
-def centre_crops(corpus, captions, **settings):
-    """Six clips whose crops are the same in every epoch."""
-    settings = dataclasses.replace(CENTRE, **settings)
-    table = pd.read_parquet(captions).iloc[:6]
-    return CaptionDataset(table, corpus, CaptionSettings(), settings, seed=1)
-
-
-def test_clips_are_encoded_once_and_found_again_on_disk(
-    still, corpus, captions, tmp_path, monkeypatch
-):
-    model, processor = still
-    encoder = FrozenEncoder(model, "audio")
-    monkeypatch.setattr(precompute, "CHUNK", 4)
-
-    def progress(**settings):
-        return encode_clips(encoder, processor, centre_crops(corpus, captions, **settings))
-
-    kept = {"embeddings": str(tmp_path / "kept")}
-    steps = list(progress(**kept))
-    assert [done for _, done in steps] == [0, 4, 6]
-    rows, clips = steps[-1][0], centre_crops(corpus, captions)
-    values = clips_of(processor, [clips.waveform(5)])
-    assert torch.equal(rows[5], encoder(*values)[0])
-    assert len(clips.waveform(5)) == round(0.8 * 16_000)
-    opened = []
-    crop = Files.crop
-    monkeypatch.setattr(Files, "crop", lambda *a: opened.append(a) or crop(*a))
-    again = list(progress(**kept))
-    assert torch.equal(again[-1][0], rows) and not opened
-    monkeypatch.setattr(precompute, "BATCH_SIZE", 3)
-    interrupted = {"embeddings": str(tmp_path / "interrupted")}
-    steps = progress(**interrupted)
-    assert [next(steps)[1], next(steps)[1]] == [0, 3]
-    steps.close()  # in the middle of a chunk
-    assert next(progress(**interrupted))[1] == 3
-    assert next(progress(**kept, crop_seconds=0.5))[1] == 0  # other crops
-
-
-def test_lost_worker_is_an_error_that_names_its_clips(still, corpus, captions):
-    model, processor = still
-    clips = centre_crops(corpus, captions, workers=1)
-    last = clips.clips[5][0]
-    original = clips.waveform
-    clips.waveform = lambda row: os._exit(3) if row == 5 else original(row)
-    with pytest.raises(WorkerError, match=rf"exited.*being read: .*{last}"):
-        list(encode_clips(FrozenEncoder(model, "audio"), processor, clips))

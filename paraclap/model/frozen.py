@@ -3,20 +3,23 @@
 A frozen encoder runs in evaluation mode, and the output for a row never depends on the other rows
 of its batch or on padding, so it is the same whether it is computed now, cached, or computed again
 after a resume. On a CPU, where batches are no faster, rows are encoded one at a time without
-padding; elsewhere in batches of equal shape.
+padding; elsewhere in batches of equal shape, which depends on the length of a row alone.
 
 Letters: n rows, T samples, L tokens, H pooled values of a row.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 
 from paraclap.model.modeling_paraclap import ParaCLAPModel
 
-BATCH_SIZE = 32  # rows of a batch of equal shape
+BATCH_SIZE = 32  # most rows of a batch of equal shape
+BATCH_SECONDS = 320  # most audio in such a batch [s]
 TOKENS = 16  # text lengths in such batches are multiples of this
+SAMPLES, FRAMES = 16_000, 100  # and lengths of waveforms and log-mel frames of these
 ROW_OVERHEAD = 300  # approximate bytes that Python and torch need for a cached row
 
 
@@ -24,10 +27,10 @@ class FrozenEncoder:
     """One frozen encoder of a model, row by row.
 
     Attributes:
-        model: model with the frozen encoder.
+        model: model with the frozen encoder, or in evaluation mode.
         branch: "audio" or "text".
         bfloat16: whether the encoder runs under bfloat16 autocast.
-        batch_size: rows of a batch; None = 1 on a CPU, `BATCH_SIZE` elsewhere.
+        batch_size: most rows of a batch; None = 1 on a CPU, `BATCH_SIZE` elsewhere.
     """
 
     def __init__(
@@ -37,14 +40,13 @@ class FrozenEncoder:
         bfloat16: bool = False,
         batch_size: int | None = None,
     ) -> None:
-        if branch not in model.frozen:
+        if model.training and branch not in model.frozen:
             raise ValueError(f"the {branch} encoder is not frozen, only {list(model.frozen)}")
         self.model = model
         self.branch = branch
         self.bfloat16 = bfloat16
         self.batch_size = batch_size or (1 if model.device.type == "cpu" else BATCH_SIZE)
 
-    @torch.no_grad()
     def __call__(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return pooled outputs (n, H) in at least float32, on the device of the model.
 
@@ -52,40 +54,59 @@ class FrozenEncoder:
             inputs: waveforms (n, T), log-mel frames or tokens (n, L), on the CPU.
             mask: of the first two dimensions of `inputs`, 1 at the front and 0 in the padding.
         """
-        device = self.model.device
         if self.branch == "audio" and self.model.audio_branch.reads_functionals:  # no padding
-            return self.model.pool(self.branch, inputs.to(device), None)
-        pooled: list[torch.Tensor] = [torch.empty(0)] * len(inputs)
-        for width, rows in self._batches(mask.sum(dim=1).tolist(), inputs.shape[1]):
-            filled = rows + rows[-1:] * (self.batch_size - len(rows))
-            values = inputs[filled, :width].to(device, non_blocking=True)
-            masks = mask[filled, :width].to(device, non_blocking=True)
+            with torch.no_grad():
+                return self.model.pool(self.branch, inputs.to(self.model.device), None)
+        return self._encode(inputs, mask, lambda *batch: self.model.pool(self.branch, *batch))
+
+    def statistics(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return `AudioBranch.statistics` of the rows, see `__call__`."""
+        return self._encode(inputs, mask, self.model.audio_branch.statistics)
+
+    @torch.no_grad()
+    def _encode(
+        self,
+        inputs: torch.Tensor,
+        mask: torch.Tensor,
+        encode: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        device = self.model.device
+        unit = TOKENS if self.branch == "text" else FRAMES if inputs.ndim == 3 else SAMPLES
+        encoded: list[torch.Tensor] = [torch.empty(0)] * len(inputs)
+        for width, size, rows in self._batches(mask.sum(dim=1).tolist(), unit):
+            filled = rows + rows[-1:] * (size - len(rows))
+            values, masks = (
+                self._widened(tensor[filled, :width], width).to(device, non_blocking=True)
+                for tensor in (inputs, mask)
+            )
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
-                encoded = self.model.pool(self.branch, values, masks)
-            for row, vector in zip(rows, encoded[: len(rows)], strict=True):
-                pooled[row] = vector
-        return torch.stack(pooled)
+                batch = encode(values, masks)
+            for row, vector in zip(rows, batch[: len(rows)], strict=True):
+                encoded[row] = vector
+        return torch.stack(encoded)
 
-    def _batches(self, lengths: Sequence[int], widest: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield (width, rows) of each batch.
+    def _batches(self, lengths: Sequence[int], unit: int) -> Iterator[tuple[int, int, list[int]]]:
+        """Yield the width, the size and the rows of each batch.
 
-        Rows with and without padding are not mixed, because encoders compute them differently.
+        Width and size depend on the length of a row alone. Rows with and without padding are not
+        mixed, because encoders compute them differently.
         """
+        is_padded = self.branch == "text" or self.model.audio_branch.supports_padding
         groups: dict[tuple[int, bool], list[int]] = {}
         for row, length in enumerate(lengths):
-            width = self._width(length, widest)
+            width = -(-length // unit) * unit if self.batch_size > 1 and is_padded else length
             groups.setdefault((width, length == width), []).append(row)
         for (width, _), rows in groups.items():
-            for first in range(0, len(rows), self.batch_size):
-                yield width, rows[first : first + self.batch_size]
+            size = self.batch_size
+            if self.branch == "audio":
+                size = max(1, min(size, BATCH_SECONDS * unit // width))
+            for first in range(0, len(rows), size):
+                yield width, size, rows[first : first + size]
 
-    def _width(self, length: int, widest: int) -> int:
-        """Padded width of a row of this length, independent of the other rows."""
-        if self.batch_size == 1:
-            return length
-        if self.branch == "audio":
-            return widest
-        return -(-length // TOKENS) * TOKENS
+    def _widened(self, tensor: torch.Tensor, width: int) -> torch.Tensor:
+        """Extend the second dimension of audio with zeros; texts may be at their longest."""
+        missing = width - tensor.shape[1] if self.branch == "audio" else 0
+        return F.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, missing)) if missing else tensor
 
 
 class EmbeddingCache:
