@@ -2,6 +2,7 @@
 
     python models.py convert best.pth.tar out/paraclap --tokenizer bert-base-uncased
     python models.py publish runs/small out/small --scores results/scores.yaml --name USER/NAME
+    python models.py publish runs/whisper out/whisper --heads
     python models.py export runs/small out/small-onnx --int8
 
 `convert` reads weights in the form in which the authors published theirs (a bare state dict, on the
@@ -10,7 +11,10 @@ model folder. Both write a folder with a model card, ready for `hf upload USER/N
 train.py, evaluate.py, transformers (`AutoModel`, `AutoProcessor`, `pipeline`) and
 sentence-transformers load. The scores must be those of the same weights. With --with-record the
 folder includes hashes of the training clips, by which evaluate.py recognises them, but no names of
-speakers. `export` writes both towers as ONNX. A folder is written completely or not at all.
+speakers. With --heads, weights of pretrained encoders that were frozen in training are left out:
+they are fetched from the Hub by name, or from the folder $PARACLAP_ENCODERS, and others of that
+name are refused by their hash. `export` writes both towers as ONNX. A folder is written completely
+or not at all.
 """
 
 import argparse
@@ -70,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.command == "publish":
         record = _record(options) if options.with_record else None
-        publish(options.source, output, **card)
+        bases = {"audio": options.base_audio, "text": options.base_text}
+        bases = {branch: name for branch, name in bases.items() if name}
+        publish(options.source, output, options.heads, bases, **card)
         if record is not None:
             record.save(output)
     else:
@@ -174,9 +180,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     export.add_argument("source", help=SOURCES["publish"])
     export.add_argument("output", help="folder to write; must not exist, or be empty")
     export.add_argument("--int8", action="store_true", help="also with weights in 8 bits")
-    parsers["publish"].add_argument(
-        "--with-record", action="store_true", help="include hashes of the training clips"
-    )
+    add = parsers["publish"].add_argument
+    add("--with-record", action="store_true", help="include hashes of the training clips")
+    add("--heads", action="store_true", help="without the weights of frozen pretrained encoders")
+    for branch in ("audio", "text"):
+        add(
+            f"--base-{branch}",
+            metavar="NAME[@REVISION]",
+            help=f"with --heads: name of the {branch} encoder on the Hub, if trained from a folder",
+        )
     add = parsers["convert"].add_argument
     add("--tokenizer", type=os.path.expanduser, help="Hub name or folder (bert-base-uncased)")
     add("--sha256", help="expected hash of the file")

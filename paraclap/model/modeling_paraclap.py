@@ -20,6 +20,7 @@ import functools
 import hashlib
 import importlib
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,13 @@ MEL_LEVEL = 10.0  # about the mean of speech, in log power of 16-bit samples
 MIN_VARIANCE = 1e-6  # added before the square root, whose gradient at zero is infinite
 MAX_DEVIATION = 5.0  # of standardised values; those of other recordings may be far off
 MIN_DEVIATION = 1e-5
+BRANCHES = ("audio", "text")
+HUB_OPTIONS = ("cache_dir", "local_files_only", "token")
+ENCODERS = "PARACLAP_ENCODERS"  # environment variable: folder with pretrained encoders
+# Weights that an encoder may lack: none of them takes part in an embedding.
+UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed", "position_ids")
+WHISPER_ENCODER = {r"^(model\.)?encoder\.": ""}  # tensors of whole Whisper models -> of the encoder
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 MAX_LOGIT_SCALE = math.log(100)  # the scale is stored as a logarithm, as in CLIP
 
 # Parts of the model that can be frozen -> module.
@@ -189,6 +197,9 @@ class ParaCLAPConfig(PreTrainedConfig):
         logit_scale_init_value: logarithm of the factor on cosines, ln(1 / 0.07) as in CLIP.
         provenance: origin of the weights as far as recorded: names of `audio_encoder` and
             `text_encoder`, a list of `corpora`, and further entries.
+        base_encoders: of each branch ("audio", "text") whose encoder has published weights that
+            were not trained further: `name` on the Hub, `revision` (commit, None = any), `sha256`
+            of `encoder_hash`, and `stored` = False if the weights are not saved with the model.
     """
 
     model_type = "paraclap"
@@ -208,6 +219,7 @@ class ParaCLAPConfig(PreTrainedConfig):
     projection_dropout: float = 0.5
     logit_scale_init_value: float = math.log(1 / 0.07)
     provenance: dict[str, Any] | None = None
+    base_encoders: dict[str, dict[str, Any]] | None = None
 
 
 class FunctionalsConfig(PreTrainedConfig):
@@ -549,6 +561,100 @@ def new_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, trust_remote_code=False)
 
 
+def load_encoder(
+    name: str | Path, config: PreTrainedConfig, **options: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Load a pretrained encoder as float32; of Whisper only its encoder.
+
+    Args:
+        name: folder or Hub name.
+        config: of the encoder.
+        options: of `from_pretrained`, such as `revision`.
+
+    Returns:
+        The encoder and the names of the weights that the files lack.
+    """
+    kind: Any = AutoModel
+    if config.model_type == WHISPER:
+        kind, options = WhisperTower, {**options, "key_mapping": WHISPER_ENCODER}
+    encoder, report = kind.from_pretrained(
+        name,
+        config=config,
+        dtype=torch.float32,  # not that of the file
+        output_loading_info=True,
+        trust_remote_code=False,
+        **options,
+    )
+    return encoder, report["missing_keys"]
+
+
+def encoder_hash(encoder: nn.Module, dtype: torch.dtype | None = torch.float16) -> str:
+    """Return the SHA-256 of the names and values of all tensors that take part in embeddings.
+
+    Args:
+        encoder: `base` of a branch.
+        dtype: floats are rounded to it, so that a copy of that precision has the same hash as the
+            original in float32; None = as they are.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        if any(unused in name for unused in UNUSED_WEIGHTS):
+            continue
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def base_encoder(config: PreTrainedConfig, origin: Mapping[str, Any], **options: Any) -> Any:
+    """Load the encoder that an entry of `ParaCLAPConfig.base_encoders` names.
+
+    From a folder in `$PARACLAP_ENCODERS` that is called like it, otherwise from the Hub.
+
+    Args:
+        config: of the encoder.
+        origin: the entry.
+        options: of `from_pretrained`.
+
+    Raises:
+        OSError: if it cannot be loaded.
+        ValueError: if its weights are others.
+    """
+    name, revision = str(origin.get("name")), origin.get("revision")
+    if not HUB_NAME.fullmatch(name):
+        raise ValueError(f"base encoder {name!r} is no name of the Hub")
+    folder = _encoder_folder(name)
+    if folder is None and revision:
+        options["revision"] = revision
+    try:
+        encoder, _ = load_encoder(folder or name, copy.deepcopy(config), **options)
+    except OSError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise OSError(
+            f"base encoder {name} is not in the folder {ENCODERS}={os.environ.get(ENCODERS, '')}, "
+            f"and cannot be loaded from the Hugging Face Hub: {reason}"
+        ) from error
+    if (found := encoder_hash(encoder)) != origin.get("sha256"):
+        raise ValueError(
+            f"the weights of the base encoder {folder or name} are not those that the model was "
+            f"trained with: their hash is {found}, expected {origin.get('sha256')}"
+        )
+    return encoder
+
+
+def _encoder_folder(name: str) -> Path | None:
+    """Return the folder of an encoder in `$PARACLAP_ENCODERS`, None if there is none."""
+    if not os.environ.get(ENCODERS):
+        return None
+    last = name.rpartition("/")[2]
+    for folder in (last, name.replace("/", "--"), f"{last}-encoder"):
+        path = Path(os.environ[ENCODERS]).expanduser() / folder
+        if (path / "config.json").is_file():
+            return path
+    return None
+
+
 def check_pooling(config: PreTrainedConfig, pooling: str, layers: str | Sequence[int]) -> None:
     """Raise `ValueError` if an encoder cannot be pooled like this, see `ParaCLAPConfig`."""
     if pooling not in AUDIO_POOLINGS:
@@ -710,6 +816,36 @@ class ParaCLAPModel(FreezableModel):
         )
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
+        self._keys_to_ignore_on_load_missing = {
+            rf"^{branch}_branch\.base\." for branch in self.absent_encoders
+        }
+
+    @property
+    def absent_encoders(self) -> dict[str, dict[str, Any]]:
+        """Entries of `config.base_encoders` whose weights are not saved with the model."""
+        entries = self.config.base_encoders or {}
+        return {
+            name: entries[name]
+            for name in BRANCHES
+            if not entries.get(name, {}).get("stored", True)
+        }
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *arguments: Any, **options: Any) -> Any:
+        """Load a model, see transformers; encoders that are not saved with it are fetched by name.
+
+        Raises:
+            OSError: if a file cannot be loaded.
+            ValueError: if the weights of a fetched encoder are not those of the training.
+        """
+        model = super().from_pretrained(source, *arguments, **options)
+        loaded = model[0] if isinstance(model, tuple) else model  # with `output_loading_info`
+        hub = {key: options[key] for key in HUB_OPTIONS if key in options}
+        for branch, origin in loaded.absent_encoders.items():
+            base = loaded.get_submodule(f"{branch}_branch.base")
+            base.load_state_dict(base_encoder(base.config, origin, **hub).state_dict())
+            del origin["stored"]
+        return model
 
     @classmethod
     def from_published(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from paraclap.files import atomic_folder
@@ -12,6 +13,7 @@ from paraclap.model.build import load_model
 from paraclap.model.card import model_card
 from paraclap.model.hashes import weights_hash, write_hashes
 from paraclap.model.modeling_paraclap import (
+    HUB_NAME,
     PUBLISHED_CONFIG,
     ParaCLAPConfig,
     ParaCLAPModel,
@@ -102,25 +104,60 @@ def _published_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def publish(source: str | Path, output: str | Path, **card: Any) -> Path:
+def publish(
+    source: str | Path,
+    output: str | Path,
+    heads: bool = False,
+    bases: Mapping[str, str] | None = None,
+    **card: Any,
+) -> Path:
     """Write a folder that is ready for the Hub from a run, a model folder or a Hub name.
 
     Args:
         source: see `load_model`.
         output: folder to write; may exist if it is empty.
+        heads: leave out the weights of encoders that were frozen in training, which are fetched by
+            their names.
+        bases: names of these encoders on the Hub by branch, NAME or NAME@REVISION, if they are not
+            those of the training.
         card: `scores`, `name` and `licence` of the model card.
 
     Raises:
         OutputExistsError: if `output` holds something.
         ModelNotFoundError: if there is no model.
-        ModelError: if it cannot be loaded, the scores are those of other weights, or an encoder
-            demands another licence.
+        ModelError: if it cannot be loaded, the scores are those of other weights, an encoder
+            demands another licence, or `heads` of a model without frozen encoders from the Hub.
     """
     output = free_folder(output)
     weights = weights_hash(find_model(source))
     if card.get("scores") is not None:
         check_scores(card["scores"], weights)  # before the model is loaded
-    return _write_folder(output, *load_model(source), weights=weights, **card)
+    model, processor = load_model(source)
+    if heads:
+        _leave_out_encoders(source, model, bases or {})
+    return _write_folder(output, model, processor, weights=weights, **card)
+
+
+def _leave_out_encoders(source: str | Path, model: ParaCLAPModel, bases: Mapping[str, str]) -> None:
+    """State in the configuration that frozen encoders are not saved, and where they come from."""
+    origins = model.config.base_encoders or {}
+    if not origins:
+        raise ModelError(
+            f"--heads: {source} has no encoder that was frozen in training and started from "
+            "pretrained weights"
+        )
+    for branch, name in bases.items():
+        if branch not in origins:
+            raise ModelError(f"--base-{branch}: the {branch} encoder of {source} was trained")
+        hub, _, revision = name.partition("@")
+        origins[branch] |= {"name": hub, "revision": revision or None}
+    for branch, origin in origins.items():
+        if not HUB_NAME.fullmatch(origin["name"]) or "/" not in origin["name"]:
+            raise ModelError(
+                f"{origin['name']!r} is no name of the Hub, by which others fetch the {branch} "
+                f"encoder; state it with --base-{branch} USER/NAME or USER/NAME@REVISION"
+            )
+        origin["stored"] = False
 
 
 def check_scores(scores: Mapping[str, Any], weights: str | None) -> None:
@@ -140,6 +177,13 @@ def check_scores(scores: Mapping[str, Any], weights: str | None) -> None:
             f"--scores are those of other weights, of the model {scores.get('model')}; evaluate "
             "the model that is published"
         )
+
+
+def _stored(model: ParaCLAPModel) -> dict[str, torch.Tensor]:
+    """Return the weights that are saved with a model."""
+    absent = tuple(f"{branch}_branch.base." for branch in model.absent_encoders)
+    state = model.state_dict()
+    return {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
 
 
 def _write_folder(
@@ -164,7 +208,7 @@ def _write_folder(
         licence=licence,
     )
     with atomic_folder(output) as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=_stored(model))
         processor.save_pretrained(folder)
         for file, content in SENTENCE_TRANSFORMERS.items():
             (folder / file).write_text(json.dumps(content, indent=2) + "\n")

@@ -2,19 +2,18 @@
 
 import dataclasses
 import json
+import re
 import string
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -24,26 +23,27 @@ from transformers import (
 from transformers.utils import cached_file
 
 from paraclap.model.modeling_paraclap import (
+    BRANCHES,
     LOG_MEL,
     MEL_HOP,
     MEL_WINDOW,
+    UNUSED_WEIGHTS,
     WHISPER,
     FunctionalsFeatureExtractor,
     ParaCLAPConfig,
     ParaCLAPFeatureExtractor,
+    ParaCLAPModel,
     ParaCLAPProcessor,
-    WhisperTower,
+    encoder_hash,
+    load_encoder,
     new_encoder,
     receptive_field,
 )
-from paraclap.model.sources import ModelError
+from paraclap.model.sources import ModelError, read_object
 from paraclap.settings import MelSettings, ModelSettings, TowerSettings
 
-WHISPER_ENCODER = {r"^(model\.)?encoder\.": ""}
-"""Names of the encoder's tensors in files of whole Whisper models -> those of the encoder alone."""
-
-# Weights that a pretrained encoder may lack: none of them takes part in an embedding.
-UNUSED_WEIGHTS = ("pooler.", "masked_spec_embed")
+SNAPSHOT = re.compile(r"models--(.+)/snapshots/([0-9a-f]{40})/")
+"""Name and commit in the path of a file from the Hub."""
 RENAMED_KEYS = {"left_out": "exclude"}  # of encoder configurations: old name -> new name
 
 PREPROCESSING = "preprocessor_config.json"
@@ -128,19 +128,48 @@ def build_encoder(branch: str, name: str | None, config: PreTrainedConfig) -> Pr
 
 def _pretrained_encoder(branch: str, name: str, config: PreTrainedConfig) -> PreTrainedModel:
     with as_model_error(f"model.{branch}.name {name} cannot be loaded"):
-        kind, options = AutoModel, {}
-        if config.model_type == WHISPER:
-            kind, options = WhisperTower, {"key_mapping": WHISPER_ENCODER}
-        encoder, report = kind.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            trust_remote_code=False,
-            **options,
-        )
-    check_complete(name, report["missing_keys"])
+        encoder, missing = load_encoder(name, config)
+    check_complete(name, missing)
     return encoder
+
+
+def base_encoders(
+    model: ParaCLAPModel, settings: ModelSettings, trained: Collection[str]
+) -> dict[str, dict[str, Any]] | None:
+    """Return `ParaCLAPConfig.base_encoders` of a model that is going to be trained.
+
+    Args:
+        model: as it was built from `settings`.
+        settings: the model part of a configuration.
+        trained: frozen parts that are trained later.
+    """
+    found = {}
+    for branch in BRANCHES:
+        if branch not in model.frozen or branch in trained:
+            continue
+        if settings.start:
+            origin = (model.config.base_encoders or {}).get(branch)
+        else:
+            origin = _origin(getattr(settings, branch).name)
+            if origin:
+                origin["sha256"] = encoder_hash(model.get_submodule(f"{branch}_branch.base"))
+        if origin:
+            found[branch] = origin
+    return found or None
+
+
+def _origin(name: str | None) -> dict[str, Any] | None:
+    """Return Hub name and commit of an encoder; of a folder its name, None without a name."""
+    if not name:
+        return None
+    path = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False)
+    if path and (found := SNAPSHOT.search(Path(path).as_posix())):
+        return {"name": found[1].replace("--", "/", 1), "revision": found[2]}
+    if not Path(name).is_dir():
+        return {"name": name, "revision": None}
+    folder = Path(name).resolve().name
+    stated = str(read_object(Path(name) / "config.json").get("_name_or_path", ""))
+    return {"name": stated if stated.rpartition("/")[2] == folder else folder, "revision": None}
 
 
 def _check_keys(branch: str, known: PreTrainedConfig, given: Iterable[str]) -> None:

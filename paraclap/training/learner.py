@@ -12,6 +12,7 @@ from paraclap.data.captions import ClipPhrases
 from paraclap.model.build import build_model
 from paraclap.model.engines import has_bfloat16
 from paraclap.model.modeling_paraclap import ParaCLAPModel
+from paraclap.model.towers import base_encoders
 from paraclap.settings import Settings, SettingsError
 from paraclap.training.class_prompts import ClassPrompts
 from paraclap.training.data import TrainingData
@@ -63,6 +64,7 @@ class Learner:
             )
         self.unfreezing = unfreeze_steps(train.unfreeze, self.model.frozen, steps)
         config = self.model.config
+        config.base_encoders = base_encoders(self.model, settings.model, self.unfreezing)
         config.provenance = provenance(settings, data.train_table, config.provenance)
         self.model.to(device)
         prepare_encoders(self.model, train.checkpoint_activations, train.compile)
