@@ -8,6 +8,7 @@ import torch
 from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from paraclap.model.build import build_model
+from paraclap.model.towers import train_tokenizer
 
 RATE = 16_000
 TINY_AUDIO = {
@@ -64,6 +65,17 @@ TINY_WHISPER = {
 }
 TEXTS = ["pitch is high and emotion is anger", "the speaker sounds sad", "the voice is loud"]
 CAPTIONS = ["emotion is anger", "sad", "emotion is anger", "the voice is loud and pitch is high"]
+
+
+def save_encoders(folder):
+    """Save two tiny pretrained encoders, `tiny-speech` in half precision and `tiny-words`."""
+    torch.manual_seed(1)
+    tokenizer = train_tokenizer(TEXTS, 150)
+    Wav2Vec2Model(Wav2Vec2Config(**TINY_AUDIO)).half().save_pretrained(folder / "tiny-speech")
+    text = BertModel(BertConfig(**TINY_TEXT, vocab_size=len(tokenizer)))
+    text.save_pretrained(folder / "tiny-words")
+    tokenizer.save_pretrained(folder / "tiny-words")
+    return folder
 
 
 def embed(model, processor, waveforms, **options):

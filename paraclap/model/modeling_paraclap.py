@@ -624,11 +624,11 @@ def base_encoder(config: PreTrainedConfig, origin: Mapping[str, Any], **options:
     name, revision = str(origin.get("name")), origin.get("revision")
     if not HUB_NAME.fullmatch(name):
         raise ValueError(f"base encoder {name!r} is no name of the Hub")
-    folder = _encoder_folder(name)
-    if folder is None and revision:
+    source = encoder_source(name)
+    if source == name and revision:
         options["revision"] = revision
     try:
-        encoder, _ = load_encoder(folder or name, copy.deepcopy(config), **options)
+        encoder, _ = load_encoder(source, copy.deepcopy(config), **options)
     except OSError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OSError(
@@ -637,22 +637,26 @@ def base_encoder(config: PreTrainedConfig, origin: Mapping[str, Any], **options:
         ) from error
     if (found := encoder_hash(encoder)) != origin.get("sha256"):
         raise ValueError(
-            f"the weights of the base encoder {folder or name} are not those that the model was "
+            f"the weights of the base encoder {source} are not those that the model was "
             f"trained with: their hash is {found}, expected {origin.get('sha256')}"
         )
     return encoder
 
 
-def _encoder_folder(name: str) -> Path | None:
-    """Return the folder of an encoder in `$PARACLAP_ENCODERS`, None if there is none."""
-    if not os.environ.get(ENCODERS):
-        return None
-    last = name.rpartition("/")[2]
-    for folder in (last, name.replace("/", "--"), f"{last}-encoder"):
+def encoder_source(name: str | Path) -> str | Path:
+    """Return the folder of an encoder in `$PARACLAP_ENCODERS`, or its name if there is none.
+
+    The folder is called as the last part of the name, with or without `-encoder`, or as the whole
+    name with `--` for `/`. Paths of folders remain as they are.
+    """
+    if not os.environ.get(ENCODERS) or not HUB_NAME.fullmatch(str(name)) or Path(name).is_dir():
+        return name
+    last = str(name).rpartition("/")[2]
+    for folder in (last, str(name).replace("/", "--"), f"{last}-encoder"):
         path = Path(os.environ[ENCODERS]).expanduser() / folder
         if (path / "config.json").is_file():
             return path
-    return None
+    return name
 
 
 def check_pooling(config: PreTrainedConfig, pooling: str, layers: str | Sequence[int]) -> None:

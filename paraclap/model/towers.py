@@ -35,6 +35,7 @@ from paraclap.model.modeling_paraclap import (
     ParaCLAPModel,
     ParaCLAPProcessor,
     encoder_hash,
+    encoder_source,
     load_encoder,
     new_encoder,
     receptive_field,
@@ -90,9 +91,10 @@ def encoder_config(branch: str, tower: TowerSettings, **defaults: Any) -> PreTra
     """
     if tower.name:
         with as_model_error(f"model.{branch}.name {tower.name} cannot be loaded"):
-            known = AutoConfig.from_pretrained(tower.name, trust_remote_code=False)
+            source = encoder_source(tower.name)
+            known = AutoConfig.from_pretrained(source, trust_remote_code=False)
             _check_keys(branch, known, tower.config)
-            return AutoConfig.from_pretrained(tower.name, **tower.config, trust_remote_code=False)
+            return AutoConfig.from_pretrained(source, **tower.config, trust_remote_code=False)
     if "model_type" not in tower.config:
         raise ModelError(
             f"model.{branch} needs the name of a pretrained encoder or a config with a model_type, "
@@ -128,7 +130,7 @@ def build_encoder(branch: str, name: str | None, config: PreTrainedConfig) -> Pr
 
 def _pretrained_encoder(branch: str, name: str, config: PreTrainedConfig) -> PreTrainedModel:
     with as_model_error(f"model.{branch}.name {name} cannot be loaded"):
-        encoder, missing = load_encoder(name, config)
+        encoder, missing = load_encoder(encoder_source(name), config)
     check_complete(name, missing)
     return encoder
 
@@ -143,26 +145,34 @@ def base_encoders(
         settings: the model part of a configuration.
         trained: frozen parts that are trained later.
     """
-    found = {}
-    for branch in BRANCHES:
-        if branch not in model.frozen or branch in trained:
-            continue
-        if settings.start:
-            origin = (model.config.base_encoders or {}).get(branch)
-        else:
-            origin = _origin(getattr(settings, branch).name)
-            if origin:
-                origin["sha256"] = encoder_hash(model.get_submodule(f"{branch}_branch.base"))
-        if origin:
-            found[branch] = origin
-    return found or None
+    branches = constant_branches(model, settings, trained)
+    if settings.start:
+        before = model.config.base_encoders or {}
+        return {branch: before[branch] for branch in branches if branch in before} or None
+    return {
+        branch: _origin(getattr(settings, branch).name)
+        | {"sha256": encoder_hash(model.get_submodule(f"{branch}_branch.base"))}
+        for branch in branches
+    } or None
 
 
-def _origin(name: str | None) -> dict[str, Any] | None:
-    """Return Hub name and commit of an encoder; of a folder its name, None without a name."""
-    if not name:
-        return None
-    path = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False)
+def constant_branches(
+    model: ParaCLAPModel, settings: ModelSettings, trained: Collection[str]
+) -> list[str]:
+    """Return the branches whose encoders keep pretrained weights throughout, see above."""
+    return [
+        branch
+        for branch in BRANCHES
+        if branch in model.frozen
+        and branch not in trained
+        and (settings.start or getattr(settings, branch).name)
+    ]
+
+
+def _origin(name: str) -> dict[str, Any]:
+    """Return Hub name and commit of an encoder; of a folder its name, without a commit."""
+    source = encoder_source(name)
+    path = cached_file(source, "config.json", _raise_exceptions_for_missing_entries=False)
     if path and (found := SNAPSHOT.search(Path(path).as_posix())):
         return {"name": found[1].replace("--", "/", 1), "revision": found[2]}
     if not Path(name).is_dir():
@@ -214,7 +224,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         ModelError: if there is none.
     """
     with as_model_error(f"tokenizer {name} is neither in a folder nor available from the Hub"):
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(encoder_source(name), trust_remote_code=False)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
@@ -293,7 +303,9 @@ def _preprocessing(settings: ModelSettings) -> Mapping[str, Any]:
     if name is None:
         return {}
     with as_model_error(f"preprocessing of {name} cannot be loaded"):
-        path = cached_file(name, PREPROCESSING, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(
+            encoder_source(name), PREPROCESSING, _raise_exceptions_for_missing_entries=False
+        )
         if path is not None:
             return dict(json.loads(Path(path).read_text(encoding="utf-8")))
     if settings.normalise_waveform is None:

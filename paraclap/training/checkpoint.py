@@ -36,7 +36,9 @@ from paraclap.training.config import changed_keys
 
 STATE = "state.pt"
 HASH = "state.pt.sha256"
-STATE_KEYS = frozenset({"step", "settings", "fingerprints", "versions", "optimizer", "vocabulary"})
+STATE_KEYS = frozenset(
+    ("step", "settings", "fingerprints", "versions", "optimizer", "vocabulary", "constant")
+)
 CONFIG = "config.yaml"
 MODELS = ("best", "last")
 LOGS = ("metrics.jsonl", "nonfinite.json", "events.out.tfevents.*")

@@ -11,8 +11,8 @@ from paraclap.audio import SAMPLING_RATE
 from paraclap.data.captions import ClipPhrases
 from paraclap.model.build import build_model
 from paraclap.model.engines import has_bfloat16
-from paraclap.model.modeling_paraclap import ParaCLAPModel
-from paraclap.model.towers import base_encoders
+from paraclap.model.modeling_paraclap import ParaCLAPModel, encoder_hash
+from paraclap.model.towers import base_encoders, constant_branches
 from paraclap.settings import Settings, SettingsError
 from paraclap.training.class_prompts import ClassPrompts
 from paraclap.training.data import TrainingData
@@ -40,6 +40,7 @@ class Learner:
         objective: loss.
         gradients: forward and backward pass of a step.
         optimizer: of all parameters that are ever trained.
+        constant: pretrained encoders that are never trained, and the hashes of their weights.
         unfreezing: step from which each part of `train.unfreeze` is trained.
         bfloat16: whether encoders and projections run under bfloat16 autocast.
     """
@@ -64,6 +65,13 @@ class Learner:
             )
         self.unfreezing = unfreeze_steps(train.unfreeze, self.model.frozen, steps)
         config = self.model.config
+        constant = constant_branches(self.model, settings.model, self.unfreezing)
+        self.constant = {
+            f"{branch}_branch.base": encoder_hash(
+                self.model.get_submodule(f"{branch}_branch.base"), None
+            )
+            for branch in constant
+        }
         config.base_encoders = base_encoders(self.model, settings.model, self.unfreezing)
         config.provenance = provenance(settings, data.train_table, config.provenance)
         self.model.to(device)
@@ -126,9 +134,12 @@ class Learner:
         return next((name for name, p in named if not bool(p.isfinite().all())), None)
 
     def state(self) -> dict[str, Any]:
-        """State dicts of model, loss and optimiser."""
+        """State dicts of model, loss and optimiser; of `constant` encoders only hashes."""
+        constant = tuple(f"{name}." for name in self.constant)
+        model = self.model.state_dict()
         return {
-            "model": self.model.state_dict(),
+            "model": {name: w for name, w in model.items() if not name.startswith(constant)},
+            "constant": self.constant,
             "objective": self.objective.state_dict(),
             "optimizer": {
                 name: self.optimizer.state[parameter]
@@ -142,15 +153,25 @@ class Learner:
         """Load the state of a checkpoint; learning rates and the like are those of the settings.
 
         Raises:
-            SettingsError: if it has other weights or another vocabulary.
+            SettingsError: if it has other weights or another vocabulary, or was trained with other
+                frozen encoders.
         """
+        for name, expected in self.constant.items():
+            if state["constant"].get(name) != expected:
+                raise SettingsError(
+                    f"the weights of the frozen {name} are not those of the checkpoint; set "
+                    "another output or train.resume=never"
+                )
         if state["vocabulary"] != self._vocabulary():
             raise SettingsError(
                 "the vocabulary that is fitted to the captions is not that of the checkpoint; set "
                 "another output or train.resume=never"
             )
         try:
-            self.model.load_state_dict(state["model"])
+            constant = tuple(f"{name}." for name in self.constant)
+            model = self.model.state_dict()
+            kept = {name: weight for name, weight in model.items() if name.startswith(constant)}
+            self.model.load_state_dict(kept | state["model"])
             self.objective.load_state_dict(state["objective"])
         except RuntimeError as error:
             raise SettingsError(

@@ -8,15 +8,15 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2Model
+from transformers import AutoModel, BertModel, Wav2Vec2Model
 
 from paraclap.cli import models
 from paraclap.model.build import build_model, load_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel, encoder_hash
 from paraclap.model.sources import ModelError
-from paraclap.model.towers import base_encoders, train_tokenizer
+from paraclap.model.towers import base_encoders
 from paraclap.settings import ModelSettings, TowerSettings
-from tiny_models import TEXTS, TINY_AUDIO, TINY_TEXT, embed
+from tiny_models import TEXTS, embed, save_encoders
 
 NAMES = {"audio": "nobody/tiny-speech", "text": "nobody/tiny-words"}
 HUB = [part for branch, name in NAMES.items() for part in (f"--base-{branch}", name)]
@@ -25,25 +25,16 @@ HUB = [part for branch, name in NAMES.items() for part in (f"--base-{branch}", n
 @pytest.fixture
 def encoders(tmp_path, monkeypatch):
     """Folder of two tiny pretrained encoders, one of them in half precision."""
-    folder = tmp_path / "encoders"
-    torch.manual_seed(1)
-    tokenizer = train_tokenizer(TEXTS, 150)
-    Wav2Vec2Model(Wav2Vec2Config(**TINY_AUDIO)).half().save_pretrained(folder / "tiny-speech")
-    BertModel(BertConfig(**TINY_TEXT, vocab_size=len(tokenizer))).save_pretrained(
-        folder / "tiny-words"
-    )
-    tokenizer.save_pretrained(folder / "tiny-words")
+    folder = save_encoders(tmp_path / "encoders")
     monkeypatch.setenv("PARACLAP_ENCODERS", str(folder))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return folder
 
 
-def trained(encoders, output, freeze=("audio", "text"), start=None):
+def trained(encoders, output, freeze=("audio", "text"), start=None, names=None):
     """Save a model on these encoders as training does."""
-    towers = {
-        "audio": TowerSettings(str(encoders / "tiny-speech")),
-        "text": TowerSettings(str(encoders / "tiny-words")),
-    }
+    names = names or {"audio": encoders / "tiny-speech", "text": encoders / "tiny-words"}
+    towers = {branch: TowerSettings(str(name)) for branch, name in names.items()}
     settings = ModelSettings(
         **({} if start else towers),
         start=start,
@@ -100,6 +91,15 @@ def test_encoders_of_another_precision_have_the_same_hash(heads, encoders, wavef
 def test_encoders_are_found_by_their_names(heads, encoders, place):
     (encoders / "tiny-words").rename(encoders / place)
     load_model(heads)
+
+
+def test_training_takes_the_folders_of_the_names_of_the_hub(encoders, tmp_path):
+    model, _ = trained(encoders, tmp_path / "run", names=NAMES)
+    found = model.config.base_encoders
+    assert {branch: origin["name"] for branch, origin in found.items()} == NAMES
+    assert [origin["revision"] for origin in found.values()] == [None, None]
+    assert models.main(["publish", str(tmp_path / "run"), str(tmp_path / "out"), "--heads"]) == 0
+    load_model(tmp_path / "out")
 
 
 def changed(folder, change):

@@ -1,12 +1,17 @@
 """Checkpoints: complete or absent, damaged ones skipped, no code executed from data."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
-from training_runs import damage
+import yaml
+from safetensors.torch import load_file, save_file
+from training_runs import FROZEN, damage, same_runs, train_until, weights
 
 from paraclap.files import atomic_folder
+from paraclap.settings import SettingsError
+from paraclap.training import loop
 from paraclap.training.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -14,6 +19,8 @@ from paraclap.training.checkpoint import (
     load_newest,
     save_checkpoint,
 )
+from paraclap.training.config import read_settings
+from tiny_models import save_encoders
 
 
 @pytest.fixture
@@ -87,3 +94,50 @@ def test_code_in_a_checkpoint_is_not_executed(folder, tmp_path):
     with pytest.raises(CheckpointError, match="more than tensors"):
         load_checkpoint(folder / "step_00000009")
     assert not marker.exists()
+
+
+# --- Frozen encoders -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frozen_run(config, tmp_path):
+    """Arguments of a run with frozen pretrained encoders, and their folder."""
+    encoders = save_encoders(tmp_path / "encoders")
+    settings = yaml.safe_load(Path(config).read_text())
+    for branch, name in (("audio", "tiny-speech"), ("text", "tiny-words")):
+        settings["model"][branch] = {"name": str(encoders / name)}
+    Path(config).write_text(yaml.safe_dump(settings))
+    return [config, "model.normalise_waveform=false", *FROZEN], encoders
+
+
+def test_checkpoints_hold_no_frozen_encoders_and_models_do(frozen_run, tmp_path, monkeypatch):
+    arguments, encoders = frozen_run
+    whole, stopped = f"output={tmp_path / 'whole'}", f"output={tmp_path / 'stopped'}"
+    loop.train(read_settings([*arguments, whole]))
+    train_until(monkeypatch, 5, [*arguments, stopped])
+    checkpoint = load_newest(tmp_path / "stopped" / "checkpoints")
+    assert not [name for name in checkpoint["model"] if ".base." in name]
+    assert set(checkpoint["constant"]) == {"audio_branch.base", "text_branch.base"}
+    loop.train(read_settings([*arguments, stopped]))
+    assert same_runs(tmp_path / "whole", tmp_path / "stopped")
+    assert [name for name in weights(tmp_path / "stopped") if ".base." in name]
+
+
+def test_other_frozen_encoders_are_refused_on_resume(frozen_run, monkeypatch):
+    arguments, encoders = frozen_run
+    train_until(monkeypatch, 5, arguments)
+    path = encoders / "tiny-words" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["embeddings.word_embeddings.weight"] += 1e-6
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(SettingsError, match=r"frozen text_branch.base are not those of the check"):
+        loop.train(read_settings(arguments))
+
+
+def test_encoders_that_are_unfrozen_later_are_in_checkpoints(frozen_run, monkeypatch, tmp_path):
+    arguments, _ = frozen_run
+    arguments = [*arguments, "train.unfreeze={audio: 4}"]
+    train_until(monkeypatch, 3, arguments)
+    checkpoint = load_newest(tmp_path / "run" / "checkpoints")
+    assert list(checkpoint["constant"]) == ["text_branch.base"]
+    assert any(name.startswith("audio_branch.base.") for name in checkpoint["model"])
