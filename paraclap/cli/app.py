@@ -1,6 +1,7 @@
 """Serve a web page that analyses recordings with a trained model, on this machine only.
 
     pip install "paraclap[demo]"
+    python app.py                                             # the installed model
     python app.py runs/small
     python app.py runs/small --edges captions.edges.json --features features.parquet --index index
     python app.py runs/small --host 0.0.0.0 --port 8080       # reachable from other machines
@@ -22,7 +23,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from paraclap.cli.options import path_of
+from paraclap.cli.options import path_of, with_default_model
 from paraclap.errors import MissingPackageError
 from paraclap.inference.guards import check_address, page_folder
 from paraclap.inference.limits import HOST, MEGABYTES, PORT, SECONDS
@@ -34,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     if not importlib.util.find_spec("gradio"):
         raise MissingPackageError("gradio", "demo")
-    find_model(options.model)
+    if options.model:
+        find_model(options.model)
+    else:
+        options.model, _ = with_default_model("app.py", None)
     check_address(options.host, options.port)
     _check_data(options)
     with page_folder() as folder:
@@ -78,7 +82,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run folder, model folder or Hub name")
+    model = "run folder, model folder or Hub name (the installed model)"
+    add("model", nargs="?", metavar="MODEL", help=model)
     add("--edges", type=path_of, help="captions.edges.json, for the levels")
     add("--features", type=path_of, help="features table to which the edges were fitted")
     add("--index", type=path_of, help="index of search.py, for similar clips")

@@ -46,7 +46,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paraclap.cli.options import batch_seconds, number, path_of, renamed
+from paraclap.cli.options import batch_seconds, number, path_of, renamed, with_default_model
 from paraclap.corpora.options import add_table_options
 from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED
 from paraclap.files import OutputError, default_cache, make_folder, refuse_overwriting, safe_name
@@ -62,8 +62,8 @@ FIXED_BY_PROTOCOL = ("targets", "prompts", "split", "split_from", "speakers")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    check = check_source if options.engine == "onnx" else find_model
-    check(options.model)
+    if options.engine == "onnx":
+        check_source(options.model)
     from paraclap.data.trained_on import load
     from paraclap.evaluation.tasks import Selection, read_sources
 
@@ -134,8 +134,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run folder, model folder, or Hub name")
-    add("sources", nargs="+", metavar="SOURCE", help="corpora, e.g. ravdess=/data/RAVDESS")
+    model = "run folder, model folder, or Hub name (the installed model)"
+    add("model", nargs="?", metavar="MODEL", help=model)
+    add("sources", nargs="*", metavar="SOURCE", help="corpora, e.g. ravdess=/data/RAVDESS")
     add_table_options(parser)
     add("-o", "--output", type=path_of, default=Path("results"), help="output folder (%(default)s)")
     add("--prompts", nargs="+", metavar="SET", help=f"{', '.join(PROMPT_SETS)}, or YAML files")
@@ -168,7 +169,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--timeout", type=number(0.1, 1e6), default=TrainSettings().timeout, help=timeout)
     add("--queries", type=renamed("--prompts"), help=argparse.SUPPRESS)
     add("--packed", type=renamed("--waveform-cache"), help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if options.engine != "onnx":  # exports are no models
+        options.model, options.sources = with_default_model(
+            "evaluate.py", options.model, options.sources
+        )
+    if not options.sources:
+        parser.error("the following arguments are required: SOURCE")
     fixed = [
         f"--{name.replace('_', '-')}"
         for name in FIXED_BY_PROTOCOL

@@ -2,8 +2,11 @@
 
 import argparse
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from paraclap.model.sources import model_or_default
 
 
 def renamed(new: str) -> Callable[[str], None]:
@@ -18,6 +21,16 @@ def renamed(new: str) -> Callable[[str], None]:
 def path_of(text: str) -> Path:
     """Return a path; ``~`` is expanded, also where a shell does not, as in `--cache=~/c`."""
     return Path(text).expanduser()
+
+
+def with_default_model(
+    program: str, first: str | None, others: Sequence[str] = ()
+) -> tuple[str | Path, list[str]]:
+    """Return model and sources of a command line, see `model_or_default`; prints the default."""
+    model, sources = model_or_default(first, others)
+    if model != first:
+        print(f"{program}: no MODEL is given, {Path(model).name} is used", file=sys.stderr)
+    return model, sources
 
 
 def output_file(*suffixes: str) -> Callable[[str], Path]:

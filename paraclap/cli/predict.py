@@ -2,6 +2,7 @@ r"""Score recordings against text prompts with a trained model.
 
     python predict.py runs/small clip.wav --prompts angry calm bored \
         --template "the speaker sounds {}"
+    python predict.py clip.wav --prompts angry calm               # the installed model
     python predict.py runs/small recordings/ "more/**/*.flac" --prompts angry calm -o scores.csv
     find . -name "*.mp3" | python predict.py runs/small - --prompts angry calm --format json
     python predict.py runs/small meeting.flac --windows 3 --hop 1 --prompts angry calm \
@@ -52,11 +53,10 @@ from typing import TYPE_CHECKING
 from paraclap.audio import AudioError
 from paraclap.audio.conditioning import RATE_LIMITS
 from paraclap.audio.segments import WindowError
-from paraclap.cli.options import batch_seconds, output_file, path_of, renamed
+from paraclap.cli.options import batch_seconds, output_file, path_of, renamed, with_default_model
 from paraclap.corpora.options import add_table_options
 from paraclap.files import make_folder, refuse_overwriting
 from paraclap.inference.limits import check_windows
-from paraclap.model.sources import find_model
 from paraclap.settings import BATCH_SECONDS
 
 if TYPE_CHECKING:
@@ -71,8 +71,6 @@ FORMATS = ("table", "csv", "json", "jsonl")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    if options.model:
-        find_model(options.model)
     if options.describe:
         from paraclap.inference.measurement import check_labels
 
@@ -201,7 +199,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("model", nargs="?", metavar="MODEL", help="run folder, model folder, or Hub name")
+    add(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="run folder, model folder, or Hub name (the installed model)",
+    )
     add(
         "audio", nargs="*", metavar="AUDIO", help="files, folders, patterns, tables, NAME=ROOT or -"
     )
@@ -228,6 +231,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.onnx and options.model is not None:  # with --onnx, the first positional is audio
         options.model, options.audio = None, [options.model, *options.audio]
+    if not options.onnx:
+        options.model, options.audio = with_default_model(
+            "predict.py", options.model, options.audio
+        )
     problem = next(filter(None, _problems(options)), None)
     if problem:
         parser.error(problem)
@@ -240,7 +247,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _problems(options: argparse.Namespace) -> Iterator[str | bool | None]:
     """Yield a message for each invalid combination of options, and False or None otherwise."""
-    yield not (options.model or options.onnx) and "give a MODEL, or --onnx FOLDER"
     yield options.int8 and not options.onnx and "--int8 requires --onnx"
     yield bool(options.onnx and options.device) and "--onnx runs on the CPU, without --device"
     size, hop = options.windows, options.hop

@@ -46,6 +46,7 @@ from paraclap.inference.limits import check_windows
 from paraclap.model.build import load_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.model.onnx import OnnxModel, load_onnx
+from paraclap.model.sources import default_model
 from paraclap.settings import BATCH_SECONDS
 
 Signal = tuple[np.ndarray, int]
@@ -74,12 +75,23 @@ class Embedder:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: str | Path | None = None,
         device: torch.device | str | None = None,
         batch_seconds: float = BATCH_SECONDS,
     ) -> Self:
-        """Load a run folder, a model folder or a Hub name; device None = a GPU if available."""
-        return cls(*load_model(source, device_named(str(device or "auto"))), batch_seconds)
+        """Load a model.
+
+        Args:
+            source: run folder, model folder or Hub name; None = the model that is installed with
+                the package, whose encoders are fetched from the Hub, or from the folder
+                `$PARACLAP_ENCODERS`.
+            device: None = a GPU if available.
+            batch_seconds: padded audio per batch [s].
+        """
+        return cls(
+            *load_model(source or default_model(), device_named(str(device or "auto"))),
+            batch_seconds,
+        )
 
     @classmethod
     def from_onnx(

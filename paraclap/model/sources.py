@@ -6,6 +6,7 @@ repository on the Hugging Face Hub, USER/NAME.
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from paraclap.files import reading
 ENGINES = ("eager", "compile", "onnx")
 PRECISIONS = ("fp32", "bf16")
 RUNS = "runs"  # folder of run folders in all configurations
+PUBLISHED_MODEL = Path(__file__).parents[1] / "published" / "paraclap-whisper-base"
+"""Folder of the model that is installed with the package, without its base encoders."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -43,6 +46,44 @@ def check_source(source: str | Path) -> None:
     is_hub_name = HUB_NAME.fullmatch(str(source)) and not is_local
     if not (path.exists() or is_hub_name):
         raise ModelNotFoundError(f"{source} does not exist; a Hub name would be USER/NAME")
+
+
+def default_model() -> Path:
+    """Return the folder of the model that is installed with the package.
+
+    Raises:
+        ModelNotFoundError: if this installation has none.
+    """
+    if not (PUBLISHED_MODEL / "config.json").is_file():
+        raise ModelNotFoundError("this installation has no model of its own; give one")
+    return PUBLISHED_MODEL
+
+
+def model_or_default(first: str | None, others: Sequence[str] = ()) -> tuple[str | Path, list[str]]:
+    """Separate the model from the sources of a command line, where it may be missing.
+
+    The first argument is a source if it exists and is no model, or is NAME=ROOT, a pattern or `-`;
+    so a mistyped model is an error, and is not replaced by the default.
+
+    Returns:
+        The model, `default_model` if there is none, and the sources.
+
+    Raises:
+        ModelNotFoundError: if the first argument is neither, or is the folder of a run without a
+            model.
+    """
+    if first is None:
+        return default_model(), list(others)
+    try:
+        find_model(first)
+    except ModelNotFoundError:
+        path = Path(first)
+        is_run = any((path / name).exists() for name in ("config.yaml", "checkpoints"))
+        is_source = first == "-" or "=" in first or any(mark in first for mark in "*?[")
+        if is_run or not (is_source or path.expanduser().exists()):
+            raise
+        return default_model(), [first, *others]
+    return first, list(others)
 
 
 def find_model(source: str | Path) -> str | Path:

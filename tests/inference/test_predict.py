@@ -17,6 +17,11 @@ from paraclap.inference.predict import stream_windows
 PROMPTS = ["--prompts", "angry", "calm"]
 
 
+def given(program, model, sources):
+    """In place of the search for a model."""
+    return model, list(sources)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Three recordings of noise, one in a folder, and a file that is none."""
@@ -33,7 +38,7 @@ def score(tiny, monkeypatch):
     """The command line with a tiny model."""
     model = ParaCLAP(*tiny)
     monkeypatch.setattr(ParaCLAP, "from_pretrained", lambda *arguments: model)
-    monkeypatch.setattr(predict, "find_model", str)
+    monkeypatch.setattr(predict, "with_default_model", given)
     return lambda *arguments: predict.main(["MODEL", *map(str, arguments)])
 
 
@@ -87,7 +92,7 @@ def test_unreadable_file_is_reported_and_changes_no_other(score, folder, tmp_pat
 
 
 def test_missing_files_stop_before_the_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "find_model", str)
+    monkeypatch.setattr(predict, "with_default_model", given)
     with pytest.raises(ParaCLAPError, match="gone.wav does not exist"):
         predict.main(["MODEL", str(tmp_path / "gone.wav"), *PROMPTS])
 
