@@ -13,6 +13,7 @@ from typing import Any
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from paraclap.corpora.catalogue import CORPORA
 from paraclap.model.sources import ModelError
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -41,11 +42,17 @@ class Encoder:
 
 
 _DIMENSIONAL = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
+_MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _BERT = Encoder("google-bert/bert-base-uncased", "apache-2.0", "Apache 2.0", language="en")
 ENCODERS = {
     _DIMENSIONAL: Encoder(_DIMENSIONAL, "cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0", share_alike=True),
     "bert-base-uncased": _BERT,
     _BERT.hub: _BERT,
+    _MINILM: Encoder(_MINILM, "apache-2.0", "Apache 2.0", language="en"),
+    **{
+        name: Encoder(name, "mit", "MIT")
+        for name in ("openai/whisper-base", "openai/whisper-small")
+    },
 }
 
 # Key in scores.yaml -> type of the metric on the Hub, and its name there.
@@ -61,6 +68,7 @@ def model_card(
     config: Any,
     parameters: int,
     batches: bool,
+    reads_level: bool = True,
     scores: Mapping[str, Any] | None = None,
     licence: str | None = None,
 ) -> str:
@@ -71,6 +79,7 @@ def model_card(
         config: a `ParaCLAPConfig`.
         parameters: number of parameters.
         batches: whether clips of different length can share a batch.
+        reads_level: whether the recording level is not normalised.
         scores: content of scores.yaml; None = not recorded.
         licence: chosen by the publisher, as an identifier of the Hub; None = the licence that an
             encoder requires, "unknown" if none does.
@@ -99,6 +108,9 @@ def model_card(
         parameters=f"{parameters / 1e6:.1f} million",
         dimensions=config.projection_dim,
         batches=batches,
+        reads_level=reads_level,
+        bases=escaped(config.base_encoders or {}),
+        corpora=_corpus_licences(provenance),
         provenance=escaped(provenance),
         encoders=encoders,
         required=required,
@@ -106,6 +118,13 @@ def model_card(
         rows=[_score_row(*entry) for entry in escaped(scores.get("corpora", {})).items()],
     )
     return str(card)
+
+
+def _corpus_licences(provenance: Mapping[str, Any]) -> list[str]:
+    """Return title and licence of the training corpora that the catalogue has."""
+    names = provenance.get("corpora")
+    known = [CORPORA.get(str(name)) for name in (names if isinstance(names, list) else [])]
+    return [f"{corpus.title}: {corpus.licence}" for corpus in known if corpus and corpus.licence]
 
 
 def _metadata(

@@ -75,6 +75,7 @@ MEL_LEVEL = 10.0  # about the mean of speech, in log power of 16-bit samples
 MIN_VARIANCE = 1e-6  # added before the square root, whose gradient at zero is infinite
 MAX_DEVIATION = 5.0  # of standardised values; those of other recordings may be far off
 MIN_DEVIATION = 1e-5
+ALIGNMENT = 64  # bytes, of memory that torch allocates
 BRANCHES = ("audio", "text")
 HUB_OPTIONS = ("cache_dir", "local_files_only", "token")
 ENCODERS = "PARACLAP_ENCODERS"  # environment variable: folder with pretrained encoders
@@ -643,6 +644,17 @@ def base_encoder(config: PreTrainedConfig, origin: Mapping[str, Any], **options:
     return encoder
 
 
+def _align(model: nn.Module) -> None:
+    """Copy tensors that are mapped from a file to where torch would have allocated them.
+
+    The rounding of matrix products on a CPU depends on the alignment of their operands, so the same
+    weights would give other embeddings in training and after loading.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
+
+
 def encoder_source(name: str | Path) -> str | Path:
     """Return the folder of an encoder in `$PARACLAP_ENCODERS`, or its name if there is none.
 
@@ -849,6 +861,7 @@ class ParaCLAPModel(FreezableModel):
             base = loaded.get_submodule(f"{branch}_branch.base")
             base.load_state_dict(base_encoder(base.config, origin, **hub).state_dict())
             del origin["stored"]
+        _align(loaded)
         return model
 
     @classmethod

@@ -158,6 +158,8 @@ def _leave_out_encoders(source: str | Path, model: ParaCLAPModel, bases: Mapping
                 f"encoder; state it with --base-{branch} USER/NAME or USER/NAME@REVISION"
             )
         origin["stored"] = False
+        if model.config.provenance is not None:
+            model.config.provenance[f"{branch}_encoder"] = origin["name"]
 
 
 def check_scores(scores: Mapping[str, Any], weights: str | None) -> None:
@@ -177,6 +179,11 @@ def check_scores(scores: Mapping[str, Any], weights: str | None) -> None:
             f"--scores are those of other weights, of the model {scores.get('model')}; evaluate "
             "the model that is published"
         )
+
+
+def _reads_level(extractor: Any) -> bool:
+    mel = getattr(extractor, "mel", None) or {}
+    return not (getattr(extractor, "normalise", False) or mel.get("normalisation") == "clip")
 
 
 def _stored(model: ParaCLAPModel) -> dict[str, torch.Tensor]:
@@ -204,6 +211,7 @@ def _write_folder(
         model.config,
         parameters=model.num_parameters(),
         batches=model.audio_branch.supports_padding,
+        reads_level=_reads_level(processor.feature_extractor),
         scores=scores,
         licence=licence,
     )

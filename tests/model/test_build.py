@@ -36,6 +36,11 @@ def test_saved_model_gives_the_same_embeddings(tiny, saved, waveforms):
     assert processor.tokenizer("an angry voice!").input_ids == ours
 
 
+def test_loaded_weights_are_aligned_like_those_of_training(saved):
+    loaded, _ = load_model(saved)
+    assert not [name for name, w in loaded.state_dict().items() if w.data_ptr() % 64]
+
+
 def test_processor_saved_after_truncation_takes_long_clips(tiny, tmp_path, waveforms):
     model, processor = tiny
     processor.tokenizer(["some words"], padding=True, truncation=True)  # kept in its file

@@ -34,8 +34,10 @@ SCORES = {
 }
 
 
-def card_of(provenance, batches=True, **options):
-    config = SimpleNamespace(provenance=copy.deepcopy(provenance), projection_dim=768)
+def card_of(provenance, batches=True, bases=None, **options):
+    config = SimpleNamespace(
+        provenance=copy.deepcopy(provenance), projection_dim=768, base_encoders=bases
+    )
     text = model_card("USER/voice", config, 276_300_000, batches, **options)
     return ModelCard(text), text
 
@@ -97,3 +99,23 @@ def test_scores_are_in_metadata_and_table_with_chance_and_interval():
 def test_encoder_without_padding_is_a_limit():
     assert "needs clips of equal length" in card_of(PUBLISHED, batches=False)[1]
     assert "needs clips of equal length" not in card_of(PUBLISHED)[1]
+
+
+def test_card_of_heads_names_the_encoders_to_fetch():
+    names = {"audio_encoder": "openai/whisper-base", "text_encoder": "mine/text"}
+    bases = {
+        "audio": {
+            "name": "openai/whisper-base",
+            "revision": "abc",
+            "sha256": "123",
+            "stored": False,
+        },
+        "text": {"name": "mine/text", "revision": None, "sha256": "456"},
+    }
+    card, text = card_of(names | {"corpora": ["ravdess", "own"]}, bases=bases, reads_level=False)
+    assert "- Speech: openai/whisper-base; unchanged and not in this folder: fetched" in text
+    assert "at revision abc, refused unless the hash of its tensors is 123\n" in text
+    assert "- Text: mine/text\n" in text
+    assert "- `openai/whisper-base`: MIT." in text
+    assert "own licences:\n  - RAVDESS, speech: CC BY-NC-SA 4.0\n\n" in text
+    assert "recording level" not in text and "diagnoses.\n- Prompts" in text

@@ -158,7 +158,8 @@ def test_text_from_data_is_escaped_in_model_cards(happened):
     figures = {"target": HOSTILE, "UAR": 0.5, "trained_on": {"text": HOSTILE}}
     provenance = {"audio_encoder": HOSTILE, "corpora": [HOSTILE], HOSTILE: HOSTILE}
     provenance |= {"attributes": {HOSTILE: {HOSTILE: []}}, "before": {"start": HOSTILE}}
-    config = SimpleNamespace(provenance=provenance, projection_dim=24)
+    bases = {"audio": {"name": HOSTILE, "revision": HOSTILE, "sha256": HOSTILE, "stored": False}}
+    config = SimpleNamespace(provenance=provenance, projection_dim=24, base_encoders=bases)
     scores = {"prompt_set": [HOSTILE], "corpora": {HOSTILE: figures}}
     text = model_card("USER/name", config, 1, True, scores=scores)
     card = ModelCard(text)
