@@ -633,8 +633,8 @@ def base_encoder(config: PreTrainedConfig, origin: Mapping[str, Any], **options:
     except OSError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OSError(
-            f"base encoder {name} is not in the folder {ENCODERS}={os.environ.get(ENCODERS, '')}, "
-            f"and cannot be loaded from the Hugging Face Hub: {reason}"
+            f"base encoder {name} is neither in the folder ${ENCODERS} "
+            f"({os.environ.get(ENCODERS) or 'not set'}) nor available from the Hub: {reason}"
         ) from error
     if (found := encoder_hash(encoder)) != origin.get("sha256"):
         raise ValueError(

@@ -126,7 +126,7 @@ def changed(folder, change):
         ),
         (
             lambda folder: shutil.rmtree(folder / "tiny-speech"),
-            r"base encoder nobody/tiny-speech is not in the folder PARACLAP_ENCODERS=\S+, and",
+            r"nobody/tiny-speech is neither in the folder \$PARACLAP_ENCODERS \(/\S+\) nor",
         ),
     ],
 )
