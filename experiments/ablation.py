@@ -37,7 +37,6 @@ from experiments import baselines, results
 from experiments.corpora import (
     DIRECTIONS,
     FOLD,
-    PARTITIONS,
     PARTS,
     WORDINGS,
     EvaluationSet,
@@ -48,7 +47,7 @@ from experiments.corpora import (
     prepare_folds,
     same_class,
 )
-from experiments.recipes import EGEMAPS, TOWERS
+from experiments.recipes import EGEMAPS, TOWERS, WHISPER
 from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation.prompts import Prompts, prompts_for
@@ -246,7 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing."""
     options = _parse(arguments)
     path = options.work / results.FILE
-    prepared = {name: prepare(name, options.data, options.work) for name in PARTITIONS}
+    names = dict.fromkeys(name for own, (other, _) in DIRECTIONS.items() for name in (own, other))
+    prepared = {name: prepare(name, options.data, options.work) for name in names}
     plans = plans_of(options, prepared)
     if options.tower == EGEMAPS:
         for name, (corpus, tests) in itertools.product(baselines.BASELINES, plans):
@@ -262,13 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_tables(path, prepared)
 
 
-def add_folders(parser: argparse.ArgumentParser) -> None:
+def add_folders(parser: argparse.ArgumentParser, name: str = "ablation") -> None:
     """Add the options that name folders."""
     data = os.environ.get("PARACLAP_DATA")
     parser.add_argument(
         "--data", type=Path, default=data, required=data is None, help="folder of the corpora"
     )
-    work = Path("runs/ablation")
+    work = Path("runs") / name
     parser.add_argument("--work", type=Path, default=work, help="of tables and runs (%(default)s)")
 
 
@@ -278,8 +278,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_folders(parser)
     add = parser.add_argument
-    add("--tower", choices=list(TOWERS), default=EGEMAPS, help="audio encoder (%(default)s)")
-    names = (f"{tower}: {'; '.join(recipes)}" for tower, recipes in TOWERS.items())
+    towers = [tower for tower in TOWERS if tower != WHISPER]  # see transfer.py
+    add("--tower", choices=towers, default=EGEMAPS, help="audio encoder (%(default)s)")
+    names = (f"{tower}: {'; '.join(TOWERS[tower])}" for tower in towers)
     add("--recipes", nargs="+", metavar="RECIPE", help=". ".join(names))
     add("--directions", nargs="+", choices=list(DIRECTIONS), default=list(DIRECTIONS))
     add("--seeds", type=int, default=3, help="number of seeds (%(default)s)")

@@ -1,4 +1,4 @@
-"""Corpora, speaker partitions, prompts and evaluation sets of the comparison in RESULTS.md."""
+"""Corpora, speaker partitions, prompts and evaluation sets of the experiments."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,10 +8,12 @@ import pandas as pd
 
 from paraclap.cli import features as cli_features
 from paraclap.cli import template_creation
+from paraclap.corpora.labels import emotion_key
+from paraclap.corpora.table import read_corpus
 from paraclap.data.functionals import read_functionals
 from paraclap.evaluation.prompt_sets import class_words
 from paraclap.evaluation.prompts import Prompts
-from paraclap.files import parse_yaml
+from paraclap.files import make_folder, parse_yaml, write_text
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Partition:
 PARTITIONS: dict[str, Partition] = {
     "ravdess": Partition(("19", "20"), ("21", "22", "23", "24")),
     "emodb": Partition(("11", "14"), ("15", "16")),
+    "nemo": Partition(("IC0", "TP0"), ("KD0", "KS0")),
 }
-"""Odd actors of RAVDESS are male; in EmoDB 11 and 15 are male, 14 and 16 female."""
+"""Odd actors of RAVDESS are male; in EmoDB 11 and 15, in nEMO TP0 and KS0, the others female."""
 DIRECTIONS: dict[str, tuple[str, bool]] = {"ravdess": ("emodb", False), "emodb": ("ravdess", True)}
 """Training corpus -> the other test corpus, and whether its unseen classes are excluded."""
 WORDINGS: Mapping[str, Prompts] = parse_yaml(
@@ -62,18 +65,16 @@ def folds_of(partition: Partition, speakers: Sequence[str]) -> list[Partition]:
 # --- Features and captions -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class PreparedCorpus:
-    """Features and captions of a corpus or of a fold of it.
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus or a fold of it.
 
     Attributes:
         name: of the corpus.
         partition: of its speakers.
         root: folder of the audio.
         labels: corpus table.
-        functionals: same index.
-        features: path of their table.
-        captions: path.
+        captions: path of the captions table, or of a table of labels.
         fold: number; empty = the fixed partition.
     """
 
@@ -81,8 +82,6 @@ class PreparedCorpus:
     partition: Partition
     root: Path
     labels: pd.DataFrame
-    functionals: pd.DataFrame
-    features: Path
     captions: Path
     fold: str = ""
 
@@ -101,6 +100,19 @@ class PreparedCorpus:
         return self.labels[masks[part]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreparedCorpus(Corpus):
+    """A corpus with its functionals.
+
+    Attributes:
+        functionals: same index as the labels.
+        features: path of their table.
+    """
+
+    functionals: pd.DataFrame
+    features: Path
+
+
 def prepare(name: str, data: Path, work: Path) -> PreparedCorpus:
     """Extract features of a corpus and write captions, unless the files exist."""
     root, partition = data / name, PARTITIONS[name]
@@ -111,8 +123,15 @@ def prepare(name: str, data: Path, work: Path) -> PreparedCorpus:
     _write_captions(features, captions, partition)
     labels = pd.read_parquet(features)
     labels.attrs["corpus"] = name
-    functionals = read_functionals(features)
-    return PreparedCorpus(name, partition, root, labels, functionals, features, captions)
+    return PreparedCorpus(
+        name=name,
+        partition=partition,
+        root=root,
+        labels=labels,
+        captions=captions,
+        functionals=read_functionals(features),
+        features=features,
+    )
 
 
 def prepare_folds(corpus: PreparedCorpus, work: Path) -> list[PreparedCorpus]:
@@ -123,6 +142,29 @@ def prepare_folds(corpus: PreparedCorpus, work: Path) -> list[PreparedCorpus]:
         _write_captions(corpus.features, captions, partition)
         folds.append(replace(corpus, partition=partition, captions=captions, fold=str(fold)))
     return folds
+
+
+def read_labels(name: str, data: Path, work: Path) -> Corpus:
+    """Read the labels of a corpus; classes have the same name in all corpora.
+
+    There are no test speakers.
+    """
+    labels, partition = read_corpus(f"{name}={data / name}"), PARTITIONS[name]
+    labels["emotion"] = labels["emotion"].map(emotion_key)
+    labels.attrs["corpus"] = None  # prompts are those of any table of labels
+    corpus = Corpus(name=name, partition=partition, root=data / name, labels=labels, captions=work)
+    return divided(corpus, Partition(partition.validation, ()), work)
+
+
+def divided(corpus: Corpus, partition: Partition, work: Path, fold: str = "") -> Corpus:
+    """Return a corpus with another partition, and a table of labels with these splits."""
+    captions = work / "labels" / f"{corpus.name}{fold and '.'}{fold}.csv"
+    held_out = dict.fromkeys(partition.validation, "dev") | dict.fromkeys(partition.test, "test")
+    splits = corpus.labels["speaker"].map(held_out).fillna("train")
+    table = corpus.labels[["emotion", "speaker", "gender"]].assign(split=splits)
+    make_folder(captions.parent)
+    write_text(captions, table.reset_index("file").to_csv(index=False))
+    return replace(corpus, partition=partition, captions=captions, fold=fold)
 
 
 def _write_captions(features: Path, captions: Path, partition: Partition) -> None:
@@ -179,7 +221,7 @@ class EvaluationSet:
 
     direction: str
     part: str
-    corpus: PreparedCorpus
+    corpus: Corpus
     clips: pd.DataFrame
     wording: str | None = None
 

@@ -1,14 +1,15 @@
-"""Recipes of the comparison in RESULTS.md: arguments of train.py without data and seed."""
+"""Recipes of the experiments: arguments of train.py without data and seed."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
 BASE, SENTENCES = str(FOLDER / "egemaps.yaml"), str(FOLDER / "sentences.yaml")
+FROZEN = str(FOLDER.parent / "configs" / "whisper.yaml")
 MEL, WAV2VEC2 = str(FOLDER / "mel.yaml"), str(FOLDER / "wav2vec2.yaml")
 
-EGEMAPS = "egemaps"
-PUBLISHED, CHOSEN = "published", "chosen"
+EGEMAPS, WHISPER = "egemaps", "whisper"
+PAPER, PUBLISHED, CHOSEN = "paper", "published", "chosen"
 EMOTION = "chosen, emotion in every caption"
 PUBLISHED_SENTENCES = f"{PUBLISHED}, sentence encoder"
 CHOSEN_SENTENCES = f"{CHOSEN}, sentence encoder"
@@ -42,6 +43,15 @@ NO_LEVEL = (
 CLASS_PROMPTS = "loss.class_prompts=1.0"
 ALWAYS_EMOTION = "captions.label_probs={emotion: 1.0, gender: 0.4}"
 
+QUICK = ("train.precision=fp32", "train.save_every=100000", "train.loggers=[]")
+WITHOUT_OURS = (
+    # what configs/whisper.yaml adds to its encoders
+    "model.audio_standardise=false",
+    "model.audio_dropout=0.0",
+    "data.sampling_exponent=1",
+    "data.class_sampling_exponent=1",
+)
+
 TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     EGEMAPS: {
         PUBLISHED: (BASE, *PUBLISHED_ALL),
@@ -63,6 +73,11 @@ TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "wav2vec2": {
         PUBLISHED: (WAV2VEC2, *PUBLISHED_LOSS, "loss.class_prompts=0.0"),
         EMOTION: (WAV2VEC2,),
+    },
+    # python -m experiments.transfer
+    WHISPER: {
+        PAPER: (FROZEN, *QUICK, *PUBLISHED_LOSS, *WITHOUT_OURS, "loss.class_prompts=0.0"),
+        CHOSEN: (FROZEN, *QUICK),
     },
 }
 """Audio tower -> recipe -> arguments."""

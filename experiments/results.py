@@ -171,12 +171,13 @@ def tables(rows: pd.DataFrame, parts: Iterable[str], recipes: Mapping[str, Itera
 def _line(keys: Sequence[str], runs: Sequence[Counts], reference: Sequence[Counts]) -> str:
     direction, tower, name = keys
     chance = f"{1 / len(classes_of(runs)):.3f}"
-    cells = [direction, chance, tower, name, str(len(runs)), _format(summary(runs))]
-    cells.append(_format(summary(runs, reference), "+") if reference else "")
+    cells = [direction, chance, tower, name, str(len(runs)), text(summary(runs))]
+    cells.append(text(summary(runs, reference), "+") if reference else "")
     return f"| {' | '.join(cells)} |"
 
 
-def _format(found: Mapping[str, Any], sign: str = "") -> str:
+def text(found: Mapping[str, Any], sign: str = "") -> str:
+    """Return the mean and the interval of `summary` as text."""
     numbers = [found["mean"], *(found["interval"] or [])]
     mean, *interval = (f"{number:{sign}.3f}" for number in numbers)
     return f"{mean} [{', '.join(interval)}]" if interval else mean

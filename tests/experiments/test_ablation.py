@@ -1,5 +1,7 @@
 """Recipe comparison: partitions share no speaker, UAR equals scikit-learn, runs are reused."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from experiments import ablation, baselines, corpora, figures, recipes, results
 from experiments.corpora import FOLD, PARTITIONS, PARTS, WORDINGS, Partition, folds_of, same_class
-from experiments.recipes import EGEMAPS, TOWERS
+from experiments.recipes import EGEMAPS, TOWERS, WHISPER
 from paraclap.captions.templates import default_descriptors
 from paraclap.data.label_captions import caption_labels
 from paraclap.model.build import load_model
@@ -40,8 +42,7 @@ def small(monkeypatch, tmp_path, corpus, captions):
     toys, directions = {"emodb": toy, "another": toy}, {"emodb": ("another", True)}
     quick = {PUBLISHED: (recipes.BASE, *QUICK), LARGER: (recipes.BASE, *QUICK, "optim.lr=1e-2")}
     towers = {EGEMAPS: quick, "mel": {PUBLISHED: (recipes.BASE, *QUICK, *QUICK_MEL)}}
-    for module in (ablation, corpora):
-        monkeypatch.setattr(module, "PARTITIONS", toys)
+    monkeypatch.setattr(corpora, "PARTITIONS", toys)
     for module in (ablation, corpora, figures):
         monkeypatch.setattr(module, "DIRECTIONS", directions)
     monkeypatch.setattr(ablation, "TOWERS", towers)
@@ -142,8 +143,10 @@ def test_parts_share_no_speaker_and_folds_test_each_once(corpus, everyone):
 )
 def test_every_recipe_is_a_valid_configuration_with_a_row_in_the_results(tower, recipe):
     read_settings(TOWERS[tower][recipe])
-    page = recipes.FOLDER.joinpath("RESULTS.md").read_text()
-    assert f"| {tower} | {recipe} |" in page
+    if tower == WHISPER:  # tables of transfer.py
+        assert f"| {recipe} |" in Path("docs/results.md").read_text()
+    else:
+        assert f"| {tower} | {recipe} |" in recipes.FOLDER.joinpath("RESULTS.md").read_text()
 
 
 def test_configuration_is_the_chosen_recipe():
