@@ -9,9 +9,10 @@ r"""Evaluate a trained model zero-shot on labelled corpora.
     torchrun --nproc-per-node=4 evaluate.py runs/paraclap iemocap=/data/IEMOCAP
 
 Each class has a text prompt or several, whose embeddings are averaged; a clip is assigned to the
-class with the highest cosine similarity. Nothing is fitted to the evaluated corpus. SOURCE is
-NAME=ROOT of a known corpus, an audformat database, a table beside its audio, or a folder. With a
-YAML file of `class: prompt` lines, classes without a prompt are excluded and counted.
+class with the highest cosine similarity. Nothing is fitted to the evaluated corpus (but see
+--adapt). SOURCE is NAME=ROOT of a known corpus, an audformat database, a table beside its audio, or
+a folder. With a YAML file of `class: prompt` lines, classes without a prompt are excluded and
+counted.
 
 The test split is scored if a SOURCE has one, or the captions table that --split-from names for each
 SOURCE; otherwise all clips are. The scores state how many clips and speakers the model was trained
@@ -26,14 +27,17 @@ evaluates the part of each corpus, the prompts and the mean over sessions as in 
 --retrieval retrieves clips by caption and captions by clip, and requires a captions table of
 preprocessing/template_creation.py (or any table with a column `caption`) for each SOURCE, in the
 same order. --probe fits logistic regression to the audio embeddings, cross-validated over speakers:
-a high probe with a low zero-shot UAR points to the prompts, not to the audio encoder.
+a high probe with a low zero-shot UAR points to the prompts, not to the audio encoder. --adapt mean
+adds scores after adaptation without labels: the mean embedding of the embedded clips of a SOURCE is
+subtracted from each.
 
 Output, with NAME = the corpus, the target unless it is the emotion, and the prompt set if there are
 several: scores.yaml (all scores, prompts and the selection), scores.md (tables), NAME.csv (truth,
-prediction, confidence, and the cosine of each class for every clip) and NAME.png (confusion matrix
-and calibration). UAR is the mean recall of the classes that occur (chance: one over their number).
-Its 95 % interval is bootstrapped over speakers, and is coarse for a handful of speakers. Clip
-embeddings are cached by model and file content, so further evaluations take seconds.
+prediction, confidence, and the cosine of each class for every clip; with --adapt, also
+adapted_prediction) and NAME.png (confusion matrix and calibration). UAR is the mean recall of the
+classes that occur (chance: one over their number). Its 95 % interval is bootstrapped
+over speakers, and is coarse for a handful of speakers. Clip embeddings are cached by model and file
+content, so further evaluations take seconds.
 
 --engine selects how embeddings are computed; all engines agree up to rounding: eager, compile, or
 onnx, for which MODEL is a folder written by `models.py export`. --precision bf16 is less precise.
@@ -92,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sources,
             options.output,
             with_probe=options.probe,
+            adapt=options.adapt is not None,
             waveform_cache=options.waveform_cache,
             batch_seconds=options.batch_seconds,
             workers=options.workers,
@@ -156,6 +161,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     tables = "captions table of each SOURCE"
     add("--retrieval", nargs="+", type=path_of, metavar="CAPTIONS", help=tables)
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
+    add("--adapt", choices=("mean",), help="also score embeddings minus the mean of their SOURCE")
     add("--cache", type=path_of, default=default_cache(), help="embedding cache (%(default)s)")
     add("--no-cache", dest="cache", action="store_const", const=False, help="embed all clips anew")
     add("--waveform-cache", type=path_of, help="folder of a waveform cache to read, or to write")

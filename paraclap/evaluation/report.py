@@ -68,6 +68,8 @@ def score_rows(
             "F1": f"{values['F1']:.3f}",
             "ECE": f"{values['calibration']['ECE']:.3f}",
         }
+        adapted = values.get("adapted", {})
+        row["adapted UAR [95 %]"] = with_interval(adapted.get("UAR"), adapted.get("interval"))
         for metric in ("AUC", "Spearman"):
             row[f"{metric} [95 %]"] = with_interval(
                 values.get(metric), values.get(f"{metric}_interval")
@@ -153,6 +155,11 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
             remarks.append(
                 f"{name}: the model was trained or validated on {seen['text']}; "
                 "--unseen leaves them out"
+            )
+        if adapted := scores.get("adapted"):
+            remarks.append(
+                f"{name}: the adapted scores use {adapted['reference_clips']} clips of this test "
+                "corpus without their labels (mean embedding subtracted); the others use none"
             )
         for flag, count in scores["quality"].items():
             remarks.append(

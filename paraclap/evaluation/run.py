@@ -1,5 +1,6 @@
 """Evaluation of a model on corpora: embeddings, zero-shot scores, linear probe and retrieval."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ from paraclap.evaluation.report import Results
 from paraclap.evaluation.retrieval import score_retrieval
 from paraclap.evaluation.seen import TEST, seen_counts
 from paraclap.evaluation.tasks import Source, task_prompts
-from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
+from paraclap.evaluation.zero_shot import evaluate_task, known_speakers, subtract_mean
 from paraclap.files import atomic_write, safe_name, write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
+
+FEW_CLIPS = 50  # the mean embedding of fewer is imprecise
+DESCRIPTIONS = ("target", "prompt_set", "prompts", "unused_prompts", "excluded")  # no scores
 
 
 def evaluate(
@@ -35,6 +39,7 @@ def evaluate(
     output: Path,
     with_probe: bool = False,
     waveform_cache: Path | None = None,
+    adapt: bool = False,
     **options: Any,
 ) -> Results:
     """Evaluate a model on corpora; the predictions are written as CSV and as figures.
@@ -46,6 +51,8 @@ def evaluate(
         output: existing folder.
         with_probe: also fit a linear probe.
         waveform_cache: folder to read audio from, written if needed; None reads the files.
+        adapt: also score the embeddings minus the mean embedding of all embedded clips of their
+            source, of which no labels are used.
         options: of `embed_clips`.
 
     Returns:
@@ -64,10 +71,17 @@ def evaluate(
         audio = embed_clips(model, processor, clips, progress=source.name, **options).numpy()
         if rank():
             continue  # the first process scores and writes
+        adapted = _adapted(source.name, audio) if adapt else None
         probes: dict[tuple[str, ...], dict[str, Any]] = {}
         for task in source.tasks:
             scores, predictions = evaluate_task(model, processor, table, audio, task)
             predictions["quality"] = pd.Series(clips.quality, table.index)[predictions.index]
+            if adapted is not None:
+                others, found = evaluate_task(model, processor, table, adapted, task)
+                predictions["adapted_prediction"] = found["prediction"]
+                scores["adapted"] = {"reference_clips": len(adapted)} | {
+                    name: value for name, value in others.items() if name not in DESCRIPTIONS
+                }
             scores |= _about_clips(source, predictions)
             scores["untrained"] = untrained(model.config, scores["prompts"])
             scores["excluded"] += int((~chosen).sum())
@@ -90,6 +104,17 @@ def _recordings(table: pd.DataFrame, waveform_cache: Path | None) -> Recordings:
     if waveform_cache is None:
         return Files(root)
     return cache_waveforms(waveform_cache, root, table.index.get_level_values("file"))
+
+
+def _adapted(name: str, audio: np.ndarray) -> np.ndarray:
+    """Return the embeddings of a source (B, D) minus their mean; few clips are reported."""
+    if len(audio) < FEW_CLIPS:
+        warnings.warn(
+            f"{name}: --adapt uses the mean embedding of {len(audio)} clips, which is imprecise "
+            f"below {FEW_CLIPS}",
+            stacklevel=3,
+        )
+    return subtract_mean(audio)
 
 
 def _about_clips(source: Source, predictions: pd.DataFrame) -> dict[str, Any]:

@@ -316,6 +316,79 @@ def test_second_run_embeds_nothing(saved_model, corpus, tmp_path, monkeypatch):
         evaluate.main([*arguments, "--no-cache", "-o", str(tmp_path / "third")])
 
 
+# --- Adaptation ----------------------------------------------------------------------------------
+
+
+def test_mean_is_subtracted_before_normalisation():
+    # mean (0.6, 0.4): differences (0.4, -0.4), (0, 0.4), (-0.6, 0.4), (0.2, -0.4)
+    audio = np.array([[1, 0], [0.6, 0.8], [0, 0.8], [0.8, 0]], np.float32)
+    expected = [
+        [0.5**0.5, -(0.5**0.5)],
+        [0, 1],
+        [-3 / 13**0.5, 2 / 13**0.5],
+        [1 / 5**0.5, -2 / 5**0.5],
+    ]
+    adapted = zero_shot.subtract_mean(audio)
+    assert adapted.dtype == np.float32
+    assert np.allclose(adapted, expected, atol=1e-6)
+
+
+def test_adapted_scores_stand_beside_unchanged_plain_scores(
+    saved_model, corpus, tmp_path, capsys, recwarn
+):
+    name, column = "paraclap-synthetic", "adapted_prediction"
+    plain, adapted = tmp_path / "plain", tmp_path / "adapted"
+    arguments = [str(saved_model), str(corpus), "--split", ALL, "--probe"]
+    evaluate.main([*arguments, "-o", str(plain)])
+    assert "adapted UAR" not in capsys.readouterr().out
+    evaluate.main([*arguments, "--adapt", "mean", "-o", str(adapted)])
+    printed, page = capsys.readouterr().out, (adapted / "scores.md").read_text()
+    for shown in (printed, page):
+        assert "adapted UAR [95 %]" in shown
+        assert f"{name}: the adapted scores use 72 clips of this test corpus without" in shown
+    assert not [warning for warning in recwarn if "--adapt" in str(warning.message)]
+
+    scores = yaml.safe_load((adapted / "scores.yaml").read_text())
+    figures = scores["corpora"][name].pop("adapted")
+    assert scores == yaml.safe_load((plain / "scores.yaml").read_text())
+    lines = (adapted / f"{name}.csv").read_text().splitlines()
+    assert lines[0].endswith(f",{column}")
+    cut = [line.rpartition(",")[0] for line in lines]
+    assert cut == (plain / f"{name}.csv").read_text().splitlines()
+    assert (adapted / f"{name}.png").read_bytes() == (plain / f"{name}.png").read_bytes()
+
+    model, processor = load_model(saved_model)
+    table = corpora.read_corpus(corpus)
+    audio = embed_clips(model, processor, ClipDataset(table, corpus)).numpy().astype(float)
+    prompts = [text for (text,) in scores["corpora"][name]["prompts"].values()]
+    texts = embed_texts(model, processor, prompts).numpy()
+    centred = audio - audio.mean(axis=0)
+    cosines = centred @ texts.T / np.linalg.norm(centred, axis=1, keepdims=True)
+    classes = np.array(list(scores["corpora"][name]["prompts"]))
+    predictions = pd.read_csv(adapted / f"{name}.csv")
+    assert (predictions[column] == classes[cosines.argmax(axis=1)]).all()
+    assert (predictions[column] != predictions["prediction"]).any()
+    expected = balanced_accuracy_score(predictions["truth"], predictions[column])
+    assert figures["UAR"] == pytest.approx(expected) and figures["reference_clips"] == 72
+    assert figures["interval"] and "prompts" not in figures
+
+
+def test_reference_are_all_labelled_clips_of_the_selection(saved_model, corpus, tmp_path):
+    (tmp_path / "two.yaml").write_text("anger: rage\nsadness: gloom\n")
+    arguments = [str(saved_model), str(corpus), "--split", "test", "--adapt", "mean"]
+    with pytest.warns(UserWarning, match="mean embedding of 24 clips, which is imprecise below 50"):
+        evaluate.main([*arguments, "--prompts", str(tmp_path / "two.yaml"), "-o", str(tmp_path)])
+    figures = yaml.safe_load((tmp_path / "scores.yaml").read_text())["corpora"]
+    (figures,) = figures.values()
+    assert figures["clips"] == 8 and figures["adapted"]["reference_clips"] == 24
+
+
+def test_unknown_adaptation_is_refused_at_parsing(capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["model", "corpus", "--adapt", "median"])
+    assert "invalid choice: 'median'" in capsys.readouterr().err
+
+
 # --- Several processes ---------------------------------------------------------------------------
 
 

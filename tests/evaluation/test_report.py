@@ -33,6 +33,13 @@ def test_empty_columns_are_dropped():
     assert table["probe UAR [95 %]"].tolist() == ["-", "0.500 [0.400, 0.600]"]
 
 
+def test_adapted_scores_have_a_column_of_their_own():
+    adapted = {**SCORES, "adapted": {"UAR": 0.6, "interval": [0.5, 0.7]}}
+    table = report.score_rows({"one": SCORES, "two": adapted})
+    assert table.pop("adapted UAR [95 %]").tolist() == ["-", "0.600 [0.500, 0.700]"]
+    assert table.equals(report.score_rows({"one": SCORES, "two": SCORES}))
+
+
 def test_published_scores_have_their_own_columns():
     references = {"one": {"CLAP": 0.2, "ParaCLAP": 0.3}, "two": {"ParaCLAP": 0.4}}
     table = report.score_rows({"one": SCORES, "two": SCORES, "three": SCORES}, {}, references)
