@@ -22,6 +22,7 @@ import argparse
 import functools
 import hashlib
 import itertools
+import math
 import os
 import shutil
 import sys
@@ -72,6 +73,7 @@ from paraclap.settings import ModelSettings, Settings
 from paraclap.training import loop
 from paraclap.training.config import read_settings
 
+FOLD_STEPS = 250  # about the mean of the runs on two corpora
 SMALLEST = 1e-6  # added to standard deviations
 WEIGHTS = ("best", "last", "checkpoints")
 """Folders of a run that are removed after its evaluation."""
@@ -126,9 +128,9 @@ def _parts(direction: str, corpus: Corpus, clips: pd.DataFrame) -> Iterator[Eval
 
 
 def settings_of(recipe: str, seed: int, plan: Plan, work: Path) -> Settings:
-    """Return the settings of a run."""
+    """Return the settings of a run; on a fold it takes about `FOLD_STEPS` steps."""
     name = f"{plan.name}-{_settings_hash(recipe)}-{seed}"
-    return read_settings(
+    settings = read_settings(
         [
             *TOWERS[WHISPER][recipe],
             *(f"data.corpora.{corpus.name}.root={corpus.root}" for corpus in plan.trained_on),
@@ -138,6 +140,10 @@ def settings_of(recipe: str, seed: int, plan: Plan, work: Path) -> Settings:
             f"output={work / 'runs' / name}",
         ]
     )
+    if plan.trained_on[0].fold:
+        clips = sum(len(corpus.clips("train")) for corpus in plan.trained_on)
+        settings.train.epochs = math.ceil(FOLD_STEPS / (clips // settings.train.batch_size))
+    return settings
 
 
 class ZeroShot:
