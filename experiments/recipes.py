@@ -48,6 +48,8 @@ WITHOUT_OURS = (
     # what configs/whisper.yaml adds to its encoders
     "model.audio_standardise=false",
     "model.audio_dropout=0.0",
+    "model.normalise_waveform=false",
+    "model.input_gain=1.0",
     "data.sampling_exponent=1",
     "data.class_sampling_exponent=1",
 )

@@ -200,7 +200,8 @@ def fit_recipe(settings: Settings) -> Predictor:
 def probe_hash(settings: ModelSettings) -> str:
     """Hash the settings that the frozen features depend on."""
     audio = settings.audio, settings.audio_layers, settings.audio_pooling
-    return hashlib.sha256(repr((*audio, settings.normalise_waveform)).encode()).hexdigest()[:8]
+    level = settings.normalise_waveform, settings.input_gain
+    return hashlib.sha256(repr((*audio, *level)).encode()).hexdigest()[:8]
 
 
 @torch.inference_mode()
