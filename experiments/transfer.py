@@ -30,9 +30,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from sklearn.pipeline import Pipeline
 
 from experiments import baselines, results
@@ -64,7 +64,7 @@ from paraclap.evaluation.embed import embed_clips
 from paraclap.evaluation.embedding_cache import DiskEmbeddingCache
 from paraclap.evaluation.encoded import open_cache, pooled_clips
 from paraclap.evaluation.prompts import Prompts, prompts_for
-from paraclap.evaluation.zero_shot import classify_embeddings
+from paraclap.evaluation.zero_shot import classify_embeddings, subtract_mean
 from paraclap.files import default_cache
 from paraclap.model.build import build_model, load_model
 from paraclap.model.modeling_paraclap import ENCODERS, ParaCLAPModel, ParaCLAPProcessor
@@ -152,28 +152,25 @@ class ZeroShot:
     def __init__(self, settings: Settings) -> None:
         self.prompt_set = settings.train.prompts
         self.model, self.processor = load_model(settings.output)
-        self.embedded: dict[str, torch.Tensor] = {}
+        self.embedded: dict[str, np.ndarray] = {}
 
     def __call__(self, tested: EvaluationSet) -> pd.DataFrame:
         """Return `truth` and `prediction` of each clip."""
         part, clips = PARTS[tested.part], tested.clips
         audio = self.embeddings(tested)
         if part.adapted:
-            audio = F.normalize(audio - audio.mean(dim=0), dim=-1)
+            audio = subtract_mean(audio)
         prompts = self.prompts(tested)
-        answers = classify_embeddings(
-            self.model, self.processor, clips.index, audio.numpy(), prompts
-        )
+        answers = classify_embeddings(self.model, self.processor, clips.index, audio, prompts)
         return answers.assign(truth=scored_classes(clips, part.target))
 
-    def embeddings(self, tested: EvaluationSet) -> torch.Tensor:
+    def embeddings(self, tested: EvaluationSet) -> np.ndarray:
         """Return the embeddings of the clips."""
         if tested.direction not in self.embedded:
             clips = ClipDataset(tested.clips, tested.corpus.root)
             cache = _cache(self.model, self.processor)
-            self.embedded[tested.direction] = embed_clips(
-                self.model, self.processor, clips, cache=cache
-            )
+            audio = embed_clips(self.model, self.processor, clips, cache=cache)
+            self.embedded[tested.direction] = audio.numpy()
         return self.embedded[tested.direction]
 
     def prompts(self, tested: EvaluationSet) -> Prompts:
