@@ -66,7 +66,7 @@ def has_base_encoder(model: object) -> bool:
     """
     if not isinstance(model, ParaCLAPModel):
         return False
-    if "audio" not in (getattr(model.config, "base_encoders", None) or {}):
+    if "audio" not in (model.config.base_encoders or {}):
         return False
     branch = model.audio_branch
     is_exact = all(weight.dtype == torch.float32 for weight in branch.base.parameters())
