@@ -13,6 +13,7 @@ from paraclap.model.build import load_model
 from paraclap.model.card import model_card
 from paraclap.model.hashes import weights_hash, write_hashes
 from paraclap.model.modeling_paraclap import (
+    BRANCHES,
     HUB_NAME,
     PUBLISHED_CONFIG,
     ParaCLAPConfig,
@@ -215,6 +216,9 @@ def _write_folder(
         scores=scores,
         licence=licence,
     )
+    for branch in BRANCHES:  # not the path on the machine of the training
+        origin = (model.config.base_encoders or {}).get(branch, {})
+        getattr(model.config, f"{branch}_config")._name_or_path = origin.get("name", "")
     with atomic_folder(output) as folder:
         model.save_pretrained(folder, state_dict=_stored(model))
         processor.save_pretrained(folder)

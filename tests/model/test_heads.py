@@ -78,6 +78,16 @@ def test_heads_give_the_embeddings_of_the_whole_model(heads, tmp_path, waveforms
     assert torch.equal(embeddings(*load_model(tmp_path / "again"), waveforms), whole)
 
 
+@pytest.mark.parametrize("options", [(), ("--heads", *HUB)])
+def test_published_folder_has_no_path_of_this_machine(encoders, tmp_path, options):
+    trained(encoders, tmp_path / "run")
+    assert str(encoders) in (tmp_path / "run" / "config.json").read_text()
+    output = tmp_path / "published"
+    assert models.main(["publish", str(tmp_path / "run"), str(output), *options]) == 0
+    for path in output.glob("*.json"):
+        assert str(tmp_path) not in path.read_text(), path.name
+
+
 def test_encoders_of_another_precision_have_the_same_hash(heads, encoders, waveforms):
     audio = Wav2Vec2Model.from_pretrained(encoders / "tiny-speech", dtype=torch.float32)
     text = BertModel.from_pretrained(encoders / "tiny-words")
