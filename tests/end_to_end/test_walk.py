@@ -15,6 +15,8 @@ import pytest
 import soundfile
 import yaml
 
+from paraclap.model import sources
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOY = [
     "model.audio.config.num_hidden_layers=1",
@@ -103,7 +105,7 @@ PAGES = ["README.md", "docs/tutorial.md"]
 NOT_RUN = (
     r"git |cd |make |pip |python3? -m venv|source |\. ",  # environments
     r"hf |python models.py convert",  # needs the Hub
-    r"python train.py configs/p(araclap|aper).yaml",  # pretrained encoders
+    r"python train.py configs/(paraclap|paper|whisper).yaml",  # pretrained encoders
     r"torchrun|python app.py|paraclap-app",  # several processes; a server
     r"python -m experiments",  # hours
     r"python evaluate.py .* --protocol",  # published weights
@@ -187,6 +189,7 @@ def run_command(command):
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_page_run(page, place, monkeypatch):
     monkeypatch.chdir(place)
+    monkeypatch.setattr(sources, "PUBLISHED_MODEL", place / "runs/ravdess/best")
     found = list(commands_of(page))
     assert len(found) > 4
     for kind, text in found:
