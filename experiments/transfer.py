@@ -60,11 +60,12 @@ from experiments.transfer_tables import (
 )
 from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import ClipDataset
+from paraclap.evaluation.adaptation import reference_of
 from paraclap.evaluation.embed import embed_clips
 from paraclap.evaluation.embedding_cache import DiskEmbeddingCache
 from paraclap.evaluation.encoded import open_cache, pooled_clips
 from paraclap.evaluation.prompts import Prompts, prompts_for
-from paraclap.evaluation.zero_shot import classify_embeddings, subtract_mean
+from paraclap.evaluation.zero_shot import classify_embeddings
 from paraclap.files import default_cache
 from paraclap.model.build import build_model, load_model
 from paraclap.model.modeling_paraclap import ENCODERS, ParaCLAPModel, ParaCLAPProcessor
@@ -159,7 +160,7 @@ class ZeroShot:
         part, clips = PARTS[tested.part], tested.clips
         audio = self.embeddings(tested)
         if part.adapted:
-            audio = subtract_mean(audio)
+            audio = reference_of(audio, tested.corpus.name).centred(audio)
         prompts = self.prompts(tested)
         answers = classify_embeddings(self.model, self.processor, clips.index, audio, prompts)
         return answers.assign(truth=scored_classes(clips, part.target))

@@ -9,7 +9,8 @@
 Upload or record a clip, or choose a synthetic example, and enter prompts, one per line. The page
 shows the probability of each prompt, over time for long recordings, the measured acoustics with
 levels (--edges) and percentiles among the training clips (--features), and the most similar clips
-of an index (--index).
+of an index (--index). --reference-clips FOLDER takes unlabelled clips of the same microphone, room
+or language, 50 or more and of all emotions; probabilities are relative to their mean embedding.
 
 The page is at http://127.0.0.1:7860, without sharing links or telemetry. After loading the model,
 the process can no longer connect to other machines, and the page loads nothing from them. Uploads
@@ -22,12 +23,22 @@ import argparse
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from paraclap.cli.options import path_of, with_default_model
+from paraclap.cli.options import (
+    add_reference_clips,
+    path_of,
+    read_reference,
+    use_reference,
+    with_default_model,
+)
 from paraclap.errors import MissingPackageError
 from paraclap.inference.guards import check_address, page_folder
-from paraclap.inference.limits import HOST, MEGABYTES, PORT, SECONDS
+from paraclap.inference.limits import HOST, MEGABYTES, PORT, SECONDS, WHOLE_SECONDS
 from paraclap.model.sources import find_model
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.model, _ = with_default_model("app.py", None)
     check_address(options.host, options.port)
     _check_data(options)
+    reference = read_reference(options.reference_clips)
     with page_folder() as folder:
-        _serve(options, folder)
+        _serve(options, folder, reference)
     return 0
 
 
@@ -57,7 +69,7 @@ def _check_data(options: argparse.Namespace) -> None:
         ClipIndex(options.index)
 
 
-def _serve(options: argparse.Namespace, folder: Path) -> None:
+def _serve(options: argparse.Namespace, folder: Path, reference: "pd.DataFrame | None") -> None:
     # Imported here, so that --help and wrong arguments need neither torch nor gradio.
     from paraclap.inference.guards import block_connections, prepare_environment
 
@@ -69,6 +81,7 @@ def _serve(options: argparse.Namespace, folder: Path) -> None:
     from paraclap.inference.page import Analyzer
 
     paraclap = ParaCLAP.from_pretrained(options.model, options.device)
+    use_reference("app.py", paraclap, reference, WHOLE_SECONDS)
     index = ClipIndex(options.index) if options.index else None
     analyzer = Analyzer(paraclap, options.edges, options.features, index, options.max_seconds)
     examples = list(app.write_examples(folder / "examples"))
@@ -87,6 +100,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--edges", type=path_of, help="captions.edges.json, for the levels")
     add("--features", type=path_of, help="features table to which the edges were fitted")
     add("--index", type=path_of, help="index of search.py, for similar clips")
+    add_reference_clips(parser)
     add("--host", default=HOST, help="address to bind (%(default)s)")
     add("--port", type=_port, default=PORT, help="(%(default)s)")
     add("--max-megabytes", type=float, default=MEGABYTES, help="largest upload (%(default)g)")

@@ -5,8 +5,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paraclap.model.sources import model_or_default
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from paraclap.inference.api import ParaCLAP
 
 
 def renamed(new: str) -> Callable[[str], None]:
@@ -31,6 +37,34 @@ def with_default_model(
     if model != first:
         print(f"{program}: no MODEL is given, {Path(model).name} is used", file=sys.stderr)
     return model, sources
+
+
+def add_reference_clips(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--reference-clips`, for `read_reference`."""
+    what = "unlabelled clips; scores are relative to their mean embedding"
+    parser.add_argument("--reference-clips", metavar="FOLDER", help=what)
+
+
+def read_reference(source: str | None) -> "pd.DataFrame | None":
+    """Return the corpus table of `--reference-clips`.
+
+    Raises:
+        CorpusError: if it cannot be read.
+    """
+    from paraclap.corpora.table import read_corpus
+
+    return None if source is None else read_corpus(source)
+
+
+def use_reference(
+    program: str, paraclap: "ParaCLAP", table: "pd.DataFrame | None", window: float | None = None
+) -> None:
+    """Adapt a model to the table of `read_reference`, if any, and state so on stderr."""
+    if table is None:
+        return
+    clips = paraclap.adapt(table, window).reference.clips
+    found = f"relative to the mean of {clips} reference clips of {table.attrs['name']}"
+    print(f"{program}: scores are {found}", file=sys.stderr)
 
 
 def output_file(*suffixes: str) -> Callable[[str], Path]:

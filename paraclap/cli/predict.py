@@ -10,6 +10,7 @@ r"""Score recordings against text prompts with a trained model.
     arecord -q -t raw -f S16_LE -r 16000 -c 1 | \
         python predict.py runs/small --stdin-pcm 16000 --windows 3 --hop 1 --prompts angry calm
     python predict.py runs/small clip.wav --describe --edges captions.edges.json
+    python predict.py runs/small clip.wav --prompts angry calm --reference-clips recordings/
     python predict.py --onnx out/small-onnx clip.wav --prompts angry calm
 
 AUDIO is any number of audio files, folders, quoted patterns (** for any folders), tables of
@@ -32,6 +33,11 @@ every --hop seconds (default: the window length). If they do not reach the end, 
 with the recording, so all windows are full; a recording shorter than a window is one window.
 --plot FOLDER plots probabilities over time, one figure per recording.
 
+--reference-clips FOLDER takes unlabelled clips of the same microphone, room or language, 50 or more
+and of all emotions; their mean embedding is subtracted from that of each scored clip, which
+compensates for recording conditions. It may be any source, as for evaluate.py. With --windows, they
+are cut into windows as well.
+
 --stdin-pcm RATE reads raw 16-bit little-endian mono samples from stdin, for example of a microphone
 (`arecord`, above) or of `ffmpeg -i URL -f s16le -ac 1 -ar 16000 -`, and prints a line for each
 window as soon as it is complete, or writes it to the file of -o. Ctrl-C ends it.
@@ -53,7 +59,16 @@ from typing import TYPE_CHECKING
 from paraclap.audio import AudioError
 from paraclap.audio.conditioning import RATE_LIMITS
 from paraclap.audio.segments import WindowError
-from paraclap.cli.options import batch_seconds, output_file, path_of, renamed, with_default_model
+from paraclap.cli.options import (
+    add_reference_clips,
+    batch_seconds,
+    output_file,
+    path_of,
+    read_reference,
+    renamed,
+    use_reference,
+    with_default_model,
+)
 from paraclap.corpora.options import add_table_options
 from paraclap.files import make_folder, refuse_overwriting
 from paraclap.inference.limits import check_windows
@@ -76,10 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         check_labels(options.edges, dict(options.group))
     clips = None if options.stdin_pcm else _read_clips(options)
+    reference = read_reference(options.reference_clips)
     prompts = _read_prompts(options.prompts or [])
     if options.output:
         recordings = [] if clips is None else map(os.path.join, clips["root"], clips["file"])
-        refuse_overwriting(options.output, [*options.audio, *recordings])
+        read = [*options.audio, *filter(None, [options.reference_clips]), *recordings]
+        refuse_overwriting(options.output, read)
         make_folder(options.output.parent)
     if options.plot:
         make_folder(options.plot)
@@ -90,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         paraclap = ParaCLAP.from_onnx(options.onnx, options.int8, options.batch_seconds)
     else:
         paraclap = ParaCLAP.from_pretrained(options.model, options.device, options.batch_seconds)
+    use_reference("predict.py", paraclap, reference, options.windows)
     if options.describe:
         return _describe(paraclap, clips, options.edges, dict(options.group))
     return _score(paraclap, clips, prompts, options)
@@ -222,6 +240,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--edges", type=path_of, help="captions.edges.json, for --describe")
     group = "labels of all clips, for edges by group, e.g. gender=female"
     add("--group", nargs="+", type=_label, default=[], metavar="COLUMN=LABEL", help=group)
+    add_reference_clips(parser)
     add("--onnx", type=path_of, metavar="FOLDER", help="exported model, instead of MODEL")
     add("--int8", action="store_true", help="use the 8-bit encoders of the export")
     seconds = "padded audio per batch [s]"

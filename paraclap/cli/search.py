@@ -17,6 +17,10 @@ compares only likely clips and may miss some, unless --exact is given. The model
 index (--model gives its place if it was moved). The score is the cosine of the embeddings: it ranks
 clips for one query, but does not show how well the best of them fits. --page writes an HTML
 page with players; it links recordings by relative paths, so it can be moved together with them.
+
+--reference-clips FOLDER takes 50 or more unlabelled clips like those of the index, with all kinds
+of voices; their mean embedding is subtracted from those of clips and examples, which compensates
+for recording conditions. It compares every clip.
 """
 
 import argparse
@@ -27,7 +31,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paraclap.audio import AudioError
-from paraclap.cli.options import batch_seconds, output_file, path_of
+from paraclap.cli.options import (
+    add_reference_clips,
+    batch_seconds,
+    output_file,
+    path_of,
+    read_reference,
+    use_reference,
+)
 from paraclap.corpora.options import add_table_options
 from paraclap.files import make_folder, refuse_overwriting, write_text
 from paraclap.model.sources import ModelNotFoundError, find_model
@@ -85,6 +96,7 @@ def _query(options: argparse.Namespace) -> int:
         refuse_overwriting(path, options.like or [])
         make_folder(path.parent)
     index = ClipIndex(options.index)
+    reference = read_reference(options.reference_clips)
     if not options.model and not Path(index.model).is_dir():
         raise ModelNotFoundError(
             f"{options.index} was made with the model {index.model}, which is no folder here:"
@@ -98,9 +110,11 @@ def _query(options: argparse.Namespace) -> int:
 
     paraclap = ParaCLAP.from_pretrained(options.model or index.model, options.device)
     check_model(options.index, paraclap.fingerprints())
+    use_reference("search.py", paraclap, reference)
+    index.reference = paraclap.reference
     queries, failures = _embed_queries(paraclap, options.descriptions, options.like or [])
-    prepared = approximate.is_prepared(options.index) and not options.exact
-    searched = approximate.ApproximateIndex(index) if prepared else index
+    is_exact = options.exact or reference is not None or not approximate.is_prepared(options.index)
+    searched = index if is_exact else approximate.ApproximateIndex(index)
     unknown = untrained(paraclap.model.config, options.descriptions)
     hits = find(searched, queries, options.count, unknown)
     if options.output:
@@ -145,7 +159,10 @@ def _embed_queries(
         name = name.encode(errors="backslashreplace").decode()  # need not be UTF-8
         if item.quality:
             print(f"search.py: check the example {name}: {item.quality}", file=sys.stderr)
-        queries[f"like {name}"] = item.embedding
+        reference = paraclap.reference
+        queries[f"like {name}"] = (
+            item.embedding if reference is None else reference.centred(item.embedding)
+        )
     if failures and not queries:
         raise failures[0]
     return queries, failures
@@ -175,6 +192,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--page", type=output_file(".html"), metavar="FILE.html", help="page with players")
     add("-o", "--output", type=output_file(".csv"), metavar="FILE.csv", help="table of the results")
     add("--exact", action="store_true", help="compare every clip despite an approximate index")
+    add_reference_clips(query)
     add("--model", type=os.path.expanduser, help="place of the model, if it was moved")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
     options = parser.parse_args(arguments)

@@ -1,6 +1,5 @@
 """Evaluation of a model on corpora: embeddings, zero-shot scores, linear probe and retrieval."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from paraclap.data.captions import caption_texts
 from paraclap.data.dataset import ClipDataset
 from paraclap.data.trained_on import untrained
 from paraclap.distributed import rank
+from paraclap.evaluation.adaptation import reference_of
 from paraclap.evaluation.embed import check_tokens, embed_clips, embed_texts
 from paraclap.evaluation.figures import plot_predictions
 from paraclap.evaluation.probe import probe, probe_folds
@@ -24,11 +24,10 @@ from paraclap.evaluation.report import Results
 from paraclap.evaluation.retrieval import score_retrieval
 from paraclap.evaluation.seen import TEST, seen_counts
 from paraclap.evaluation.tasks import Source, task_prompts
-from paraclap.evaluation.zero_shot import evaluate_task, known_speakers, subtract_mean
+from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
 from paraclap.files import atomic_write, safe_name, write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
-FEW_CLIPS = 50  # the mean embedding of fewer is imprecise
 DESCRIPTIONS = ("target", "prompt_set", "prompts", "unused_prompts", "excluded")  # no scores
 
 
@@ -71,7 +70,7 @@ def evaluate(
         audio = embed_clips(model, processor, clips, progress=source.name, **options).numpy()
         if rank():
             continue  # the first process scores and writes
-        adapted = _adapted(source.name, audio) if adapt else None
+        adapted = reference_of(audio, source.name).centred(audio) if adapt else None
         probes: dict[tuple[str, ...], dict[str, Any]] = {}
         for task in source.tasks:
             scores, predictions = evaluate_task(model, processor, table, audio, task)
@@ -104,17 +103,6 @@ def _recordings(table: pd.DataFrame, waveform_cache: Path | None) -> Recordings:
     if waveform_cache is None:
         return Files(root)
     return cache_waveforms(waveform_cache, root, table.index.get_level_values("file"))
-
-
-def _adapted(name: str, audio: np.ndarray) -> np.ndarray:
-    """Return the embeddings of a source (B, D) minus their mean; few clips are reported."""
-    if len(audio) < FEW_CLIPS:
-        warnings.warn(
-            f"{name}: --adapt uses the mean embedding of {len(audio)} clips, which is imprecise "
-            f"below {FEW_CLIPS}",
-            stacklevel=3,
-        )
-    return subtract_mean(audio)
 
 
 def _about_clips(source: Source, predictions: pd.DataFrame) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from paraclap.audio.recordings import Recordings
 from paraclap.corpora.table import HIGH, LOW, scored_classes
@@ -108,12 +107,6 @@ def evaluate_task(
         "excluded": len(table) - len(truth),
     }
     return scores, predictions
-
-
-def subtract_mean(audio: np.ndarray) -> np.ndarray:
-    """Subtract the mean of audio embeddings (B, D) from each, and normalise the differences."""
-    centred = audio - audio.mean(axis=0, dtype=np.float64).astype(audio.dtype)
-    return torch.nn.functional.normalize(torch.from_numpy(centred), dim=-1).numpy()
 
 
 def _rank_scores(

@@ -7,6 +7,7 @@
     paraclap.score_windows("meeting.flac", ["angry", "calm"], window=3, hop=1)
     paraclap.embed_audio(signal, sampling_rate=44_100)       # (D,)
     paraclap.embed_text(["an angry voice", "a calm voice"])  # (K, D)
+    paraclap.adapt("recordings/")                            # unlabelled clips of one microphone
     print(paraclap.describe("speech.wav", edges="captions.edges.json"))
 
 The columns of `score` are explained in classifier.py.
@@ -29,8 +30,10 @@ from paraclap.audio.conditioning import condition, condition_with_report
 from paraclap.audio.containers import read_duration
 from paraclap.audio.reading import read_audio_with_report
 from paraclap.audio.segments import Position, windows
+from paraclap.corpora.table import read_corpus
 from paraclap.data.trained_on import trained_attributes
 from paraclap.distributed import device_named
+from paraclap.evaluation.adaptation import Reference
 from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.evaluation.embedding_cache import audio_fingerprint, text_fingerprint
 from paraclap.inference.classifier import Prompts, ZeroShotClassifier, build_classifier
@@ -43,6 +46,7 @@ from paraclap.inference.clips import (
 )
 from paraclap.inference.description import Description, describe, descriptor_prompts
 from paraclap.inference.limits import check_windows
+from paraclap.inference.reference import embed_reference
 from paraclap.model.build import load_model
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.model.onnx import OnnxModel, load_onnx
@@ -60,6 +64,8 @@ class Embedder:
         model: in evaluation mode.
         processor: of the model.
         batch_seconds: padded audio per batch [s].
+        reference: relative to which clips are compared with prompts, see `adapt`; None = as
+            embedded.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Embedder:
         self.model = model.eval()
         self.processor = processor
         self.batch_seconds = batch_seconds
+        self.reference: Reference | None = None
 
     @classmethod
     def from_pretrained(
@@ -99,6 +106,31 @@ class Embedder:
     ) -> Self:
         """Load a folder written by `models.py export`; `int8` selects the 8-bit encoders."""
         return cls(*load_onnx(folder, int8), batch_seconds)
+
+    def adapt(self, clips: str | Path | pd.DataFrame, window: float | None = None) -> Self:
+        """Compare clips with prompts relative to the mean embedding of unlabelled clips.
+
+        This compensates for microphone, room and language, if these clips are of the same kind and
+        of all emotions; see paraclap.evaluation.adaptation. It replaces an earlier reference, and
+        changes scores and descriptions, but no embeddings. Reference clips are read from the
+        embedding cache, if they were embedded before.
+
+        Args:
+            clips: a folder, or another source of `read_corpus`, or its corpus table.
+            window: longer clips are cut into windows of this length [s]; None = not cut.
+
+        Returns:
+            The same object.
+
+        Raises:
+            CorpusError: if the source cannot be read.
+            AudioError: naming the first clip that cannot be read.
+        """
+        table = clips if isinstance(clips, pd.DataFrame) else read_corpus(clips)
+        self.reference = embed_reference(
+            self.model, self.processor, table, window, self.batch_seconds
+        )
+        return self
 
     def embed_audio(self, signal: np.ndarray, sampling_rate: int) -> np.ndarray:
         """Embed one signal of any rate: (D,) float32 of unit length.
@@ -144,8 +176,12 @@ class ParaCLAP(Embedder):
     """A trained model with its processor: embeddings, zero-shot scores and descriptions."""
 
     def classifier(self, prompts: Prompts, template: str = "{}") -> ZeroShotClassifier:
-        """Embed prompts once, to classify embeddings of clips, see `build_classifier`."""
-        return build_classifier(self.model, self.processor, prompts, template)
+        """Embed prompts once, to classify embeddings of clips, see `build_classifier`.
+
+        The reference, if any, is that at the time of this call.
+        """
+        classifier = build_classifier(self.model, self.processor, prompts, template)
+        return dataclasses.replace(classifier, reference=self.reference)
 
     def score(
         self,
@@ -225,7 +261,11 @@ class ParaCLAP(Embedder):
         """
         waveform, quality = _read(audio, start, end)
         embedding = self.embed_waveforms([waveform])
-        found = describe(waveform, embedding, self._descriptor_classifiers, edges, labels)
+        classifiers = {
+            name: dataclasses.replace(classifier, reference=self.reference)
+            for name, classifier in self._descriptor_classifiers.items()
+        }
+        found = describe(waveform, embedding, classifiers, edges, labels)
         return dataclasses.replace(found, quality=quality)
 
     @functools.cached_property

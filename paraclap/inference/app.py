@@ -226,6 +226,11 @@ def notes_of(analysis: Analysis) -> str:
         "Probabilities are a softmax over these prompts and add up to 100 % even if none fits;"
         " the cosine of a prompt does not depend on the others"
     )
+    if analysis.reference_clips:
+        lines.append(
+            f"Scores are relative to the mean of {analysis.reference_clips} reference clips;"
+            " similar clips are not"
+        )
     return "\n".join(f"- {line}" for line in lines)
 
 

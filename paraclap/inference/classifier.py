@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from paraclap.data.trained_on import untrained
+from paraclap.evaluation.adaptation import Reference
 from paraclap.evaluation.embed import class_probabilities, embed_classes
 from paraclap.evaluation.prompts import PromptError
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
@@ -40,12 +41,14 @@ class ZeroShotClassifier:
         model: with the logit scale.
         untrained: names of the classes that no caption of the training describes, see `untrained`
             of paraclap.data.trained_on.
+        reference: relative to which clips are classified; None = as embedded.
     """
 
     names: tuple[str, ...]
     texts: np.ndarray
     model: ParaCLAPModel | OnnxModel
     untrained: tuple[str, ...] = ()
+    reference: Reference | None = None
 
     def __call__(self, audio: np.ndarray) -> pd.DataFrame:
         """Classify clips by their embeddings (B, D).
@@ -54,6 +57,8 @@ class ZeroShotClassifier:
             `best` (name of the class with the highest cosine), its `probability`, `none_of_these`,
             and for each class `probability.NAME` and `cosine.NAME`; see the head of this file.
         """
+        if self.reference is not None:
+            audio = self.reference.centred(audio)
         all_cosines = audio @ self.texts.T
         cosines = all_cosines[:, :-1]
         probabilities = class_probabilities(self.model, cosines)

@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 
 from paraclap.errors import ParaCLAPError
+from paraclap.evaluation.adaptation import Reference
 from paraclap.files import claim_folder, file_sha256, reading, reading_parquet, sampled_hash
 
 FORMAT = 2
@@ -189,10 +190,12 @@ class ClipIndex:
         clips: table of the clips (n rows).
         chunk_names: of the files of embeddings.
         rows: position of the embedding of each clip in the concatenated files (n,).
+        reference: relative to which clips are compared with queries; None = as stored.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self.reference: Reference | None = None
         self.model: str = read_about(self.folder)["model"]
         self.clips = read_table(self.folder)
         if self.clips.empty:
@@ -267,7 +270,10 @@ class ClipIndex:
 
         def multiply(block: tuple[int, np.ndarray]) -> None:
             start, rows = block
-            cosines[start : start + len(rows)] = rows.astype(np.float32) @ queries.T
+            rows = rows.astype(np.float32)
+            if self.reference is not None:
+                rows = self.reference.centred(rows)
+            cosines[start : start + len(rows)] = rows @ queries.T
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(multiply, self._blocks()):

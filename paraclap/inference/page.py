@@ -93,6 +93,7 @@ class Analysis:
         neighbours: table of `find`; None = no index.
         untrained: names of prompts that no caption of the training describes.
         checks: what questions the results.
+        reference_clips: number of clips to whose mean embedding the scores are relative; 0 = none.
     """
 
     seconds: float
@@ -104,6 +105,7 @@ class Analysis:
     neighbours: pd.DataFrame | None = None
     untrained: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    reference_clips: int = 0
 
     def probabilities(self) -> dict[str, float]:
         """Return prompt -> probability."""
@@ -212,6 +214,7 @@ class Analyzer:
             neighbours=neighbours,
             untrained=classifier.untrained,
             checks=tuple(checks),
+            reference_clips=0 if classifier.reference is None else classifier.reference.clips,
         )
 
     def _embed_prompts(self, prompts: str, template: str) -> ZeroShotClassifier:
