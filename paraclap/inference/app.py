@@ -3,7 +3,7 @@
 import html
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,10 @@ def build_page(
     with gr.Blocks(
         title="ParaCLAP", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)
     ) as page:
-        gr.Markdown(f"# ParaCLAP\nZero-shot classification of a voice by prompts. Model: `{model}`")
+        gr.Markdown(
+            f"# ParaCLAP\nZero-shot classification of a voice by prompts. Model: `{model}`"
+            f"{_training(analyzer.paraclap.model.config.provenance or {})}"
+        )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 inputs = _inputs(analyzer, examples, limit)
@@ -115,6 +118,19 @@ def build_page(
             lambda: cleared(len(outputs)), None, outputs, queue=False, api_visibility="private"
         )
     return page
+
+
+def _training(provenance: Mapping[str, Any]) -> str:
+    """Return corpora, speakers and classes of the training as Markdown, as far as recorded."""
+    sentences = []
+    if corpora := provenance.get("corpora"):
+        speakers = provenance.get("speakers")
+        of = f", {speakers} speakers" if speakers else ""
+        sentences.append(f"Trained on {', '.join(map(str, corpora))}{of}.")
+    if attributes := provenance.get("attributes"):
+        captions = (f"{name} ({', '.join(found)})" for name, found in attributes.items())
+        sentences.append(f"Its captions describe {'; '.join(captions)}.")
+    return html.escape("".join(f"\n\n{sentence}" for sentence in sentences))
 
 
 def _inputs(

@@ -244,6 +244,16 @@ def test_only_this_machine_reaches_the_page(server):
         assert server.status(path) in (403, 404)
 
 
+def test_heading_names_the_training_data():
+    from paraclap.inference import app
+
+    attributes = {"emotion": {"anger": [], "sad<b>": []}}
+    text = app._training({"corpora": ["emodb", "nemo"], "speakers": 19, "attributes": attributes})
+    assert "Trained on emodb, nemo, 19 speakers." in text
+    assert "Its captions describe emotion (anger, sad&lt;b&gt;)." in text
+    assert app._training({}) == ""
+
+
 def test_old_uploads_are_deleted(tiny, tmp_path, monkeypatch):
     from paraclap.inference import app
 

@@ -125,5 +125,5 @@ def test_folder_without_an_export_is_refused(needed, tmp_path):
 @pytest.mark.parametrize("options", [["--int8"], ["--onnx", "o", "--device", "cpu"]])
 def test_options_of_onnx_are_checked(options, capsys):
     with pytest.raises(SystemExit):
-        predict.main(["a", "b.wav", "--prompts", "x", *options])
+        predict.main(["nobody/model", "b.wav", "--prompts", "x", *options])
     assert "--onnx" in capsys.readouterr().err

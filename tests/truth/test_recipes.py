@@ -536,6 +536,8 @@ def start(request, corpus, captions, tmp_path):
     audio = (model["audio"].get("config") or {}).get("model_type", "wav2vec2")
     model["audio"], model["text"] = {"config": SMALLER[audio]}, {"config": TINY_TEXT}
     model["projection_dim"] = 24
+    if "audio_layers" in model:
+        model["audio_layers"] = [0, 1, 2]
     recipe["text_pretraining"] = {"steps": 0}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
     data = [f"data.root={corpus}", f"data.captions={captions}", "data.workers=0"]
