@@ -81,7 +81,7 @@ def test_evaluate_needs_a_source(installed, capsys):
 
 def test_page_opens_with_the_installed_model(installed, monkeypatch):
     served = []
-    monkeypatch.setattr(app, "_serve", lambda options, folder: served.append(options.model))
+    monkeypatch.setattr(app, "_serve", lambda options, *_: served.append(options.model))
     monkeypatch.setattr(app, "check_address", lambda *address: None)
     monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: True)
     assert app.main([]) == 0

@@ -86,6 +86,7 @@ def test_resumed_events_hide_what_came_after_the_checkpoint(tmp_path):
     with Log(tmp_path, 0) as log:
         for step in (1, 2, 3):
             log.write(step, {"loss": 10.0 + step}, "train")
+    time.sleep(1)  # event files are ordered by the second of their start
     with Log(tmp_path, 2) as log:
         log.write(3, {"loss": 3.0}, "train")
     shown = [(event.step, event.value) for event in events(tmp_path).Scalars("train/loss")]
