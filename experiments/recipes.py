@@ -43,7 +43,7 @@ NO_LEVEL = (
 CLASS_PROMPTS = "loss.class_prompts=1.0"
 ALWAYS_EMOTION = "captions.label_probs={emotion: 1.0, gender: 0.4}"
 
-QUICK = ("train.precision=fp32", "train.save_every=100000", "train.loggers=[]")
+QUICK = ("train.save_every=100000", "train.loggers=[]")
 WITHOUT_OURS = (
     # what configs/whisper.yaml adds to its encoders
     "model.audio_standardise=false",

@@ -35,7 +35,7 @@ def with_default_model(
     """Return model and sources of a command line, see `model_or_default`; prints the default."""
     model, sources = model_or_default(first, others)
     if model != first:
-        print(f"{program}: no MODEL is given, {Path(model).name} is used", file=sys.stderr)
+        print(f"{program}: without MODEL, {Path(model).name} is used", file=sys.stderr)
     return model, sources
 
 
