@@ -167,12 +167,15 @@ class CaptionSettings:
         phrase_count_probs: for "sampled": probabilities of 0, 1, 2, ... phrases about other
             descriptors. A caption is never empty.
         paraphrases: sample among the wordings of a phrase; False = always the first.
+        mix: for clips that have free captions and phrases: probability of a caption composed of
+            phrases. The style concerns these captions alone.
     """
 
     style: str = "sampled"
     label_probs: dict[str, float] = field(default_factory=lambda: {EMOTION: 1.0})
     phrase_count_probs: list[float] = field(default_factory=lambda: [0.0, 0.4, 0.3, 0.2, 0.1])
     paraphrases: bool = True
+    mix: float = 0.5
 
 
 @dataclass

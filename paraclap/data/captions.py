@@ -1,8 +1,13 @@
-"""Captions drawn from the phrases of a clip, and which captions match which clips.
+"""Captions drawn from the phrases and free captions of a clip, and which match which clips.
+
+Phrases describe a clip by descriptor and are combined in captions. A free caption is a text of any
+origin, a caption by itself; it has the descriptor `FREE`.
 
 Letters: B clips, K captions.
 """
 
+import functools
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,15 +19,31 @@ from paraclap.data.tables import PHRASE_COLUMNS, Lists
 from paraclap.errors import ParaCLAPError
 from paraclap.settings import EMOTION, CaptionSettings, SettingsError
 
+FREE = "caption"
+"""Descriptor of free captions."""
 JOINT = " and "
 ROUNDING = 1e-8  # tolerance of NumPy for the sum of probabilities
 
-Phrases = Mapping[str, Sequence[str]]  # descriptor -> wordings
-Attribute = tuple[str, str]  # descriptor, first wording
+Phrases = Mapping[str, Sequence[str]]
+"""Descriptor -> wordings of its phrase; of `FREE`, different captions."""
+Attribute = tuple[str, str]
+"""Descriptor, first wording; of a free caption, its `text_key`."""
 
 
 class CaptionTableError(ParaCLAPError, ValueError):
     """A captions table that lacks what training or search needs."""
+
+
+def tidy_caption(text: str) -> str:
+    """Return a text in Unicode form NFC, without surplus blanks and unpaired surrogates."""
+    text = text.encode("utf-8", "ignore").decode("utf-8").removeprefix("\ufeff")
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+@functools.lru_cache(1 << 16)
+def text_key(text: str) -> str:
+    """Return the same text for captions that differ in case and blanks alone."""
+    return tidy_caption(text).casefold()
 
 
 def group_phrases(captions: Sequence[str], descriptors: Sequence[str]) -> dict[str, list[str]]:
@@ -34,10 +55,10 @@ def group_phrases(captions: Sequence[str], descriptors: Sequence[str]) -> dict[s
 
 
 def caption_texts(table: pd.DataFrame) -> pd.Series:
-    """Return one text per clip: its column `caption`, or the first wordings of all its phrases.
+    """Return one text per clip: a free caption, or the first wordings of all its phrases.
 
     Args:
-        table: captions table; clips without any phrase are dropped.
+        table: captions table; clips without any caption are dropped.
 
     Raises:
         CaptionTableError: if the table has neither `caption` nor the columns of
@@ -52,10 +73,10 @@ def caption_texts(table: pd.DataFrame) -> pd.Series:
         raise CaptionTableError(
             f"captions table lacks {missing}, expected them or a column 'caption'"
         )
-    texts = [
-        JOINT.join(wordings[0] for wordings in group_phrases(*row).values())
-        for row in zip(*(Lists(table[c]) for c in PHRASE_COLUMNS), strict=True)
-    ]
+    texts = []
+    for row in ClipPhrases(table):
+        firsts = {name: wordings[0] for name, wordings in row.items()}
+        texts.append(firsts.get(FREE) or JOINT.join(firsts.values()))
     texts = pd.Series(texts, table.index, dtype="str")
     return texts[texts != ""]
 
@@ -70,11 +91,10 @@ class Caption:
 
 def check_caption_settings(settings: CaptionSettings) -> None:
     """Raise `SettingsError` for values that are not probabilities."""
-    for label, probability in settings.label_probs.items():
+    named = {f"label_probs.{label}": p for label, p in settings.label_probs.items()}
+    for key, probability in {**named, "mix": settings.mix}.items():
         if not 0 <= probability <= 1:
-            raise SettingsError(
-                f"captions.label_probs.{label} is {probability}, expected a value from 0 to 1"
-            )
+            raise SettingsError(f"captions.{key} is {probability}, expected a value from 0 to 1")
     probabilities = settings.phrase_count_probs
     if min(probabilities, default=-1) < 0 or abs(sum(probabilities) - 1) > ROUNDING:
         raise SettingsError(
@@ -84,7 +104,7 @@ def check_caption_settings(settings: CaptionSettings) -> None:
 
 
 def draw_caption(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
-    """Draw one caption from the phrases of a clip.
+    """Draw one caption of a clip: a free caption, or one composed of its phrases.
 
     Raises:
         ValueError: if there are no phrases.
@@ -92,13 +112,20 @@ def draw_caption(phrases: Phrases, settings: CaptionSettings, rng: np.random.Gen
     """
     if not phrases:
         raise ValueError("a clip without phrases has no caption")
+    if FREE in phrases:
+        if len(phrases) == 1 or rng.random() >= settings.mix:
+            return compose_caption(phrases, [FREE], settings, rng)
+        phrases = {name: wordings for name, wordings in phrases.items() if name != FREE}
     return STYLES[settings.style](phrases, settings, rng)
 
 
 def compose_caption(
     phrases: Phrases, names: Sequence[str], settings: CaptionSettings, rng: np.random.Generator
 ) -> Caption:
-    """Return the caption of the descriptors `names`, in this order."""
+    """Return the caption of the descriptors `names`, in this order, or one of the free captions."""
+    if list(names) == [FREE]:
+        text = phrases[FREE][rng.integers(len(phrases[FREE]))]
+        return Caption(text, ((FREE, text_key(text)),))
     texts = []
     for name in names:
         wordings = phrases[name]
@@ -110,7 +137,13 @@ def compose_caption(
 def drawn_descriptors(descriptors: Sequence[Sequence[str]], settings: CaptionSettings) -> set[str]:
     """Return the descriptors that captions can contain, from those of the phrases of each clip."""
     drawn: set[str] = set()
-    for names in {tuple(row) for row in descriptors}:
+    for names in {frozenset(row) for row in descriptors}:
+        if FREE in names:
+            if len(names) == 1 or settings.mix < 1:
+                drawn.add(FREE)
+            names = names - {FREE}
+            if not names or not settings.mix:
+                continue
         probs = {name: settings.label_probs.get(name) for name in names}
         if settings.style == EMOTION:
             drawn |= {EMOTION}.intersection(names)
@@ -152,16 +185,23 @@ def _attributes(phrases: Phrases, names: Iterable[str]) -> tuple[Attribute, ...]
     return tuple((name, phrases[name][0]) for name in sorted(names))
 
 
+def _facts(phrases: Phrases) -> set[Attribute]:
+    """Return the attributes of all captions that are true of a clip."""
+    free = {(FREE, text_key(text)) for text in phrases.get(FREE, ())}
+    return free.union(_attributes(phrases, phrases.keys() - {FREE}))
+
+
 def match_matrix(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> torch.Tensor:
     """Return which captions match which clips: (B, K).
 
     1 if all attributes of the caption hold for the clip, 0 if one is wrong. NaN if none is wrong
     but the clip lacks one of the descriptors, so that it is unknown whether the caption is true.
+    A free caption is wrong for all clips that do not have it.
     """
     attributes = sorted({attribute for caption in captions for attribute in caption.attributes})
-    facts = [set(_attributes(p, p)) for p in phrases]
+    facts = [_facts(p) for p in phrases]
     stated = _table([[a in caption.attributes for a in attributes] for caption in captions])
-    known = _table([[name in p for name, _ in attributes] for p in phrases])
+    known = _table([[name == FREE or name in p for name, _ in attributes] for p in phrases])
     holds = _table([[a in fact for a in attributes] for fact in facts])
     right, judged, total = holds @ stated.T, known @ stated.T, stated.sum(dim=1)
     is_right = right == judged

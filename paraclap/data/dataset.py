@@ -22,6 +22,7 @@ from paraclap.audio.quality import quality_flags
 from paraclap.audio.recordings import Files, Recordings
 from paraclap.audio.segments import Position, crop_limits, segment_limits
 from paraclap.data.captions import (
+    FREE,
     PHRASE_COLUMNS,
     Caption,
     CaptionTableError,
@@ -87,7 +88,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.own = own
         self.functionals = functionals
         self.read = read
-        self.augmenter = Augmenter(data.augment, labels_of(table.columns), seed)
+        self.augmenter = Augmenter(data.augment, labels_of(table.columns) | {FREE}, seed)
 
     def __len__(self) -> int:
         return len(self.clips)

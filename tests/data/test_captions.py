@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from paraclap.data.captions import (
+    FREE,
     Caption,
     CaptionTableError,
     check_caption_settings,
@@ -16,6 +17,8 @@ from paraclap.data.captions import (
     equal_captions,
     group_phrases,
     match_matrix,
+    text_key,
+    tidy_caption,
 )
 from paraclap.settings import CaptionSettings, SettingsError
 
@@ -134,6 +137,7 @@ def test_captions_of_one_clip_differ_in_wording_but_not_in_attributes():
         ({"phrase_count_probs": [0.5, 0.3]}, "sum is 1"),
         ({"phrase_count_probs": [1.5, -0.5]}, "sum is 1"),
         ({"phrase_count_probs": []}, "sum is 1"),
+        ({"mix": 1.5}, "captions.mix is 1.5"),
     ],
 )
 def test_invalid_settings_are_refused(options, message):
@@ -160,7 +164,10 @@ def test_phrases_are_grouped_by_descriptor():
         {"style": "emotion"},
     ],
 )
-@pytest.mark.parametrize("names", [["pitch", "emotion", "gender"], ["emotion", "gender"]])
+@pytest.mark.parametrize(
+    "names",
+    [["pitch", "emotion", "gender"], ["emotion", "gender"], [FREE], [FREE, "emotion", "pitch"]],
+)
 def test_drawn_descriptors_are_those_of_many_captions(settings, names):
     settings, phrases = CaptionSettings(**settings), {name: [name] for name in names}
     rng = np.random.default_rng(0)
@@ -168,3 +175,42 @@ def test_drawn_descriptors_are_those_of_many_captions(settings, names):
         name for _ in range(400) for name, _ in draw_caption(phrases, settings, rng).attributes
     }
     assert drawn_descriptors([names, names], settings) == found
+
+
+@pytest.mark.parametrize("names", [[FREE], [FREE, "emotion"]])
+@pytest.mark.parametrize("mix", [0.0, 1.0])
+def test_drawn_descriptors_follow_the_mix(names, mix):
+    phrases, settings = {name: [name] for name in names}, CaptionSettings(mix=mix)
+    rng = np.random.default_rng(0)
+    found = {a[0] for _ in range(50) for a in draw_caption(phrases, settings, rng).attributes}
+    assert drawn_descriptors([names], settings) == found
+
+
+def test_mix_is_the_share_of_template_captions_of_clips_that_have_both():
+    rng, texts = np.random.default_rng(0), ["An angry woman.", "She shouts"]
+    both, settings = PHRASES | {FREE: texts}, CaptionSettings(mix=0.3)
+    drawn = [draw_caption(both, settings, rng).text for _ in range(2000)]
+    counts = Counter(text for text in drawn if text in texts)
+    assert sum(counts.values()) / 2000 == pytest.approx(0.7, abs=0.03)
+    assert min(counts.values()) / 2000 == pytest.approx(0.35, abs=0.03)
+    assert not any(text in other for other in set(drawn) - set(texts) for text in texts)
+    alone = {draw_caption({FREE: texts}, CaptionSettings(mix=1.0), rng).text for _ in range(50)}
+    assert alone == set(texts)
+
+
+def test_free_captions_match_clips_with_an_equal_text_and_no_others():
+    clips = [
+        {FREE: ["An angry  woman", "a shout"]},
+        {FREE: ["an angry woman"], "emotion": ["anger"]},
+        {"emotion": ["anger"]},
+    ]
+    rng = np.random.default_rng(0)
+    free = draw_caption({FREE: ["AN ANGRY WOMAN"]}, CaptionSettings(), rng)
+    matches = match_matrix(clips, [free, Caption("", (ANGER,))])
+    expected = torch.tensor([[1, UNKNOWN], [1, 1], [0, 1]])
+    assert_close(matches, expected, equal_nan=True)
+
+
+def test_caption_texts_are_tidied_and_compared_without_case():
+    assert tidy_caption("\ufeff e\u0301te\u0301 \n\u3000 a\ud800 ") == "\u00e9t\u00e9 a"
+    assert text_key("\u00c9TE  a") == text_key("E\u0301te a ")
