@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.recipes import reference_of
-from paraclap.evaluation.bootstrap import RESAMPLES, percentile_interval
+from paraclap.evaluation.bootstrap import FEWEST_CLUSTERS, RESAMPLES, percentile_interval
 
 FILE = "results.csv"
 KEYS = ["tower", "direction", "part", "fold", "recipe", "seed", "settings"]
@@ -90,7 +90,7 @@ def summary(runs: Sequence[Counts], reference: Sequence[Counts] = ()) -> dict[st
     same speakers in each resample, and the same seeds where their numbers are equal.
 
     Returns:
-        `mean` and `interval`, which is None for a single speaker.
+        `mean` and `interval`, which is None for fewer than three speakers.
     """
     sides = [_array(runs), *([_array(reference)] if reference else [])]
     speakers = sides[0].shape[2]
@@ -106,7 +106,7 @@ def summary(runs: Sequence[Counts], reference: Sequence[Counts] = ()) -> dict[st
         resampled.append(np.take_along_axis(uars.T, seeds[size], axis=1).mean(axis=1))
     if reference:
         means, resampled = [means[0] - means[1]], [resampled[0] - resampled[1]]
-    interval = percentile_interval(resampled[0]).tolist() if speakers > 1 else None
+    interval = percentile_interval(resampled[0]).tolist() if speakers >= FEWEST_CLUSTERS else None
     return {"mean": float(means[0]), "interval": interval}
 
 
@@ -114,7 +114,7 @@ def recalls(runs: Sequence[Counts]) -> pd.DataFrame:
     """Return the recall of each class: `mean` over seeds, `low` and `high` of its 95 % interval.
 
     The interval is a bootstrap over speakers and seeds; resamples without a clip of a class are
-    ignored for that class.
+    ignored for that class. It is NaN for fewer than three speakers.
     """
     counts = _array(runs)
     seeds, speakers = counts.shape[1:3]
@@ -124,6 +124,8 @@ def recalls(runs: Sequence[Counts]) -> pd.DataFrame:
     resampled = _recalls(counts[:, :, chosen])  # (seeds, resamples, K)
     resampled = np.take_along_axis(resampled, drawn_seeds.T[..., None], axis=0).mean(axis=0)
     low, high = percentile_interval(resampled)
+    if speakers < FEWEST_CLUSTERS:
+        low = high = np.nan
     mean = _recalls(counts).mean(axis=0)
     return pd.DataFrame({"mean": mean, "low": low, "high": high}, classes_of(runs))
 

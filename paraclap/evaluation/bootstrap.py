@@ -17,6 +17,8 @@ import scipy.stats
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+FEWEST_CLUSTERS = 3
+"""With fewer there is no interval: resamples of two clusters have three values at most."""
 
 Interval = list[float] | None
 Rows = np.ndarray
@@ -29,11 +31,11 @@ def percentile_interval(values: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(statistic: Callable, clusters: int, **options: Any) -> Interval:
-    """Return the interval of a statistic of resampled cluster numbers; None for one cluster.
+    """Return the interval of a statistic of resampled cluster numbers; None for fewer than three.
 
     `statistic` and `options` are those of `scipy.stats.bootstrap`.
     """
-    if clusters < 2:
+    if clusters < FEWEST_CLUSTERS:
         return None
     with warnings.catch_warnings():
         # A resample may have no value, such as the AUC of a single class; it is ignored.
@@ -51,7 +53,7 @@ def bootstrap(statistic: Callable, clusters: int, **options: Any) -> Interval:
 
 
 def cluster_interval(statistic: Callable[[Rows], float], clusters: Sequence[Any]) -> Interval:
-    """Return the 95 % interval of a statistic of clips; None for a single cluster.
+    """Return the 95 % interval of a statistic of clips; None for fewer than three clusters.
 
     Args:
         statistic: of row numbers of clips; NaN where it is undefined.

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from paraclap.evaluation.bootstrap import FEWEST_CLUSTERS
 from paraclap.files import write_text
 
 Scores = Mapping[str, Any]
@@ -171,7 +172,10 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
                 "if there are several of one speaker"
             )
         elif scores["interval"] is None:
-            remarks.append(f"{name}: one speaker gives no interval")
+            remarks.append(
+                f"{name}: no intervals; they need {FEWEST_CLUSTERS} speakers, the clips have "
+                f"{scores['speakers'] + scores['unknown_speakers']}"
+            )
         elif unknown := scores["unknown_speakers"]:
             remarks.append(
                 f"{name}: {unknown} of {scores['clips']} clips have no speaker; each counts as a "

@@ -72,8 +72,11 @@ def test_interval_is_wider_when_clips_of_a_speaker_agree():
     assert high - low > 2 * (naive_high - naive_low)
 
 
-def test_single_speaker_has_no_interval():
-    assert metrics.score(["a", "b"], ["a", "a"], ["s", "s"])["interval"] is None
+@pytest.mark.parametrize("speakers", [1, 2, 3])
+def test_fewer_than_three_speakers_have_no_interval(speakers):
+    truth, names = ["a", "a", "b", "b"] * speakers, np.repeat([*"stu"[:speakers]], 4)
+    interval = metrics.score(truth, ["a", "b", "b", "b"] * speakers, names)["interval"]
+    assert interval == (None if speakers < 3 else [0.75, 0.75])
 
 
 def test_recall_and_support_are_given_by_class():
@@ -142,7 +145,7 @@ def test_cluster_interval_agrees_with_a_plain_bootstrap(numbers):
         for _ in range(2000)
     ]
     assert interval == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
-    assert cluster_interval(np.mean, ["s"] * 5) is None
+    assert cluster_interval(np.mean, [*"sstts"]) is None
 
 
 def test_resamples_without_a_value_are_ignored():

@@ -193,8 +193,10 @@ def test_difference_is_paired_over_speakers():
 
 
 def test_interval_includes_the_variance_over_seeds():
-    runs = [{"1": {"x": [hits, 10]}, "2": {"x": [hits, 10]}} for hits in (2, 8)]
+    runs = [dict.fromkeys("123", {"x": [hits, 10]}) for hits in (2, 8)]
     assert results.summary(runs) == {"mean": 0.5, "interval": pytest.approx([0.2, 0.8])}
+    two = [{name: run[name] for name in "12"} for run in runs]
+    assert results.summary(two) == {"mean": 0.5, "interval": None}
 
 
 def test_folds_are_pooled_over_speakers_and_incomplete_runs_dropped():

@@ -90,13 +90,19 @@ def test_bars_are_recalls():
 def test_recalls_have_intervals_over_speakers_and_seeds():
     """x differs between speakers, y between seeds, z has clips of one speaker only."""
     runs = [
-        {"a": {"x": [2, 10], "y": [seed, 10], "z": [5, 10]}, "b": {"x": [8, 10], "y": [seed, 10]}}
+        {
+            "a": {"x": [2, 10], "y": [seed, 10], "z": [5, 10]},
+            "b": {"x": [5, 10], "y": [seed, 10]},
+            "c": {"x": [8, 10], "y": [seed, 10]},
+        }
         for seed in (1, 9)
     ]
     found = results.recalls(runs)
     assert found["mean"].to_dict() == pytest.approx({"x": 0.5, "y": 0.5, "z": 0.5})
     assert found["low"].to_dict() == pytest.approx({"x": 0.2, "y": 0.1, "z": 0.5})
     assert found["high"].to_dict() == pytest.approx({"x": 0.8, "y": 0.9, "z": 0.5})
+    found = results.recalls([{name: run[name] for name in "ab"} for run in runs])
+    assert found[["low", "high"]].isna().all(axis=None) and found["mean"].notna().all()
 
 
 def test_every_class_has_a_style_of_its_own():
