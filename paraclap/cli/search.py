@@ -5,6 +5,7 @@
     python search.py query index "the speaker sounds sad" --count 20 --page sad.html
     python search.py query index --like example.wav -o hits.csv
     python search.py index runs/small /data/recordings -o index --approximate
+    python search.py index /data/recordings -o index                       # the installed model
 
 `index` embeds audio files, quoted patterns, folders and sources as in predict.py, and stores the
 embeddings. Run again, it embeds new and changed clips, removes clips that are no longer there, and
@@ -38,6 +39,7 @@ from paraclap.cli.options import (
     path_of,
     read_reference,
     use_reference,
+    with_default_model,
 )
 from paraclap.corpora.options import add_table_options
 from paraclap.files import make_folder, refuse_overwriting, write_text
@@ -175,8 +177,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", help="make or update an index")
     add = index.add_argument
-    add("model", metavar="MODEL", help="run folder, model folder, or Hub name")
-    add("sources", nargs="+", metavar="SOURCE", help="files, folders, patterns, tables, NAME=ROOT")
+    model = "run folder, model folder, or Hub name (the installed model)"
+    add("model", metavar="MODEL", help=model)
+    add("sources", nargs="*", metavar="SOURCE", help="files, folders, patterns, tables, NAME=ROOT")
     add("-o", "--output", type=path_of, required=True, help="folder of the index")
     add_table_options(index)
     seconds = "padded audio per batch [s]"
@@ -195,7 +198,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_reference_clips(query)
     add("--model", type=os.path.expanduser, help="place of the model, if it was moved")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
-    options = parser.parse_args(arguments)
+    # options may stand between MODEL and SOURCE, which argparse takes for unknown arguments
+    options, others = parser.parse_known_args(arguments)
+    if options.command != "index" or any(text.startswith("-") for text in others):
+        parser.parse_args(arguments)  # stops, if there are any
+        others = []
+    if options.command == "index":
+        options.model, options.sources = with_default_model(
+            "search.py", options.model, [*options.sources, *others]
+        )
+        if not options.sources:
+            index.error("the following arguments are required: SOURCE")
     if options.command == "query" and not (options.descriptions or options.like):
         query.error("give a description, or --like AUDIO")
     if options.command == "query" and options.count < 1:

@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paraclap.files import reading
-from paraclap.model.sources import find_model
+from paraclap.model.sources import HUB_NAME, find_model
 from paraclap.settings import (
     LABEL_TABLES,
     SMALL_BERT,
@@ -246,10 +247,20 @@ def _number_of_layers(tower: TowerSettings) -> int | None:
 
 
 def _configuration(name: str) -> Path | None:
-    """Return config.json of an encoder in a folder or in the cache of the Hub."""
-    if Path(name).is_dir():
-        path = Path(name) / "config.json"
-        return path if path.is_file() else None
+    """Return config.json of an encoder in a folder or in the cache of the Hub.
+
+    Folders are those of `encoder_source` in modeling_paraclap.py, which imports torch.
+    """
+    folders, local = [Path(name)], os.environ.get("PARACLAP_ENCODERS")
+    if local and HUB_NAME.fullmatch(name) and not folders[0].is_dir():
+        last = name.rpartition("/")[2]
+        names = (last, name.replace("/", "--"), f"{last}-encoder")
+        folders = [Path(local).expanduser() / folder for folder in names]
+    for folder in folders:
+        if (folder / "config.json").is_file():
+            return folder / "config.json"
+    if folders[0].is_dir():
+        return None
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

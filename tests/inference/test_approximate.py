@@ -151,6 +151,7 @@ def test_command_builds_and_uses_the_index(tiny, tmp_path, monkeypatch, capsys):
         soundfile.write(tmp_path / "audio" / f"{number}.wav", noise, 16_000)
     monkeypatch.setattr(ParaCLAP, "from_pretrained", lambda *arguments: ParaCLAP(*tiny))
     monkeypatch.setattr(cli_search, "find_model", str)
+    monkeypatch.setattr(cli_search, "with_default_model", lambda _, *given: given)
     monkeypatch.setattr(approximate, "FEWEST", 256)
     index, used = tmp_path / "i", []
     plain = ApproximateIndex.search

@@ -93,6 +93,7 @@ def no_loading(paraclap, monkeypatch):
     monkeypatch.setattr(ParaCLAP, "from_pretrained", lambda *arguments: paraclap)
     monkeypatch.setattr(predict, "with_default_model", lambda program, *given: given)
     monkeypatch.setattr(search, "find_model", str)
+    monkeypatch.setattr(search, "with_default_model", lambda _, *given: given)
 
 
 @pytest.mark.filterwarnings("ignore:.*mean embedding of")

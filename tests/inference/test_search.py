@@ -27,6 +27,7 @@ def run(tiny, monkeypatch):
     model = ParaCLAP(*tiny)
     monkeypatch.setattr(ParaCLAP, "from_pretrained", lambda *arguments: model)
     monkeypatch.setattr(search, "find_model", str)
+    monkeypatch.setattr(search, "with_default_model", lambda _, *given: given)
     return lambda *arguments: search.main([*map(str, arguments)])
 
 

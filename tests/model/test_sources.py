@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from paraclap import ParaCLAP
-from paraclap.cli import app, evaluate, predict
+from paraclap.cli import app, evaluate, predict, search
 from paraclap.model import sources
 from paraclap.model.hashes import weights_hash
 from paraclap.model.sources import ModelNotFoundError, model_or_default
@@ -77,6 +77,28 @@ def test_evaluate_needs_a_source(installed, capsys):
     with pytest.raises(SystemExit):
         evaluate.main(["stand-in"])
     assert "required: SOURCE" in capsys.readouterr().err
+
+
+def test_search_indexes_with_the_installed_model(installed, capsys):
+    assert search.main(["index", "mine", "-o", "index", "--device", "cpu"]) == 0
+    printed = capsys.readouterr()
+    assert "stand-in is used" in printed.err and "1 clips, 1 newly" in printed.out
+    named = ["index", "stand-in", "-o", "index", "mine", "clip.wav", "--device", "cpu"]
+    assert search.main(named) == 0  # the same model
+    assert "2 clips, 1 newly" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stand-in"], "required: SOURCE"),
+        (["stand-in", "mine", "--aproximate"], "unrecognized arguments: --aproximate"),
+    ],
+)
+def test_indexes_need_a_source_and_known_options(installed, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        search.main(["index", *arguments, "-o", "index"])
+    assert message in capsys.readouterr().err
 
 
 def test_page_opens_with_the_installed_model(installed, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from paraclap.model.modeling_paraclap import encoder_source
 from paraclap.settings import SMALL_BERT, OptimSettings, Settings
 from paraclap.training.config import (
     SettingsError,
@@ -194,7 +195,9 @@ def test_training_without_a_data_root_stops_with_one_sentence():
         ({}, "[99]", None),
     ],
 )
-@pytest.mark.parametrize("place", ["folder", "hub", "settings"])
+@pytest.mark.parametrize(
+    "place", ["folder", "hub", "settings", "encoder", "org--encoder", "encoder-encoder"]
+)
 def test_layers_that_an_encoder_lacks_are_refused_before_it_is_loaded(
     known, layers, limit, place, tmp_path, monkeypatch
 ):
@@ -204,12 +207,18 @@ def test_layers_that_an_encoder_lacks_are_refused_before_it_is_loaded(
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("0")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("PARACLAP_ENCODERS", str(tmp_path / "local"))
     name = folder if place == "folder" else "org/encoder"
+    if "encoder" in place:
+        folder = tmp_path / "local" / place
+        folder.mkdir(parents=True)
     given = [f"model.audio.name={name}", f"model.audio_layers={layers}"]
     if place == "settings":
         given += [f"model.audio.config.{key}={value}" for key, value in known.items()]
     else:
         (folder / "config.json").write_text(json.dumps(known))
+    if "encoder" in place:
+        assert encoder_source(name) == folder
     model = read_settings(given).model
     if limit is None:
         return check_layers(model)
