@@ -41,8 +41,8 @@ def score(
         intervals: whether to compute the interval.
 
     Returns:
-        `UAR`, `interval` (95 %, of the UAR; None for fewer than three speakers), `ACC`, macro `F1`, `chance`
-        (UAR of guessing), the counts `clips`, `classes`, `speakers` (None if
+        `UAR`, `interval` (95 %, of the UAR; None for fewer than three speakers), `ACC`, macro `F1`,
+        `chance` (UAR of guessing), the counts `clips`, `classes`, `speakers` (None if
         unknown) and `unknown_speakers` (clips without a speaker), and `recall` and `support`
         (number of clips) by class. Only UAR and interval depend on `groups`.
     """
