@@ -107,9 +107,12 @@ class ModelSettings:
     """Model settings.
 
     Attributes:
-        start: trained model to continue from: a run folder, a model folder or a Hub name. It
-            defines the whole model; of the other `model.*` keys only `freeze` may be set, and
-            convolutions that the model lacks are skipped.
+        start: trained model to continue from: a run folder, its `best` or `last`, another model
+            folder, a Hub name, or "installed", the model that is installed with the package. It
+            defines the whole model: as an argument, it replaces the model and the text pretraining
+            of the configuration file, except `model.freeze`; beside it, no other `model.*` keys may
+            be set. Convolutions that the model lacks are skipped. Without a file,
+            configs/finetune.yaml is used.
         audio: audio encoder: one of the wav2vec2 family on raw waveforms, one on log-mel frames
             (`config: {model_type: wav2vec2-bert}`), or a network on eGeMAPSv02 functionals
             (`config: {model_type: egemaps}`, with `data.features`).

@@ -43,7 +43,7 @@ from paraclap.cli.options import (
 )
 from paraclap.corpora.options import add_table_options
 from paraclap.files import make_folder, refuse_overwriting, write_text
-from paraclap.model.sources import ModelNotFoundError, find_model
+from paraclap.model.sources import ModelNotFoundError, find_model, is_installed
 from paraclap.settings import BATCH_SECONDS
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def _index(options: argparse.Namespace) -> int:
     from paraclap.inference.index_update import update_index
 
     paraclap = ParaCLAP.from_pretrained(options.model, options.device, options.batch_seconds)
-    source = str(Path(options.model).resolve()) if isinstance(model, Path) else options.model
+    folder = model if is_installed(options.model) else Path(options.model)
+    source = str(folder.resolve()) if isinstance(model, Path) else options.model
     update = update_index(options.output, paraclap, source, clips)
     print(
         f"{options.output}: {update.clips} clips, {update.embedded} newly embedded,"

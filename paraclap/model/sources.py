@@ -1,7 +1,8 @@
 """Locations of models and names of engines, without torch: scripts check arguments first.
 
-The source of a model is a run folder (its `best/` is used), a model folder or the name of a
-repository on the Hugging Face Hub, USER/NAME.
+The source of a model is a run folder (its `best/` is used), a model folder, the name of a
+repository on the Hugging Face Hub, USER/NAME, or `installed`, the model that is installed with the
+package.
 """
 
 import json
@@ -18,6 +19,7 @@ PRECISIONS = ("fp32", "bf16")
 RUNS = "runs"  # folder of run folders in all configurations
 PUBLISHED_MODEL = Path(__file__).parents[1] / "published" / "paraclap-whisper-base"
 """Folder of the model that is installed with the package, without its base encoders."""
+INSTALLED = "installed"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -46,6 +48,11 @@ def check_source(source: str | Path) -> None:
     is_hub_name = HUB_NAME.fullmatch(str(source)) and not is_local
     if not (path.exists() or is_hub_name):
         raise ModelNotFoundError(f"{source} does not exist; a Hub name would be USER/NAME")
+
+
+def is_installed(source: str | Path) -> bool:
+    """Return whether a source is `installed`, and not a path of this name."""
+    return str(source) == INSTALLED and not Path(source).exists()
 
 
 def default_model() -> Path:
@@ -92,6 +99,8 @@ def find_model(source: str | Path) -> str | Path:
     Raises:
         ModelNotFoundError: if there is no model.
     """
+    if is_installed(source):
+        return default_model()
     check_source(source)
     folder = Path(source)
     if not folder.exists():

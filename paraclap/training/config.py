@@ -40,6 +40,10 @@ PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = PACKAGE / "configs"  # where pip puts the repository's configs/
 CONFIGS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"
 DEFAULT_CONFIG = CONFIGS / "paraclap.yaml"
+FINE_TUNING = CONFIGS / "finetune.yaml"  # the default with model.start
+
+BESIDE_START = ("start", "freeze")
+"""Keys of `model` that apply to a model that is loaded whole."""
 
 FREE_KEYS = {
     "output",
@@ -97,6 +101,9 @@ RANGES: dict[str, tuple[str, ...]] = {
 def read_settings(arguments: Sequence[str]) -> Settings:
     """Merge defaults, a YAML file and `key=value` arguments.
 
+    With `model.start` among the arguments, the model that the file defines, and its text
+    pretraining, are ignored with a printed line; the default file is configs/finetune.yaml.
+
     Raises:
         SettingsError: if a key is unknown, or a value has the wrong type, is not a choice or out of
             range.
@@ -104,10 +111,17 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     files = [argument for argument in arguments if "=" not in argument]
     if len(files) > 1:
         raise SettingsError(f"expected one YAML file, got {files}")
-    given = [read_file(Path(files[0]) if files else DEFAULT_CONFIG)]
-    given += [read_argument(argument) for argument in arguments if "=" in argument]
+    typed = [read_argument(argument) for argument in arguments if "=" in argument]
+    start = None
+    for tree in typed:
+        start = tree.get("model", {}).get("start", start)
+    default = DEFAULT_CONFIG if start is None else FINE_TUNING
+    tree = read_file(Path(files[0]) if files else default)
+    if start is not None:
+        tree = _without_model(tree)
     try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), *given))
+        merged = OmegaConf.merge(OmegaConf.structured(Settings), tree, *typed)
+        settings = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
         raise SettingsError(f"{error.full_key}: {reason}") from error
@@ -115,6 +129,17 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     _refuse_ignored_keys(settings.model)
     _fill_text_encoder(settings)
     return settings
+
+
+def _without_model(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a file without those of a model that is not loaded whole."""
+    model = tree.get("model", {})
+    kept = {key: value for key, value in tree.items() if key not in ("model", "text_pretraining")}
+    ignored = [f"model.{key}" for key in model if key not in BESIDE_START]
+    ignored += ["text_pretraining"] if "text_pretraining" in tree else []
+    if ignored:
+        print(f"model.start replaces the model of the file: {', '.join(ignored)} are ignored")
+    return kept | {"model": {key: model[key] for key in BESIDE_START if key in model}}
 
 
 def _check_values(flat: Mapping[str, Any]) -> None:
@@ -146,14 +171,15 @@ def _bound_missed(value: float, interval: str) -> str | None:
 def _refuse_ignored_keys(model: ModelSettings) -> None:
     """Raise `SettingsError` for settings of a model that is loaded whole."""
     if model.start:
-        defaults = flatten(dataclasses.asdict(ModelSettings(model.start, freeze=model.freeze)))
+        kept = {key: getattr(model, key) for key in BESIDE_START}
+        defaults = flatten(dataclasses.asdict(ModelSettings(**kept)))
         flat = flatten(dataclasses.asdict(model))
         ignored = [f"model.{key}" for key in flat if flat[key] != defaults.get(key)]
         if ignored:
             more = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
             raise SettingsError(
                 f"model.start defines the whole model, {', '.join(ignored[:3])}{more} would have "
-                "no effect; configs/finetune.yaml has no such keys"
+                "no effect; delete such keys"
             )
 
 
@@ -184,10 +210,10 @@ def check_paths(settings: Settings) -> None:
             "model.audio_standardise requires outputs that stay the same: set model.freeze=[audio] "
             "and data.crop=centre"
         )
-    if model.start and Path(model.start).resolve() == Path(settings.output).resolve():
+    if model.start and _is_inside(model.start, settings.output):
         raise SettingsError(
-            f"model.start and output are both {settings.output}; set another output, which "
-            "receives the fine-tuned model"
+            f"model.start {model.start} is in the folder of the run, output={settings.output}; set "
+            "another output, which receives the fine-tuned model"
         )
     if resume not in ("auto", "never") and not Path(resume).is_dir():
         raise SettingsError(
@@ -212,6 +238,10 @@ def check_paths(settings: Settings) -> None:
                 f"{key}.captions: {corpus.captions} does not exist; "
                 "preprocessing/template_creation.py writes captions tables"
             )
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return Path(path).exists() and Path(path).resolve().is_relative_to(Path(folder).resolve())
 
 
 def check_layers(model: ModelSettings) -> None:

@@ -27,6 +27,7 @@ from paraclap.data.trained_on import (
     content_hashes,
 )
 from paraclap.files import reading, reading_parquet
+from paraclap.model.sources import default_model, is_installed
 from paraclap.settings import DataSettings, Settings, SettingsError, corpora_of
 
 VALIDATION_SPLIT = "dev"  # unless `data.validation_split` is set
@@ -220,9 +221,10 @@ def _about_captions(path: str) -> dict[str, Any]:
     return metadata_of(pq.read_schema(path))
 
 
-def _public_name(encoder: str) -> str:
+def _public_name(source: str) -> str:
     """A Hub name, or the last part of a local path."""
-    return Path(encoder).name if Path(encoder).exists() else encoder
+    path = default_model() if is_installed(source) else Path(source)
+    return path.name if path.exists() else source
 
 
 def split_table(

@@ -276,8 +276,9 @@ def test_old_model_is_left_if_the_new_run_has_wrong_data(config, tmp_path):
 
 def test_fine_tuning_into_the_folder_of_its_start_is_refused(model_folder):
     arguments = [str(CONFIGS / "finetune.yaml"), f"model.start={model_folder}"]
-    with pytest.raises(SettingsError, match="model.start and output are both"):
-        check_paths(read_settings([*arguments, f"output={model_folder}"]))
+    for output in (model_folder, model_folder.parent):
+        with pytest.raises(SettingsError, match="is in the folder of the run, output="):
+            check_paths(read_settings([*arguments, f"output={output}"]))
 
 
 # --- Damaged models ------------------------------------------------------------------------------

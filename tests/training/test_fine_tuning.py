@@ -1,6 +1,7 @@
-"""Fine-tuning a model with a table of labels."""
+"""Fine-tuning: every form of start model, with labels or captions, in every configuration."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,18 +9,23 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from paraclap.cli import train
+from paraclap import cli
+from paraclap.cli import models, train
 from paraclap.corpora.table import read_corpus, scored_classes
 from paraclap.data.label_captions import with_captions
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.metrics import score
 from paraclap.evaluation.prompts import prompts_for
 from paraclap.evaluation.zero_shot import classify_clips
-from paraclap.model.build import load_model
+from paraclap.model import sources
+from paraclap.model.build import build_model, load_model
 from paraclap.model.card import model_card
-from paraclap.settings import SettingsError
+from paraclap.model.publish import convert
+from paraclap.model.towers import base_encoders, train_tokenizer
+from paraclap.settings import ModelSettings, SettingsError, TowerSettings
 from paraclap.training import loop
-from paraclap.training.config import read_settings
+from paraclap.training.config import CONFIGS, read_settings
+from tiny_models import TEXTS, save_encoders
 
 
 @pytest.fixture
@@ -146,3 +152,119 @@ def test_labels_without_speakers_need_validation_speakers_0(command, labels, tmp
     run = loop.train(read_settings([*command, "data.validation_speakers=0"]))
     assert len(run.data.train_table) == 6
     assert (tmp_path / "mine" / "best" / "config.json").is_file()
+
+
+# --- Every start, every configuration ------------------------------------------------------------
+
+
+FORMS = ("run", "best", "last", "hub", "installed", "heads", "converted")
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))  # combined with every form in turn
+ROWS = [
+    *((form, RECIPES[place % len(RECIPES)], "labels") for place, form in enumerate(FORMS)),
+    *((form, RECIPES[place % len(RECIPES)], "captions") for place, form in enumerate(FORMS, 3)),
+]
+
+
+def cached_from_the_hub(folder, cache, monkeypatch):
+    """Copy a model folder to where a download from the Hub would be; returns its name there."""
+    repository = cache / "models--me--tiny"
+    shutil.copytree(folder, repository / "snapshots" / "0123456")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123456")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return "me/tiny"
+
+
+def published_heads(folder, monkeypatch):
+    """Publish a model without its frozen encoders, which are elsewhere; returns its folder."""
+    monkeypatch.setenv("PARACLAP_ENCODERS", str(save_encoders(folder / "encoders")))
+    towers = {"audio": TowerSettings("me/tiny-speech"), "text": TowerSettings("me/tiny-words")}
+    settings = ModelSettings(**towers, projection_dim=24, freeze=["audio", "text"])
+    model, processor = build_model(settings, TEXTS)
+    model.config.base_encoders = base_encoders(model, settings, ())
+    for part in (model, processor):
+        part.save_pretrained(folder / "whole")
+    arguments = ["publish", str(folder / "whole"), str(folder / "heads"), "--heads"]
+    assert models.main(arguments) == 0
+    return folder / "heads"
+
+
+@pytest.fixture
+def start_of(start, published, tmp_path, monkeypatch):
+    """A function that returns the value of `model.start` in one of `FORMS`."""
+
+    def make(form):
+        match form:
+            case "hub":
+                return cached_from_the_hub(start, tmp_path / "hub", monkeypatch)
+            case "installed":
+                monkeypatch.setattr(sources, "PUBLISHED_MODEL", start)
+                return "installed"
+            case "heads":
+                return published_heads(tmp_path, monkeypatch)
+            case "converted":
+                train_tokenizer(TEXTS, 150).save_pretrained(tmp_path / "words")
+                _, config, path = published
+                return convert(path, tmp_path / "converted", tmp_path / "words", config)
+        for name in ("best", "last"):
+            shutil.copytree(start, tmp_path / "runs" / name)
+        return tmp_path / "runs" / ("" if form == "run" else form)
+
+    return make
+
+
+@pytest.mark.parametrize("form, recipe, data", ROWS)
+def test_every_start_is_fine_tuned_in_every_configuration(
+    form, recipe, data, start_of, labels, captions, corpus, tmp_path, capsys
+):
+    start = start_of(form)
+    table = [f"data.captions={labels}"]
+    if data == "captions":
+        table = [f"data.root={corpus}", f"data.captions={captions}"]
+    limits = ["train.max_steps=1", "train.batch_size=2", "data.workers=0", "train.device=cpu"]
+    options = [*limits, "data.validation_speakers=1", "train.loggers=[]"]
+    arguments = [f"model.start={start}", *table, f"output={tmp_path / 'mine'}", *options]
+    assert train.main([str(CONFIGS / f"{recipe}.yaml"), *arguments]) == 0
+    defines_model = recipe != "finetune"
+    assert ("model.start replaces the model of" in capsys.readouterr().out) == defines_model
+    before, _ = load_model(start)
+    after, _ = load_model(tmp_path / "mine" / "last")
+    assert after.config.audio_config.to_dict() == before.config.audio_config.to_dict()
+    assert after.config.projection_dim == 24
+    assert not torch.equal(after.logit_scale, before.logit_scale)
+    name = {"hub": "me/tiny", "installed": "start", "run": "runs"}.get(form, form)
+    assert after.config.provenance["start"] == name
+
+
+@pytest.mark.parametrize("other", ["encoder", "checkpoint.pth.tar", "captions", "nowhere", "a/b"])
+def test_other_starts_are_refused_in_one_sentence(
+    other, published, captions, command, tmp_path, monkeypatch, capsys
+):
+    start = {
+        "encoder": save_encoders(tmp_path / "encoders") / "tiny-speech",
+        "checkpoint.pth.tar": published[2],
+        "captions": captions,
+    }.get(other, other)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    arguments = [*command, f"model.start={start}"]
+    assert cli.run(lambda: train.main(arguments), "train.py") == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("train.py: ") and str(start) in error
+    assert not (tmp_path / "mine" / "best").exists()
+
+
+def test_typed_model_keys_beside_a_start_are_refused_and_those_of_a_file_ignored(tmp_path, capsys):
+    mel, start = str(CONFIGS / "mel.yaml"), "model.start=installed"
+    settings = read_settings([mel, start])
+    assert settings.model == ModelSettings("installed", freeze=["text"])
+    assert settings.text_pretraining.steps == 0 and settings.train.epochs == 40
+    assert "model.projection_dropout, text_pretraining are ignored" in capsys.readouterr().out
+    assert read_settings([mel, start, "model.start=null"]).model == read_settings([mel]).model
+    assert read_settings([start]).output == "runs/finetuned"
+    assert read_settings([mel, start, "text_pretraining.steps=3"]).text_pretraining.steps == 3
+    written = tmp_path / "own.yaml"
+    written.write_text("model: {start: installed, projection_dim: 8}")
+    for arguments in ([mel, start, "model.audio_pooling=mean_std"], [str(written)]):
+        with pytest.raises(SettingsError, match="model.start defines the whole model, model"):
+            read_settings(arguments)
