@@ -13,9 +13,6 @@ BATCH_SECONDS = 60.0  # padded audio per batch [s] where whole clips are embedde
 
 EMOTION = "emotion"  # the label that every sampled caption contains by default
 
-LABEL_TABLES = (".csv", ".tsv", ".jsonl")
-"""Suffixes of tables of labels, from which captions are generated; others are captions tables."""
-
 SMALL_BERT: dict[str, Any] = {
     "model_type": "bert",
     "hidden_size": 128,
@@ -196,18 +193,21 @@ class DataSettings:
 
     Attributes:
         corpora: several corpora, by name: `root`, `captions` and, for functionals, `features` of
-            each, instead of the keys below. Each may have a captions table or a table of labels. In
-            a table with a column `corpus`, the rows of that name are used. Level words are relative
+            each, instead of the keys below. Each may have a table of another kind. In a captions
+            table with a column `corpus`, the rows of that name are used. Level words are relative
             to the table, or to each corpus if the table was written with `--edges-by corpus`.
         sampling_exponent: a corpus of n clips is sampled in proportion to n to the power of this: 1
             samples by corpus size, 0 samples corpora equally.
         class_sampling_exponent: the same for the classes of `train.target` within each corpus.
         root: folder that the audio paths in the captions table are relative to. None = the folder
-            of the table, for a table of labels only.
-        captions: captions table of preprocessing/template_creation.py, or a table of labels (.csv,
-            .tsv or .jsonl with the columns `file`, `emotion`, ...), from which captions are
-            generated into the run folder.
-        templates: phrase tables for a table of labels, see `--templates` of template_creation.py.
+            of the table, unless that is a .parquet file.
+        captions: captions table of preprocessing/template_creation.py, or a table of one's own
+            (.csv, .tsv, .jsonl, .parquet, or an audformat database) with the column `file` and
+            captions (`caption`, a text, in one or several rows of a clip, or `captions`, a list),
+            labels (`emotion`, ...), or both. The captions of such a table, with phrases about its
+            labels, are written into the run folder.
+        templates: phrase tables for the labels of such a table, see `--templates` of
+            template_creation.py.
         features: table of features.py, for an audio encoder on functionals. If it is not set,
             functionals for a model in `model.start` are measured before the first step.
         train_split: value of the column `split` of the training clips. A table without this column

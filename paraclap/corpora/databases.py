@@ -7,6 +7,7 @@ import audformat
 import pandas as pd
 
 from paraclap.corpora import CorpusError
+from paraclap.corpora.caption_rows import caption_columns
 from paraclap.corpora.table_files import read_file_table, read_table
 from paraclap.corpora.validation import INDEX_COLUMNS, timedeltas, typed
 from paraclap.files import read_yaml
@@ -107,14 +108,18 @@ def _split_name(database: audformat.Database, split_id: str) -> str:
 
 
 def _merge_rows(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Return one row per segment, with the labels of all tables."""
+    """Return one row per segment: labels of all tables, different captions as lists."""
     groups = rows.groupby(list(INDEX_COLUMNS), sort=False, dropna=False)
     clashes = groups.nunique() > 1
+    merged = groups.first()
+    for column in caption_columns(clashes.columns[clashes.any()]):
+        merged[column] = groups[column].agg(lambda texts: list(texts.dropna()))
+        clashes = clashes.drop(columns=column)
     if clashes.to_numpy().any():
         column = clashes.any().idxmax()
         file = clashes.index[clashes[column]][0][0]
         raise CorpusError(f"{root}: tables have different values of {column} for {file}")
-    return groups.first().reset_index()
+    return merged.reset_index()
 
 
 def _spread_over_segments(rows: pd.DataFrame) -> pd.DataFrame:

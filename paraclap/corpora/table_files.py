@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from paraclap.corpora import CorpusError
+from paraclap.corpora.caption_rows import CAPTION_COLUMNS
 from paraclap.corpora.label_files import parse_table, read_text
 from paraclap.corpora.labels import LABEL_COLUMNS, NUMBER_COLUMNS
 from paraclap.files import reading_parquet
@@ -16,7 +17,7 @@ from paraclap.parquet import open_parquet
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 FILE_NAMES = ("file_name", "filename")
 """Other names of the column of files."""
-USUAL_COLUMNS = ("file", "start", "end", *LABEL_COLUMNS, *NUMBER_COLUMNS)
+USUAL_COLUMNS = ("file", "start", "end", *CAPTION_COLUMNS, *LABEL_COLUMNS, *NUMBER_COLUMNS)
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 

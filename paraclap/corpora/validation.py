@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from paraclap.corpora import CorpusError
+from paraclap.corpora.caption_rows import caption_columns, one_row_per_clip
 from paraclap.corpora.labels import (
     LABEL_COLUMNS,
     NUMBER_COLUMNS,
@@ -46,7 +47,8 @@ def corpus_table(
         corpus: key of `CORPORA`, or None
 
     Returns:
-        The table; ``attrs`` holds ``name``, ``root`` and ``corpus``.
+        The table; ``attrs`` holds ``name``, ``root`` and ``corpus``. If a clip with a ``caption``
+        has several rows, ``caption`` is a list of those of each clip.
 
     Raises:
         CorpusError: if there are no rows, files outside of the root, impossible segments or
@@ -64,12 +66,14 @@ def corpus_table(
             f"{name}: segment {starts[row]} to {ends[row]} of {files[row]} is negative or empty"
         )
     index = audformat.segmented_index(files, starts, ends)
-    if index.has_duplicates:
+    if index.has_duplicates and not caption_columns(rows.columns):
         raise CorpusError(f"{name}: {index[index.duplicated()][0]} occurs twice in the table")
     table = rows.drop(columns=list(INDEX_COLUMNS), errors="ignore").set_axis(index)
     for column in table.columns:
         table[column] = typed(table[column], name)
     table = normalise_labels(table, name, report=corpus is None)
+    if index.has_duplicates:
+        table = one_row_per_clip(table, name)
     _warn_of_codes(table, name)
     table.attrs = {"name": name, "root": str(root), "corpus": corpus}
     return table

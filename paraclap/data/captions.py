@@ -61,18 +61,10 @@ def caption_texts(table: pd.DataFrame) -> pd.Series:
         table: captions table; clips without any caption are dropped.
 
     Raises:
-        CaptionTableError: if the table has neither `caption` nor the columns of
-            template_creation.py, or other values than texts.
+        CaptionTableError: if the table lacks a column of captions tables.
     """
-    if "caption" in table:
-        if not pd.api.types.is_string_dtype(table["caption"]):
-            raise CaptionTableError(f"column 'caption' holds {table['caption'].dtype}, not texts")
-        return table["caption"].dropna()
-    missing = [column for column in PHRASE_COLUMNS if column not in table]
-    if missing:
-        raise CaptionTableError(
-            f"captions table lacks {missing}, expected them or a column 'caption'"
-        )
+    if missing := [column for column in PHRASE_COLUMNS if column not in table]:
+        raise CaptionTableError(f"captions table lacks {missing}")
     texts = []
     for row in ClipPhrases(table):
         firsts = {name: wordings[0] for name, wordings in row.items()}

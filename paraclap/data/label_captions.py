@@ -1,10 +1,11 @@
-"""Captions from labels alone: from a table of files and labels to a captions table.
+"""Captions tables from tables of one's own, with labels, free captions, or both.
 
-    root = caption_labels("my.csv", "runs/mine/captions.parquet")
-    settings = with_captions(settings)  # of a run, for all of its tables of labels
+    root = caption_table("my.csv", "runs/mine/captions.parquet")
+    settings = with_captions(settings)  # of a run, for all of its tables
 
 The templates of preprocessing/template_creation.py turn the labels of a table (emotion, gender,
-arousal, ...) into phrases; nothing is measured, so no phrase describes pitch or loudness.
+arousal, ...) into phrases; nothing is measured, so no phrase describes pitch or loudness. Captions
+in a column `caption` or `captions` become free captions.
 """
 
 import dataclasses
@@ -13,17 +14,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from paraclap.captions.sources import open_table
 from paraclap.captions.tables import Features
 from paraclap.captions.templates import read_templates
-from paraclap.captions.writer import prepare_captioner, write_captions
+from paraclap.captions.writer import make_parent, prepare_captioner, write_captions
 from paraclap.corpora import CorpusError
+from paraclap.corpora.caption_rows import caption_columns
 from paraclap.corpora.labels import in_split, split_names
 from paraclap.corpora.table import read_corpus
+from paraclap.data.free_captions import (
+    free_captions,
+    is_own_table,
+    stored_columns,
+    with_free_captions,
+)
+from paraclap.data.tables import PHRASE_COLUMNS, on_clips, refuse_repeated
+from paraclap.files import atomic_write, reading_parquet
+from paraclap.parquet import open_parquet
 from paraclap.settings import (
-    LABEL_TABLES,
     CorpusSettings,
     DataSettings,
     Settings,
@@ -32,17 +44,17 @@ from paraclap.settings import (
 )
 
 
-def caption_labels(
-    labels: str | Path,
+def caption_table(
+    source: str | Path,
     captions: str | Path,
     templates: Sequence[str] = ("paraclap",),
     root: str | Path | None = None,
     train_split: str = "train",
 ) -> str:
-    """Write the captions table of a table of labels; returns the folder of its audio.
+    """Write the captions table of a table of labels or captions; returns the folder of its audio.
 
     Args:
-        labels: .csv or .tsv, see `corpora.read_corpus`.
+        source: table or audformat database, see `corpora.read_corpus`.
         captions: table to write.
         templates: phrase tables, see `captions.templates.read_templates`.
         root: folder of the audio; None = that of the table.
@@ -50,17 +62,19 @@ def caption_labels(
             whole.
 
     Raises:
-        CorpusError: if the table cannot be read, if no row has the split, or if the templates have
-            no words for its columns.
+        CorpusError: if the table cannot be read, if no row has the split, or if it has neither
+            captions nor columns that the templates have words for.
         InputError: if a row occurs twice or the templates are invalid.
     """
-    table = read_corpus(labels, root)
+    table = read_corpus(source, root)
+    free = free_captions(table)
+    table = table.drop(columns=caption_columns(table.columns))
     descriptors = read_templates([str(name) for name in templates])
     worded = sorted({d.column for d in descriptors if d.column})
-    if not set(worded) & set(table.columns):
+    if free is None and not set(worded) & set(table.columns):
         raise CorpusError(
-            f"{labels} has the columns {list(table.columns)}, and the templates "
-            f"{', '.join(templates)} have words for none of them; expected some of "
+            f"{source} has the columns {list(table.columns)}, and the templates "
+            f"{', '.join(templates)} have words for none of them; expected 'caption' or some of "
             f"{[name for name in worded if name.islower()]}"
         )
     training = None
@@ -69,24 +83,47 @@ def caption_labels(
         if not training.any():
             found = ", ".join(split_names(table)) or "only empty values"
             raise CorpusError(
-                f"data.train_split: no row of {labels} has split {train_split!r}, found: {found}"
+                f"data.train_split: no row of {source} has split {train_split!r}, found: {found}"
             )
     about = json.dumps({"name": table.attrs["name"], "corpus": None}).encode()
     stored = pa.Table.from_pandas(table)
     stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), b"paraclap": about})
-    features = Features([open_table(stored, str(labels))], training=training)
-    write_captions(prepare_captioner(features, descriptors), Path(captions))
+    features = Features([open_table(stored, str(source))], training=training)
+    captioner = prepare_captioner(features, descriptors)
+    batches = captioner.batches()
+    batches = batches if free is None else with_free_captions(batches, free)
+    write_captions(captioner, Path(captions), batches)
     return table.attrs["root"]
 
 
+def add_free_captions(source: str | Path, captions: str | Path) -> None:
+    """Write a captions table whose own captions, in a column `caption`, became free captions.
+
+    Raises:
+        CorpusError: if it cannot be read, if a clip occurs twice, or if a caption is no text.
+    """
+    with reading_parquet(source, CorpusError, "a captions table"), open_parquet(source) as file:
+        table = file.read()
+    own = caption_columns(pd.Index(table.column_names))
+    clips = on_clips(table.drop_columns([*PHRASE_COLUMNS]).to_pandas(), source)
+    refuse_repeated(clips, source)
+    clips.attrs["name"] = Path(source).name
+    free = free_captions(clips)
+    batches = with_free_captions(table.drop_columns(own).to_batches(), free)
+    written = pa.Table.from_batches(batches).replace_schema_metadata(table.schema.metadata)
+    make_parent(Path(captions))
+    with atomic_write(captions) as part:
+        pq.write_table(written, part)
+
+
 def with_captions(settings: Settings) -> Settings:
-    """Generate captions where `captions` is a table of labels.
+    """Write captions tables where `captions` is a table of labels or captions of one's own.
 
     Args:
         settings: of a run.
 
     Returns:
-        Settings whose `captions` are captions tables, in the run folder if they were generated.
+        Settings whose `captions` are captions tables, in the run folder if they were written.
 
     Raises:
         SettingsError: if `data.templates` is set without a table of labels: captions tables have
@@ -96,7 +133,7 @@ def with_captions(settings: Settings) -> Settings:
     corpora = {
         name: _captioned(name, corpus, settings)
         for name, corpus in corpora_of(data).items()
-        if Path(corpus.captions).suffix.lower() in LABEL_TABLES
+        if is_own_table(corpus.captions)
     }
     if not corpora and data.templates != DataSettings().templates:
         raise SettingsError(
@@ -110,9 +147,12 @@ def with_captions(settings: Settings) -> Settings:
 
 
 def _captioned(name: str, corpus: CorpusSettings, settings: Settings) -> CorpusSettings:
-    """Return a corpus with captions generated from its table of labels."""
-    data = settings.data
+    """Return a corpus with the captions table of its table of labels or captions."""
+    data, root = settings.data, corpus.root
     captions = Path(settings.output) / (f"captions.{name}.parquet" if name else "captions.parquet")
-    root = caption_labels(corpus.captions, captions, data.templates, corpus.root, data.train_split)
-    print(f"captions generated from {corpus.captions} are in {captions}")
+    if set(PHRASE_COLUMNS) <= set(stored_columns(corpus.captions)):
+        add_free_captions(corpus.captions, captions)
+    else:
+        root = caption_table(corpus.captions, captions, data.templates, root, data.train_split)
+    print(f"the captions of {corpus.captions} are in {captions}")
     return dataclasses.replace(corpus, root=root, captions=str(captions))

@@ -8,18 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.labels import in_split, split_names
 from paraclap.corpora.table import read_corpus, scored_classes
-from paraclap.data.tables import PHRASE_COLUMNS, read_caption_table, refuse_repeated
+from paraclap.data.free_captions import read_any_captions
 from paraclap.data.trained_on import TrainedOn
 from paraclap.evaluation.prompt_sets import PUBLISHED, class_words
 from paraclap.evaluation.prompts import PROMPT_FILES, PromptError, Prompts, prompts_for
 from paraclap.evaluation.seen import seen_clips, test_part, with_splits_of, without_seen
-from paraclap.files import reading_parquet
 
 MOST_CLASSES = 1000
 """Classes of a task; memory and files grow with classes times clips."""
@@ -105,7 +103,7 @@ def read_sources(
         targets: columns of labels.
         prompt_sets: names of prompt sets, or YAML files.
         selection: of the rows.
-        captions: captions table (parquet) of each source; None = no retrieval.
+        captions: table of captions of each source, see `read_any_captions`; None = no retrieval.
         as_published: evaluate the rows and the task of the paper instead.
         tables: `root` and `columns` of `read_corpus`.
 
@@ -135,7 +133,7 @@ def read_sources(
         for task in tasks:
             task_prompts(table, task)  # raises before the model is loaded
             warn_of_labels(table, task)
-        texts = None if path is None else read_texts(path)
+        texts = None if path is None else read_any_captions(path, table.attrs["root"])
         found.append(Source(table, tasks, texts, seen, only_test))
     names = [task.name for source in found for task in source.tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -144,20 +142,6 @@ def read_sources(
             "table"
         )
     return found
-
-
-def read_texts(path: str | Path) -> pd.DataFrame:
-    """Return a captions table for `caption_texts`.
-
-    Raises:
-        CorpusError: if it cannot be read or a clip occurs twice.
-    """
-    with reading_parquet(path, CorpusError, "a captions table"):
-        names = pq.read_schema(path).names
-    lists = [] if "caption" in names else [name for name in PHRASE_COLUMNS if name in names]
-    table = read_caption_table(path, lists)
-    refuse_repeated(table, path)
-    return table
 
 
 def task_prompts(table: pd.DataFrame, task: ZeroShotTask) -> Prompts:

@@ -26,7 +26,6 @@ from omegaconf.errors import OmegaConfBaseException
 from paraclap.files import reading
 from paraclap.model.sources import HUB_NAME, find_model
 from paraclap.settings import (
-    LABEL_TABLES,
     SMALL_BERT,
     ModelSettings,
     Settings,
@@ -224,16 +223,18 @@ def check_paths(settings: Settings) -> None:
         raise SettingsError("data.root and data.corpora are both set, expected one of them")
     for name, corpus in corpora_of(data).items():
         key = f"data.corpora.{name}" if name else "data"
-        is_label_table = Path(corpus.captions or "").suffix.lower() in LABEL_TABLES
+        captions = Path(corpus.captions or "")
+        is_database = (captions / "db.yaml").is_file()
         if name and not re.fullmatch(r"[\w-]+", name):
             raise SettingsError(f"{key}: expected a name of letters, digits, - and _")
-        if corpus.root is None and not is_label_table:
+        is_beside_audio = is_database or captions.suffix.lower() not in ("", ".parquet")
+        if corpus.root is None and not is_beside_audio:
             raise SettingsError(f"{key}.root is not set; set it to the folder of the audio")
         if corpus.root is not None and not Path(corpus.root).is_dir():
             raise SettingsError(f"{key}.root: {corpus.root} is not a folder")
         if corpus.captions is None:
             raise SettingsError(f"{key}.captions is not set; set it to the captions table")
-        if not Path(corpus.captions).is_file():
+        if not captions.is_file() and not is_database:
             raise SettingsError(
                 f"{key}.captions: {corpus.captions} does not exist; "
                 "preprocessing/template_creation.py writes captions tables"

@@ -5,7 +5,7 @@ import pytest
 
 from paraclap.captions.templates import default_descriptors, phrases_of
 from paraclap.corpora import CorpusError
-from paraclap.data.label_captions import caption_labels, with_captions
+from paraclap.data.label_captions import caption_table, with_captions
 from paraclap.settings import CorpusSettings, DataSettings, Settings
 from paraclap.training.config import check_paths
 from paraclap.training.tables import read_tables
@@ -22,7 +22,7 @@ def labels(tmp_path):
 
 
 def test_captions_equal_those_of_template_creation(labels, tmp_path):
-    root = caption_labels(labels, tmp_path / "out" / "captions.parquet")
+    root = caption_table(labels, tmp_path / "out" / "captions.parquet")
     assert root == str(tmp_path)
     table = pd.read_parquet(tmp_path / "out" / "captions.parquet")
     emotion = {d.name: d for d in default_descriptors()}["emotion"]
@@ -35,7 +35,7 @@ def test_captions_equal_those_of_template_creation(labels, tmp_path):
 
 def test_each_corpus_may_have_a_table_of_labels(labels, tmp_path):
     captions = tmp_path / "b.parquet"
-    caption_labels(labels, captions)
+    caption_table(labels, captions)
     corpora = {
         "a": CorpusSettings(captions=str(labels)),
         "b": CorpusSettings(root=str(tmp_path), captions=str(captions)),
@@ -62,7 +62,7 @@ def test_custom_templates_and_another_audio_folder(labels, tmp_path):
     table = tmp_path / "tables" / "moods.tsv"
     table.write_text("file\tmood\nclip0.wav\tfoul\nclip1.wav\tsunny\n")
     captions = tmp_path / "captions.parquet"
-    root = caption_labels(table, captions, [str(tmp_path / "words.yaml")], tmp_path)
+    root = caption_table(table, captions, [str(tmp_path / "words.yaml")], tmp_path)
     assert root == str(tmp_path)
     written = pd.read_parquet(captions)["captions"]
     assert [list(row) for row in written] == [["in a foul mood"], ["in a sunny mood"]]
@@ -70,5 +70,5 @@ def test_custom_templates_and_another_audio_folder(labels, tmp_path):
 
 def test_table_without_columns_of_the_templates_is_refused(labels, tmp_path):
     labels.write_text("file,mood\nclip0.wav,foul\n")
-    with pytest.raises(CorpusError, match=r"\['mood'\].*expected some of .*'emotion'"):
-        caption_labels(labels, tmp_path / "captions.parquet")
+    with pytest.raises(CorpusError, match=r"\['mood'\].*expected 'caption' or some of .*'emotion'"):
+        caption_table(labels, tmp_path / "captions.parquet")

@@ -11,7 +11,7 @@ from experiments import ablation, baselines, corpora, figures, recipes, results
 from experiments.corpora import FOLD, PARTITIONS, PARTS, WORDINGS, Partition, folds_of, same_class
 from experiments.recipes import EGEMAPS, TOWERS, WHISPER
 from paraclap.captions.templates import default_descriptors
-from paraclap.data.label_captions import caption_labels
+from paraclap.data.label_captions import caption_table
 from paraclap.model.build import load_model
 from paraclap.training.config import read_settings
 
@@ -250,7 +250,7 @@ def caption_words(tmp_path_factory):
     for file in labels["file"]:
         (folder / file).touch()
     labels.to_csv(folder / "labels.csv", index=False)
-    caption_labels(folder / "labels.csv", folder / "captions.parquet")
+    caption_table(folder / "labels.csv", folder / "captions.parquet")
     captions = pd.read_parquet(folder / "captions.parquet")["captions"].map(" ".join)
     of_class = [set(words_of(text)) for text in captions]
     assert len(of_class) == len(CLASSES) == 9
