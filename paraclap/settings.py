@@ -100,6 +100,31 @@ class MelSettings:
 
 
 @dataclass
+class LoraSettings:
+    """LoRA: pretrained encoders are frozen, except for low-rank adapters in linear layers.
+
+    Adapters have the learning rates of their encoders, `optim.audio_lr` and `optim.text_lr`, about
+    ten times or more those of whole encoders. Saved models are merged ones, which need neither peft
+    nor these settings; the adapters are in the folder `adapter` beside their weights. Requires
+    `pip install "paraclap[lora]"`.
+
+    Attributes:
+        towers: any of "audio" and "text", which are not listed in `model.freeze`; [] = no LoRA.
+        rank: of the adapters.
+        alpha: adapters are multiplied by alpha / rank.
+        targets: linear layers with an adapter, by the last part of their name ("query" and "value"
+            in BERT); if there are none, the error lists those that the encoder has.
+        dropout: dropout probability of the input of an adapter.
+    """
+
+    towers: list[str] = field(default_factory=list)
+    rank: int = 8
+    alpha: float = 16.0
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    dropout: float = 0.0
+
+
+@dataclass
 class ModelSettings:
     """Model settings.
 
@@ -107,8 +132,8 @@ class ModelSettings:
         start: trained model to continue from: a run folder, its `best` or `last`, another model
             folder, a Hub name, or "installed", the model that is installed with the package. It
             defines the whole model: as an argument, it replaces the model and the text pretraining
-            of the configuration file, except `model.freeze`; beside it, no other `model.*` keys may
-            be set. Convolutions that the model lacks are skipped. Without a file,
+            of the configuration file, except `model.freeze` and `model.lora`; beside it, no other
+            `model.*` keys may be set. Convolutions that the model lacks are skipped. Without a file,
             configs/finetune.yaml is used.
         audio: audio encoder: one of the wav2vec2 family on raw waveforms, one on log-mel frames
             (`config: {model_type: wav2vec2-bert}`), or a network on eGeMAPSv02 functionals
@@ -121,8 +146,9 @@ class ModelSettings:
             layers with learned weights, which also learn if the encoder is frozen), or a list of
             layers that are concatenated, such as [1, 2, 3] (0 = the input of the first layer). With
             other layers than the last, `layerdrop` of the encoder is 0 unless set.
-        audio_standardise: whether the pooled output of a frozen audio encoder is standardised with
-            mean and standard deviation of the training clips. Requires `data.crop: centre`.
+        audio_standardise: whether the pooled output of a pretrained audio encoder is standardised
+            with mean and standard deviation of the centre crops of the training clips, as they are
+            before the first step, also if the encoder is trained.
         audio_dropout: dropout probability of this output.
         text_pooling: pooling over tokens: "cls" (first token, as in BERT) or "mean" (as in sentence
             encoders).
@@ -136,6 +162,7 @@ class ModelSettings:
             encoder has random weights.
         freeze: parts of the model that are not trained: any of "audio", "audio_convolutions",
             "text", "audio_projection" and "text_projection".
+        lora: adapters of encoders that are not trained as a whole.
     """
 
     start: str | None = None
@@ -153,6 +180,7 @@ class ModelSettings:
     normalise_waveform: bool | None = None
     vocabulary_size: int = 2000
     freeze: list[str] = field(default_factory=list)
+    lora: LoraSettings = field(default_factory=LoraSettings)
 
 
 @dataclass

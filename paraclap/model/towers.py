@@ -159,11 +159,15 @@ def base_encoders(
 def constant_branches(
     model: ParaCLAPModel, settings: ModelSettings, trained: Collection[str]
 ) -> list[str]:
-    """Return the branches whose encoders keep pretrained weights throughout, see above."""
+    """Return the branches whose encoders keep pretrained weights throughout, see above.
+
+    Among them are those that are going to have adapters.
+    """
     return [
         branch
         for branch in BRANCHES
-        if branch in model.frozen
+        if branch in settings.lora.towers
+        or branch in model.frozen
         and branch not in trained
         and (settings.start or getattr(settings, branch).name)
     ]

@@ -30,6 +30,7 @@ from paraclap.files import (
     recover_folder,
 )
 from paraclap.model.hashes import write_hashes
+from paraclap.model.lora import has_adapters, merged_state, save_adapters
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import Settings, SettingsError
 from paraclap.training.config import changed_keys
@@ -186,7 +187,7 @@ class Checkpointer:
         self.step, self.time = step, time.monotonic()
 
     def save_model(self, name: str, model: ParaCLAPModel, processor: ParaCLAPProcessor) -> None:
-        """Write the model and its processor to the folder `name`.
+        """Write the model, with its adapters merged and beside it, to the folder `name`.
 
         Raises:
             CheckpointError: if it cannot be written; an earlier model is unchanged.
@@ -194,7 +195,12 @@ class Checkpointer:
         if rank() == 0:
             try:
                 with atomic_folder(self.output / name) as folder:
-                    model.save_pretrained(folder)
+                    adapted = has_adapters(model)
+                    model.save_pretrained(
+                        folder, state_dict=merged_state(model) if adapted else None
+                    )
+                    if adapted:
+                        save_adapters(model, folder / "adapter")
                     processor.save_pretrained(folder)
                     write_hashes(folder)
                     if self.record is not None:

@@ -9,6 +9,7 @@ docs/configuration.md is generated from the docstrings of `paraclap.settings`::
 
 import argparse
 import dataclasses
+import importlib.util
 import inspect
 import json
 import math
@@ -23,10 +24,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from paraclap.errors import MissingPackageError
 from paraclap.files import reading
 from paraclap.model.sources import HUB_NAME, find_model
 from paraclap.settings import (
     SMALL_BERT,
+    LoraSettings,
     ModelSettings,
     Settings,
     SettingsError,
@@ -41,7 +44,7 @@ CONFIGS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"
 DEFAULT_CONFIG = CONFIGS / "paraclap.yaml"
 FINE_TUNING = CONFIGS / "finetune.yaml"  # the default with model.start
 
-BESIDE_START = ("start", "freeze")
+BESIDE_START = ("start", "freeze", "lora")
 """Keys of `model` that apply to a model that is loaded whole."""
 
 FREE_KEYS = {
@@ -63,6 +66,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "model.audio_pooling": ("mean", "mean_std", "attention"),
     "model.mel.normalisation": ("fixed", "clip"),
     "model.text_pooling": ("cls", "mean"),
+    "model.lora.towers": ("audio", "text"),
     "captions.style": ("sampled", "published", "emotion"),
     "train.precision": ("auto", "fp32", "bf16"),
     "train.loggers": ("tensorboard", "wandb"),
@@ -80,15 +84,15 @@ RANGES: dict[str, tuple[str, ...]] = {
     "[1, inf)": (
         *("model.mel.bins", "model.mel.stride", "model.projection_dim"),
         *("train.epochs", "train.keep", "train.log_every", "train.save_every"),
-        "train.validate_every",
+        *("train.validate_every", "model.lora.rank"),
     ),
     "[2, inf)": ("text_pretraining.batch_size", "train.batch_size"),
     "[141, inf)": ("model.vocabulary_size",),  # special tokens and single characters
-    "(0, inf)": ("model.input_gain",),
+    "(0, inf)": ("model.input_gain", "model.lora.alpha"),
     "[0.05, inf)": ("data.crop_seconds",),
     "(0, 1e6]": ("data.timeout", "train.timeout"),
     "(0, 1]": ("optim.layer_decay",),
-    "[0, 1)": ("model.audio_dropout", "model.projection_dropout"),
+    "[0, 1)": ("model.audio_dropout", "model.projection_dropout", "model.lora.dropout"),
     "[0, 1]": (
         *("data.sampling_exponent", "data.class_sampling_exponent"),
         *(f"data.augment.{name}" for name in ("gain", "noise", "reverb", "speed")),
@@ -204,10 +208,11 @@ def check_paths(settings: Settings) -> None:
             "model.start is not set; set it to a trained model, or model.audio to an encoder"
         )
     check_layers(model)
-    if model.audio_standardise and ("audio" not in model.freeze or settings.data.crop != "centre"):
+    check_lora(settings)
+    if model.audio_standardise and (model.audio.name is None or model.audio_pooling == "attention"):
         raise SettingsError(
-            "model.audio_standardise requires outputs that stay the same: set model.freeze=[audio] "
-            "and data.crop=centre"
+            "model.audio_standardise requires a pretrained encoder in model.audio.name, and "
+            "model.audio_pooling=mean or mean_std"
         )
     if model.start and _is_inside(model.start, settings.output):
         raise SettingsError(
@@ -262,6 +267,34 @@ def check_layers(model: ModelSettings) -> None:
             f"model.audio_layers is {layers!r}, expected last, weighted, or a list of different "
             f"layers from 0{limit}"
         )
+
+
+def check_lora(settings: Settings) -> None:
+    """Check that adapters can be added to the towers of `model.lora`.
+
+    Raises:
+        MissingPackageError: if peft is not installed.
+        SettingsError: if a tower has random weights or is frozen as well.
+    """
+    model, lora = settings.model, settings.model.lora
+    for key in ("towers", "targets"):
+        if not getattr(lora, key) and lora != LoraSettings():
+            raise SettingsError(f"model.lora.{key} is empty, model.lora requires both")
+    if lora.towers and importlib.util.find_spec("peft") is None:
+        raise MissingPackageError("peft", "lora")
+    for tower in lora.towers:
+        if tower in model.freeze:
+            raise SettingsError(
+                f"{tower} is in model.lora.towers and in model.freeze; an encoder with adapters is "
+                "frozen otherwise, remove it from model.freeze"
+            )
+        if not (model.start or getattr(model, tower).name):
+            raise SettingsError(
+                f"model.lora.towers: the {tower} encoder has random weights, expected a pretrained "
+                f"one in model.{tower}.name"
+            )
+    if "audio" in lora.towers and "audio_convolutions" in settings.train.unfreeze:
+        raise SettingsError("train.unfreeze: audio_convolutions, but audio is in model.lora.towers")
 
 
 def _number_of_layers(tower: TowerSettings) -> int | None:

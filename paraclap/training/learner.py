@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from paraclap.audio import SAMPLING_RATE
 from paraclap.data.captions import ClipPhrases
 from paraclap.model.build import build_model
 from paraclap.model.engines import has_bfloat16
+from paraclap.model.lora import add_adapters, is_adapter
 from paraclap.model.modeling_paraclap import ParaCLAPModel, encoder_hash
 from paraclap.model.towers import base_encoders, constant_branches
 from paraclap.settings import Settings, SettingsError
@@ -40,7 +41,8 @@ class Learner:
         objective: loss.
         gradients: forward and backward pass of a step.
         optimizer: of all parameters that are ever trained.
-        constant: pretrained encoders that are never trained, and the hashes of their weights.
+        constant: pretrained encoders that are never trained, adapters aside, and the hashes of
+            their weights.
         unfreezing: step from which each part of `train.unfreeze` is trained.
         bfloat16: whether encoders and projections run under bfloat16 autocast.
     """
@@ -72,7 +74,10 @@ class Learner:
             )
             for branch in constant
         }
-        config.base_encoders = base_encoders(self.model, settings.model, self.unfreezing)
+        origins = base_encoders(self.model, settings.model, self.unfreezing) or {}
+        lora = settings.model.lora
+        config.base_encoders = {b: o for b, o in origins.items() if b not in lora.towers} or None
+        add_adapters(self.model, lora, origins)
         config.provenance = provenance(settings, data.train_table, config.provenance)
         self.model.to(device)
         prepare_encoders(self.model, train.checkpoint_activations, train.compile)
@@ -135,10 +140,8 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """State dicts of model, loss and optimiser; of `constant` encoders only hashes."""
-        constant = tuple(f"{name}." for name in self.constant)
-        model = self.model.state_dict()
         return {
-            "model": {name: w for name, w in model.items() if not name.startswith(constant)},
+            "model": dict(self._weights(constant=False)),
             "constant": self.constant,
             "objective": self.objective.state_dict(),
             "optimizer": {
@@ -168,10 +171,7 @@ class Learner:
                 "another output or train.resume=never"
             )
         try:
-            constant = tuple(f"{name}." for name in self.constant)
-            model = self.model.state_dict()
-            kept = {name: weight for name, weight in model.items() if name.startswith(constant)}
-            self.model.load_state_dict(kept | state["model"])
+            self.model.load_state_dict(dict(self._weights(constant=True)) | state["model"])
             self.objective.load_state_dict(state["objective"])
         except RuntimeError as error:
             raise SettingsError(
@@ -186,6 +186,13 @@ class Learner:
             if name in state["optimizer"]
         }
         self.optimizer.load_state_dict(loaded)
+
+    def _weights(self, constant: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the entries of the model's state dict that are constant, or those that are not."""
+        encoders = tuple(f"{name}." for name in self.constant)
+        for name, weight in self.model.state_dict().items():
+            if (name.startswith(encoders) and not is_adapter(name)) == constant:
+                yield name, weight
 
     def _optimized(self) -> list[tuple[str, torch.nn.Parameter]]:
         """Names and parameters of the optimiser, in its order."""

@@ -138,13 +138,17 @@ def prepare(trainer: Trainer, requests: StopRequests | None = None) -> None:
 def precompute(trainer: Trainer, requests: StopRequests | None = None) -> None:
     """Encode all clips once if the audio encoder is frozen and crops are always the same.
 
+    Their outputs are standardised by those of the encoder before the first step, trained or not.
+
     Raises:
         Stopped: if any process received a signal; what was encoded until then is cached.
     """
-    encoder, crop = trainer.learner.gradients.encoder, trainer.settings.data.crop
-    if "audio" not in encoder.frozen or crop == "random" or trainer.data.functionals is not None:
+    encoder, data = trainer.learner.gradients.encoder, trainer.settings.data
+    is_constant = "audio" in encoder.frozen and data.crop == "centre"
+    standardise = trainer.step == 0 and trainer.settings.model.audio_standardise
+    if not (is_constant or standardise) or trainer.data.functionals is not None:
         return
-    data = trainer.settings.data
+    trainer.model.eval()
     pooled = pooled_clips(
         trainer.model,
         trainer.processor,
@@ -160,8 +164,10 @@ def precompute(trainer: Trainer, requests: StopRequests | None = None) -> None:
         raise Stopped(
             received, f"stopped while precomputing audio embeddings; the same command {kept}"
         )
-    encoder.clips = pooled
-    if trainer.step == 0 and trainer.settings.model.audio_standardise:
+    trainer.model.train()
+    if is_constant:
+        encoder.clips = pooled
+    if standardise:
         trainer.model.audio_branch.standardise_by(pooled)
 
 

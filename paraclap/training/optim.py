@@ -95,7 +95,9 @@ def unfreeze_steps(
 
 def _first_steps(model: ParaCLAPModel, unfreeze: Mapping[str, int]) -> dict[str, int]:
     """First step in which each parameter is trained; frozen parameters are missing."""
-    first = {name: 0 for name, _ in model.named_parameters()}
+    later = tuple(f"{FREEZABLE[part]}." for part in unfreeze)
+    named = model.named_parameters()
+    first = {name: 0 for name, p in named if p.requires_grad or name.startswith(later)}
     for part in model.frozen:
         for name, _ in model.get_submodule(FREEZABLE[part]).named_parameters(FREEZABLE[part]):
             if part in unfreeze and name in first:
