@@ -133,8 +133,8 @@ class ModelSettings:
             folder, a Hub name, or "installed", the model that is installed with the package. It
             defines the whole model: as an argument, it replaces the model and the text pretraining
             of the configuration file, except `model.freeze` and `model.lora`; beside it, no other
-            `model.*` keys may be set. Convolutions that the model lacks are skipped. Without a file,
-            configs/finetune.yaml is used.
+            `model.*` keys may be set. Convolutions that the model lacks are skipped. Without a
+            file, configs/finetune.yaml is used.
         audio: audio encoder: one of the wav2vec2 family on raw waveforms, one on log-mel frames
             (`config: {model_type: wav2vec2-bert}`), or a network on eGeMAPSv02 functionals
             (`config: {model_type: egemaps}`, with `data.features`).
