@@ -1,4 +1,4 @@
-"""Edges between the levels low, normal and high, and their file."""
+"""Edges between levels, and their file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,20 +8,39 @@ from typing import Any
 
 import numpy as np
 
-from paraclap.captions.templates import Descriptor, Group, InputError
+from paraclap.captions.templates import FIVE_LEVELS, LEVELS, Descriptor, Group, InputError
 from paraclap.files import reading
 
 QUANTILES = (0.3, 0.7)  # as in the paper (Jing et al., ParaCLAP, Interspeech 2024)
+FIVE_QUANTILES = (0.1, *QUANTILES, 0.9)
 FORMAT = 2
+NAMES = {
+    len(levels) - 1: tuple(level for level in levels if level != "normal")
+    for levels in (LEVELS, FIVE_LEVELS)
+}
+"""Number of edges -> their names in the file, those of the levels that begin or end at them."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Edges of "normal", in the unit of the column."""
+    """Edges of one group of rows, ascending, in the unit of the column.
 
-    low: float  # at or below is "low"
-    high: float  # at or above is "high"
+    A value at or below an edge of the lower half, or at or above one of the upper half, has the
+    level beyond.
+    """
+
+    edges: tuple[float, ...]  # 2 for three levels, 4 for five
     n: int  # number of defined values that the edges were fitted to
+
+    @property
+    def low(self) -> float:
+        """Lower edge of "normal"."""
+        return self.edges[len(self.edges) // 2 - 1]
+
+    @property
+    def high(self) -> float:
+        """Upper edge of "normal"."""
+        return self.edges[len(self.edges) // 2]
 
 
 @dataclass(frozen=True)
@@ -31,7 +50,15 @@ class Edges:
     column: str
     groups: dict[Group, Bounds]
     by: tuple[str, ...] = ()  # label columns that define the groups
-    quantiles: tuple[float, float] = QUANTILES
+    quantiles: tuple[float, ...] = QUANTILES
+
+
+def level_codes(values: np.ndarray, edges: Sequence[np.ndarray | float]) -> np.ndarray:
+    """Return the place of each value among the levels between edges, 0 for the lowest (rows,)."""
+    middle = len(edges) // 2
+    beyond = [values > edge for edge in edges[:middle]]
+    beyond += [values >= edge for edge in edges[middle:]]
+    return np.sum(beyond, axis=0, dtype=np.int8)
 
 
 def edges_to_dict(edges: Mapping[str, Edges]) -> dict[str, Any]:
@@ -42,7 +69,11 @@ def edges_to_dict(edges: Mapping[str, Edges]) -> dict[str, Any]:
             "quantiles": [repr(float(quantile)) for quantile in fitted.quantiles],
             "by": list(fitted.by),
             "groups": [
-                {"group": list(group), "low": repr(b.low), "high": repr(b.high), "n": b.n}
+                {
+                    "group": list(group),
+                    **dict(zip(NAMES[len(b.edges)], map(repr, b.edges), strict=True)),
+                    "n": b.n,
+                }
                 for group, b in fitted.groups.items()
             ],
         }
@@ -83,22 +114,28 @@ def parse_edges(text: str | bytes, descriptors: Sequence[Descriptor]) -> dict[st
                 f"edges of {name!r} are of column {fitted.column!r}, expected {columns[name]!r}"
             )
         for group, bounds in fitted.groups.items():
-            if not -np.inf < bounds.low < bounds.high < np.inf or len(group) != len(fitted.by):
+            finite = np.isfinite(bounds.edges).all() and bounds.low < bounds.high
+            if (
+                not finite
+                or [*bounds.edges] != sorted(bounds.edges)
+                or len(group) != len(fitted.by)
+            ):
                 raise InputError(
-                    f"edges of {name!r} are {bounds.low} and {bounds.high} for {list(group)} of "
-                    f"{list(fitted.by)}, expected finite numbers, low below high"
+                    f"edges of {name!r} are {' and '.join(map(str, bounds.edges))} for "
+                    f"{list(group)} of {list(fitted.by)}, expected finite numbers, low below high"
                 )
     return edges
 
 
 def _as_edges(entry: Mapping[str, Any]) -> Edges:
     """Return the edges of one descriptor."""
+    quantiles = tuple(map(float, entry["quantiles"]))
+    names = NAMES[len(quantiles)]
     groups = {
-        _texts(part["group"]): Bounds(float(part["low"]), float(part["high"]), int(part["n"]))
+        _texts(part["group"]): Bounds(tuple(float(part[name]) for name in names), int(part["n"]))
         for part in entry["groups"]
     }
-    low, high = map(float, entry["quantiles"])
-    return Edges(entry["column"], groups, _texts(entry["by"]), (low, high))
+    return Edges(entry["column"], groups, _texts(entry["by"]), quantiles)
 
 
 def _texts(values: Any) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Levels of measured descriptors: edges as exact quantiles of the training rows.
 
-A value is "low" at or below the lower edge, "high" at or above the upper edge, else "normal".
-Edges are fitted to all training rows or within groups of rows.
+A value is "low" at or below the lower edge, "high" at or above the upper edge, else "normal"; with
+five levels also "very low" and "very high". Edges are fitted to all training rows or within groups
+of rows.
 """
 
 import warnings
@@ -11,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from paraclap.captions.edges import QUANTILES, Bounds, Edges
+from paraclap.captions.edges import FIVE_QUANTILES, Bounds, Edges, level_codes
 from paraclap.captions.quality import QUALITY, doubtful
 from paraclap.captions.sources import LabelEncoder, decoded, encode, value_type
 from paraclap.captions.tables import Features
-from paraclap.captions.templates import LEVELS, Comparison, Descriptor, Group, InputError
+from paraclap.captions.templates import Comparison, Descriptor, Group, InputError
 
 MINIMUM = 10  # fewest defined values that edges are fitted to
 # openSMILE writes 0.0 here when no frame of the clip is voiced
@@ -68,18 +69,19 @@ def columns_of(features: Features, descriptor: Descriptor) -> list[str]:
 
 
 def given_levels(features: Features, descriptors: Iterable[Descriptor]) -> frozenset[str]:
-    """Return the columns of level descriptors that hold low, normal and high themselves.
+    """Return the columns of level descriptors that hold the levels themselves.
 
     Raises:
         InputError: if such a column holds another text
     """
     found = set()
-    for name in dict.fromkeys(d.column for d in descriptors if d.kind == "level"):
+    for descriptor in (d for d in descriptors if d.kind == "level"):
+        name, levels = descriptor.column, descriptor.values
         if is_number(value_type(features.schema.field(name).type)):
             continue
         values = features.distinct(name)
-        if odd := [value for value in values if value not in LEVELS]:
-            expected = f"numbers or only {'/'.join(LEVELS)}"
+        if odd := [value for value in values if value not in levels]:
+            expected = f"numbers or only {'/'.join(levels)}"
             raise InputError(f"column {name!r} holds {odd[0]!r}, expected {expected}")
         found |= {name} if values else set()
     return frozenset(found)
@@ -193,7 +195,7 @@ def fit_edges(
     groups: Groups,
     descriptors: Sequence[Descriptor],
     comparisons: Sequence[Comparison] = (),
-    quantiles: tuple[float, float] = QUANTILES,
+    quantiles: tuple[float, ...] = FIVE_QUANTILES,
 ) -> dict[str, Edges]:
     """Return the exact quantiles of each level descriptor over its defined training values.
 
@@ -205,13 +207,14 @@ def fit_edges(
         groups: of the columns of `comparisons`
         descriptors: of levels
         comparisons: columns to compare within, where `edges_by` of a descriptor allows it
-        quantiles: of the edges
+        quantiles: of the edges, 2 or 4; the middle ones are those of three levels
 
     Returns:
         descriptor name -> edges; independent of the order of the rows
 
     Raises:
-        InputError: if there are splits but no "train", or a column does not hold numbers
+        InputError: if there are splits but no "train", a column does not hold numbers, or five
+            levels have 2 quantiles
     """
     if features.splits and not features.training.any():
         found = ", ".join(sorted(map(repr, features.splits)))
@@ -222,13 +225,15 @@ def fit_edges(
         if descriptor.column in given:
             continue
         by = tuple(c.column for c in comparisons if {"*", c.column} & {*descriptor.edges_by})
+        wanted = _quantiles_of(descriptor, quantiles)
         fitted, lacking = {}, {}
         for group, values in training_values(features, groups, descriptor, by).items():
-            low = high = np.nan
+            found = [np.nan] * len(wanted)
             if len(values) >= MINIMUM:
-                low, high = np.quantile(values, quantiles, overwrite_input=True).tolist()
-            if low < high:
-                fitted[group] = Bounds(low, high, len(values))
+                found = np.quantile(values, wanted, overwrite_input=True).tolist()
+            bounds = Bounds(tuple(found), len(values))
+            if bounds.low < bounds.high:
+                fitted[group] = bounds
             else:
                 lacking[group] = len(values)
         if lacking:
@@ -236,8 +241,20 @@ def fit_edges(
             column = f"column {descriptor.column!r} has {numbers} defined training values"
             _warn(descriptor, lacking, f"{column}, expected at least {MINIMUM} that vary")
         if fitted:
-            edges[descriptor.name] = Edges(descriptor.column, fitted, by, quantiles)
+            edges[descriptor.name] = Edges(descriptor.column, fitted, by, wanted)
     return edges
+
+
+def _quantiles_of(descriptor: Descriptor, quantiles: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the quantiles of the edges between the levels of a descriptor."""
+    needed = len(descriptor.values) - 1
+    if needed > len(quantiles):
+        raise InputError(
+            f"{descriptor.name} has the levels {', '.join(descriptor.values)}, expected {needed} "
+            f"quantiles, got {len(quantiles)}"
+        )
+    surplus = (len(quantiles) - needed) // 2
+    return quantiles[surplus : len(quantiles) - surplus]
 
 
 class LevelCoder:
@@ -259,10 +276,10 @@ class LevelCoder:
         self._bounds = {name: self._bounds_of(fitted) for name, fitted in edges.items()}
 
     def _bounds_of(self, edges: Edges) -> np.ndarray:
-        """Return the low and the high edge of each group, NaN for none (2, groups + 1)."""
+        """Return the edges of each group, NaN for none (edges, groups + 1)."""
         bounds = [edges.groups.get(group) for group in self._groups.names(edges.by)]
-        pairs = [(b.low, b.high) if b else (np.nan, np.nan) for b in [*bounds, None]]
-        return np.array(pairs).T
+        undefined = (np.nan,) * len(edges.quantiles)
+        return np.array([b.edges if b else undefined for b in [*bounds, None]]).T
 
     def by(self, descriptor: Descriptor) -> tuple[str, ...]:
         """Return the columns within which a level, or the levels of a rule, are compared."""
@@ -272,7 +289,7 @@ class LevelCoder:
     def codes(
         self, batch: pa.RecordBatch, rows: slice, rules: Iterable[Descriptor]
     ) -> dict[str, np.ndarray]:
-        """Return the places in LEVELS or PRESENCE (rows,) by descriptor, -1 where undefined.
+        """Return the places in `Descriptor.values` (rows,) by descriptor, -1 where undefined.
 
         Args:
             batch: of features
@@ -280,7 +297,8 @@ class LevelCoder:
             rules: descriptors of rules
         """
         codes = {d.name: self._level(batch, rows, d) for d in self.levels}
-        return codes | {rule.name: _rule_codes(rule, codes) for rule in rules}
+        levels = {d.name: d.values for d in self.levels}
+        return codes | {rule.name: _rule_codes(rule, codes, levels) for rule in rules}
 
     def doubtful(self, batch: pa.RecordBatch) -> dict[str, int]:
         """Return the number of measured but doubtful values of each level descriptor."""
@@ -295,23 +313,31 @@ class LevelCoder:
     def _level(self, batch: pa.RecordBatch, rows: slice, descriptor: Descriptor) -> np.ndarray:
         if descriptor.column in self._given:
             codes, levels = encode(batch.column(descriptor.column))
-            places = [-1 if level is None else LEVELS.index(level) for level in levels]
+            places = [-1 if level is None else descriptor.values.index(level) for level in levels]
             return np.array([*places, -1], np.int8)[codes]
         if descriptor.name not in self._edges:
             return np.full(len(batch), -1, np.int8)
         values = defined_values(batch, descriptor)
         by = self._edges[descriptor.name].by
         places = self._groups.codes(rows, by) if by else 0
-        low, high = (bounds[places] for bounds in self._bounds[descriptor.name])
-        codes = (values > low).view(np.int8) + (values >= high).view(np.int8)
-        codes[np.isnan(values) | np.isnan(low)] = -1
+        edges = [edge[places] for edge in self._bounds[descriptor.name]]
+        codes = level_codes(values, edges)
+        codes[np.isnan(values) | np.isnan(edges[0])] = -1
         return codes
 
 
-def _rule_codes(rule: Descriptor, codes: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the place in PRESENCE of each row; -1 where a part is undefined."""
+def _rule_codes(
+    rule: Descriptor, codes: Mapping[str, np.ndarray], levels: Mapping[str, Sequence[str]]
+) -> np.ndarray:
+    """Return the place in PRESENCE of each row; -1 where a part is undefined.
+
+    The levels of a rule include those beyond: "low" includes "very low".
+    """
     parts = [codes[name] for name in rule.rule]
-    allowed = [[level in levels for level in LEVELS] for levels in rule.rule.values()]
+    allowed = [
+        [level.removeprefix("very ") in wanted for level in levels[name]]
+        for name, wanted in rule.rule.items()
+    ]
     holds = [np.array(a)[part] for a, part in zip(allowed, parts, strict=True)]
     undefined = np.any([part < 0 for part in parts], axis=0)
     return np.where(undefined, -1, np.all(holds, axis=0)).astype(np.int8)
@@ -324,9 +350,19 @@ def check_edges(
     descriptors: Sequence[Descriptor],
     source: Path,
 ) -> None:
-    """Warn of descriptors and groups that lack edges in a file."""
+    """Warn of descriptors and groups that lack edges in a file.
+
+    Raises:
+        InputError: if edges are between another number of levels than the descriptor has
+    """
     for descriptor in descriptors:
         fitted = edges.get(descriptor.name)
+        if fitted and len(fitted.quantiles) != len(descriptor.values) - 1:
+            raise InputError(
+                f"{source}: edges of {descriptor.name!r} are between "
+                f"{len(fitted.quantiles) + 1} levels, and the templates have "
+                f"{len(descriptor.values)}; add five_levels to --templates, or leave it out"
+            )
         if fitted is None and descriptor.column not in given:
             _warn(descriptor, [()], f"{source} has no edges for it")
         elif fitted is not None:

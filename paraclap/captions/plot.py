@@ -8,7 +8,7 @@ import numpy as np
 
 from paraclap.captions.edges import Edges
 from paraclap.captions.levels import training_values
-from paraclap.captions.templates import LEVELS, PRESENCE, Descriptor, Group, InputError
+from paraclap.captions.templates import PRESENCE, Descriptor, Group, InputError
 from paraclap.captions.writer import Captioner, make_parent
 from paraclap.files import atomic_write
 
@@ -47,7 +47,7 @@ def plot(captioner: Captioner, path: Path) -> None:
         _draw_histogram(upper.add_subplot(rows, HISTOGRAMS, place + 1), descriptor, values, fitted)
     if rows:
         part = "all" if set(features.splits) <= {"train"} else "training"
-        upper.suptitle(f"Values of {part} rows; dashed lines are the edges of normal")
+        upper.suptitle(f"Values of {part} rows; dashed lines are the edges of levels")
     _draw_proportions(lower, proportions, emotions, columns)
     make_parent(path)
     with atomic_write(path) as temporary:
@@ -68,7 +68,7 @@ def _draw_histogram(
         label = f"{name}: {bounds.low:.4g} to {bounds.high:.4g}" if bounds else f"{name}: no edges"
         heights = counts / max(len(values[group]), 1)
         axes.stairs(heights, bins, fill=True, alpha=0.35, color=colour, label=label)
-        for edge in (bounds.low, bounds.high) if bounds else ():
+        for edge in bounds.edges if bounds else ():
             axes.axvline(edge, color=colour, linestyle="--", linewidth=1.2)
     more = f" ({len(largest)} largest of {len(values)} groups)" if len(values) > LINES else ""
     by = f" by {', '.join(edges.by)}" if edges.by else ""
@@ -101,7 +101,7 @@ def level_proportions(
         counts = np.vstack([counts.sum(axis=0), counts[1:][order]])
         with np.errstate(invalid="ignore"):
             proportions = counts / counts.sum(axis=1, keepdims=True)
-        values = {"level": LEVELS, "rule": PRESENCE[1:]}[descriptor.kind]
+        values = descriptor.values[descriptor.kind == "rule" :]
         blocks.append(proportions[:, -len(values) :])
         columns += [(descriptor.name, value) for value in values]
     names = ["all rows", *(statistics.emotions[place] for place in order)]

@@ -7,7 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -17,6 +17,7 @@ from paraclap.errors import ParaCLAPError
 from paraclap.files import read_yaml
 
 LEVELS = ("low", "normal", "high")
+FIVE_LEVELS = ("very low", *LEVELS, "very high")
 PRESENCE = ("absent", "present")  # values of a rule
 LISTED, UNLISTED = "*", "?"  # phrase keys: labels with known forms, any other label
 TEMPLATES = Path(__file__).parent / "templates"
@@ -27,6 +28,7 @@ COMPARISONS = (
     'compared with other clips of {column} "{label}"',
 )  # fmt: skip
 
+PHRASES = dict[str, tuple[str, ...]]  # key -> wordings
 Group = tuple[str, ...]  # one label per column that edges are fitted by, () for all rows
 
 
@@ -40,7 +42,7 @@ class Descriptor:
 
     name: str  # in options and in `caption_descriptors`
     column: str
-    kind: str  # a key of VALUES
+    kind: str  # one of KINDS
     phrases: dict[str, tuple[str, ...]]
     unit: str = ""
     voiced: bool = False
@@ -56,8 +58,14 @@ class Descriptor:
         """Column of the captions table that holds the level or the label."""
         return self.column if self.kind == "label" else f"{self.name}_level"
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Levels from low to high, or presence; () for labels."""
+        levels = FIVE_LEVELS if FIVE_LEVELS[0] in self.phrases else LEVELS
+        return {"level": levels, "rule": PRESENCE}.get(self.kind, ())
 
-VALUES = {"level": LEVELS, "rule": PRESENCE, "label": ()}  # kind -> possible values
+
+KINDS = ("level", "rule", "label")
 
 
 def read_templates(names: Sequence[str]) -> tuple[Descriptor, ...]:
@@ -79,7 +87,7 @@ def read_templates(names: Sequence[str]) -> tuple[Descriptor, ...]:
             )
         entries = read_yaml(path, InputError)
         try:
-            descriptors = parse_templates(entries)
+            descriptors = parse_templates(entries, found)
         except InputError as error:
             raise InputError(f"templates {name}: {error}") from error
         found |= {descriptor.name: descriptor for descriptor in descriptors}
@@ -94,9 +102,9 @@ def read_templates(names: Sequence[str]) -> tuple[Descriptor, ...]:
 
 
 @functools.cache
-def default_descriptors() -> tuple[Descriptor, ...]:
-    """Return the descriptors of templates/paraclap.yaml."""
-    return read_templates(["paraclap"])
+def default_descriptors(five_levels: bool = False) -> tuple[Descriptor, ...]:
+    """Return the descriptors of templates/paraclap.yaml, with three or five levels."""
+    return read_templates(["paraclap", *(["five_levels"] if five_levels else [])])
 
 
 def templates_to_dict(descriptors: Iterable[Descriptor]) -> dict[str, dict]:
@@ -119,8 +127,14 @@ def dump_templates(descriptors: Iterable[Descriptor]) -> str:
     return yaml.safe_dump(plain, **options)
 
 
-def parse_templates(entries: object) -> tuple[Descriptor, ...]:
+def parse_templates(
+    entries: object, before: Mapping[str, Descriptor] | None = None
+) -> tuple[Descriptor, ...]:
     """Return the descriptors of a mapping of their names to their fields, in its order.
+
+    Args:
+        entries: of a table
+        before: descriptors of earlier tables; an entry with `phrases` alone adds to them
 
     Raises:
         InputError: if it is not a valid table of templates
@@ -128,9 +142,19 @@ def parse_templates(entries: object) -> tuple[Descriptor, ...]:
     if not isinstance(entries, dict) or not entries:
         raise InputError("expected a mapping of descriptor names to their fields")
     types = {part.name: part.type for part in fields(Descriptor)}
-    descriptors = []
+    before, descriptors = before or {}, []
     for name, entry in entries.items():
         entry = {**_convert(entry, dict, f"{name}"), "name": name}
+        if entry.keys() == {"name", "phrases"} and name in before:
+            phrases = _convert(entry["phrases"], PHRASES, name)
+            descriptors.append(_with_phrases(before[name], phrases))
+            _check(descriptors[-1])
+            continue
+        if entry.keys() == {"name", "phrases"}:
+            raise InputError(
+                f"{name}: phrases alone add to a descriptor of the templates before, "
+                f"which have {', '.join(before) or 'none'}"
+            )
         source = {"rule": {"rule"}}.get(str(entry.get("kind")), {"column"})
         odd = (entry.keys() - types) | ({"kind", "phrases", *source} - entry.keys())
         if odd:
@@ -140,6 +164,18 @@ def parse_templates(entries: object) -> tuple[Descriptor, ...]:
         descriptors.append(Descriptor(**{"column": "", **values}))
         _check(descriptors[-1])
     return tuple(descriptors)
+
+
+def _with_phrases(descriptor: Descriptor, phrases: Mapping[str, tuple[str, ...]]) -> Descriptor:
+    """Return a descriptor with more wordings; those of a label follow its general ones."""
+    merged = {level: () for level in FIVE_LEVELS if level in {*descriptor.phrases, *phrases}}
+    merged |= descriptor.phrases
+    for key, wordings in phrases.items():
+        before = merged.get(key, ())
+        if descriptor.kind == "label" and key not in (LISTED, UNLISTED):
+            before = _wordings(merged, descriptor, key)
+        merged[key] = tuple(dict.fromkeys([*before, *wordings]))
+    return replace(descriptor, phrases=merged)
 
 
 def _convert(value: object, wanted: Any, where: str) -> Any:
@@ -161,9 +197,9 @@ def _convert(value: object, wanted: Any, where: str) -> Any:
 def _check(descriptor: Descriptor) -> None:
     """Raise an InputError unless the keys and placeholders of a descriptor are valid."""
     name, kind = descriptor.name, descriptor.kind
-    if kind not in VALUES:
-        raise InputError(f"{name}: kind is {kind!r}, expected one of {', '.join(VALUES)}")
-    keys = {"level": LEVELS, "rule": PRESENCE[1:]}.get(kind)
+    if kind not in KINDS:
+        raise InputError(f"{name}: kind is {kind!r}, expected one of {', '.join(KINDS)}")
+    keys = PRESENCE[1:] if kind == "rule" else descriptor.values
     if keys and set(descriptor.phrases) != set(keys):
         raise InputError(f"{name}: phrases of {list(descriptor.phrases)}, expected {list(keys)}")
     for part, levels in descriptor.rule.items():
@@ -314,9 +350,17 @@ def _is_no_label(descriptor: Descriptor, label: object) -> bool:
 def _fill(
     phrases: Mapping[str, tuple[str, ...]], descriptor: Descriptor, label: object
 ) -> tuple[str, ...]:
-    """Return the phrases for a label: its own if listed, else the general ones."""
+    """Return the phrases for a label."""
+    words = {"label": _quoted(label), **(form_of(descriptor, label) or {})}
+    return tuple(w.format(**words) for w in _wordings(phrases, descriptor, label))
+
+
+def _wordings(
+    phrases: Mapping[str, tuple[str, ...]], descriptor: Descriptor, label: object
+) -> tuple[str, ...]:
+    """Return the wordings for a label: its own or a synonym's if listed, else the general ones."""
     form = form_of(descriptor, label)
     own = {label_key(key): wordings for key, wordings in phrases.items()}
     general = own.pop(LISTED, ()), own.pop(UNLISTED, ())
-    words = {"label": _quoted(label), **(form or {})}
-    return tuple(w.format(**words) for w in own.get(label_key(label), general[form is None]))
+    synonyms = [own[key] for key in own if form and form_of(descriptor, key) == form]
+    return own.get(label_key(label), [*synonyms, general[form is None]][0])

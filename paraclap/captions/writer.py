@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from paraclap.captions.edges import QUANTILES, Edges, edges_to_dict, read_edges
+from paraclap.captions.edges import FIVE_QUANTILES, Edges, edges_to_dict, read_edges
 from paraclap.captions.levels import (
     Groups,
     LevelCoder,
@@ -25,7 +25,6 @@ from paraclap.captions.sources import BATCH, INDEX, LabelEncoder
 from paraclap.captions.statistics import Statistics, warn_of_labels
 from paraclap.captions.tables import Features, check_unique
 from paraclap.captions.templates import (
-    VALUES,
     Comparison,
     Descriptor,
     InputError,
@@ -119,7 +118,7 @@ class Captioner:
         by = self._levels.by(descriptor)
         comparisons = [Comparison(column, self.descriptors) for column in by]
         for group in self.groups.names(by):
-            for value in VALUES[descriptor.kind]:
+            for value in descriptor.values:
                 phrases = compared(phrases_of(descriptor, value), group, comparisons)
                 self._phrases[descriptor.name].add(phrases)
 
@@ -138,7 +137,7 @@ class Captioner:
                 codes[descriptor.name] = self._label_codes(batch, descriptor)
         self._count(batch, codes)
         self.statistics.doubtful.update(self._levels.doubtful(batch))
-        levels = [_as_levels(codes[d.name], VALUES[d.kind]) for d in self._coded]
+        levels = [_as_levels(codes[d.name], d.values) for d in self._coded]
         columns = [batch.column(name) for name in self.features.labels] + levels
         columns += [batch.column(name) for name in INDEX] + self._texts(rows, codes)
         return pa.RecordBatch.from_arrays(columns, self.schema.names)
@@ -159,7 +158,7 @@ class Captioner:
             if d.kind == "label":  # not by emotion: memory would grow with the square of labels
                 self.statistics.count(d.name, codes[d.name], self._labels[d.name].labels)
             else:
-                self.statistics.count(d.name, codes[d.name], [*VALUES[d.kind]], emotions)
+                self.statistics.count(d.name, codes[d.name], [*d.values], emotions)
         if "split" in self.features.labels:
             splits = self._splits.encode(batch.column("split"))
             self.statistics.count("split", splits, self._splits.labels)
@@ -187,7 +186,7 @@ class Captioner:
         if not by:
             return codes
         groups = self.groups.codes(rows, by)
-        places = groups * len(VALUES[descriptor.kind]) + codes
+        places = groups * len(descriptor.values) + codes
         return np.where((groups < 0) | (codes < 0), -1, places)
 
 
@@ -228,7 +227,7 @@ def prepare_captioner(
     descriptors: Sequence[Descriptor],
     names: Sequence[str] | None = None,
     edges_by: Sequence[str] = (),
-    quantiles: tuple[float, float] = QUANTILES,
+    quantiles: tuple[float, ...] = FIVE_QUANTILES,
     edges_path: Path | None = None,
 ) -> Captioner:
     """Return the captioner of feature tables, with edges fitted to them or read from a file.
@@ -238,7 +237,7 @@ def prepare_captioner(
         descriptors: templates
         names: of the selected descriptors; None for all defaults with a column
         edges_by: columns to compare within
-        quantiles: of the edges
+        quantiles: of the edges, see `fit_edges`
         edges_path: file of edges that replaces the fit, with its own columns to compare within
 
     Raises:

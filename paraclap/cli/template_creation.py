@@ -1,4 +1,4 @@
-r"""Pseudo-captions of speech: eGeMAPS features -> low/normal/high levels -> phrases.
+r"""Pseudo-captions of speech: eGeMAPS features -> levels (low, normal, high) -> phrases.
 
     python preprocessing/template_creation.py --preview 5
     python preprocessing/template_creation.py features.parquet -o captions.parquet --plot edges.png
@@ -7,13 +7,16 @@ r"""Pseudo-captions of speech: eGeMAPS features -> low/normal/high levels -> phr
         --validation-speakers 17,18 --test-speakers 21,22,23,24
     python preprocessing/template_creation.py ravdess.parquet emodb.parquet -o captions.parquet \
         --edges-by gender,corpus --templates paraclap extended
+    python preprocessing/template_creation.py features.parquet -o captions.parquet \
+        --templates paraclap five_levels
     python preprocessing/template_creation.py other.parquet -o other_captions.parquet \
         --edges captions.edges.json
     python preprocessing/template_creation.py --dump-templates > my.yaml
     python preprocessing/template_creation.py features.parquet -o out.parquet --templates my.yaml
 
 A measured descriptor (pitch, intensity, ...) is "low" at or below the 0.3 quantile of the training
-rows, "high" at or above the 0.7 quantile and "normal" between. Labels (emotion, gender) are put
+rows, "high" at or above the 0.7 quantile and "normal" between; with --templates paraclap
+five_levels also "very low" and "very high" (0.1 and 0.9 quantile). Labels (emotion, gender) are put
 into phrases directly. Undefined values get no phrase: NaN, voice measures of an unvoiced clip,
 constant columns, and values that the flags in the column `quality` make doubtful.
 
@@ -43,13 +46,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from paraclap.captions.edges import QUANTILES
+from paraclap.captions.edges import FIVE_QUANTILES, NAMES
 from paraclap.captions.plot import FORMATS, plot
 from paraclap.captions.sources import INDEX, example_source, open_sources
 from paraclap.captions.tables import Features
 from paraclap.captions.templates import (
-    LEVELS,
-    PRESENCE,
     InputError,
     dump_templates,
     read_templates,
@@ -78,14 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--edges-by", type=_names, default=[], help="comma-separated columns to compare within")
     add("--templates", nargs="+", default=["paraclap"], metavar="NAME",
         help="tables of descriptors and phrases: paraclap (default), extended, published, or YAML "
-        "files; later tables replace earlier ones")  # fmt: skip
+        "files; later tables replace descriptors of earlier ones, and five_levels adds phrases "
+        "to those of paraclap")  # fmt: skip
     add("--dump-templates", action="store_true", help="print these tables as YAML, and exit")
     add("--descriptors", type=_names, help="comma-separated, in the order of the phrases")
     add("--filter-emotions", type=_names, default=[], help="comma-separated emotions to drop")
     add("--labelled-only", action="store_true", help="drop rows without an emotion")
     add("--validation-speakers", type=_names, default=[], help="comma-separated, for split dev")
     add("--test-speakers", type=_names, default=[], help="comma-separated, for split test")
-    add("--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="default: 0.3 0.7")
+    add("--quantiles", type=float, nargs="+", metavar="QUANTILE",
+        help="of the edges: 2, or 4 for five levels, of which three levels have the middle ones "
+        "(default: 0.1 0.3 0.7 0.9)")  # fmt: skip
     add("--plot", type=path_of, metavar="FILE.png", help="draw distributions, edges and emotions")
     add("--preview", type=int, default=0, metavar="N", help="print N rows with their captions")
     return parser
@@ -93,9 +97,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
     paths, output, preview_rows = arguments.features, arguments.output, arguments.preview
-    low, high = arguments.quantiles or QUANTILES
-    if not 0 < low < high < 1:
-        raise InputError(f"quantiles are {low} and {high}, expected 0 < low < high < 1")
+    quantiles = [0, *(arguments.quantiles or FIVE_QUANTILES), 1]
+    if quantiles != sorted(set(quantiles)) or len(quantiles) - 2 not in NAMES:
+        found = ", ".join(map(str, arguments.quantiles))
+        raise InputError(f"quantiles are {found}, expected 2 or 4, ascending from 0 to 1")
     if arguments.edges and (arguments.quantiles or arguments.edges_by):
         raise InputError("--edges excludes --edges-by and --quantiles, which the file defines")
     wanted = output or arguments.plot
@@ -151,7 +156,7 @@ def run(arguments: argparse.Namespace) -> None:
         templates,
         arguments.descriptors,
         arguments.edges_by,
-        tuple(arguments.quantiles or QUANTILES),
+        tuple(arguments.quantiles or FIVE_QUANTILES),
         arguments.edges,
     )
     batches = captioner.batches()
@@ -216,13 +221,13 @@ def summary(captioner: Captioner) -> str:
     if doubtful := {name: n for name, n in counted.doubtful.items() if n}:
         found = ", ".join(f"{name} {n}" for name, n in doubtful.items())
         lines.append(f"values left out because of quality flags: {found}")
-    units = {descriptor.name: descriptor.unit for descriptor in captioner.selected}
-    for name in ("split", *units):
+    known = {descriptor.name: descriptor for descriptor in captioner.selected}
+    for name in ("split", *known):
         if name not in counted.counts:
             continue
         missing, *found = counted.counts[name].sum(axis=0).tolist()
         pairs = list(zip(counted.values[name], found, strict=True))
-        if name not in units or counted.values[name] not in ([*LEVELS], [*PRESENCE]):
+        if name not in known or not known[name].values:
             pairs.sort(key=lambda pair: str(pair[0]))
         pairs = [(value, n) for value, n in [*pairs, ("undefined", missing)] if n]
         hidden = len(pairs) - LABELS_SHOWN
@@ -238,7 +243,7 @@ def summary(captioner: Captioner) -> str:
             ]
             hidden = len(bounds) - GROUPS_SHOWN
             more = f" and {hidden} more groups" if hidden > 0 else ""
-            lines[-1] += f"; {', '.join(bounds[:GROUPS_SHOWN])}{more} {units[name]}"
+            lines[-1] += f"; {', '.join(bounds[:GROUPS_SHOWN])}{more} {known[name].unit}"
     return "\n".join(lines)
 
 

@@ -59,14 +59,15 @@ def descriptor_prompts(
     """Return descriptor -> level or label -> prompts.
 
     `trained` holds the classes that the model was trained on, see `trained_attributes`; None = not
-    recorded. A model that was not trained on a target has the classes of `LABELS`.
+    recorded. A model that was not trained on a target has the classes of `LABELS`; there are
+    three levels, or five if it was trained on five.
     """
     labels = {}
     for target, default in LABELS.items():
         known = tuple((trained or {}).get(target, ()))
         classes = known if len(known) > 1 else default
         labels[target] = {name: class_prompts(name, target, "ensemble") for name in classes}
-    return level_phrases() | labels
+    return level_phrases(trained) | labels
 
 
 def describe(

@@ -1,12 +1,12 @@
 """Measured levels of a clip: features, levels by the edges of a training corpus, phrases.
 
-The edges between low, normal and high were fitted to a training corpus. Levels in dB in particular
-depend on the recording conditions of that corpus.
+The edges between levels, three or five, were fitted to a training corpus. Levels in dB in
+particular depend on the recording conditions of that corpus.
 """
 
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from paraclap.acoustics import egemaps
 from paraclap.acoustics.chunks import DURATION
 from paraclap.acoustics.extraction import measure
-from paraclap.captions.edges import Edges, read_edges
+from paraclap.captions.edges import Edges, level_codes, read_edges
 from paraclap.captions.levels import VOICING_COLUMN, defined_values
 from paraclap.captions.templates import (
-    LEVELS,
+    FIVE_LEVELS,
     Comparison,
     Descriptor,
     Group,
@@ -46,10 +46,15 @@ def _extractor() -> egemaps.Extractor:
     return egemaps.Extractor("captions")
 
 
-def _descriptors() -> list[Descriptor]:
-    """Return the descriptors of the default templates that can be measured on a single clip."""
+def _descriptors(five_levels: Collection[str] = ()) -> list[Descriptor]:
+    """Return the descriptors of the default templates that can be measured on a single clip.
+
+    Those named in `five_levels` have five levels, the others three.
+    """
     measurable = {*_extractor().names, DURATION}
-    return [d for d in default_descriptors() if d.kind == "level" and d.column in measurable]
+    pairs = zip(default_descriptors(), default_descriptors(five_levels=True), strict=True)
+    descriptors = [five if three.name in five_levels else three for three, five in pairs]
+    return [d for d in descriptors if d.kind == "level" and d.column in measurable]
 
 
 def measured_levels(
@@ -81,7 +86,8 @@ def measured_levels(
     values = dict(zip(_extractor().names, record.values.tolist(), strict=True))
     values[DURATION] = record.seconds
     rows = []
-    for descriptor in _descriptors():
+    five_levels = [name for name, entry in fitted.items() if len(entry.quantiles) > 2]
+    for descriptor in _descriptors(five_levels):
         value, name = values[descriptor.column], descriptor.name
         if name in fitted:
             rows.append(_level_row(descriptor, value, fitted[name], groups[name]))
@@ -209,7 +215,7 @@ def _level_row(
     bounds = fitted.groups[group]
     level = phrase = None
     if not np.isnan(value):
-        level = "low" if value <= bounds.low else "high" if value >= bounds.high else "normal"
+        level = descriptor.values[level_codes(value, bounds.edges)]
         comparisons = [_comparison(column) for column in fitted.by]
         phrase = compared(descriptor.phrases[level], group, comparisons)[0]
     return {
@@ -218,13 +224,21 @@ def _level_row(
         "unit": descriptor.unit,
         "low": bounds.low,
         "high": bounds.high,
-        "below": fitted.quantiles[0],
-        "above": 1 - fitted.quantiles[1],
+        "below": fitted.quantiles[len(fitted.quantiles) // 2 - 1],
+        "above": 1 - fitted.quantiles[len(fitted.quantiles) // 2],
         "level": level,
         "phrase": phrase,
     }
 
 
-def level_phrases() -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return descriptor -> level -> phrases, for all descriptors that can be measured."""
-    return {d.name: {level: d.phrases[level] for level in LEVELS} for d in _descriptors()}
+def level_phrases(
+    trained: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return descriptor -> level -> phrases, for all descriptors that can be measured.
+
+    A descriptor has five levels if those of `trained`, descriptor -> levels, are five.
+    """
+    five_levels = [name for name, levels in (trained or {}).items() if {*FIVE_LEVELS} <= {*levels}]
+    return {
+        d.name: {level: d.phrases[level] for level in d.values} for d in _descriptors(five_levels)
+    }

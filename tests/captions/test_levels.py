@@ -7,12 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paraclap.captions.edges import QUANTILES, Bounds, Edges, edges_to_dict, parse_edges
+from paraclap.captions.edges import (
+    FIVE_QUANTILES,
+    QUANTILES,
+    Bounds,
+    Edges,
+    edges_to_dict,
+    parse_edges,
+)
 from paraclap.captions.levels import VOICING_COLUMN
 from paraclap.captions.sources import BATCH
-from paraclap.captions.templates import InputError
+from paraclap.captions.templates import InputError, default_descriptors, read_templates
+from paraclap.captions.writer import edges_beside
 from small_corpora import (
     DESCRIPTORS,
+    EXTENDED,
     GENDER,
     INTENSITY,
     MEASURED,
@@ -196,7 +205,7 @@ def test_stored_edges_are_equal_to_the_bit_and_reused(features, tmp_path):
     ],
 )
 def test_invalid_edges_raise(change, message):
-    edges = {"intensity": Edges(INTENSITY.column, {(): Bounds(2.0, 4.0, 10)})}
+    edges = {"intensity": Edges(INTENSITY.column, {(): Bounds((2.0, 4.0), 10)})}
     content = edges_to_dict(edges)
     assert parse_edges(json.dumps(content), DESCRIPTORS) == edges
     with pytest.raises(InputError, match="unknown descriptor 'intensity'"):
@@ -225,3 +234,63 @@ def test_group_edges_are_reused_and_other_groups_get_no_phrase(tmp_path, capsys)
     lacking = write(other.drop(columns="gender"), features)
     assert run(lacking, "-o", again, "--edges", edges) == 1
     assert run(lacking, "-o", again, "--edges-by", "gender") == 1
+
+
+# --- Five levels ---------------------------------------------------------------------------------
+
+FIVE = default_descriptors(five_levels=True)
+
+
+def test_five_levels_have_edges_of_their_own_around_those_of_three():
+    table = make_table(equivalentSoundLevel_dBp=list(range(21)))  # edges at 2, 6, 14 and 18
+    descriptor = next(d for d in FIVE if d.name == "intensity")
+    three = fit(table, [INTENSITY], FIVE_QUANTILES)["intensity"]
+    five = fit(table, [descriptor], FIVE_QUANTILES, templates=FIVE)["intensity"]
+    assert five.groups[()].edges == pytest.approx((2, 6, 14, 18))
+    assert bounds(three) == bounds(five) and three.quantiles == QUANTILES
+    captions = caption(table, {"intensity": five}, [descriptor], FIVE)
+    levels = captions["intensity_level"]
+    assert levels.tolist() == np.repeat([*descriptor.values], [3, 4, 7, 4, 3]).tolist()
+    middle = levels.replace({"very low": "low", "very high": "high"})
+    assert middle.tolist() == levels_of(table, INTENSITY)
+    for level, phrases in zip(levels, captions["captions"], strict=True):
+        assert phrases[0] == f"intensity is {level}"
+    with pytest.raises(
+        InputError, match="intensity has the levels very low, .* 4 quantiles, got 2"
+    ):
+        fit(table, [descriptor], QUANTILES, templates=FIVE)
+
+
+def test_edges_of_five_levels_are_stored_and_need_their_templates(features, tmp_path, capsys):
+    three, five = tmp_path / "three.parquet", tmp_path / "five.parquet"
+    templates = ["--templates", "paraclap", "five_levels"]
+    figure = tmp_path / "edges.png"
+    assert run(features, "-o", five, *templates, "--plot", figure) == 0
+    assert "very low 6, low 12, normal 24, high 12, very high 6" in capsys.readouterr().out
+    stored = edges_beside(five)
+    fitted = parse_edges(stored.read_text(), FIVE)
+    assert len(fitted["pitch"].groups[()].edges) == 4
+    assert run(features, "-o", three) == 0
+    assert run(features, "-o", tmp_path / "a.parquet", *templates, "--edges", stored) == 0
+    pd.testing.assert_frame_equal(*map(pd.read_parquet, (five, tmp_path / "a.parquet")))
+    for options in (["--edges", stored], [*templates, "--edges", edges_beside(three)]):
+        assert run(features, "-o", tmp_path / "b.parquet", *options) == 1
+        assert "add five_levels to --templates, or leave it out" in capsys.readouterr().err
+    assert run(features, "-o", three, *templates, "--quantiles", "0.3", "0.7") == 1
+    assert "4 quantiles, got 2" in capsys.readouterr().err
+    assert run(features, "-o", three, "--quantiles", "0.3", "0.7", "0.8") == 1
+    assert "expected 2 or 4, ascending" in capsys.readouterr().err
+
+
+def test_levels_of_rules_include_those_beyond():
+    generator, measures = np.random.default_rng(0), [d for d in EXTENDED if d.kind == "level"]
+    table = make_table(**{d.column: generator.uniform(1, 2, 500) for d in measures})
+    five = read_templates(["paraclap", "extended", "five_levels"])
+    found = []
+    for templates in (EXTENDED, five):
+        selected = [d for d in templates if d.name in ("pitch", "jitter", "creaky")]
+        edges = fit(table, selected, FIVE_QUANTILES, templates=templates)
+        found.append(caption(table, edges, selected, templates))
+    assert found[0]["creaky_level"].tolist() == found[1]["creaky_level"].tolist()
+    assert "present" in set(found[0]["creaky_level"])
+    assert "very low" in set(found[1]["pitch_level"])

@@ -95,6 +95,28 @@ def test_template_tables_are_joined_in_order(tmp_path):
     assert joined[0].phrases["low"][0] == "pitch is deep" and joined[1:] == DESCRIPTORS[1:]
 
 
+def test_entries_with_phrases_alone_add_wordings(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "pitch: {phrases: {low: [the pitch is down]}}\n"
+        "emotion: {phrases: {anger: ['this is {noun}'], purple: [the mood is purple]}}\n"
+    )
+    joined = {d.name: d for d in read_templates(["paraclap", str(own)])}
+    before = {d.name: d for d in DESCRIPTORS}
+    expected = {("pitch", "low"): "the pitch is down", ("pitch", "high"): None,
+                ("emotion", "anger"): "this is anger", ("emotion", "Angry"): "this is anger",
+                ("emotion", "purple"): "the mood is purple", ("emotion", "sad"): None,
+                ("emotion", "furious"): None}  # fmt: skip
+    for (name, value), new in expected.items():
+        known = phrases_of(before[name], value)
+        assert phrases_of(joined[name], value) == (*known, *([new] if new else []))
+    with pytest.raises(InputError, match="pitch: phrases alone add to .* templates before.* none"):
+        read_templates([str(own)])
+    own.write_text("pitch: {phrases: {very low: [pitch is very low]}}")
+    with pytest.raises(InputError, match="expected.*'very high'"):
+        read_templates(["paraclap", str(own)])
+
+
 def test_descriptors_are_selected_by_name_or_by_default():
     columns = list(make_corpus().drop(columns="valence"))
     default = [d.name for d in select_descriptors(DESCRIPTORS, columns)]

@@ -37,7 +37,7 @@ from small_corpora import (
 
 
 def test_levels_include_their_edges():
-    edges = {"intensity": Edges(INTENSITY.column, {(): Bounds(2.0, 4.0, 10)})}
+    edges = {"intensity": Edges(INTENSITY.column, {(): Bounds((2.0, 4.0), 10)})}
     values = [np.nextafter(2, 0), 2.0, np.nextafter(2, 3), 3.0, np.nextafter(4, 3), 4.0, 5.0]
     levels = caption(make_table(equivalentSoundLevel_dBp=values), edges)
     assert list(levels["intensity_level"]) == ["low"] * 2 + ["normal"] * 3 + ["high"] * 2

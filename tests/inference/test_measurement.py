@@ -7,9 +7,10 @@ import pytest
 
 from paraclap.audio.reading import read_audio
 from paraclap.captions.edges import parse_edges
-from paraclap.captions.templates import default_descriptors
+from paraclap.captions.templates import FIVE_LEVELS, LEVELS, default_descriptors
 from paraclap.cli import template_creation
 from paraclap.inference.api import ParaCLAP
+from paraclap.inference.description import descriptor_prompts
 from paraclap.inference.measurement import (
     MeasurementError,
     groups_of_edges,
@@ -64,6 +65,25 @@ def test_description_uses_the_group(by_gender, corpus, tiny):
     file = corpus / pd.read_parquet(by_gender).index[0][0]
     description = ParaCLAP(*tiny).describe(file, edges_of(by_gender), {"gender": "female"})
     assert "for a woman" in description.caption
+
+
+def test_edges_of_five_levels_give_five_levels(captions, corpus, tmp_path, tiny):
+    features, output = captions.with_name("features.parquet"), tmp_path / "captions.parquet"
+    arguments = [features, "-o", output, "--templates", "paraclap", "five_levels"]
+    assert template_creation.main([*map(str, arguments)]) == 0
+    stored, seen = pd.read_parquet(output), set()
+    for row in range(0, len(stored), 3):
+        table = measured_levels(read_audio(corpus / stored.index[row][0]), edges_of(output))
+        seen.add(level := table.loc["pitch", "level"])
+        assert level == stored["pitch_level"].iloc[row]
+        assert table.loc["pitch", "phrase"] in stored["captions"].iloc[row]
+    assert {"very low", "very high"} & seen
+    assert (table[["below", "above"]] - 0.3).abs().lt(1e-9).all(axis=None)
+    description = ParaCLAP(*tiny).describe(corpus / stored.index[0][0], edges_of(output))
+    assert set(description.table["predicted"]).isdisjoint({"very low", "very high"})
+    five = {"pitch": dict.fromkeys(FIVE_LEVELS), "jitter": dict.fromkeys(LEVELS)}
+    prompts = descriptor_prompts(five)
+    assert (*prompts["pitch"],) == FIVE_LEVELS and (*prompts["jitter"],) == LEVELS
 
 
 def test_without_edges_only_values_are_returned(captions, corpus):
