@@ -373,13 +373,18 @@ def sampled_hash(path: str | Path) -> str:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        last = max(status.st_size - BLOCK_BYTES, 0)
-        places = {last * block // (SAMPLED_BLOCKS - 1) for block in range(SAMPLED_BLOCKS)}
-        digest = hashlib.sha256(str(status.st_size).encode())
-        for place in sorted(places):
-            digest.update(os.pread(descriptor, BLOCK_BYTES, place))
+        return sampled_hash_of(descriptor, 0, status.st_size)
     finally:
         os.close(descriptor)
+
+
+def sampled_hash_of(descriptor: int, first: int, size: int) -> str:
+    """Return the `sampled_hash` of `size` bytes of an open file, from byte `first` on."""
+    last = max(size - BLOCK_BYTES, 0)
+    places = {last * block // (SAMPLED_BLOCKS - 1) for block in range(SAMPLED_BLOCKS)}
+    digest = hashlib.sha256(str(size).encode())
+    for place in sorted(places):
+        digest.update(os.pread(descriptor, min(BLOCK_BYTES, size), first + place))
     return digest.hexdigest()[:32]
 
 

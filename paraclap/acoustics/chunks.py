@@ -13,7 +13,6 @@ it stopped.
 
 import hashlib
 import json
-import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -28,8 +27,9 @@ import pyarrow.parquet as pq
 
 from paraclap.acoustics import extraction, worker_pool
 from paraclap.acoustics.extraction import Clip, Record
+from paraclap.audio.paths import mark_of, resolve_inside
 from paraclap.errors import ParaCLAPError
-from paraclap.files import atomic_write, remove_leftovers, sampled_hash
+from paraclap.files import atomic_write, remove_leftovers
 from paraclap.parquet import open_parquet
 
 FORMAT = 3
@@ -151,16 +151,16 @@ def identity(job: Job, clips: Sequence[Clip]) -> str:
     """Return the hash of everything that the content of a chunk depends on."""
     digest = hashlib.sha256()
     about = [FORMAT, job.root, job.feature_set, job.longest, extraction.versions()]
-    states = {file: _state(os.path.join(job.root, file)) for file in {clip.file for clip in clips}}
+    states = {file: _state(job.root, file) for file in {clip.file for clip in clips}}
     for line in [about, *([*clip[1:4], *states[clip.file]] for clip in clips)]:
         digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()[:40]
 
 
-def _state(path: str) -> tuple[str, int | None]:
+def _state(root: str, file: str) -> tuple[str, int | None]:
     """Return hash and modification time [ns] of a file, or the name of the error."""
     try:
-        return sampled_hash(path), os.stat(path).st_mtime_ns
+        return mark_of(resolve_inside(root, file))
     except (OSError, ValueError) as error:  # reported when the clip is measured
         return type(error).__name__, None
 

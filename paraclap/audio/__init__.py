@@ -4,6 +4,13 @@ from paraclap.errors import ParaCLAPError
 
 SAMPLING_RATE = 16_000
 """Sampling rate of every waveform in this package [Hz]."""
+AUDIO_SUFFIXES = frozenset(
+    "aif aifc aiff au avr caf flac iff mp3 nist oga ogg opus paf pvf rf64 sf snd sph svx voc w64"
+    " wav wave".split()
+)
+"""Suffixes of audio that libsndfile decodes, in lower case."""
+CONVERTIBLE_SUFFIXES = frozenset("3gp aac amr avi flv m4a mkv mov mp4 mpeg mpg webm wma".split())
+"""Suffixes of audio and video that ffmpeg converts."""
 
 
 class AudioError(ParaCLAPError, ValueError):

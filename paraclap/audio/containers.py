@@ -14,7 +14,7 @@ from paraclap.audio import AudioError
 from paraclap.audio.announced import FRAMES_PER_BYTE
 from paraclap.audio.conditioning import MAX_CHANNELS, RATE_LIMITS
 from paraclap.audio.decoding import Sound
-from paraclap.audio.paths import check_regular, system_error
+from paraclap.audio.paths import open_audio, system_error
 
 LARGEST_HEADER = 4096
 """A larger file without samples was probably not completed [bytes]."""
@@ -57,14 +57,13 @@ def read_duration(path: str | Path) -> float:
 
 @contextlib.contextmanager
 def open_sound(path: str | Path) -> Iterator[Sound]:
-    """Open a regular file with a plausible header.
+    """Open a regular file, or a recording in a shard, with a plausible header.
 
     Raises:
         AudioError: for anything else, also from within the block.
     """
-    check_regular(path)
     try:
-        with open(path, "rb", buffering=0) as handle:
+        with open_audio(path) as handle:
             with contextlib.closing(Sound(handle, path)) as sound:
                 _check_header(sound, path)
                 yield sound
@@ -76,7 +75,7 @@ def open_sound(path: str | Path) -> Iterator[Sound]:
 
 def _foreign_error(path: str | Path, error: soundfile.LibsndfileError) -> AudioError:
     """Return the error for content that libsndfile does not decode."""
-    with open(path, "rb") as handle:
+    with open_audio(path) as handle:
         head = handle.read(512)
     if not head:
         return AudioError("empty", f"{path} has 0 bytes")

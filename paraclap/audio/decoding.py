@@ -19,6 +19,7 @@ from paraclap.audio import AudioError
 from paraclap.audio.announced import HEAD, VERIFIED, check_length, lacks_ogg_end
 from paraclap.audio.ffmpeg import OPEN_LENGTH, Converted, convert, format_of
 from paraclap.audio.parts import Part, find_parts
+from paraclap.audio.shards import Member
 
 INTEGER_STEP = np.float32(1 / 32768)
 """Difference between two neighbouring 16-bit samples, of full scale."""
@@ -125,9 +126,12 @@ class Sound:
     """
 
     def __init__(self, handle: BinaryIO, path: str | Path) -> None:
-        status = os.fstat(handle.fileno())
         self.path, self.flags = path, []
-        self.state = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+        if isinstance(handle, Member):
+            self.state = handle.state
+        else:
+            status = os.fstat(handle.fileno())
+            self.state = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
         head = handle.read(HEAD).ljust(HEAD, b"\0")
         foreign = format_of(head)
         if foreign is None:

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from paraclap.audio import AudioError
+from paraclap.audio.paths import open_audio
 
 FORMATS = (
     # offset, first bytes, format of ffmpeg, name
@@ -83,12 +84,14 @@ def convert(path: str | Path, form: str, name: str, state: tuple[int, ...]) -> C
     # Only this format and local files: a playlist cannot make it read or fetch anything else.
     command = [program, "-nostdin", "-v", "error", "-xerror", "-threads", "1"]
     command += ["-protocol_whitelist", "file,pipe", "-f", form]
-    command += ["-i", b"file:" + os.fsencode(os.path.abspath(path))]
+    command += ["-i", "file:/dev/stdin"]  # it may also be a recording in a shard
     command += ["-map", "0:a:0", "-c:a", "pcm_s16be", "-fs", str(LARGEST), "-f", "au", "pipe:1"]
     converted = Converted()
     try:
-        options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, "timeout": SECONDS}
-        run = subprocess.run(command, stdout=converted.fileno(), check=False, **options)
+        options = {"stderr": subprocess.PIPE, "timeout": SECONDS}
+        with open_audio(path) as source:
+            streams = {"stdin": source, "stdout": converted.fileno()}
+            run = subprocess.run(command, check=False, **streams, **options)
     except subprocess.TimeoutExpired as error:
         message = f"{path}: ffmpeg took more than {SECONDS} s to convert it"
         raise AudioError("too_long", message) from error

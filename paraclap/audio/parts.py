@@ -26,6 +26,7 @@ from paraclap.audio.announced import (
 )
 from paraclap.audio.content import Content
 from paraclap.audio.mp3 import id3_size, mp3_streams
+from paraclap.audio.paths import open_audio
 
 MAX_PARTS = 1000
 SEARCHED = 2**26
@@ -74,7 +75,7 @@ def find_parts(
 @functools.lru_cache(maxsize=2**16)
 def _searched_parts(path: str, state: tuple[int, ...]) -> tuple[Part, ...]:
     """Return the parts of an Ogg, FLAC or MP3 file."""
-    with open(path, "rb", buffering=0) as handle:
+    with open_audio(path) as handle:
         content = Content(handle)
         start = id3_size(content, 0)
         magic = content[start : start + 4]

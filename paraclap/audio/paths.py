@@ -1,12 +1,18 @@
-"""Paths of audio files: inside their corpus root, regular files, and the reason if they are not."""
+"""Paths of audio files: inside their corpus root, regular files, and the reason if they are not.
+
+A recording in a shard has a path below that of the shard, see `paraclap.audio.shards`.
+"""
 
 import errno
+import hashlib
+import io
 import os
 import stat
 from pathlib import Path
 
 from paraclap.audio import AudioError
-from paraclap.files import file_sha256
+from paraclap.audio.shards import Member, find_member, locate
+from paraclap.files import sampled_hash, sampled_hash_of
 
 SYSTEM_REASONS = {
     errno.ENOENT: ("missing", "does not exist"),
@@ -22,6 +28,8 @@ SYSTEM_REASONS = {
 def resolve_inside(root: str | Path, file: str) -> Path:
     """Return the absolute path of a table's relative `file`, which must lie inside `root`.
 
+    If `root` is a folder of shards, this is the path of a member.
+
     Raises:
         AudioError: if the name is empty or contains a NUL, or if it leaves `root` by `..`, as an
             absolute path or through a symbolic link (`outside_root`).
@@ -34,6 +42,8 @@ def resolve_inside(root: str | Path, file: str) -> Path:
     except FileNotFoundError as error:
         if os.path.islink(name):
             raise system_error(name, error) from error
+        if (member := find_member(root, file)) is not None:
+            return member
         path = Path(os.path.realpath(name))  # opening it will raise `missing`
     except OSError as error:
         raise system_error(name, error) from error
@@ -68,14 +78,56 @@ def system_error(path: str | Path, error: OSError | ValueError) -> AudioError:
     return AudioError(reason, f"{path} {text}")
 
 
+def open_audio(path: str | Path) -> io.FileIO:
+    """Open a regular file, or a recording in a shard.
+
+    Raises:
+        AudioError: if it is neither.
+        OSError: if it cannot be opened.
+    """
+    if (place := locate(path)) is not None:
+        return Member(place)
+    check_regular(path)
+    return open(path, "rb", buffering=0)
+
+
+def state_of(path: str | Path) -> tuple[int, ...]:
+    """Return size [bytes] and modification time [ns] of a file, or of a recording in a shard.
+
+    Raises:
+        OSError: if there is none.
+    """
+    if (place := locate(path)) is not None:
+        return place.state
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def mark_of(path: str | Path) -> tuple[str, int]:
+    """Return sampled hash and modification time [ns], by which changes are recognised.
+
+    Raises:
+        AudioError: if a shard was written to since it was indexed.
+        OSError: if it is not a regular file, or cannot be read.
+    """
+    if (place := locate(path)) is not None:
+        return sampled_hash_of(place.handle.fileno(), place.first, place.size), place.state[1]
+    return sampled_hash(path), os.stat(path).st_mtime_ns
+
+
+def is_audio_file(path: str | Path) -> bool:
+    """Return whether a path is a regular file, or a recording in a shard."""
+    return os.path.isfile(path) or locate(path) is not None
+
+
 def hash_audio(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal text.
 
     Raises:
         AudioError: if it is not a regular file, or cannot be opened.
     """
-    check_regular(path)
     try:
-        return file_sha256(path)
+        with open_audio(path) as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise system_error(path, error) from error

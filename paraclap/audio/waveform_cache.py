@@ -18,7 +18,6 @@ time and `sampled_hash`, so a changed file is cached again and a moved one is no
 added, each renamed when complete: a killed run loses at most one, and no process reads half of one.
 """
 
-import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,10 +41,11 @@ from paraclap.audio.cache_chunks import (
 )
 from paraclap.audio.conditioning import CONDITIONING
 from paraclap.audio.containers import read_duration
-from paraclap.audio.paths import hash_audio, resolve_inside
+from paraclap.audio.paths import hash_audio, mark_of, resolve_inside
 from paraclap.audio.segments import Position, crop_limits, frame_range
+from paraclap.audio.shards import name_key
 from paraclap.errors import ParaCLAPError
-from paraclap.files import OutputError, atomic_write, claim_folder, sampled_hash
+from paraclap.files import OutputError, atomic_write, claim_folder
 from paraclap.locks import lock
 
 CHUNK_BYTES = 2**30
@@ -82,7 +82,7 @@ class CachedWaveforms:
         self._chunks = sorted({place.chunk for _, place in places.values()})
         numbers = {chunk: number for number, chunk in enumerate(self._chunks)}
         rows = sorted(
-            (_key(file), content, numbers[place.chunk], place.first, place.samples, place.seconds)
+            (name_key(file), content, numbers[place.chunk], *place[1:4])
             for file, (content, place) in places.items()
         )
         self._keys = np.array([key for key, *_ in rows], np.uint64)
@@ -118,7 +118,7 @@ class CachedWaveforms:
         return self._row(file)["content"].tobytes().hex()
 
     def _row(self, file: str) -> np.void:
-        key = _key(file)
+        key = name_key(file)
         row = int(np.searchsorted(self._keys, np.uint64(key)))
         if row == len(self._keys) or self._keys[row] != key:
             raise WaveformCacheError(f"{file} is not among the files cached in {self.folder}")
@@ -132,25 +132,20 @@ class CachedWaveforms:
         return self._maps[chunk]
 
 
-def _key(file: str) -> int:
-    """Return a 64-bit hash of a file name."""
-    return int.from_bytes(hashlib.blake2b(os.fsencode(file), digest_size=8).digest(), "little")
-
-
 # --- Building ------------------------------------------------------------------------------------
 
 
 class _Version(NamedTuple):
     """State of a file when it was hashed; `mtime` in ns, `content` its SHA-256."""
 
-    mtime: int
     sampled: str
+    mtime: int
     content: bytes
 
     def is_of(self, path: Path) -> bool:
         """Return whether the file has not been written to since."""
         try:
-            return self[:2] == (path.stat().st_mtime_ns, sampled_hash(path))
+            return self[:2] == mark_of(path)
         except OSError:  # reported when it is read
             return False
 
@@ -215,14 +210,14 @@ def _add(
         for path in tqdm(paths, "cache", unit="file", mininterval=1):
             try:
                 read_duration(path)  # raises the reason if the file is not audio
-                mtime, sampled = path.stat().st_mtime_ns, sampled_hash(path)
+                mark = mark_of(path)
                 content = bytes.fromhex(hash_audio(path))
                 if content not in places and content not in writer.entries:
                     writer.add(path, content)
             except AudioError as error:
                 faults.append(error)
                 continue
-            version = _Version(mtime, sampled, content)
+            version = _Version(*mark, content)
             if not version.is_of(path):
                 raise WaveformCacheError(f"{path} was modified while it was cached")
             known[os.fsencode(path)] = version

@@ -17,18 +17,11 @@ from typing import Any
 
 import pandas as pd
 
+from paraclap.audio import AUDIO_SUFFIXES, CONVERTIBLE_SUFFIXES
 from paraclap.corpora import CorpusError
 from paraclap.corpora.databases import read_database
 from paraclap.corpora.label_files import read_label_files
 from paraclap.corpora.validation import warn_skipped
-
-AUDIO_SUFFIXES = frozenset(
-    "aif aifc aiff au avr caf flac iff mp3 nist oga ogg opus paf pvf rf64 sf snd sph svx voc w64"
-    " wav wave".split()
-)
-"""Suffixes of audio that libsndfile decodes, in lower case."""
-CONVERTIBLE_SUFFIXES = frozenset("3gp aac amr avi flv m4a mkv mov mp4 mpeg mpg webm wma".split())
-"""Suffixes of audio and video that ffmpeg converts."""
 
 Codes = Mapping[str, str | None]
 """Code -> label; None for a missing label.

@@ -1,6 +1,5 @@
 """Report on a corpus on disk: contents, unreadable files, short segments, duplicates."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +9,7 @@ from tqdm import tqdm
 
 from paraclap.audio import AudioError
 from paraclap.audio.containers import read_header
-from paraclap.audio.paths import hash_audio, resolve_inside
+from paraclap.audio.paths import hash_audio, resolve_inside, state_of
 from paraclap.audio.segments import END_TOLERANCE
 from paraclap.corpora.catalogue import CORPORA, Corpus
 
@@ -164,11 +163,11 @@ def find_problems(table: pd.DataFrame, headers: pd.DataFrame) -> tuple[list[str]
 
 def equal_files(root: str | Path, files: Iterable[str]) -> list[list[str]]:
     """Return groups of files with equal content; only files of equal size are hashed."""
-    keys: tuple[Callable[[Path], object], ...] = (os.path.getsize, hash_audio)
+    keys: tuple[Callable[[Path], object], ...] = (lambda path: state_of(path)[0], hash_audio)
     for key in keys:
         groups: dict[object, list[str]] = {}
         for file in files:
-            groups.setdefault(key(Path(root, file)), []).append(file)
+            groups.setdefault(key(resolve_inside(root, file)), []).append(file)
         found = [group for group in groups.values() if len(group) > 1]
         files = [file for group in found for file in group]
     return found

@@ -11,6 +11,7 @@ import audformat
 import numpy as np
 import pandas as pd
 
+from paraclap.audio.shards import find_member
 from paraclap.corpora import CorpusError
 from paraclap.corpora.caption_rows import caption_columns, one_row_per_clip
 from paraclap.corpora.labels import (
@@ -137,6 +138,7 @@ def _relative(files: pd.Series, root: str) -> pd.Series:
 def _check_presence(files: pd.Series, root: Path) -> None:
     """Warn about missing files; if all are missing, the root must be wrong."""
     absent = [f for f in files.unique() if not os.path.lexists(os.path.join(root, f))]
+    absent = [file for file in absent if find_member(root, file) is None]
     if len(absent) == files.nunique():
         raise CorpusError(
             f"{root} contains none of the files of its table, e.g. {absent[0]}{ROOT_HINT}"

@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 
 from paraclap.audio import AudioError
-from paraclap.audio.paths import resolve_inside
+from paraclap.audio.paths import mark_of, resolve_inside
 from paraclap.data.tables import Lists
-from paraclap.files import atomic_write, reading_parquet, sampled_hash
+from paraclap.files import atomic_write, reading_parquet
 from paraclap.model.sources import ModelError, find_model, model_file, read_object
 
 RECORD = "trained_on.parquet"
@@ -49,7 +49,7 @@ def content_hashes(root: str | Path, files: Sequence[str]) -> list[str | None]:
 
 def _content_hash(root: str | Path, file: str) -> str | None:
     try:
-        return sampled_hash(resolve_inside(root, file))
+        return mark_of(resolve_inside(root, file))[0]
     except (AudioError, OSError):
         return None  # reported where the audio is read
 

@@ -30,9 +30,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from paraclap.audio import AudioError
+from paraclap.audio.paths import mark_of
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.adaptation import Reference
-from paraclap.files import claim_folder, file_sha256, reading, reading_parquet, sampled_hash
+from paraclap.files import claim_folder, file_sha256, reading, reading_parquet
 
 FORMAT = 2
 TABLE, ABOUT, CHUNKS = "clips.parquet", "index.json", "chunks"
@@ -51,8 +53,8 @@ class ClipIndexError(ParaCLAPError, ValueError):
 def file_mark(path: str | Path) -> tuple[str, int]:
     """Return sampled hash and modification time [ns] of a file, by which changes are recognised."""
     try:
-        return sampled_hash(path), os.stat(path).st_mtime_ns
-    except OSError:
+        return mark_of(path)
+    except (OSError, AudioError):
         return "", -1  # reading it will raise the reason
 
 

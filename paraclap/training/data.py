@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from paraclap.audio.paths import resolve_inside
+from paraclap.audio.paths import is_audio_file, resolve_inside
 from paraclap.audio.recordings import Files, JoinedRecordings, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.data.dataset import CaptionDataset, clip_seconds
@@ -123,7 +123,7 @@ class TrainingData:
         for name, files in self._files().items():
             root, captions = corpora[name].root, corpora[name].captions
             paths = [resolve_inside(root, file) for file in files]
-            if missing := [path for path in paths if not path.is_file()]:
+            if missing := [path for path in paths if not is_audio_file(path)]:
                 raise SettingsError(
                     f"{len(missing)} of {len(paths)} audio files of {captions} do not exist below "
                     f"{root}, such as {missing[0]}"

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from audio_files import reason_of, tone, write
 
-from paraclap.audio import SAMPLING_RATE, AudioError, containers
+from paraclap.audio import SAMPLING_RATE, AudioError, paths
 from paraclap.audio.containers import Header, read_duration, read_header
 from paraclap.audio.reading import read_audio
 
@@ -74,5 +74,5 @@ def test_unreadable_file_is_not_called_missing(tmp_path, monkeypatch):
         def refuse(*arguments, **keywords):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(containers, "open", refuse, raising=False)
+        monkeypatch.setattr(paths, "open", refuse, raising=False)
     assert reason_of(path) == "unreadable"
