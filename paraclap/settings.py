@@ -246,6 +246,8 @@ class DataSettings:
             validation split, sampled with `train.seed`; 0 = no validation.
         waveform_cache: folder for memory-mapped 16 kHz waveforms of the corpus, written before the
             first step and reused by later runs. None = read the audio files.
+        shuffled_shards: number of shards whose clips are shuffled together if `root` is a folder of
+            shards; the shards are shuffled as well. Few are read nearly in order; 0 = all.
         crop_seconds: longest training crop [s].
         augment: waveform augmentation; requires `crop=random`.
         crop: position of the training crops: "random" or "centre" (the same in every epoch). With
@@ -269,6 +271,7 @@ class DataSettings:
     validation_split: str | None = None
     validation_speakers: int = 2
     waveform_cache: str | None = None
+    shuffled_shards: int = 8
     crop_seconds: float = 5.0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     crop: str = "random"

@@ -20,7 +20,7 @@ import re
 import tarfile
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -275,10 +275,11 @@ def find_member(root: str | Path, file: str) -> Path | None:
     return None if found is None else Path(root, places.states[found[0]].name, file)
 
 
-def shard_numbers(root: str | Path, files: Sequence[str]) -> np.ndarray | None:
-    """Return the number of the shard of each recording; None for a root that has no shards."""
+def shard_numbers(root: str | Path, files: Iterable[str]) -> np.ndarray:
+    """Return the number of the shard of each recording, 0 for all of a root without shards."""
     places = _places(os.path.realpath(root))
-    return None if places is None else np.array([(places.find(f) or (-1,))[0] for f in files])
+    found = [places and places.find(file) for file in files]
+    return np.array([place[0] if place else 0 for place in found], np.int64)
 
 
 def _places(folder: str) -> Places | None:
@@ -294,11 +295,19 @@ def _loaded(folder: str, mtime: int) -> Places | None:
     return Places(folder) if shards_of(folder) else None
 
 
+class Shard(io.FileIO):
+    """An open shard; closed with the last reference to it."""
+
+    def __del__(self) -> None:
+        """Close the file."""
+        self.close()
+
+
 class Place(NamedTuple):
     """The bytes of a recording in an open shard; `state` changes when the shard is written to."""
 
     path: str
-    handle: io.FileIO
+    handle: Shard
     first: int
     size: int
     state: tuple[int, ...]  # size and modification time [ns] first, as of files
@@ -330,9 +339,9 @@ def locate(path: str | Path) -> Place | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _opened(shard: str, state: State) -> io.FileIO:
-    """Return an open shard; closed with the last reference to it."""
-    return open(shard, "rb", buffering=0)  # noqa: SIM115
+def _opened(shard: str, state: State) -> Shard:
+    """Return an open shard, another one after it was replaced, when its `state` differs."""
+    return Shard(shard)
 
 
 class Member(io.FileIO):

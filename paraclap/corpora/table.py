@@ -10,6 +10,7 @@ A *source*, as given on the command line, is one of ::
     /data/mine/labels.csv    a .csv, .tsv, .parquet or .jsonl table (file or file_name) beside its
                              audio; with `root`, anywhere
     mine=/data/labels.csv    the same with a name; also for an audformat database
+    /data/shards             a folder of tar files in the layout of WebDataset
     /data/recordings         a folder of audio without labels
 
 A corpus table is on audformat's segmented index: ``file`` (relative to the root, with ``/``),
@@ -31,11 +32,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from paraclap.audio.shards import shards_of
 from paraclap.corpora import SOURCE_FORMS, CorpusError
 from paraclap.corpora.audio_files import read_folder
 from paraclap.corpora.catalogue import CORPORA, Corpus
 from paraclap.corpora.databases import read_database
 from paraclap.corpora.labels import normalise_column
+from paraclap.corpora.shards import read_shards
 from paraclap.corpora.table_files import SPREADSHEETS, TABLE_SUFFIXES, read_file_table
 from paraclap.corpora.validation import corpus_table, refuse_lists
 
@@ -88,6 +91,7 @@ def split_source(text: str) -> tuple[str | None, Path]:
     path = Path(root).expanduser()
     near = difflib.get_close_matches(name, CORPORA, n=1)
     is_own = _is_table(path) or path.is_dir() and not near or (path / "db.yaml").is_file()
+    is_own = is_own or bool(shards_of(path))
     if name not in CORPORA and not is_own:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise CorpusError(
@@ -135,6 +139,9 @@ def _read_source(
         return corpus_table(rows, folder, name or path.stem)
     if path.suffix.lower() in SPREADSHEETS:
         raise CorpusError(f"{path} is a spreadsheet, save it as CSV (UTF-8)")
+    if shards_of(path):
+        rows = read_shards(path, columns)
+        return corpus_table(rows, path, name or path.name, name if name in CORPORA else None)
     if root is not None or columns:
         warnings.warn(f"{source} is no table, --root and --column do not apply", stacklevel=4)
     if name in CORPORA:

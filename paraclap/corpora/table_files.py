@@ -91,7 +91,14 @@ def read_file_table(path: Path, renamed: Mapping[str, str] | None = None) -> pd.
     Raises:
         CorpusError: if it cannot be parsed, lacks the file or a renamed column, or has both names
     """
-    frame = read_table(path).rename(columns=lambda name: str(name).strip())
+    return named_columns(read_table(path), path, renamed)
+
+
+def named_columns(
+    frame: pd.DataFrame, path: Path, renamed: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Return a table with the usual names of its columns, see `read_file_table`."""
+    frame = frame.rename(columns=lambda name: str(name).strip())
     columns = list(frame.columns)
     for new, old in (renamed or {}).items():
         if old not in columns:

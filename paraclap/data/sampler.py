@@ -15,13 +15,40 @@ from paraclap.settings import SettingsError
 
 Draws = Callable[[int], np.ndarray]
 """Epoch -> its draws in order: (epoch, row) of each clip, (rows, 2)."""
+Permute = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+"""Generator, rows -> the rows in random order."""
 
 
-def shuffled(rows: int, seed: int) -> Draws:
+def permuted(rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
+    """Return rows in random order."""
+    return rng.permutation(rows)
+
+
+def permuted_by_shards(shards: np.ndarray, count: int) -> Permute:
+    """Permute shards, and the rows of `count` shards at a time, so that few are read at once.
+
+    Rows of at most `count` shards are simply `permuted`.
+
+    Args:
+        shards: number of the shard of each row.
+        count: of the shards whose rows are permuted together.
+    """
+
+    def permute(rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
+        found, shard = np.unique(shards[rows], return_inverse=True)
+        if len(found) <= count:
+            return permuted(rng, rows)
+        group = rng.permutation(len(found)) // count
+        return rows[np.lexsort([rng.random(len(rows)), group[shard]])]
+
+    return permute
+
+
+def shuffled(rows: int, seed: int, permute: Permute = permuted) -> Draws:
     """Draw every row once in an epoch."""
 
     def draws(epoch: int) -> np.ndarray:
-        order = np.random.default_rng([seed, epoch]).permutation(rows)
+        order = permute(np.random.default_rng([seed, epoch]), np.arange(rows))
         return np.stack([np.full(rows, epoch), order], axis=1)
 
     return draws
@@ -33,6 +60,7 @@ def mixed(
     seed: int,
     labels: Sequence[str] = (),
     class_sampling_exponent: float = 1.0,
+    permute: Permute = permuted,
 ) -> Draws:
     """Draw from several corpora, in proportion to their sizes to the power of `exponent`.
 
@@ -47,9 +75,11 @@ def mixed(
         seed: of the run.
         labels: class of each row; not needed for a `class_sampling_exponent` of 1.
         class_sampling_exponent: 0 draws equally many rows of each class of a corpus.
+        permute: of the rows of each part, whose order is kept where parts are mixed.
     """
-    if (len(sizes) == 1 or exponent == 1) and class_sampling_exponent == 1:
-        return shuffled(sum(sizes), seed)
+    is_whole = len(sizes) == 1 or exponent == 1 and permute is permuted
+    if is_whole and class_sampling_exponent == 1:
+        return shuffled(sum(sizes), seed, permute)
     parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
     counts = mixture_counts(sizes, exponent)
     if class_sampling_exponent != 1:
@@ -58,11 +88,15 @@ def mixed(
     def draws(epoch: int) -> np.ndarray:
         drawn = np.concatenate(
             [
-                _passes(rows, count, epoch, [seed, number])
+                _passes(rows, count, epoch, [seed, number], permute)
                 for number, (rows, count) in enumerate(zip(parts, counts, strict=True))
             ]
         )
-        return drawn[np.random.default_rng([seed, epoch]).permutation(len(drawn))]
+        order = np.random.default_rng([seed, epoch]).permutation(len(drawn))
+        if permute is not permuted:
+            part = np.repeat(np.arange(len(counts)), counts)[order]
+            order[np.argsort(part, kind="stable")] = np.arange(len(drawn))
+        return drawn[order]
 
     return draws
 
@@ -91,12 +125,14 @@ def mixture_counts(sizes: Sequence[int], exponent: float, total: int | None = No
     return counts.tolist()
 
 
-def _passes(rows: np.ndarray, count: int, epoch: int, seed: Sequence[int]) -> np.ndarray:
+def _passes(
+    rows: np.ndarray, count: int, epoch: int, seed: Sequence[int], permute: Permute
+) -> np.ndarray:
     """Return the `count` draws of a part in an epoch: (pass, row) (count, 2)."""
     places = np.arange(epoch * count, (epoch + 1) * count)
     numbers, within = np.divmod(places, len(rows))
     drawn = [
-        np.random.default_rng([*seed, number]).permutation(rows)[within[numbers == number]]
+        permute(np.random.default_rng([*seed, number]), rows)[within[numbers == number]]
         for number in np.unique(numbers)
     ]
     return np.stack([numbers, np.concatenate([np.empty(0, int), *drawn])], axis=1)

@@ -74,7 +74,7 @@ CHOICES: dict[str, Sequence[str]] = {
 
 RANGES: dict[str, tuple[str, ...]] = {
     "[0, inf)": (
-        *("data.validation_speakers", "data.workers", "loss.class_prompts"),
+        *("data.shuffled_shards", "data.validation_speakers", "data.workers", "loss.class_prompts"),
         *("optim.lr", "optim.audio_lr", "optim.text_lr", "optim.text_projection_lr"),
         *("optim.clip_norm", "optim.warmup_steps", "optim.weight_decay"),
         *("text_pretraining.lr", "text_pretraining.steps"),

@@ -10,11 +10,12 @@ import pandas as pd
 
 from paraclap.audio.paths import is_audio_file, resolve_inside
 from paraclap.audio.recordings import Files, JoinedRecordings, Recordings
+from paraclap.audio.shards import shard_numbers
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.data.dataset import CaptionDataset, clip_seconds
 from paraclap.data.functionals import measured_functionals, standards
 from paraclap.data.loader import PREFETCH
-from paraclap.data.sampler import TrainingBatches, bucketed, mixed
+from paraclap.data.sampler import TrainingBatches, bucketed, mixed, permuted, permuted_by_shards
 from paraclap.data.tables import Lists
 from paraclap.data.trained_on import TRAIN, VALIDATION, TrainedOn, load
 from paraclap.distributed import share
@@ -117,6 +118,19 @@ class TrainingData:
         """Durations of the training clips [s], from the headers."""
         return clip_seconds(self.recordings, self.train_table.index)
 
+    @functools.cached_property
+    def shards(self) -> np.ndarray | None:
+        """Number of the shard of each training clip; None if clips are shuffled without regard."""
+        settings = self.settings.data
+        if settings.waveform_cache is not None or not settings.shuffled_shards:
+            return None
+        corpora, shards = corpora_of(settings), np.empty(0, np.int64)
+        for name, part in self.by_corpus(self.train_table).items():
+            files = part.index.get_level_values("file").str.removeprefix(name and f"{name}/")
+            numbers = shard_numbers(corpora[name].root or ".", files)
+            shards = np.append(shards, numbers + shards.max(initial=-1) + 1)
+        return shards if len(np.unique(shards)) > settings.shuffled_shards else None
+
     def fingerprints(self) -> dict[str, str]:
         """Return hashes of captions tables, audio files (see `sampled_hash`) and functionals."""
         corpora = corpora_of(self.settings.data)
@@ -135,6 +149,8 @@ class TrainingData:
             "captions table": " ".join(file_sha256(c.captions) for c in corpora.values()),
             "audio": hashlib.sha256("\n".join(audio).encode(errors="surrogatepass")).hexdigest(),
         }
+        if self.shards is not None:
+            found["shards"] = hashlib.sha256(self.shards.tobytes()).hexdigest()
         if self.functionals is not None:
             values = self.functionals.to_numpy(np.float32).tobytes()
             found["features"] = hashlib.sha256(values).hexdigest()
@@ -201,7 +217,9 @@ def training_batches(data: TrainingData, start: int, end: int) -> TrainingBatche
     sizes = [len(part) for part in data.by_corpus(table).values()]
     exponent = settings.class_sampling_exponent
     labels = () if exponent == 1 else table[train.target].astype("str").fillna("")
-    draws = mixed(sizes, settings.sampling_exponent, train.seed, labels, exponent)
+    count = settings.shuffled_shards
+    permute = permuted if data.shards is None else permuted_by_shards(data.shards, count)
+    draws = mixed(sizes, settings.sampling_exponent, train.seed, labels, exponent, permute)
     if train.bucket:
         seconds = np.minimum(data.clip_lengths, settings.crop_seconds)
         draws = bucketed(draws, seconds, train.batch_size, train.seed)

@@ -207,7 +207,10 @@ class Trainer:
         """
         if state is not None:
             then, versions = state["fingerprints"], state["versions"]
-            changed = [name for name, now in self.fingerprints.items() if then.get(name) != now]
+            now = self.fingerprints
+            changed = [
+                name for name in dict.fromkeys([*now, *then]) if then.get(name) != now.get(name)
+            ]
             refuse_changes([f"the {name}" for name in changed], self.settings)
             if versions != VERSIONS:
                 print(f"checkpoint of {versions}, now {VERSIONS}: results may differ slightly")

@@ -11,6 +11,7 @@ from paraclap.data.sampler import (
     length_sorted_batches,
     mixed,
     mixture_counts,
+    permuted_by_shards,
     shuffled,
 )
 from paraclap.settings import SettingsError
@@ -141,3 +142,42 @@ def test_share_of_a_corpus_is_divided_among_its_classes(exponent, class_sampling
         times = [of_rows[row] for row, label in enumerate(labels) if label == name]
         # with class_sampling_exponent=1 passes are over the corpus, not over a class
         assert class_sampling_exponent == 1 or max(times) - min(times) <= 1
+
+
+# --- Shards --------------------------------------------------------------------------------------
+
+SHARDS = np.repeat(np.arange(20), 50)
+
+
+def rows_of(draws, epoch=0):
+    return draws(epoch)[:, 1]
+
+
+def test_rows_of_few_shards_are_read_at_a_time():
+    draws = shuffled(1000, 3, permuted_by_shards(SHARDS, 4))
+    for epoch in range(3):
+        rows = rows_of(draws, epoch)
+        assert sorted(rows) == list(range(1000))
+        groups = [set(SHARDS[rows[first : first + 200]]) for first in range(0, 1000, 200)]
+        assert [len(group) for group in groups] == [4] * 5
+        assert all(len(set(SHARDS[rows[k : k + 40]])) == 4 for k in range(0, 1000, 200))
+    assert list(rows_of(draws, 0)) != list(rows_of(draws, 1))
+
+
+def test_all_shards_at_once_are_shuffled_like_files():
+    every = shuffled(1000, 3, permuted_by_shards(SHARDS, 20))
+    np.testing.assert_array_equal(every(5), shuffled(1000, 3)(5))
+
+
+def test_corpora_in_shards_are_mixed_evenly_and_each_in_its_order():
+    permute = permuted_by_shards(np.append(SHARDS, np.full(500, 20)), 4)
+    for exponent in (1.0, 0.0):
+        rows = rows_of(mixed([1000, 500], exponent, 3, permute=permute))
+        in_shards = rows[rows < 1000]
+        first = set(SHARDS[in_shards[:200]])
+        assert len(rows) == 1500 and len(first) == 4
+        share = len(in_shards) / 1500
+        for part in np.split(rows, 5):
+            assert (part < 1000).mean() == pytest.approx(share, abs=0.1)
+        if exponent:
+            assert sorted(rows) == list(range(1500))
