@@ -28,8 +28,8 @@ evaluates the part of each corpus, the prompts and the mean over sessions as in 
 preprocessing/template_creation.py (or any table with a column `caption`) for each SOURCE, in the
 same order. --probe fits logistic regression to the audio embeddings, cross-validated over speakers:
 a high probe with a low zero-shot UAR points to the prompts, not to the audio encoder. --adapt mean
-adds scores after adaptation without labels: the mean embedding of the embedded clips of a SOURCE is
-subtracted from each.
+adds scores after adaptation without labels: the mean embedding of all selected clips of a SOURCE,
+with or without a label, is subtracted from each.
 
 Output, with NAME = the corpus, the target unless it is the emotion, and the prompt set if there are
 several: scores.yaml (all scores, prompts and the selection), scores.md (tables), NAME.csv (truth,

@@ -50,8 +50,8 @@ def evaluate(
         output: existing folder.
         with_probe: also fit a linear probe.
         waveform_cache: folder to read audio from, written if needed; None reads the files.
-        adapt: also score the embeddings minus the mean embedding of all embedded clips of their
-            source, of which no labels are used.
+        adapt: also score the embeddings minus the mean embedding of all clips of their source,
+            with or without a label.
         options: of `embed_clips`.
 
     Returns:
@@ -65,6 +65,8 @@ def evaluate(
         chosen = source.is_labelled()
         if captions is not None:
             chosen |= source.table.index.isin(captions.index)
+        if adapt:
+            chosen[:] = True  # clips without a label are part of the mean
         table = source.table[chosen]
         clips = ClipDataset(table, _recordings(table, waveform_cache), examine=True)
         audio = embed_clips(model, processor, clips, progress=source.name, **options).numpy()

@@ -359,14 +359,27 @@ def test_adapted_scores_stand_beside_unchanged_plain_scores(
     assert figures["interval"] and "prompts" not in figures
 
 
-def test_reference_are_all_labelled_clips_of_the_selection(saved_model, corpus, tmp_path):
+def test_reference_are_all_clips_of_the_selection(saved_model, corpus, tmp_path):
+    """Also those without a label, and of classes without a prompt."""
     (tmp_path / "two.yaml").write_text("anger: rage\nsadness: gloom\n")
-    arguments = [str(saved_model), str(corpus), "--split", "test", "--adapt", "mean"]
-    with pytest.warns(UserWarning, match="mean embedding of 24 clips is subtracted, expected at"):
-        evaluate.main([*arguments, "--prompts", str(tmp_path / "two.yaml"), "-o", str(tmp_path)])
-    figures = yaml.safe_load((tmp_path / "scores.yaml").read_text())["corpora"]
-    (figures,) = figures.values()
-    assert figures["clips"] == 8 and figures["adapted"]["reference_clips"] == 24
+    labels = corpora.read_corpus(corpus).reset_index()[["file", "emotion", "split"]]
+    numbers = labels[labels["split"] == "test"].groupby("emotion").cumcount()
+    labels.loc[numbers.index[numbers % 2 == 0], "emotion"] = ""
+    labels.to_csv(tmp_path / "half.csv", index=False)
+    figures, predictions = {}, {}
+    for source in (str(corpus), f"half={tmp_path / 'half.csv'}"):
+        output = tmp_path / str(len(figures))
+        arguments = [str(saved_model), source, "--split", "test", "--adapt", "mean"]
+        arguments += ["--prompts", str(tmp_path / "two.yaml"), "-o", str(output)]
+        arguments += ["--root", str(corpus)] if "=" in source else []
+        with pytest.warns(UserWarning, match="mean embedding of 24 clips is subtracted, expected"):
+            evaluate.main(arguments)
+        ((name, scores),) = yaml.safe_load((output / "scores.yaml").read_text())["corpora"].items()
+        figures[source] = scores["clips"], scores["excluded"], scores["adapted"]["reference_clips"]
+        predictions[source] = pd.read_csv(output / f"{name}.csv", index_col="file")
+    assert [*figures.values()] == [(8, 16, 24), (4, 20, 24)]
+    whole, half = (table["adapted_prediction"] for table in predictions.values())
+    assert half.equals(whole[half.index])
 
 
 def test_unknown_adaptation_is_refused_at_parsing(capsys):
