@@ -8,8 +8,9 @@ Texts are in Unicode form NFC, without zero-width characters and surrounding or 
 those in lower case are in form NFKC.
 Words for missing labels, such as "N/A", are missing values. Then, by column:
 
-- emotion: lower case; of several spellings or synonyms within a table ("Anger", "angry"), the most
-  frequent one. Synonyms are words with the same forms in the caption templates.
+- emotion: lower case; usual words of other languages ("Wut") become English nouns; of several
+  spellings or synonyms within a table ("Anger", "angry"), the most frequent one. Synonyms are words
+  with the same forms in the caption templates.
 - gender: "female" and "male" for their words in many languages; other labels in lower case.
 - split: "train", "dev" and "test"; other names in lower case. If there are names of parts, such as
   "test1" and "test2", the original names are kept in the column `original_split`.
@@ -51,6 +52,25 @@ NO_LABEL = frozenset(
 AROUND = " .?-–—…<>[](){}"
 NO_EMOTION = NO_LABEL | {"no agreement", "no consensus", "x", "xxx"}
 
+EMOTIONS = {
+    "anger": "ärger aerger wut wütend wuetend zorn rabbia collera colère ira enojo enfado rabia"
+    " gniew złość gussa ghussa",
+    "boredom": "langeweile gelangweilt noia ennui aburrimiento",
+    "calm": "ruhig calma calme tranquillità tranquilidad spokój",
+    "contempt": "verachtung disprezzo mépris desprecio pogarda",
+    "disgust": "ekel angeekelt disgusto dégoût asco wstręt obrzydzenie",
+    "fear": "angst furcht paura peur miedo strach khauf khof",
+    "happiness": "freude fröhlich froehlich gioia felicità joie alegría felicidad radość szczęście"
+    " khushi",
+    "neutral": "neutrale neutralità neutro neutra neutre neutralidad neutralny neutralna"
+    " neutralność",
+    "sadness": "trauer traurig traurigkeit tristezza tristesse tristeza triste smutek udasi udaasi",
+    "surprise": "überraschung ueberraschung überrascht ueberrascht sorpresa zaskoczenie zdziwienie"
+    " hairat",
+}
+"""Emotion -> its German, Italian, French, Spanish, Polish and Urdu words, as in labels of corpora.
+
+Words for several emotions, such as "lęk" (fear, anxiety), are no synonyms."""
 GENDERS = {
     "female": "f ♀ fem female woman women w weibl weiblich frau feminin féminin femme femenino"
     " femenina mujer feminino feminina mulher femminile femmina donna vrouw vrouwelijk kvinna"
@@ -102,7 +122,24 @@ def normal_label(column: str, label: object) -> str | None:
 
 def emotion_key(label: object) -> str:
     """Return the same text for all synonyms and spellings of an emotion: its noun, or itself."""
-    return emotion_noun(label_form(label))
+    return emotion_noun(emotion_form(label))
+
+
+def emotion_form(label: object) -> str:
+    """Return the `label_form` of an emotion, or the English noun of a word in `EMOTIONS`."""
+    form = label_form(label)
+    return _emotion_words().get(without_accents(form), form)
+
+
+def without_accents(text: str) -> str:
+    """Return a text in lower case without diacritics: "złość" as "zlosc"."""
+    letters = unicodedata.normalize("NFD", text.replace("ł", "l"))
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+@functools.cache
+def _emotion_words() -> dict[str, str]:
+    return {without_accents(w): noun for noun, words in EMOTIONS.items() for w in words.split()}
 
 
 def comparable(column: str, label: object) -> str:
@@ -179,7 +216,7 @@ def _gender_words(keys: set[str]) -> dict[str, str]:
 def _most_frequent(column: str, known: Mapping[str, str], counts: Mapping[str, int]) -> Mapped:
     """Return the most frequent of the spellings and synonyms of each label."""
     spelled = {
-        label: label_form(text) if column == "emotion" else text for label, text in known.items()
+        label: emotion_form(text) if column == "emotion" else text for label, text in known.items()
     }
     group = emotion_key if column == "emotion" else str.casefold
     found: dict[str, dict[str, int]] = {}

@@ -53,6 +53,39 @@ def test_respelled_emotions_are_the_class_of_the_others(tmp_path, respelled):
     assert len(warned) == 1 and "-> anger (1)" in warned[0]
 
 
+@pytest.mark.parametrize(
+    ("words", "emotions"),
+    [
+        ("Ärger Wut Langeweile Ekel Angst", "anger anger boredom disgust fear"),
+        ("Freude Trauer Überraschung neutral", "happiness sadness surprise neutral"),
+        ("rabbia disgusto paura gioia", "anger disgust fear happiness"),
+        ("neutro tristezza sorpresa", "neutral sadness surprise"),
+        ("Colère Dégoût Peur Joie", "anger disgust fear happiness"),
+        ("Neutre Tristesse Surprise", "neutral sadness surprise"),
+        ("ira asco miedo alegría", "anger disgust fear happiness"),
+        ("neutro tristeza sorpresa", "neutral sadness surprise"),
+        ("złość strach radość", "anger fear happiness"),
+        ("neutralny smutek zaskoczenie", "neutral sadness surprise"),
+        ("gussa khushi udasi neutral", "anger happiness sadness neutral"),
+        (
+            "COLERE Uberraschung Ueberraschung zlosc A\u0308rger",
+            "anger surprise surprise anger anger",
+        ),
+        ("lęk tremore Unruhe", "lęk tremore unruhe"),  # ambiguous, or no emotion
+    ],
+)
+def test_words_of_other_languages_are_the_english_emotion(words, emotions):
+    assert [normal_label("emotion", word) for word in words.split()] == emotions.split()
+
+
+def test_words_of_two_languages_are_one_class(tmp_path):
+    table, (warned,) = read_rows(tmp_path, {"emotion": ["Wut", "angry", "Ärger", "sad", "sad"]})
+    assert table["emotion"].tolist() == ["anger"] * 3 + ["sad"] * 2
+    assert "emotion 'Wut' -> anger (1)" in warned
+    (tmp_path / "p.yaml").write_text("Wut: an outburst\nTrauer: tears\n", encoding="utf-8")
+    assert list(prompts_for(table, "emotion", str(tmp_path / "p.yaml"))) == ["anger", "sad"]
+
+
 @pytest.mark.parametrize("column", ["emotion", "style"])  # also a column without a vocabulary
 def test_spellings_of_a_class_are_one_class(tmp_path, column):
     table, _ = read_rows(tmp_path, {column: ["whispered", "Whispered", "whispered ", "loud"]})
