@@ -75,6 +75,7 @@ def warn_of_labels(descriptors: Iterable[Descriptor], statistics: Statistics) ->
             more = f" and {hidden} more" if hidden > 0 else ""
             warnings.warn(
                 f"the templates have no words for {descriptor.name} "
-                f"{', '.join(odd[:LABELS_SHOWN])}{more}; phrases quote them",
+                f"{', '.join(odd[:LABELS_SHOWN])}{more}; phrases quote them. Translate or "
+                "rename them in the table, or add them to `forms` of a template file (--templates)",
                 stacklevel=3,
             )

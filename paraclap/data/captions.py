@@ -17,12 +17,11 @@ import torch.utils.data
 
 from paraclap.data.tables import PHRASE_COLUMNS, Lists
 from paraclap.errors import ParaCLAPError
-from paraclap.settings import EMOTION, CaptionSettings, SettingsError
+from paraclap.settings import EMOTION, CaptionSettings
 
 FREE = "caption"
 """Descriptor of free captions."""
 JOINT = " and "
-ROUNDING = 1e-8  # tolerance of NumPy for the sum of probabilities
 
 Phrases = Mapping[str, Sequence[str]]
 """Descriptor -> wordings of its phrase; of `FREE`, different captions."""
@@ -79,20 +78,6 @@ class Caption:
 
     text: str
     attributes: tuple[Attribute, ...]
-
-
-def check_caption_settings(settings: CaptionSettings) -> None:
-    """Raise `SettingsError` for values that are not probabilities."""
-    named = {f"label_probs.{label}": p for label, p in settings.label_probs.items()}
-    for key, probability in {**named, "mix": settings.mix}.items():
-        if not 0 <= probability <= 1:
-            raise SettingsError(f"captions.{key} is {probability}, expected a value from 0 to 1")
-    probabilities = settings.phrase_count_probs
-    if min(probabilities, default=-1) < 0 or abs(sum(probabilities) - 1) > ROUNDING:
-        raise SettingsError(
-            f"captions.phrase_count_probs is {list(probabilities)}, expected probabilities whose "
-            "sum is 1"
-        )
 
 
 def draw_caption(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:

@@ -28,7 +28,6 @@ from paraclap.data.captions import (
     CaptionTableError,
     ClipPhrases,
     Phrases,
-    check_caption_settings,
     compose_caption,
     draw_caption,
     match_matrix,
@@ -79,7 +78,6 @@ class CaptionDataset(torch.utils.data.Dataset):
             )
         if not len(table):
             raise CaptionTableError("captions table is empty")
-        check_caption_settings(captions)
         self.clips = table.index
         self.phrases = ClipPhrases(table)
         self.recordings = _recordings(recordings)

@@ -72,6 +72,8 @@ CHOICES: dict[str, Sequence[str]] = {
     "train.loggers": ("tensorboard", "wandb"),
 }
 
+PROBABILITY = "[0, 1]"
+ROUNDING = 1e-8  # tolerance of NumPy for the sum of probabilities
 RANGES: dict[str, tuple[str, ...]] = {
     "[0, inf)": (
         *("data.shuffled_shards", "data.validation_speakers", "data.workers", "loss.class_prompts"),
@@ -92,9 +94,9 @@ RANGES: dict[str, tuple[str, ...]] = {
     "[0.05, inf)": ("data.crop_seconds",),
     "(0, 1e6]": ("data.timeout", "train.timeout"),
     "(0, 1]": ("optim.layer_decay",),
-    "[0, 1)": ("model.audio_dropout", "model.projection_dropout", "model.lora.dropout"),
-    "[0, 1]": (
-        *("data.sampling_exponent", "data.class_sampling_exponent"),
+"[0, 1)": ("model.audio_dropout", "model.projection_dropout", "model.lora.dropout"),
+    PROBABILITY: (
+        *("captions.mix", "data.sampling_exponent", "data.class_sampling_exponent"),
         *(f"data.augment.{name}" for name in ("gain", "noise", "reverb", "speed")),
     ),
 }
@@ -155,10 +157,16 @@ def _check_values(flat: Mapping[str, Any]) -> None:
         chosen = flat[key] if isinstance(flat[key], list) else [flat[key]]
         if not set(chosen) <= set(choices):
             raise SettingsError(f"{key} is {flat[key]!r}, expected one of {list(choices)}")
-    for interval, keys in RANGES.items():
+    label_probs = [key for key in flat if key.startswith("captions.label_probs.")]
+    for interval, keys in (*RANGES.items(), (PROBABILITY, label_probs)):
         for key in keys:
             if flat[key] is not None and (expected := _bound_missed(flat[key], interval)):
                 raise SettingsError(f"{key} is {flat[key]}, expected {expected}")
+    probabilities = flat["captions.phrase_count_probs"]
+    if min(probabilities, default=-1) < 0 or abs(sum(probabilities) - 1) > ROUNDING:
+        raise SettingsError(
+            f"captions.phrase_count_probs is {probabilities}, expected probabilities whose sum is 1"
+        )
 
 
 def _bound_missed(value: float, interval: str) -> str | None:

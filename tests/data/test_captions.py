@@ -11,7 +11,6 @@ from paraclap.data.captions import (
     FREE,
     Caption,
     CaptionTableError,
-    check_caption_settings,
     draw_caption,
     drawn_descriptors,
     equal_captions,
@@ -20,7 +19,7 @@ from paraclap.data.captions import (
     text_key,
     tidy_caption,
 )
-from paraclap.settings import CaptionSettings, SettingsError
+from paraclap.settings import CaptionSettings
 
 PHRASES = {
     "pitch": ["pitch is high", "the voice is high-pitched"],
@@ -128,21 +127,6 @@ def test_captions_of_one_clip_differ_in_wording_but_not_in_attributes():
     assert len({caption.attributes for caption in captions}) == 1
     assert equal_captions(captions).all()
     assert match_matrix([PHRASES] * 20, captions).all()
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"label_probs": {"emotion": 1.2}}, "label_probs.emotion is 1.2"),
-        ({"phrase_count_probs": [0.5, 0.3]}, "sum is 1"),
-        ({"phrase_count_probs": [1.5, -0.5]}, "sum is 1"),
-        ({"phrase_count_probs": []}, "sum is 1"),
-        ({"mix": 1.5}, "captions.mix is 1.5"),
-    ],
-)
-def test_invalid_settings_are_refused(options, message):
-    with pytest.raises(SettingsError, match=message):
-        check_caption_settings(CaptionSettings(**options))
 
 
 def test_phrases_are_grouped_by_descriptor():

@@ -57,7 +57,11 @@ def test_text_encoder_without_name_and_type_is_the_small_bert(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argument", ["--help", "optim.lrr=1", "model.audio_layers=[2, 2]", "data.root=/nowhere"]
+    "argument",
+    [
+        *("--help", "optim.lrr=1", "model.audio_layers=[2, 2]", "data.root=/nowhere"),
+        "captions.phrase_count_probs=[0.5, 0.3]",
+    ],
 )
 def test_help_and_wrong_settings_answer_without_importing_torch(argument):
     code = (

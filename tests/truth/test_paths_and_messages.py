@@ -263,6 +263,11 @@ def test_groups_without_settings_are_left_at_their_defaults(tmp_path):
         ("model.audio.config.layerdrop", "nan", "finite"),
         *(("data.crop_seconds", "0", "at least 0.05"), ("train.timeout", "1e300", "at most 1e6")),
         *(("optim.layer_decay", "0", "more than 0"), ("data.augment.gain", "1.1", "at most 1")),
+        *(("captions.mix", "1.5", "at most 1"), ("captions.label_probs.mood", "-1", "at least 0")),
+        *(
+            ("captions.phrase_count_probs", probs, "sum is 1")
+            for probs in ("[0.5]", "[2, -1]", "[]")
+        ),
     ],
 )
 def test_numbers_out_of_range_are_named_with_the_bound(key, wrong, bound):
