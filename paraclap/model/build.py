@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.utils import enable_progress_bars
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+from transformers.utils import logging
 
 from paraclap.model.hashes import check_hashes
 from paraclap.model.modeling_paraclap import (
@@ -206,6 +208,9 @@ def _loading(source: str | Path) -> AbstractContextManager[None]:
     )
 
 
+if logging.is_progress_bar_enabled():  # they would show "Loading weights" for each encoder
+    logging.disable_progress_bar()
+    enable_progress_bars()  # of downloads
 AutoConfig.register(ParaCLAPConfig.model_type, ParaCLAPConfig)
 AutoModel.register(ParaCLAPConfig, ParaCLAPModel)
 AutoFeatureExtractor.register(ParaCLAPConfig, ParaCLAPFeatureExtractor)

@@ -28,6 +28,12 @@ def saved(tiny, tmp_path):
     return tmp_path
 
 
+def test_saving_and_loading_show_no_progress(tiny, tmp_path, capsys):
+    tiny[0].save_pretrained(tmp_path)
+    ParaCLAPModel.from_pretrained(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 def test_saved_model_gives_the_same_embeddings(tiny, saved, waveforms):
     loaded, processor = load_model(saved)
     assert torch.equal(embed(loaded, processor, waveforms), embed(*tiny, waveforms))
