@@ -94,7 +94,7 @@ RANGES: dict[str, tuple[str, ...]] = {
     "[0.05, inf)": ("data.crop_seconds",),
     "(0, 1e6]": ("data.timeout", "train.timeout"),
     "(0, 1]": ("optim.layer_decay",),
-"[0, 1)": ("model.audio_dropout", "model.projection_dropout", "model.lora.dropout"),
+    "[0, 1)": ("model.audio_dropout", "model.projection_dropout", "model.lora.dropout"),
     PROBABILITY: (
         *("captions.mix", "data.sampling_exponent", "data.class_sampling_exponent"),
         *(f"data.augment.{name}" for name in ("gain", "noise", "reverb", "speed")),
