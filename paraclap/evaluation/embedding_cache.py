@@ -24,6 +24,7 @@ from paraclap.audio.segments import Position
 from paraclap.data.dataset import ClipDataset, clip_limits
 from paraclap.files import OutputError, file_sha256, make_folder, remove_leftovers, write_bytes
 from paraclap.locks import lock
+from paraclap.model.lora import merged_state
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
 DIGEST_BYTES = 32
@@ -86,7 +87,7 @@ def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
 def _fingerprint(model: ParaCLAPModel, side: tuple[str, ...], settings: Sequence[object]) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(merged_state(model).items()):
         if name.startswith(side):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

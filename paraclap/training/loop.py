@@ -148,19 +148,20 @@ def precompute(trainer: Trainer, requests: StopRequests | None = None) -> None:
     standardise = trainer.step == 0 and trainer.settings.model.audio_standardise
     if not (is_constant or standardise) or trainer.data.functionals is not None:
         return
+    cache = trainer.cache if "audio" in encoder.frozen else trainer.open_cache(is_pretrained=True)
     trainer.model.eval()
     pooled = pooled_clips(
         trainer.model,
         trainer.processor,
         CentreCrops(trainer.dataset()),
-        trainer.cache,
+        cache,
         workers=data.workers,
         timeout=data.timeout,
         progress="audio embeddings",
         stop=lambda: requests is not None and requests.received,
     )
     if requests is not None and (received := agreed_signal(requests)):
-        kept = "starts anew" if trainer.cache is None else "continues from there"
+        kept = "starts anew" if cache is None else "continues from there"
         raise Stopped(
             received, f"stopped while precomputing audio embeddings; the same command {kept}"
         )

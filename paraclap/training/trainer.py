@@ -90,11 +90,16 @@ class Trainer:
 
     @functools.cached_property
     def cache(self) -> DiskEmbeddingCache | None:
-        """Cache of a frozen audio encoder, see `data.embeddings`."""
+        """Cache of a frozen audio encoder, see `open_cache`."""
+        frozen = "audio" in self.model.frozen
+        return self.open_cache(has_base_encoder(self.model)) if frozen else None
+
+    def open_cache(self, is_pretrained: bool) -> DiskEmbeddingCache | None:
+        """Return the cache of the audio encoder as it is now, see `data.embeddings`."""
         folder = self.settings.data.embeddings
         if folder == "auto":
-            folder = default_cache() if has_base_encoder(self.model) else None
-        if "audio" not in self.model.frozen or folder is None:
+            folder = default_cache() if is_pretrained else None
+        if folder is None:
             return None
         return DiskEmbeddingCache(folder, encoder_fingerprint(self.model, self.processor))
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks import captions, evaluate, loading, search, train_step
+from benchmarks import captions, evaluate, loading, lora, search, train_step
 from benchmarks.timing import Run, ratios, timed
 from paraclap.inference import approximate
-from tiny_models import TINY_AUDIO, TINY_TEXT
+from tiny_models import TINY_AUDIO, TINY_TEXT, TINY_WHISPER
 
 PUBLISHED = {
     **train_step.PUBLISHED_CONFIG,
@@ -45,6 +45,16 @@ def test_training_steps_give_the_same_gradients(options, count, monkeypatch, cap
     rows = table(capsys)
     assert len(rows) == count
     assert all(float(row[-1]) < 1e-4 for row in rows.values())
+
+
+def test_lora_trains_adapters_and_heads(monkeypatch, capsys):
+    pytest.importorskip("peft")
+    text = {**TINY_TEXT, "vocab_size": 30_522}
+    tiny = {"audio_config": TINY_WHISPER, "text_config": text, "audio_layers": [1, 2]}
+    monkeypatch.setattr(lora, "CONFIG", lora.CONFIG | tiny)
+    lora.main(["--batch", "2", "--seconds", "0.2", "--steps", "1", "--rounds", "1"])
+    trained = [float(row[-1]) for row in table(capsys).values()]
+    assert len(trained) == 3 and trained[0] > trained[1] > trained[2]
 
 
 def test_evaluation_gives_the_same_cosines(monkeypatch, capsys):

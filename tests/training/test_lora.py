@@ -125,11 +125,13 @@ def test_standardised_layers_of_whisper_with_adapters(arguments, encoders, tmp_p
     arguments = [
         *(arguments[0], f"model.audio.name={encoders / 'tiny-whisper'}", "optim.audio_lr=0.01"),
         *("model.audio_layers=[1,2]", "model.audio_standardise=true", f"data.crop={crop}"),
+        f"data.embeddings={tmp_path / 'cache'}",
     ]
     frozen = [*arguments, "model.freeze=[audio,text]", "data.crop=centre"]
     arguments += ["model.lora.towers=[audio]", "model.freeze=[text]"]
     reference = loop.train(read_settings([*frozen, f"output={tmp_path / 'frozen'}"])).model
     run = loop.train(read_settings(arguments))
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # read what the frozen run has written
     branch = run.model.audio_branch
     for name in ("mean", "deviation"):  # of the base encoder, before it was adapted
         expected = getattr(reference.audio_branch, name)
