@@ -369,6 +369,9 @@ class TrainSettings:
             instead of `data.crop_seconds`.
         seed: seed of weights, order, crops, captions and dropout.
         validate_every: steps between validations; the last step is always validated.
+        criterion: score that chooses the best model: "UAR" (zero-shot classification of `target`),
+            "R@1" (retrieval between clips and captions, mean of both directions) or "loss". "auto"
+            is "UAR" if validation clips have labels, else "R@1".
         target: label column that validation predicts.
         prompts: prompt set of the validation, see `--prompts` of evaluate.py.
         save_every: steps between checkpoints.
@@ -399,6 +402,7 @@ class TrainSettings:
     bucket: bool = False
     seed: int = 3407
     validate_every: int = 200
+    criterion: str = "auto"
     target: str = "emotion"
     prompts: str = "sentence"
     save_every: int = 200

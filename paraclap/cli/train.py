@@ -10,7 +10,7 @@ r"""Train ParaCLAP on captions and audio, and write a run folder.
 The first argument may be a YAML file (default: configs/paraclap.yaml); `key=value` arguments
 override it. All keys are in docs/configuration.md. The run folder receives config.yaml,
 metrics.jsonl, TensorBoard events, checkpoints/ (everything to resume), and the models best/ (by
-validation UAR) and last/, both ready for evaluate.py. The same command resumes an interrupted run
+`train.criterion`) and last/, both ready for evaluate.py. The same command resumes a stopped run
 (`train.resume=auto`) and gives the same weights as an uninterrupted run. SIGTERM, SIGUSR1 and
 Ctrl-C save a checkpoint first; exit code 75 requests that a scheduler requeue the command.
 `train.max_steps=2` is a dry run: it trains and validates, and prints memory use and the expected
@@ -44,6 +44,8 @@ def _train(arguments: Sequence[str]) -> int:
 
     with processes(device_named(settings.train.device), settings.train.timeout):
         trainer = train(settings)
-        best = f"best validation UAR {trainer.best:.3f}, " if trainer.best >= 0 else ""
+        best = ""
+        if trainer.best is not None:
+            best = f"best validation {trainer.validate.criterion} {trainer.best:.3f}, "
         print(f"{best}models in {trainer.output / 'best'} and {trainer.output / 'last'}")
     return 0

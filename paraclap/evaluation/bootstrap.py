@@ -19,6 +19,7 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 FEWEST_CLUSTERS = 3
 """With fewer there is no interval: resamples of two clusters have three values at most."""
+DRAWN = 4_000_000  # cluster numbers drawn at a time
 
 Interval = list[float] | None
 Rows = np.ndarray
@@ -70,6 +71,27 @@ def cluster_interval(statistic: Callable[[Rows], float], clusters: Sequence[Any]
         return statistic(order[places])
 
     return bootstrap(of_clusters, len(sizes), vectorized=False)
+
+
+def mean_interval(
+    values: np.ndarray, clusters: Sequence[Any], weights: np.ndarray | None = None
+) -> Interval:
+    """Return the 95 % interval of a mean over clips; None for fewer than three clusters.
+
+    Args:
+        values: of the clips (B,).
+        clusters: cluster of each clip, such as its speaker (B,); see `label_codes`.
+        weights: of the clips (B,); None = equal.
+    """
+    codes = label_codes(clusters)
+    weights = np.ones(len(values)) if weights is None else weights
+    sums, totals = np.bincount(codes, weights * values), np.bincount(codes, weights)
+
+    def mean(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        return sums[drawn].sum(axis=axis) / totals[drawn].sum(axis=axis)
+
+    batch = max(1, DRAWN // len(sums))
+    return bootstrap(mean, len(sums), vectorized=True, batch=batch)
 
 
 def label_codes(labels: Sequence[Any]) -> np.ndarray:

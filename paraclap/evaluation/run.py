@@ -195,13 +195,15 @@ def evaluate_retrieval(
     texts = _known_captions(table, captions)
     known = table.index.isin(texts.index)
     kinds, distinct = pd.factorize(texts)
-    clips, numbers = audio[known], np.arange(len(distinct))
+    numbers = np.arange(len(distinct))
     texts = embed_texts(model, processor, distinct.tolist()).numpy()
-    speakers = known_speakers(table[known])
-    return {
-        "text_to_audio": score_retrieval(texts, clips, numbers, kinds),
-        "audio_to_text": score_retrieval(clips, texts, kinds, numbers, speakers),
-    }
+    return score_retrieval(
+        audio[known],
+        texts,
+        lambda clips, captions: kinds[clips, None] == numbers[captions],
+        kinds,
+        known_speakers(table[known]),
+    )
 
 
 def _known_captions(table: pd.DataFrame, captions: pd.Series) -> pd.Series:

@@ -38,7 +38,8 @@ from paraclap.training.config import changed_keys
 STATE = "state.pt"
 HASH = "state.pt.sha256"
 STATE_KEYS = frozenset(
-    ("step", "settings", "fingerprints", "versions", "optimizer", "vocabulary", "constant")
+    ("step", "criterion", "settings", "fingerprints", "versions")
+    + ("optimizer", "vocabulary", "constant")
 )
 CONFIG = "config.yaml"
 MODELS = ("best", "last")

@@ -68,6 +68,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "model.text_pooling": ("cls", "mean"),
     "model.lora.towers": ("audio", "text"),
     "captions.style": ("sampled", "published", "emotion"),
+    "train.criterion": ("auto", "UAR", "R@1", "loss"),
     "train.precision": ("auto", "fp32", "bf16"),
     "train.loggers": ("tensorboard", "wandb"),
 }

@@ -121,8 +121,9 @@ class Log:
         if self.writer is not None:
             with self._writing_events():
                 for name, value in values.items():
-                    if value is not None:
-                        self.writer.add_scalar(f"{prefix}/{name}", value, step)
+                    if value is not None:  # TensorBoard has no tags with "@"
+                        tag = name.removeprefix(f"{prefix}_").replace("@", "_at_")
+                        self.writer.add_scalar(f"{prefix}/{tag}", value, step)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Add an image (H, W, 3) uint8."""

@@ -27,7 +27,7 @@ from paraclap.training.resources import memory_in_use
 from paraclap.training.tables import check_augmentation
 from paraclap.training.text_pretraining import pretrain_text
 from paraclap.training.trainer import Trainer
-from paraclap.training.validation import log_figures
+from paraclap.training.validation import CRITERIA, log_figures
 
 
 def train(settings: Settings) -> Trainer:
@@ -243,15 +243,21 @@ def _validate(trainer: Trainer, log: Log | None) -> None:
         trainer.checkpointer.save_model("best", trainer.model, trainer.processor)
         return
     trainer.stopwatch.start()
-    bfloat16 = trainer.learner.bfloat16
-    scores, answers = trainer.validate(trainer.model, trainer.processor, bfloat16, trainer.cache)
+    scores, answers = trainer.validate(
+        trainer.model,
+        trainer.processor,
+        trainer.learner.bfloat16,
+        trainer.cache,
+        trainer.learner.objective,
+    )
     trainer.stopwatch.end_validation()
     if log is not None:
         log.write(trainer.step, scores, "validation")
         log_figures(log, trainer.step, trainer.settings.train.target, answers)
-    tqdm.write(
-        f"step {trainer.step}: validation UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
-    )
-    if scores["UAR"] > trainer.best:
-        trainer.best = scores["UAR"]
+    criterion = trainer.validate.criterion
+    name, guessing = CRITERIA[criterion]
+    score, chance = scores[name], f" (chance {scores[guessing]:.3f})" if guessing else ""
+    tqdm.write(f"step {trainer.step}: validation {criterion} {score:.3f}{chance}")
+    if trainer.validate.is_better(score, trainer.best):
+        trainer.best = score
         trainer.checkpointer.save_model("best", trainer.model, trainer.processor)

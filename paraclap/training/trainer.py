@@ -46,7 +46,7 @@ class Trainer:
         whole_steps: number of steps of the whole run, which the schedule is based on.
         steps: number of steps until this run stops, at most `train.max_steps`.
         step: number of completed steps.
-        best: best validation UAR, -1 before the first validation.
+        best: best validation score, see `train.criterion`; None before the first validation.
         validated: step of the last validation.
         skipped: number of steps skipped because they were not finite.
         stopwatch: time per step.
@@ -71,7 +71,7 @@ class Trainer:
         self.learner = Learner(settings, self.data, self.device, self.whole_steps)
         self.validate.check_prompts(self.learner.processor)
         self.step = self.validated = 0
-        self.best = -1.0
+        self.best: float | None = None
         self.skipped = self.skipped_in_a_row = 0
         self.stopwatch = Stopwatch()
         self.checkpointer = Checkpointer(
@@ -188,6 +188,7 @@ class Trainer:
         """Everything that resuming needs; random states and batches follow from the step."""
         return {
             **{name: getattr(self, name) for name in COUNTERS},
+            "criterion": self.validate.criterion,
             **self.learner.state(),
             "settings": dataclasses.asdict(self.settings),
             "fingerprints": self.fingerprints,
@@ -228,6 +229,8 @@ class Trainer:
         self.learner.load_state(state)
         for name in COUNTERS:
             setattr(self, name, state[name])
+        if state["criterion"] != self.validate.criterion:
+            self.best = None
 
 
 def _finite(value: float) -> float | None:

@@ -1,8 +1,9 @@
-"""Zero-shot validation of a run on held-out speakers, with the code of evaluate.py."""
+"""Validation of a run on held-out speakers, with the code of evaluate.py."""
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import ClipDataset
@@ -19,23 +20,40 @@ from paraclap.evaluation.figures import (
 from paraclap.evaluation.tasks import ZeroShotTask, task_prompts, warn_of_labels
 from paraclap.evaluation.zero_shot import evaluate_task
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
-from paraclap.settings import TrainSettings, corpora_of
+from paraclap.settings import SettingsError, TrainSettings, corpora_of
+from paraclap.training.caption_scores import CaptionScores, drawn_clips
 from paraclap.training.data import TrainingData
 from paraclap.training.loggers import Log
 from paraclap.training.tables import catalogue_names
 
 SCORES = ("UAR", "ACC", "F1", "chance")
 RANK_SCORES = ("AUC", "Spearman")
+CAPTION_SCORES = ("R@1", "R@1_chance", "validation_loss")
+CRITERIA = {
+    "UAR": ("UAR", "chance"),
+    "R@1": ("R@1", "R@1_chance"),
+    "loss": ("validation_loss", None),
+}
+"""Value of `train.criterion` -> its score, and that of chance."""
+
+Answers = dict[str, pd.DataFrame]
 
 
 class Validator:
-    """Validation clips and their classes.
+    """Validation clips, their classes and their captions.
+
+    Clips without a label of `train.target` are used if the criterion is not the UAR, or if no clip
+    of their corpus has one.
 
     Attributes:
         data: clips of the run.
         task: target and prompt set.
-        tables: name of the corpus -> corpus table of its validation clips with a label; without
-            `data.corpora`, the name of a single corpus is "".
+        criterion: "UAR", "R@1" or "loss", see `train.criterion`.
+        tables: name of the corpus -> corpus table of its validation clips; without `data.corpora`,
+            the name of a single corpus is "".
+        labelled: name of the corpus -> which of them have a label; only corpora with labels.
+        captioned: name of the corpus -> their captions, and the rows of these; only corpora
+            with two distinct captions.
         pooled: name of the corpus -> its clips as pooled by the audio encoder while it is frozen.
     """
 
@@ -43,21 +61,64 @@ class Validator:
         self.data = data
         self.pooled: dict[str, torch.Tensor] = {}
         self.task = ZeroShotTask("validation", settings.target, settings.prompts)
-        self.tables = {
-            name: labelled
-            for name, table in _corpus_tables(data).items()
-            if len(labelled := table[scored_classes(table, settings.target).notna()])
-        }
-        for table in self.tables.values():  # now, so that faults stop the run before it starts
-            warn_of_labels(table, self.task)
+        tables = _corpus_tables(data)
+        labelled = {name: _has_label(table, settings) for name, table in tables.items()}
+        self.criterion = settings.criterion
+        if self.criterion == "auto":
+            self.criterion = "UAR" if any(map(np.any, labelled.values())) else "R@1"
+        self.tables: dict[str, pd.DataFrame] = {}
+        self.labelled: dict[str, np.ndarray] = {}
+        self.captioned: dict[str, tuple[np.ndarray, CaptionScores]] = {}
+        for name, table in tables.items():
+            self._add(name, table, labelled[name])
+        if tables and not (self.labelled if self.criterion == "UAR" else self.captioned):
+            self._refuse(settings)
+
+    def _add(self, name: str, table: pd.DataFrame, labelled: np.ndarray) -> None:
+        """Add the clips of a corpus, now, so that faults stop the run before it starts."""
+        if labelled.any():
+            warn_of_labels(table[labelled], self.task)
+            if self.criterion == "UAR":
+                table, labelled = table[labelled], labelled[labelled]
+            self.labelled[name] = labelled
+        rows = drawn_clips(len(table))
+        if not labelled.any() and len(rows) < len(table):
+            print(f"validation on {len(rows)} of {len(table)} clips, drawn at random")
+            table, rows = table.iloc[rows], np.arange(len(rows))
+        captions = CaptionScores(table.iloc[rows], self.data.settings)
+        if len(captions.texts) > 1:
+            self.captioned[name] = rows, captions
+            if self.criterion == "R@1" and captions.speakers is None:
+                print("no validation clip has a speaker: intervals of R@1 are over clips")
+        if name in self.labelled or name in self.captioned:
+            self.tables[name] = table
+
+    def _refuse(self, settings: TrainSettings) -> None:
+        """Stop if the criterion was set; "auto" leaves a run without validation."""
+        self.tables = {}
+        if settings.criterion == "UAR":
+            raise SettingsError(
+                f"train.criterion is UAR, but no validation clip has a label in {settings.target}"
+            )
+        if settings.criterion != "auto":
+            raise SettingsError(
+                f"train.criterion is {settings.criterion}, expected validation clips with at "
+                "least two distinct captions"
+            )
 
     def __len__(self) -> int:
         return sum(map(len, self.tables.values()))
 
     def check_prompts(self, processor: ParaCLAPProcessor) -> None:
         """Raise `PromptError` if the tokenizer maps two prompts to the same tokens."""
-        for table in self.tables.values():
-            check_tokens(processor, task_prompts(table, self.task))
+        for name, labelled in self.labelled.items():
+            check_tokens(processor, task_prompts(self.tables[name][labelled], self.task))
+
+    def is_better(self, score: float, best: float | None) -> bool:
+        """Return whether a score is better than the best one so far, which wins a tie."""
+        if best is None:
+            return True
+        return score < best if self.criterion == "loss" else score > best
 
     def __call__(
         self,
@@ -65,33 +126,38 @@ class Validator:
         processor: ParaCLAPProcessor,
         bfloat16: bool = False,
         cache: DiskEmbeddingCache | None = None,
-    ) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
+        objective: nn.Module | None = None,
+    ) -> tuple[dict[str, float], Answers]:
         """Score a model, under bfloat16 autocast if the run trains under it.
 
         Clips are encoded once while the audio encoder is frozen, and looked up in its `cache`.
 
         Returns:
             UAR, ACC, F1, chance, AUC and Spearman (see `evaluate_task`) and the recall of each
-            class, and by corpus the predictions with the true classes. With several corpora, scores
-            are means over the corpora, beside the scores of each corpus.
+            class, if there are labels; the values of `CaptionScores`, with the loss if `objective`
+            is not None; and by corpus the predictions with the true classes. With several corpora,
+            scores are means over the corpora that have them, beside the scores of each corpus.
         """
         was_training = model.training
         model.eval()
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
             results = {
-                name: self.score_corpus(name, model, processor, cache) for name in self.tables
+                name: self.score_corpus(name, model, processor, cache, objective)
+                for name in self.tables
             }
         model.train(was_training)
-        means = {
-            name: float(np.mean([scores[name] for scores, _ in results.values()]))
-            for name in SCORES
+        found = {
+            name: [scores[name] for scores, _ in results.values() if name in scores]
+            for name in (*SCORES, *CAPTION_SCORES)
         }
+        means = {name: float(np.mean(values)) for name, values in found.items() if values}
         each = {
             f"{name}.{corpus}" if corpus else name: value
             for corpus, (scores, _) in results.items()
             for name, value in scores.items()
         }
-        return means | each, {corpus: answers for corpus, (_, answers) in results.items()}
+        answers = {name: table for name, (_, table) in results.items() if table is not None}
+        return means | each, answers
 
     def score_corpus(
         self,
@@ -99,21 +165,51 @@ class Validator:
         model: ParaCLAPModel,
         processor: ParaCLAPProcessor,
         cache: DiskEmbeddingCache | None = None,
-    ) -> tuple[dict[str, float], pd.DataFrame]:
+        objective: nn.Module | None = None,
+    ) -> tuple[dict[str, float], pd.DataFrame | None]:
         """Score a model in evaluation mode on the validation clips of one corpus."""
+        audio = self._embed(name, model, processor, cache)
+        chosen, answers = {}, None
+        if name in self.labelled:
+            labelled = self.labelled[name]
+            scores, answers = evaluate_task(
+                model,
+                processor,
+                self.tables[name][labelled],
+                audio[labelled],
+                self.task,
+                intervals=False,
+            )
+            chosen = {name: scores[name] for name in (*SCORES, *RANK_SCORES) if name in scores}
+            chosen |= {f"recall/{label}": recall for label, recall in scores["recall"].items()}
+        if name in self.captioned:
+            rows, captions = self.captioned[name]
+            chosen |= captions(model, processor, audio[rows], objective)
+        return broadcast(chosen), answers
+
+    def _embed(
+        self,
+        name: str,
+        model: ParaCLAPModel,
+        processor: ParaCLAPProcessor,
+        cache: DiskEmbeddingCache | None,
+    ) -> np.ndarray:
+        """Embed the clips of a corpus, which are kept as pooled by a frozen encoder."""
         table = self.tables[name]
         clips = ClipDataset(table, self.data.recordings, self.data.functionals_of(table))
         workers = self.data.settings.data.workers
-        if "audio" in model.frozen and clips.functionals is None:
-            if name not in self.pooled:
-                self.pooled[name] = pooled_clips(model, processor, clips, cache, workers)
-            audio = project_clips(model, self.pooled[name]).numpy()
-        else:
-            audio = embed_clips(model, processor, clips, workers=workers).numpy()
-        scores, answers = evaluate_task(model, processor, table, audio, self.task, intervals=False)
-        recalls = {f"recall/{name}": recall for name, recall in scores["recall"].items()}
-        chosen = {name: scores[name] for name in (*SCORES, *RANK_SCORES) if name in scores}
-        return broadcast(chosen | recalls), answers
+        if "audio" not in model.frozen or clips.functionals is not None:
+            return embed_clips(model, processor, clips, workers=workers).numpy()
+        if name not in self.pooled:
+            self.pooled[name] = pooled_clips(model, processor, clips, cache, workers)
+        return project_clips(model, self.pooled[name]).numpy()
+
+
+def _has_label(table: pd.DataFrame, settings: TrainSettings) -> np.ndarray:
+    """Return which clips have a scored label; without a default target, none of them."""
+    if settings.target not in table and settings.target == TrainSettings().target:
+        return np.zeros(len(table), bool)
+    return scored_classes(table, settings.target).notna().to_numpy()
 
 
 def _corpus_tables(data: TrainingData) -> dict[str, pd.DataFrame]:

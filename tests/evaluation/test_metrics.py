@@ -219,9 +219,7 @@ def over_all_orders(similarity, is_relevant):
 def test_ties_score_as_the_mean_over_their_orders(similarity):
     is_relevant = [False, False, True, True, False, True]
     items = np.column_stack([similarity, np.zeros(6)])
-    ranked = retrieval.retrieve(
-        np.array([[1.0, 0.0]]), items, np.array(["yes"]), np.where(is_relevant, "yes", "no")
-    )
+    ranked = retrieval.retrieve(np.array([[1.0, 0.0]]), items, lambda _: np.array([is_relevant]))
     expected = over_all_orders(similarity, is_relevant)
     if len(set(similarity)) == 6:
         assert expected["AP"] == pytest.approx(average_precision_score(is_relevant, similarity))
@@ -234,7 +232,7 @@ def test_all_items_of_the_wanted_kind_are_relevant():
     items = rng.normal(size=(30, 8))
     items /= np.linalg.norm(items, axis=1, keepdims=True)
     kinds = np.arange(30) // 3  # three clips share each caption
-    ranked = retrieval.retrieve(items, items, kinds, kinds)
+    ranked = retrieval.retrieve(items, items, lambda rows: kinds[rows, None] == kinds)
     assert (ranked["rank"] <= 1).all() and (ranked["R@1"] == 1).all()
     assert (ranked["AP"] < 1).any(), "the two others are not found first"
 
@@ -243,21 +241,70 @@ def test_chunks_do_not_change_retrieval(monkeypatch):
     rng = np.random.default_rng(5)
     queries, items = rng.normal(size=(20, 6)), rng.normal(size=(15, 6))
     wanted, kinds = rng.integers(5, size=20), np.arange(15) % 5
-    whole = retrieval.retrieve(queries, items, wanted, kinds)
+    data = queries, items, lambda rows: wanted[rows, None] == kinds
+    whole = retrieval.retrieve(*data)
     monkeypatch.setattr(retrieval, "SIMILARITIES", 40)
-    assert whole.equals(retrieval.retrieve(queries, items, wanted, kinds))
+    assert whole.equals(retrieval.retrieve(*data))
+
+
+def pairs(kinds):
+    """Arguments of `score_retrieval` for clips whose captions are of these kinds."""
+    return lambda clips, captions: kinds[clips, None] == np.unique(kinds)[captions], kinds
 
 
 def test_constant_embeddings_are_at_chance():
     same = np.tile([0.6, 0.8], (40, 1))
-    kinds = np.arange(40) // 2
-    figures = retrieval.score_retrieval(same, same, kinds, kinds)
-    for name, chance in figures["chance"].items():
-        assert figures[name] == pytest.approx(chance), name
-    assert figures["chance"]["R@1"] == pytest.approx(2 / 40)
-    assert figures["chance"]["R@10"] == pytest.approx(1 - (30 * 29) / (40 * 39))
+    both = retrieval.score_retrieval(same, same[:20], *pairs(np.arange(40) // 2))
+    for figures in both.values():
+        for name, chance in figures["chance"].items():
+            assert figures[name] == pytest.approx(chance), name
+    chance = both["text_to_audio"]["chance"]
+    assert chance["R@1"] == pytest.approx(2 / 40) and chance["mean_rank"] == pytest.approx(41 / 3)
+    assert chance["R@10"] == pytest.approx(1 - (30 * 29) / (40 * 39))
+    assert both["audio_to_text"]["chance"]["R@1"] == pytest.approx(1 / 20)
+
+
+def test_unknown_pairs_are_left_out_of_the_ranking():
+    rng = np.random.default_rng(6)
+    queries, items = rng.normal(size=(12, 4)), rng.normal(size=(30, 4))
+    relevance = rng.choice([0, 1, np.nan], size=(12, 30), p=[0.6, 0.2, 0.2])
+    ranked = retrieval.retrieve(queries, items, lambda rows: relevance[rows])
+    for query, row, found in zip(queries, relevance, ranked.to_dict("records"), strict=True):
+        known = ~np.isnan(row)
+        alone = retrieval.retrieve(query[None], items[known], lambda _, r=row[known]: r[None])
+        assert found == alone.iloc[0].to_dict()
+
+
+def test_intervals_of_retrieval_resample_speakers_in_both_directions():
+    """A caption counts once, however many clips it has: each of them has a share of it."""
+    rng = np.random.default_rng(7)
+    kinds, speakers = np.sort(rng.integers(9, size=60)), rng.integers(8, size=60)
+    kinds[:9] = np.arange(9)
+    audio, texts = rng.normal(size=(60, 4)), rng.normal(size=(9, 4))
+    figures = retrieval.score_retrieval(audio, texts, *pairs(kinds), speakers)
+    assert figures == retrieval.score_retrieval(
+        audio, texts, *pairs(kinds), speakers, chance={n: f["chance"] for n, f in figures.items()}
+    )
+    matches = pairs(kinds)[0]
+    everything = slice(None)
+    hits = retrieval.retrieve(texts, audio, lambda rows: matches(everything, rows).T)["R@1"]
+    shares, values = 1 / np.bincount(kinds)[kinds], hits.to_numpy()[kinds]
+    expected = {
+        "text_to_audio": lambda rows: np.average(values[rows], weights=shares[rows]),
+        "audio_to_text": lambda rows: found[rows].mean(),
+    }
+    found = retrieval.retrieve(audio, texts, lambda rows: matches(rows, everything))["R@1"]
+    found = found.to_numpy()
+    for name, statistic in expected.items():
+        assert figures[name]["R@1"] == pytest.approx(statistic(np.arange(60)))
+        assert figures[name]["interval"] == pytest.approx(cluster_interval(statistic, speakers))
+    two = retrieval.score_retrieval(audio, texts, *pairs(kinds), ["s", "t"] * 30)
+    assert two["text_to_audio"]["interval"] is two["audio_to_text"]["interval"] is None
+    clips = retrieval.score_retrieval(audio, texts, *pairs(kinds))
+    low, high = clips["audio_to_text"]["interval"]
+    assert low < clips["audio_to_text"]["R@1"] < high
 
 
 def test_query_without_relevant_item_is_an_error():
-    with pytest.raises(ValueError, match="no item is of the wanted kind 2"):
-        retrieval.retrieve(np.ones((1, 2)), np.ones((2, 2)), np.array([2]), np.array([0, 1]))
+    with pytest.raises(ValueError, match="no relevant item"):
+        retrieval.retrieve(np.ones((1, 2)), np.ones((2, 2)), lambda _: np.zeros((1, 2)))
