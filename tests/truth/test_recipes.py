@@ -306,7 +306,7 @@ def test_validation_gives_the_figures_of_evaluation(
     scores = yaml.safe_load((tmp_path / "results" / "scores.yaml").read_text())["corpora"]
     (figures,) = scores.values()
     figures |= {f"recall/{name}": recall for name, recall in figures["recall"].items()}
-    logged = {name: value for name, value in logged.items() if "R@" not in name and "rank" not in name}
+    logged = {n: value for n, value in logged.items() if "R@" not in n and "rank" not in n}
     assert logged == pytest.approx({name: figures[name] for name in logged})
     assert figures["classes"] == {"emotion": 4, "gender": 2, "arousal": 2}[target]
     assert ("Spearman" in logged) == (target == "arousal")
