@@ -213,6 +213,7 @@ class CorpusSettings:
     root: str | None = None
     captions: str | None = None
     features: str | None = None
+    weight: float = 1.0
 
 
 @dataclass
@@ -221,7 +222,8 @@ class DataSettings:
 
     Attributes:
         corpora: several corpora, by name: `root`, `captions` and, for functionals, `features` of
-            each, instead of the keys below. Each may have a table of another kind. In a captions
+            each, and `weight`, a factor on the number of clips that are sampled from it, instead of
+            the keys below. Each may have a table of another kind. In a captions
             table with a column `corpus`, the rows of that name are used. Level words are relative
             to the table, or to each corpus if the table was written with `--edges-by corpus`.
         sampling_exponent: a corpus of n clips is sampled in proportion to n to the power of this: 1
@@ -243,7 +245,8 @@ class DataSettings:
         validation_split: value of the column `split` of the validation clips; a value that no clip
             has is an error. None = "dev", and if no clip has it, `validation_speakers`.
         validation_speakers: number of training speakers held out for validation if there is no
-            validation split, sampled with `train.seed`; 0 = no validation.
+            validation split, sampled with `train.seed`; 0 = no validation. Of a table without
+            speakers, a tenth of the files is held out, at most 1000.
         waveform_cache: folder for memory-mapped 16 kHz waveforms of the corpus, written before the
             first step and reused by later runs. None = read the audio files.
         shuffled_shards: number of shards whose clips are shuffled together if `root` is a folder of

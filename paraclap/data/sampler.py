@@ -61,6 +61,7 @@ def mixed(
     labels: Sequence[str] = (),
     class_sampling_exponent: float = 1.0,
     permute: Permute = permuted,
+    weights: Sequence[float] = (),
 ) -> Draws:
     """Draw from several corpora, in proportion to their sizes to the power of `exponent`.
 
@@ -76,12 +77,13 @@ def mixed(
         labels: class of each row; not needed for a `class_sampling_exponent` of 1.
         class_sampling_exponent: 0 draws equally many rows of each class of a corpus.
         permute: of the rows of each part, whose order is kept where parts are mixed.
+        weights: factor on the draws of each corpus; () = 1.
     """
-    is_whole = len(sizes) == 1 or exponent == 1 and permute is permuted
-    if is_whole and class_sampling_exponent == 1:
+    is_mixed = exponent != 1 or len({*weights}) > 1 or permute is not permuted
+    if (len(sizes) == 1 or not is_mixed) and class_sampling_exponent == 1:
         return shuffled(sum(sizes), seed, permute)
     parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-    counts = mixture_counts(sizes, exponent)
+    counts = mixture_counts(sizes, exponent, weights=weights)
     if class_sampling_exponent != 1:
         parts, counts = _by_class(parts, counts, np.asarray(labels), class_sampling_exponent)
 
@@ -114,11 +116,13 @@ def _by_class(
     return parts, divided
 
 
-def mixture_counts(sizes: Sequence[int], exponent: float, total: int | None = None) -> list[int]:
+def mixture_counts(
+    sizes: Sequence[int], exponent: float, total: int | None = None, weights: Sequence[float] = ()
+) -> list[int]:
     """Return the draws of each part per epoch; they add up to `total`, None = all rows."""
     total = sum(sizes) if total is None else total
-    weights = np.array(sizes, np.float64) ** exponent
-    exact = weights / weights.sum() * total
+    shares = np.array(sizes, np.float64) ** exponent * (weights or 1.0)
+    exact = shares / shares.sum() * total
     counts = np.floor(exact).astype(int)
     left_over = np.argsort(counts - exact, kind="stable")[: total - counts.sum()]
     counts[left_over] += 1

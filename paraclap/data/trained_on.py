@@ -16,6 +16,7 @@ own, of which the record has no name. Names of the latter may belong to differen
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ import pandas as pd
 
 from paraclap.audio import AudioError
 from paraclap.audio.paths import mark_of, resolve_inside
+from paraclap.data.captions import FREE, text_key
+from paraclap.data.free_captions import distinct_free_captions
 from paraclap.data.tables import Lists
 from paraclap.files import atomic_write, reading_parquet
 from paraclap.model.sources import ModelError, find_model, model_file, read_object
@@ -199,6 +202,9 @@ NEUTRAL = frozenset(
 LEVEL_WORDS = frozenset(("low", "normal", "high", "middle", "medium", "short", "long"))
 """Words that mean nothing without the name of a descriptor."""
 
+MOST_WORDS = 2000
+"""Words of free captions that are recorded, those of the most captions."""
+
 Attributes = dict[str, dict[str, list[str]]]
 """Descriptor -> class or level -> words of its phrases, without those of `NEUTRAL`."""
 
@@ -215,12 +221,22 @@ def attributes_of(table: pd.DataFrame) -> Attributes:
     for phrase, (row, place) in captions.first_places().items():
         names = descriptors[row]
         name = names[place]
+        if name == FREE:
+            continue
         value = _value(table, row, name) or captions[row][names.index(name)]
         words.setdefault(name, {}).setdefault(value, set()).update(words_of(phrase))
     return {
         name: {value: sorted(found) for value, found in sorted(values.items())}
         for name, values in sorted(words.items())
     }
+
+
+def free_captions_of(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the number of different `free_captions` of a captions table, and the `free_words`."""
+    texts = {text_key(text) for text in distinct_free_captions(table)}
+    counts = Counter(word for text in texts for word in words_of(text))
+    words = sorted(counts, key=lambda word: (-counts[word], word))[:MOST_WORDS]
+    return {"free_captions": len(texts), "free_words": sorted(words)}
 
 
 def _value(table: pd.DataFrame, row: int, descriptor: str) -> str | None:
@@ -235,9 +251,10 @@ def untrained(config: Any, prompts: Mapping[str, Sequence[str]] | Sequence[str])
     """Return the prompts about a class or level that no caption of the training described.
 
     A prompt is trained if one of its words, or two of them together ("pitch", "low"), belong to a
-    single class or level of the captions, or if all of its words occur in captions; words that are
-    true of any speech ("the speaker is") do not count. A pretrained text encoder may still
-    understand an untrained prompt, but nothing in the training taught how it sounds.
+    single class or level of the captions, or if all of its words occur in captions, also in free
+    ones; words that are true of any speech ("the speaker is") do not count. A pretrained text
+    encoder may still understand an untrained prompt, but nothing in the training taught how it
+    sounds.
 
     Args:
         config: of the model, with its `provenance`.
@@ -257,16 +274,22 @@ def untrained(config: Any, prompts: Mapping[str, Sequence[str]] | Sequence[str])
         for value, words in values.items():
             for word in words:
                 meanings.setdefault(word, set()).add((name, value))
+    free: set[str] = set()
+    for facts in _generations(config.provenance):
+        words = facts.get("free_words")
+        free.update(words if isinstance(words, list) else ())
     return [
         name
         for name, texts in prompts.items()
-        if not any(_is_trained(words_of(text), meanings) for text in texts)
+        if not any(_is_trained(words_of(text), meanings, free) for text in texts)
     ]
 
 
-def _is_trained(words: set[str], meanings: Mapping[str, set[tuple[str, str]]]) -> bool:
+def _is_trained(
+    words: set[str], meanings: Mapping[str, set[tuple[str, str]]], free: set[str]
+) -> bool:
     known = words & meanings.keys()
-    if known == words:
+    if known | words & free == words:
         return True
     candidates = set().union(*(meanings[word] for word in known - LEVEL_WORDS))
     return any(

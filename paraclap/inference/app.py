@@ -130,6 +130,8 @@ def _training(provenance: Mapping[str, Any]) -> str:
     if attributes := provenance.get("attributes"):
         captions = (f"{name} ({', '.join(found)})" for name, found in attributes.items())
         sentences.append(f"Its captions describe {'; '.join(captions)}.")
+    if free := provenance.get("free_captions"):
+        sentences.append(f"It was trained on {free} different captions in free wording.")
     return html.escape("".join(f"\n\n{sentence}" for sentence in sentences))
 
 

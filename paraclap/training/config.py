@@ -244,6 +244,8 @@ def check_paths(settings: Settings) -> None:
         is_beside_audio = is_database or captions.suffix.lower() not in ("", ".parquet")
         if corpus.root is None and not is_beside_audio:
             raise SettingsError(f"{key}.root is not set; set it to the folder of the audio")
+        if name and corpus.weight <= 0:
+            raise SettingsError(f"{key}.weight is {corpus.weight}, expected more than 0")
         if corpus.root is not None and not Path(corpus.root).is_dir():
             raise SettingsError(f"{key}.root: {corpus.root} is not a folder")
         if corpus.captions is None:

@@ -7,12 +7,15 @@ import warnings
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from paraclap.audio.paths import is_audio_file, resolve_inside
 from paraclap.audio.recordings import Files, JoinedRecordings, Recordings
 from paraclap.audio.shards import shard_numbers
 from paraclap.audio.waveform_cache import cache_waveforms
+from paraclap.data.captions import FREE
 from paraclap.data.dataset import CaptionDataset, clip_seconds
+from paraclap.data.free_captions import distinct_free_captions
 from paraclap.data.functionals import measured_functionals, standards
 from paraclap.data.loader import PREFETCH
 from paraclap.data.sampler import TrainingBatches, bucketed, mixed, permuted, permuted_by_shards
@@ -27,6 +30,7 @@ from paraclap.settings import Settings, SettingsError, corpora_of
 from paraclap.training.tables import Hashes, read_all_functionals, read_tables
 
 SHOWN_CAPTIONS = 16
+SHOWN_CHARACTERS = 60  # of a caption in a warning
 
 
 class TrainingData:
@@ -76,11 +80,36 @@ class TrainingData:
         parts = ((self.train_table, TRAIN), (self.validation_table, VALIDATION))
         clips = [self.hashes.clips_of(table).assign(part=part) for table, part in parts]
         record = TrainedOn(pd.concat(clips, ignore_index=True), complete=True)
+        self._warn_of_copies(record.overlap(clips[1], TRAIN)["clip"].to_numpy())
         return record if self.start is None else record.with_ancestor(self.start)
+
+    def _warn_of_copies(self, is_copy: np.ndarray) -> None:
+        """Warn of validation clips whose audio is also that of a training clip."""
+        if is_copy.any():
+            warnings.warn(
+                f"{is_copy.sum()} of {len(is_copy)} validation clips have the same audio as "
+                f"training clips, such as {self.validation_table.index[is_copy][0][0]}; scores on "
+                "them are too high",
+                stacklevel=4,
+            )
 
     def texts(self) -> list[str]:
         """Every phrase of the training captions."""
         return Lists(self.train_table["captions"]).texts()
+
+    def warn_of_truncation(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Warn of free captions with more tokens than the text encoder reads."""
+        limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        texts = distinct_free_captions(self.train_table)
+        long = [text for text in texts if len(text.encode()) > limit]  # a token has at least 1 byte
+        tokens = tokenizer(long or "", add_special_tokens=False, verbose=False).input_ids
+        long = [text for text, ids in zip(long, tokens, strict=True) if len(ids) > limit]
+        if long:
+            warnings.warn(
+                f"{len(long)} of {len(texts)} different captions are truncated to the {limit} "
+                f"tokens of the text encoder, such as {long[0][:SHOWN_CHARACTERS]!r}...",
+                stacklevel=3,
+            )
 
     def standards(self) -> Functionals | None:
         """Mean and standard deviation of the training functionals; None if waveforms are read."""
@@ -170,17 +199,22 @@ class TrainingData:
 
     def _refuse_missing_columns(self) -> None:
         target = self.settings.train.target
-        if self.settings.data.class_sampling_exponent != 1 and target not in self.train_table:
+        has_labels = target in self.train_table or self._descriptors() == {FREE}
+        if self.settings.data.class_sampling_exponent != 1 and not has_labels:
             raise SettingsError(
                 f"data.class_sampling_exponent: the captions table has no column {target}"
             )
 
+    def _descriptors(self) -> set[str]:
+        """Return what the training captions describe, `FREE` among them if there are such."""
+        return set(Lists(self.train_table["caption_descriptors"]).texts())
+
     def _report_unused_labels(self) -> None:
         """Warn of labels in `captions.label_probs` that no training clip has."""
         captions = self.settings.captions
-        found = set(Lists(self.train_table["caption_descriptors"]).texts())
+        found = self._descriptors() - {FREE}
         absent = [label for label, p in captions.label_probs.items() if p and label not in found]
-        if absent and captions.style == "sampled":
+        if absent and found and captions.style == "sampled":
             warnings.warn(
                 f"captions.label_probs: no training clip has a phrase about {', '.join(absent)}, "
                 f"only about {', '.join(sorted(found))}",
@@ -214,12 +248,19 @@ def training_batches(data: TrainingData, start: int, end: int) -> TrainingBatche
     """Return the batches of (epoch, row) of the steps `start` to `end`."""
     settings, train = data.settings.data, data.settings.train
     table = data.train_table
-    sizes = [len(part) for part in data.by_corpus(table).values()]
+    parts = data.by_corpus(table)
+    sizes = [len(part) for part in parts.values()]
+    weights = [settings.corpora[name].weight for name in parts if name]
     exponent = settings.class_sampling_exponent
-    labels = () if exponent == 1 else table[train.target].astype("str").fillna("")
+    labels = ()
+    if train.target not in table:
+        exponent = 1.0  # free captions without labels
+    elif exponent != 1:
+        labels = table[train.target].astype("str").fillna("")
     count = settings.shuffled_shards
     permute = permuted if data.shards is None else permuted_by_shards(data.shards, count)
-    draws = mixed(sizes, settings.sampling_exponent, train.seed, labels, exponent, permute)
+    order = (train.seed, labels, exponent, permute, weights)
+    draws = mixed(sizes, settings.sampling_exponent, *order)
     if train.bucket:
         seconds = np.minimum(data.clip_lengths, settings.crop_seconds)
         draws = bucketed(draws, seconds, train.batch_size, train.seed)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from paraclap.audio.augment import TRANSFORMS, Augmenter
 from paraclap.captions.sources import metadata_of
 from paraclap.corpora.labels import SPLITS, in_split, normalise_labels, split_names
-from paraclap.data.captions import drawn_descriptors
+from paraclap.data.captions import FREE, drawn_descriptors
 from paraclap.data.functionals import functionals_of, read_functionals
 from paraclap.data.tables import PHRASE_COLUMNS, Lists, read_caption_table, refuse_repeated
 from paraclap.data.trained_on import (
@@ -25,6 +25,7 @@ from paraclap.data.trained_on import (
     attributes_of,
     clips_of,
     content_hashes,
+    free_captions_of,
 )
 from paraclap.files import reading, reading_parquet
 from paraclap.model.sources import default_model, is_installed
@@ -32,6 +33,8 @@ from paraclap.settings import DataSettings, Settings, SettingsError, corpora_of
 
 VALIDATION_SPLIT = "dev"  # unless `data.validation_split` is set
 SHOWN_NAMES = 10
+HELD_OUT_FILES, MOST_HELD_OUT_FILES = 0.1, 1000
+"""Share and largest number of the files that are held out if speakers are unknown."""
 
 
 def read_captions(path: str | Path) -> pd.DataFrame:
@@ -198,6 +201,8 @@ def provenance(
     if settings.loss.class_prompts:
         drawn.add(settings.train.target)
     attributes = {name: values for name, values in attributes_of(table).items() if name in drawn}
+    if FREE in drawn:
+        facts |= free_captions_of(table)
     return facts | {"epochs": epochs, "seed": settings.train.seed, "attributes": attributes}
 
 
@@ -230,7 +235,9 @@ def _public_name(source: str) -> str:
 def split_table(
     table: pd.DataFrame, settings: Settings, seen: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return training and validation rows, which have no speaker in common.
+    """Return training and validation rows, which have no known speaker in common.
+
+    Of a table without speakers and validation split, a tenth of the files is held out.
 
     Args:
         table: captions table of a corpus.
@@ -238,7 +245,7 @@ def split_table(
         seen: `TrainedOn.overlap` of the table with the training of the model in `model.start`.
 
     Raises:
-        SettingsError: if a part is empty, or speakers are unknown and have to be held out.
+        SettingsError: if a part is empty, or there are too few speakers or files to hold out.
     """
     data = settings.data
     is_train = np.full(len(table), data.train_split == DataSettings.train_split)
@@ -264,8 +271,13 @@ def split_table(
         _refuse_shared_speakers(train, validation)
         if len(validation):
             validation = _without_trained(validation, trained[is_validation].to_numpy())
+            _warn_of_unknown_speakers(train, validation)
         _warn_of_namesakes(validation, namesakes)
         return train, validation
+    if not _has_speakers(train):
+        is_held_out = _held_out_files(train, settings, trained[is_train].to_numpy())
+        _warn_of_unknown_speakers(train, train[is_held_out])
+        return train[~is_held_out], train[is_held_out]
     held_out = _held_out_speakers(train, settings, trained[is_train].to_numpy(), namesakes)
     unknown = train["speaker"].isna().sum()
     rest = f"; {unknown} clips without a speaker remain in training" if unknown else ""
@@ -275,16 +287,43 @@ def split_table(
     return train[~is_held_out], train[is_held_out]
 
 
+def _has_speakers(table: pd.DataFrame) -> bool:
+    return "speaker" in table and table["speaker"].notna().any()
+
+
+def _held_out_files(train: pd.DataFrame, settings: Settings, trained: np.ndarray) -> np.ndarray:
+    """Return which rows are of a tenth of the files, none of which was trained on."""
+    files = train.index.get_level_values("file")
+    unseen = np.array(sorted(set(files) - set(files[trained])))
+    if not len(unseen) or files.nunique() < 2:
+        raise SettingsError(
+            "the table has no validation split, no speakers, and too few files to hold out that "
+            "were not trained on; set data.validation_speakers=0 to train without validation"
+        )
+    count = min(len(unseen), max(1, round(HELD_OUT_FILES * files.nunique())), MOST_HELD_OUT_FILES)
+    rng = np.random.default_rng(settings.train.seed)
+    print(f"validation on {count} of {files.nunique()} files")
+    return files.isin(rng.choice(unseen, count, replace=False))
+
+
+def _warn_of_unknown_speakers(train: pd.DataFrame, validation: pd.DataFrame) -> None:
+    """Warn if speakers of both parts, and thus those that they share, are unknown."""
+    if not _has_speakers(train) or not _has_speakers(validation):
+        files = validation.index.unique("file")
+        shared = files[files.isin(train.index.get_level_values("file"))]
+        also = f", and {len(shared)} files are, such as {shared[0]}" if len(shared) else ""
+        warnings.warn(
+            "speakers are unknown: those of the validation clips may be among those of the "
+            f"training{also}, so that scores are too high; a column speaker prevents that",
+            stacklevel=3,
+        )
+
+
 def _held_out_speakers(
     train: pd.DataFrame, settings: Settings, trained: np.ndarray, namesakes: set[str]
 ) -> list[str]:
     """Return speakers for validation that were not trained, if possible without namesakes."""
     data = settings.data
-    if "speaker" not in train:
-        raise SettingsError(
-            "the captions table has no validation split and no speakers to hold out; set "
-            "data.validation_speakers=0 to train without validation"
-        )
     speakers = np.array(sorted(train["speaker"].dropna().unique()))
     if len(speakers) <= data.validation_speakers:
         raise SettingsError(

@@ -70,6 +70,7 @@ class Trainer:
         self.fingerprints = broadcast(self.data.fingerprints() if rank() == 0 else None)
         self.learner = Learner(settings, self.data, self.device, self.whole_steps)
         self.validate.check_prompts(self.learner.processor)
+        self.data.warn_of_truncation(self.learner.processor.tokenizer)
         self.step = self.validated = 0
         self.best: float | None = None
         self.skipped = self.skipped_in_a_row = 0

@@ -2,6 +2,7 @@
 
 import json
 
+import audformat
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,12 +43,35 @@ def test_validation_holds_out_speakers_without_a_split_column():
         (table_of(list("aab"), ["train", "dev", "dev"]), {}, "speakers a are in both"),
         (table_of(list("aab"), ["x", "x", "x"]), {}, "no row has split 'train'"),
         (table_of(list("aab")), {}, "2 training speakers"),
-        (table_of(list("aab")).drop(columns="speaker"), {}, "no speakers to hold out"),
     ],
 )
 def test_impossible_splits_are_refused(table, data, message):
     with pytest.raises(SettingsError, match=message):
         tables.split_table(table, settings_with(**data))
+
+
+def files_of(names, **columns):
+    index = audformat.segmented_index(names, [0] * len(names), [pd.NaT] * len(names))
+    return pd.DataFrame(columns, index)
+
+
+def test_files_are_held_out_if_speakers_are_unknown():
+    table = files_of([f"{n % 20}.wav" for n in range(40)], note=range(40))
+    table.index = table.index.set_levels(table.index.levels[1], level=1)
+    with pytest.warns(UserWarning, match="speakers are unknown: .* a column speaker prevents"):
+        training, validation = tables.split_table(table, settings_with())
+    held_out = set(validation.index.get_level_values("file"))
+    assert len(held_out) == 2 and len(validation) == 4 and len(training) == 36
+    assert not held_out & set(training.index.get_level_values("file"))
+    with pytest.raises(SettingsError, match="too few files to hold out"):
+        tables.split_table(table[:1], settings_with())
+    assert len(tables.split_table(table, settings_with(validation_speakers=0))[0]) == 40
+
+
+def test_splits_of_unknown_speakers_and_files_in_both_are_stated():
+    table = files_of(["a.wav", "b.wav", "b.wav"], split=["train", "train", "dev"])
+    with pytest.warns(UserWarning, match=r"those of the training, and 1 files are, such as b"):
+        tables.split_table(table, settings_with())
 
 
 def test_provenance_has_no_paths_and_no_unrecorded_corpus(captions, tmp_path):

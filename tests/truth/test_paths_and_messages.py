@@ -363,7 +363,7 @@ def test_faulty_prompt_files_stop_before_a_clip_is_embedded(
         ("no speaker", ["--probe"], "--probe requires the speakers of labels"),
         (None, ["--speakers", "s99"], "has no speaker"),
         (None, ["--split", "test"], "has no column 'split'"),
-        (None, ["--retrieval", "labels.csv"], f"labels.csv cannot be read: {NO_CAPTIONS}"),
+        (None, ["--retrieval", "labels.csv"], "emotion, speaker, expected a column 'caption', or"),
         (None, ["--split-from", "labels.csv"], f"labels.csv cannot be read: {NO_CAPTIONS}"),
         (None, ["--split-from", "x.parquet"], "x.parquet does not exist"),
         (None, ["--retrieval", "x.parquet"], "x.parquet does not exist"),
@@ -741,8 +741,8 @@ def test_outputs_of_captions_may_be_in_new_folders(wrong_files):
 
 
 @pytest.mark.parametrize("templates", [["extneded"], ["extended"], []])
-def test_templates_beside_a_captions_table_are_refused(templates):
-    data = DataSettings(captions="captions.parquet", templates=templates)
+def test_templates_beside_a_captions_table_are_refused(captions, templates):
+    data = DataSettings(captions=str(captions), templates=templates)
     with pytest.raises(SettingsError, match="data.templates is .* has captions already"):
         with_captions(Settings(data=data))
 
@@ -779,7 +779,7 @@ def exit_code(script, *arguments):
 
 OVERWRITING = {
     "evaluate over its table": (evaluate, "MODEL labels.csv -o .", "labels.csv"),
-    "evaluate over its captions": (evaluate, "MODEL labels.csv -o . --retrieval labels.png", None),
+    "evaluate over its captions": (evaluate, "MODEL f.parquet -o . --retrieval f.csv", "f.csv"),
     "predict over a recording": (predict, "MODEL a.wav --prompts x y -o a.wav", "a.wav"),
     "predict over a table": (predict, "MODEL labels.csv --prompts x y -o labels.csv", "labels.csv"),
     "page over a recording": (search, "query index x --page a.wav", "a.wav"),
@@ -804,7 +804,7 @@ def test_no_output_replaces_an_input(case, labels, model_folder, monkeypatch, ca
     soundfile.write("a.wav", torch.linspace(-0.5, 0.5, 16_000).numpy(), 16_000)
     table = pd.read_csv("labels.csv")
     table.to_parquet("f.parquet")
-    table.assign(caption=table["emotion"]).to_parquet("labels.png")
+    table.assign(caption=table["emotion"]).to_csv("f.csv", index=False)
     (labels.parent / "x.edges.json").write_text("{}")
     before = {path.name: path.read_bytes() for path in labels.parent.iterdir()}
     words = [str(model_folder) if word == "MODEL" else word for word in command.split()]

@@ -458,6 +458,13 @@ def test_prompts_about_nothing_in_the_captions_are_untrained(prompt, trained):
         assert untrained(SimpleNamespace(provenance=unknown), [prompt]) == []
 
 
+def test_prompts_in_the_words_of_free_captions_are_trained():
+    provenance = {"attributes": {"emotion": EMOTIONS}, "free_words": ["calm", "man", "weeps"]}
+    config = SimpleNamespace(provenance={"attributes": {}, "before": provenance})
+    prompts = ["a calm man", "a calm woman", "angry", "she weeps", "an angry robot"]
+    assert untrained(config, prompts) == ["a calm woman", "she weeps"]
+
+
 def test_published_weights_are_trained_on_what_the_paper_describes():
     prompts = descriptor_prompts() | {"valence": {"low": ("valence is low",)}}
     config = ParaCLAPConfig(**PUBLISHED_CONFIG)
