@@ -370,6 +370,9 @@ class TrainSettings:
         batch_size: clips per step, over all processes.
         bucket: batches of clips of similar duration, padded to the longest clip of the batch
             instead of `data.crop_seconds`.
+        keep_old: share of the start model in the weights that are validated and saved, which are
+            interpolated between those of `model.start` and the trained ones. It limits forgetting
+            of what the new clips lack: other corpora, attributes and classes. 0 = none.
         seed: seed of weights, order, crops, captions and dropout.
         validate_every: steps between validations; the last step is always validated.
         criterion: score that chooses the best model: "UAR" (zero-shot classification of `target`),
@@ -403,6 +406,7 @@ class TrainSettings:
     unfreeze: dict[str, float] = field(default_factory=dict)
     batch_size: int = 32
     bucket: bool = False
+    keep_old: float = 0.0
     seed: int = 3407
     validate_every: int = 200
     criterion: str = "auto"

@@ -95,7 +95,10 @@ RANGES: dict[str, tuple[str, ...]] = {
     "[0.05, inf)": ("data.crop_seconds",),
     "(0, 1e6]": ("data.timeout", "train.timeout"),
     "(0, 1]": ("optim.layer_decay",),
-    "[0, 1)": ("model.audio_dropout", "model.projection_dropout", "model.lora.dropout"),
+    "[0, 1)": (
+        *("model.audio_dropout", "model.projection_dropout", "model.lora.dropout"),
+        "train.keep_old",
+    ),
     PROBABILITY: (
         *("captions.mix", "data.sampling_exponent", "data.class_sampling_exponent"),
         *(f"data.augment.{name}" for name in ("gain", "noise", "reverb", "speed")),
@@ -216,6 +219,8 @@ def check_paths(settings: Settings) -> None:
         raise SettingsError(
             "model.start is not set; set it to a trained model, or model.audio to an encoder"
         )
+    if settings.train.keep_old and not model.start:
+        raise SettingsError("train.keep_old requires a trained model in model.start")
     check_layers(model)
     check_lora(settings)
     if model.audio_standardise and (model.audio.name is None or model.audio_pooling == "attention"):

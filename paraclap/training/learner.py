@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class Learner:
             their weights.
         unfreezing: step from which each part of `train.unfreeze` is trained.
         bfloat16: whether encoders and projections run under bfloat16 autocast.
+        start: trained parameters of the model and their values in `model.start`, for
+            `train.keep_old`.
     """
 
     def __init__(
@@ -95,6 +98,8 @@ class Learner:
         )
         groups = parameter_groups(self.model, settings.optim, self.objective, self.unfreezing)
         self.optimizer = OPTIMIZERS[settings.optim.name](groups, lr=settings.optim.lr)
+        trained = {p for group in groups for p in group["params"]} if train.keep_old else ()
+        self.start = [(p, p.detach().clone()) for p in self.model.parameters() if p in trained]
 
     def _class_prompts(self, data: TrainingData) -> ClassPrompts | None:
         if not self.settings.loss.class_prompts:
@@ -114,6 +119,22 @@ class Learner:
         """Take a step of the optimiser."""
         self.optimizer.step()
         self.model.clamp_logit_scale()
+
+    @contextmanager
+    @torch.no_grad()
+    def interpolated(self) -> Iterator[None]:
+        """Within the context, weights are interpolated with those of the start model.
+
+        Interpolation of the weights of a fine-tuned and a zero-shot model as in Wortsman et al.,
+        Robust fine-tuning of zero-shot models (2022), with `train.keep_old` = 1 - alpha.
+        """
+        share = self.settings.train.keep_old
+        trained = [parameter.clone() for parameter, _ in self.start]
+        for parameter, start in self.start:
+            parameter.lerp_(start, share)
+        yield
+        for (parameter, _), weights in zip(self.start, trained, strict=True):
+            parameter.copy_(weights)
 
     def unfreeze(self, step: int) -> list[str]:
         """Unfreeze the parts that are trained from `step` on; returns their names."""

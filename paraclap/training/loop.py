@@ -95,7 +95,8 @@ def _train(trainer: Trainer, log: Log | None, requests: StopRequests) -> None:
     """Train to the last step: rate, forward, backward, clip, step, log, validate, save."""
     settings = trainer.settings.train
     if trainer.validated < trainer.step and _is_due(trainer, settings.validate_every):
-        _validate(trainer, log)  # the run was stopped between this step and its validation
+        with trainer.learner.interpolated():  # the run was stopped before this validation
+            _validate(trainer, log)
     prepare(trainer, requests)
     with _progress_bar(trainer) as bar:
         trainer.stopwatch.start()
@@ -112,11 +113,13 @@ def _train(trainer: Trainer, log: Log | None, requests: StopRequests) -> None:
                 }
                 log.write(trainer.step, values, "train")
             if _is_due(trainer, settings.validate_every) and not agreed_signal(requests):
-                _validate(trainer, log)
+                with trainer.learner.interpolated():
+                    _validate(trainer, log)
             if _is_due(trainer, settings.save_every):
                 trainer.save()
             trainer.stopwatch.start()
-    trainer.checkpointer.save_model("last", trainer.model, trainer.processor)
+    with trainer.learner.interpolated():
+        trainer.checkpointer.save_model("last", trainer.model, trainer.processor)
 
 
 def prepare(trainer: Trainer, requests: StopRequests | None = None) -> None:

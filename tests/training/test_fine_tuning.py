@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
+from training_runs import same, same_runs, train_until, weights
 
 from paraclap import cli
 from paraclap.cli import models, train
@@ -77,9 +78,7 @@ def test_fine_tuning_starts_with_all_weights_of_the_model(command, start):
     settings = with_captions(read_settings([*command, "train.seed=5"]))
     run = loop.Trainer(settings)
     stored = load_file(start / "model.safetensors")
-    weights = run.model.state_dict()
-    assert weights.keys() == stored.keys()
-    assert all(torch.equal(weights[name], stored[name]) for name in stored)
+    assert same(run.model.state_dict(), stored)
     _, processor = load_model(start)
     assert run.processor.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
     assert run.processor.feature_extractor.gain == 10.0
@@ -130,14 +129,14 @@ def test_frozen_encoders_keep_their_weights_and_projections_learn(command, start
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
 def test_incomplete_start_is_refused(command, start, change):
-    weights = load_file(start / "model.safetensors")
+    stored = load_file(start / "model.safetensors")
     name = "audio_projection.linear1.weight"
-    tensor = weights.pop(name)
+    tensor = stored.pop(name)
     if change == "unknown":
-        weights |= {name: tensor, "stray": torch.zeros(1)}
+        stored |= {name: tensor, "stray": torch.zeros(1)}
     elif change == "shape":
-        weights[name] = torch.zeros(3, 3)
-    save_file(weights, start / "model.safetensors", metadata={"format": "pt"})
+        stored[name] = torch.zeros(3, 3)
+    save_file(stored, start / "model.safetensors", metadata={"format": "pt"})
     settings = with_captions(read_settings(command))
     expected = {"missing": "1 weights", "unknown": "weights are unknown", "shape": "another shape"}
     with pytest.raises(ParaCLAPError, match=expected[change]):
@@ -152,6 +151,35 @@ def test_labels_without_speakers_need_validation_speakers_0(command, labels, tmp
     run = loop.train(read_settings([*command, "data.validation_speakers=0"]))
     assert len(run.data.train_table) == 6
     assert (tmp_path / "mine" / "best" / "config.json").is_file()
+
+
+def test_keep_old_interpolates_what_is_saved_and_not_what_is_trained(command, start, tmp_path):
+    states = []
+    for share in (0, 0.75):
+        output = f"output={tmp_path / str(share)}"
+        run = loop.train(read_settings([*command, f"train.keep_old={share}", output]))
+        states.append(weights(run.output))
+        trained = dict(run.model.state_dict())
+        assert same(trained, states[0])
+    old, (new, kept) = load_file(start / "model.safetensors"), states
+    assert not same(old, new) and new.keys() == kept.keys()
+    for name, weight in kept.items():
+        torch.testing.assert_close(weight, 0.75 * old[name] + 0.25 * new[name])
+    assert same(kept, weights(tmp_path / "0.75", "best")), "validated at the last step"
+
+
+def test_run_with_keep_old_resumes_bit_for_bit(command, tmp_path, monkeypatch):
+    options = ["train.keep_old=0.5", "train.save_every=1", "train.log_every=1"]
+    whole = [*command, *options, f"output={tmp_path / 'whole'}"]
+    loop.train(read_settings(whole))
+    train_until(monkeypatch, 2, [*command, *options])
+    loop.train(read_settings([*command, *options]))
+    assert same_runs(tmp_path / "whole", tmp_path / "mine")
+
+
+def test_keep_old_requires_a_start(config):
+    with pytest.raises(SettingsError, match="train.keep_old requires a trained model"):
+        loop.train(read_settings([config, "train.keep_old=0.5"]))
 
 
 # --- Every start, every configuration ------------------------------------------------------------
