@@ -33,7 +33,13 @@ from paraclap.training.optim import parameter_groups
 from paraclap.training.step import TrainingStep
 
 CONFIG: dict[str, Any] = {
-    "audio_config": {"model_type": "whisper"},  # its defaults are those of Whisper base
+    "audio_config": {
+        "model_type": "whisper",
+        "d_model": 512,
+        "encoder_layers": 6,
+        "encoder_attention_heads": 8,
+        "encoder_ffn_dim": 2048,
+    },
     "text_config": {
         "model_type": "bert",
         "hidden_size": 384,
