@@ -8,7 +8,7 @@ So renamed files are found, and changed files are encoded again.
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -59,7 +59,7 @@ def clip_key(
 def audio_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
     """Return the hash of the weights, configuration and feature extractor of the audio side."""
     settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict()]
-    return _fingerprint(model, AUDIO_SIDE, settings)
+    return _fingerprint(model.state_dict(), AUDIO_SIDE, settings)
 
 
 def encoder_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
@@ -74,20 +74,22 @@ def encoder_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> s
     ]
     compiled = any(module._compiled_call_impl is not None for module in base.modules())
     how = ["statistics", model.device.type, compiled]
-    return _fingerprint(model, ("audio_branch.base.",), [*settings, *how])
+    return _fingerprint(merged_state(model), ("audio_branch.base.",), [*settings, *how])
 
 
 def text_fingerprint(model: ParaCLAPModel, processor: ParaCLAPProcessor) -> str:
     """Return the hash of the weights, configuration and tokenizer of the text side."""
     how = model.config.text_pooling
     settings = [model.config.text_config.to_dict(), processor.tokenizer.get_vocab(), how]
-    return _fingerprint(model, TEXT_SIDE, settings)
+    return _fingerprint(model.state_dict(), TEXT_SIDE, settings)
 
 
-def _fingerprint(model: ParaCLAPModel, side: tuple[str, ...], settings: Sequence[object]) -> str:
+def _fingerprint(
+    state: Mapping[str, torch.Tensor], side: tuple[str, ...], settings: Sequence[object]
+) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(merged_state(model).items()):
+    for name, tensor in sorted(state.items()):
         if name.startswith(side):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
