@@ -60,6 +60,7 @@ from experiments.transfer_tables import (
 )
 from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import ClipDataset
+from paraclap.data.sampler import TrainingBatches
 from paraclap.evaluation.adaptation import reference_of
 from paraclap.evaluation.embed import embed_clips
 from paraclap.evaluation.embedding_cache import DiskEmbeddingCache
@@ -94,6 +95,11 @@ class Plan:
     def name(self) -> str:
         """Of the run folders."""
         return "-".join(f"{corpus.name}{corpus.fold}" for corpus in self.trained_on)
+
+    @property
+    def is_fold(self) -> bool:
+        """Whether a fold of one corpus is trained on."""
+        return self.trained_on[0].fold != ""
 
 
 def leave_out(left_out: str, corpora: Mapping[str, Corpus]) -> Plan:
@@ -130,7 +136,7 @@ def _parts(direction: str, corpus: Corpus, clips: pd.DataFrame) -> Iterator[Eval
 
 def settings_of(recipe: str, seed: int, plan: Plan, work: Path) -> Settings:
     """Return the settings of a run; on a fold it takes about `FOLD_STEPS` steps."""
-    name = f"{plan.name}-{_settings_hash(recipe)}-{seed}"
+    name = f"{plan.name}-{_settings_hash(recipe, plan.is_fold)}-{seed}"
     settings = read_settings(
         [
             *TOWERS[WHISPER][recipe],
@@ -141,9 +147,10 @@ def settings_of(recipe: str, seed: int, plan: Plan, work: Path) -> Settings:
             f"output={work / 'runs' / name}",
         ]
     )
-    if plan.trained_on[0].fold:
+    if plan.is_fold:
         clips = sum(len(corpus.clips("train")) for corpus in plan.trained_on)
-        settings.train.epochs = math.ceil(FOLD_STEPS / (clips // settings.train.batch_size))
+        steps = TrainingBatches.per_epoch(clips, settings.train.batch_size)
+        settings.train.epochs = math.ceil(FOLD_STEPS / steps)
     return settings
 
 
@@ -274,7 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in range(1, options.seeds + 1):  # outermost, so that an interrupted command is of use
         for recipe, plan in itertools.product(options.recipes, plans):
             settings = settings_of(recipe, seed, plan, work)
-            keys = {"recipe": recipe, "seed": seed, "settings": _settings_hash(recipe)}
+            hashed = _settings_hash(recipe, plan.is_fold)
+            keys = {"recipe": recipe, "seed": seed, "settings": hashed}
             fit = functools.partial(fit_recipe, settings)
             run({"tower": WHISPER, **keys}, plan.tests, path, fit)
     page = options.output or work / "results.md"
@@ -295,15 +303,19 @@ def _features(settings: ModelSettings) -> Callable[[Corpus], pd.DataFrame]:
 
 def write_page(page: Path, rows: pd.DataFrame, corpora: Mapping[str, Corpus], probe: str) -> None:
     """Write the tables of all rows whose settings have not changed since."""
-    current = {PROBE: probe, **{recipe: _settings_hash(recipe) for recipe in TOWERS[WHISPER]}}
-    rows = rows[rows["settings"] == rows["recipe"].map(current)]
+    kinds = itertools.product(TOWERS[WHISPER], (False, True))
+    current = {kind: _settings_hash(*kind) for kind in kinds}
+    keys = zip(rows["recipe"], rows["fold"] != "", strict=True)
+    rows = rows[rows["settings"] == [current.get(key, probe) for key in keys]]
     classes = {name: set(corpus.labels["emotion"]) for name, corpus in corpora.items()}
     folds = {name: len(_folds(corpus)) for name, corpus in corpora.items()}
     write_between_marks(page, "transfer", tables(rows, classes, folds, list(TOWERS[WHISPER])))
 
 
-def _settings_hash(recipe: str) -> str:
-    return settings_hash(TOWERS[WHISPER][recipe])
+def _settings_hash(recipe: str, is_fold: bool) -> str:
+    """Hash the settings of a recipe; for folds `FOLD_STEPS` takes the place of the epochs."""
+    arguments = TOWERS[WHISPER][recipe]
+    return settings_hash((*arguments, f"train.epochs={FOLD_STEPS}") if is_fold else arguments)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -320,6 +320,8 @@ class WhisperTower(WhisperEncoder):
     Transformers' own forward pass demands 30 s of frames, and masks nothing.
     """
 
+    _keys_to_ignore_on_load_unexpected = (r"^(model\.)?decoder\.", r"^proj_out\.")
+
     def forward(
         self,
         input_values: torch.Tensor,

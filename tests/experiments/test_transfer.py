@@ -10,10 +10,11 @@ import yaml
 from transformers import WhisperConfig, WhisperModel
 
 from experiments import corpora, recipes, results, transfer, transfer_tables
-from experiments.corpora import Partition
+from experiments.corpora import Corpus, Partition
 from experiments.recipes import CHOSEN, PAPER, WHISPER
 from experiments.transfer_tables import ADAPTED, PARTS, PLAIN, PROBE, VALIDATION, tables
 from paraclap.data import trained_on
+from paraclap.settings import SettingsError
 from tiny_models import TINY_TEXT, TINY_WHISPER
 
 NAMES = ("first", "second", "third")
@@ -91,6 +92,17 @@ def test_folds_test_each_speaker_once(small, monkeypatch):
     for fold, counts in zip(rows["fold"], rows["counts"], strict=True):
         assert not trained[f"first{fold}"] & set(counts)
     assert "| first |" in (work / "results.md").read_text()
+    assert len(rows.drop_duplicates(["recipe", "settings"])) == 2
+
+    corpus = corpora.read_labels("first", work.parent, work)
+    (plan, *_) = transfer.fold_plans(corpus, work)
+    name = transfer.settings_of(CHOSEN, 1, plan, work).output
+    monkeypatch.setattr(transfer, "FOLD_STEPS", 7)
+    settings = transfer.settings_of(CHOSEN, 1, plan, work)
+    assert settings.train.epochs == 3 and settings.output != name, "rows of 250 steps are others"
+    monkeypatch.setattr(Corpus, "clips", lambda self, part: self.labels.iloc[:5])
+    with pytest.raises(SettingsError, match="batch_size is 8, but there are only 5 clips"):
+        transfer.settings_of(CHOSEN, 1, plan, work)
 
 
 def test_probe_recovers_classes_and_adapts_to_an_offset():
@@ -129,7 +141,7 @@ def row(part, counts, recipe=CHOSEN, direction="a + b -> c", seed=1, fold=""):
 
 
 def hits(**recalls):
-    return {s: {name: [count, 10] for name, count in recalls.items()} for s in "12"}
+    return {s: {name: [count, 10] for name, count in recalls.items()} for s in "123"}
 
 
 def cells_of(page, corpus, recipe):
@@ -164,12 +176,12 @@ def test_folds_are_pooled_and_means_are_over_corpora():
     rows = [
         row(PLAIN, {s: {"x": [5 + number, 10]}}, direction=name, fold=s)
         for number, name in enumerate(("a", "b"))
-        for s in "01"
+        for s in "012"
     ]
-    page = tables(pd.DataFrame(rows), {"a": {"x"}, "b": {"x"}}, {"a": 2, "b": 2}, [CHOSEN])
+    page = tables(pd.DataFrame(rows), {"a": {"x"}, "b": {"x"}}, {"a": 3, "b": 3}, [CHOSEN])
     assert cells_of(page, "a", CHOSEN)["UAR"] == ".500 [.500, .500]"
     assert cells_of(page, "mean", CHOSEN)["UAR"] == ".550"
-    assert tables(pd.DataFrame(rows[:1]), {"a": {"x"}}, {"a": 2}, [CHOSEN]) == ""
+    assert tables(pd.DataFrame(rows[:1]), {"a": {"x"}}, {"a": 3}, [CHOSEN]) == ""
 
 
 def test_only_the_lines_between_the_marks_are_replaced(tmp_path):

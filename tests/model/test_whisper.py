@@ -21,7 +21,7 @@ from paraclap.audio import AudioError
 from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation.embed import embed_clips
 from paraclap.model.build import build_model
-from paraclap.model.modeling_paraclap import WhisperTower, whisper_frames
+from paraclap.model.modeling_paraclap import WHISPER_ENCODER, WhisperTower, whisper_frames
 from paraclap.model.onnx import export_onnx
 from paraclap.model.sources import ModelError
 from paraclap.settings import ModelSettings, TowerSettings
@@ -92,6 +92,12 @@ def test_30_seconds_equal_the_forward_pass_of_transformers(whole):
         strict=True,
     ):
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=0)
+
+
+def test_decoders_are_not_reported_as_unexpected_weights(whole):
+    options = {"key_mapping": WHISPER_ENCODER, "output_loading_info": True}
+    _, report = WhisperTower.from_pretrained(whole, **options)
+    assert not report["unexpected_keys"] and not report["missing_keys"]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean_std", "attention"])
