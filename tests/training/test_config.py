@@ -15,11 +15,11 @@ from paraclap.settings import SMALL_BERT, OptimSettings, Settings
 from paraclap.training.config import (
     SettingsError,
     attribute_texts,
-    check_layers,
     flatten,
     read_settings,
     reference,
 )
+from paraclap.training.encoder_checks import check_layers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
