@@ -150,7 +150,8 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
                 f"{name}: {left_out} clips of the training, or of its speakers, are left out"
             )
         if untrained := scores["untrained"]:
-            remarks.append(f"{name}: no caption of the training describes {', '.join(untrained)}")
+            found = f"{name}: no caption of the training describes {', '.join(untrained)}"
+            remarks.append(found + _mean_recalls(scores["recall"], untrained))
         seen = scores["trained_on"]
         if seen["clips"] or seen["speakers"]:
             remarks.append(
@@ -184,6 +185,16 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
         if unused := scores["unused_prompts"]:
             remarks.append(f"{name}: no clip is {', '.join(unused)}")
     return remarks
+
+
+def _mean_recalls(recall: Mapping[str, float], untrained: Sequence[str]) -> str:
+    """Return the mean recalls of untrained classes and of the others as text, if both occur."""
+    means = pd.Series(recall).groupby(lambda label: label in untrained).mean()
+    if len(means) < 2:
+        return ""
+    return (
+        f"; the mean recall of these classes is {means[True]:.3f}, of the others {means[False]:.3f}"
+    )
 
 
 def write_report(

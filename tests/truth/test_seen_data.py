@@ -1,6 +1,7 @@
 """Scores on training data are marked as such."""
 
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -32,7 +33,7 @@ from paraclap.inference.api import ParaCLAP
 from paraclap.inference.description import descriptor_prompts
 from paraclap.inference.page import Analyzer
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG, ParaCLAPConfig
-from paraclap.model.sources import ModelError
+from paraclap.model.sources import PUBLISHED_MODEL, ModelError, read_object
 from paraclap.settings import SettingsError
 from paraclap.training import loop
 from paraclap.training.config import read_settings
@@ -172,7 +173,30 @@ def test_classes_that_no_caption_describes_are_named(scored, labels):
     labels.write_text(labels.read_text().replace(",sadness", ",pride"))
     scores, printed = scored(labels)
     assert scores["untrained"] == ["pride"]
-    assert "labels: no caption of the training describes pride" in printed
+    recall = scores["recall"]
+    others = np.mean([recall[label] for label in recall if label != "pride"])
+    assert (
+        "labels: no caption of the training describes pride; the mean recall of these classes is "
+        f"{recall['pride']:.3f}, of the others {others:.3f}\n"
+    ) in printed
+
+
+def test_classes_that_the_installed_model_lacks_are_scored_and_reported_apart(scored, labels, tiny):
+    """With prompts for all classes; the record is that of the model in the package."""
+    model, processor = tiny
+    model.config.provenance = read_object(PUBLISHED_MODEL / "config.json")["provenance"]
+    for part in tiny:
+        part.save_pretrained(labels.parent / "model")
+    text = labels.read_text().replace(",sadness", ",contempt").replace(",fear", ",Verachtung")
+    labels.write_text(text)
+    scores, printed = scored(labels, model=labels.parent / "model")
+    assert scores["untrained"] == ["contempt"] and scores["classes"] == 5
+    assert scores["prompts"]["contempt"] == ["the speaker sounds contemptuous"]
+    assert scores["support"]["contempt"] == 24 and scores["clips"] == 72
+    assert "describes contempt; the mean recall of these classes is " in printed
+    labels.write_text(re.sub(",contempt|,Verachtung", ",anger", text))
+    scores, printed = scored(labels, model=labels.parent / "model")
+    assert not scores["untrained"] and "mean recall" not in printed
 
 
 @pytest.mark.parametrize(
