@@ -229,10 +229,11 @@ class DataSettings:
         sampling_exponent: a corpus of n clips is sampled in proportion to n to the power of this: 1
             samples by corpus size, 0 samples corpora equally.
         class_sampling_exponent: the same for the classes of `train.target` within each corpus.
-        root: folder that the audio paths in the captions table are relative to. None = the folder
-            of the table, unless that is a .parquet file.
+        root: folder that the audio paths in the captions table are relative to, or of the shards
+            that contain them. None = the folder of the table, unless that is a .parquet file.
         captions: captions table of preprocessing/template_creation.py, or a table of one's own
-            (.csv, .tsv, .jsonl, .parquet, or an audformat database) with the column `file` and
+            (.csv, .tsv, .jsonl, .parquet, an audformat database, or a folder of shards, by
+            default that of `root`) with the column `file` and
             captions (`caption`, a text, in one or several rows of a clip, or `captions`, a list),
             labels (`emotion`, ...), or both. The captions of such a table, with phrases about its
             labels, are written into the run folder.

@@ -139,11 +139,12 @@ def _read_source(
         return corpus_table(rows, folder, name or path.stem)
     if path.suffix.lower() in SPREADSHEETS:
         raise CorpusError(f"{path} is a spreadsheet, save it as CSV (UTF-8)")
-    if shards_of(path):
+    is_sharded = bool(shards_of(path))
+    if root not in (None, str(path), path) or columns and not is_sharded:
+        warnings.warn(f"{source} is no table, --root and --column do not apply", stacklevel=4)
+    if is_sharded:
         rows = read_shards(path, columns)
         return corpus_table(rows, path, name or path.name, name if name in CORPORA else None)
-    if root is not None or columns:
-        warnings.warn(f"{source} is no table, --root and --column do not apply", stacklevel=4)
     if name in CORPORA:
         return _read_known(CORPORA[name], path)
     if path.is_file() or not path.exists():

@@ -68,6 +68,8 @@ def read_any_captions(path: str | Path, root: str | Path | None = None) -> pd.Da
     """
     if is_own_table(path):
         table = read_corpus(path, root)
+        if set(PHRASE_COLUMNS) <= set(table.columns):  # of shards
+            return table[PHRASE_COLUMNS]
         if texts := free_captions(table):
             names = [[FREE] * len(row) for row in texts]
             return pd.DataFrame(dict(zip(PHRASE_COLUMNS, (texts, names), strict=True)), table.index)

@@ -67,6 +67,11 @@ def caption_table(
         InputError: if a row occurs twice or the templates are invalid.
     """
     table = read_corpus(source, root)
+    about = json.dumps({"name": table.attrs["name"], "corpus": None}).encode()
+    if set(PHRASE_COLUMNS) <= set(table.columns):  # of shards
+        stored = pa.Table.from_pandas(table)
+        add_free_captions(_described(stored, about), captions, table.attrs["name"])
+        return table.attrs["root"]
     free = free_captions(table)
     table = table.drop(columns=caption_columns(table.columns))
     descriptors = read_templates([str(name) for name in templates])
@@ -85,9 +90,7 @@ def caption_table(
             raise CorpusError(
                 f"data.train_split: no row of {source} has split {train_split!r}, found: {found}"
             )
-    about = json.dumps({"name": table.attrs["name"], "corpus": None}).encode()
-    stored = pa.Table.from_pandas(table)
-    stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), b"paraclap": about})
+    stored = _described(pa.Table.from_pandas(table), about)
     features = Features([open_table(stored, str(source))], training=training)
     captioner = prepare_captioner(features, descriptors)
     batches = captioner.batches()
@@ -96,20 +99,23 @@ def caption_table(
     return table.attrs["root"]
 
 
-def add_free_captions(source: str | Path, captions: str | Path) -> None:
+def _described(table: pa.Table, about: bytes) -> pa.Table:
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), b"paraclap": about})
+
+
+def add_free_captions(table: pa.Table, captions: str | Path, name: str) -> None:
     """Write a captions table whose own captions, in a column `caption`, became free captions.
 
     Raises:
-        CorpusError: if it cannot be read, if a clip occurs twice, or if a caption is no text.
+        CorpusError: if a clip occurs twice, or if a caption is no text.
     """
-    with reading_parquet(source, CorpusError, "a captions table"), open_parquet(source) as file:
-        table = file.read()
     own = caption_columns(pd.Index(table.column_names))
-    clips = on_clips(table.drop_columns([*PHRASE_COLUMNS]).to_pandas(), source)
-    refuse_repeated(clips, source)
-    clips.attrs["name"] = Path(source).name
-    free = free_captions(clips)
-    batches = with_free_captions(table.drop_columns(own).to_batches(), free)
+    clips = on_clips(table.drop_columns([*PHRASE_COLUMNS]).to_pandas(), name)
+    refuse_repeated(clips, name)
+    clips.attrs["name"] = name
+    batches = table.drop_columns(own).to_batches()
+    if (free := free_captions(clips)) is not None:
+        batches = with_free_captions(batches, free)
     written = pa.Table.from_batches(batches).replace_schema_metadata(table.schema.metadata)
     make_parent(Path(captions))
     with atomic_write(captions) as part:
@@ -151,7 +157,10 @@ def _captioned(name: str, corpus: CorpusSettings, settings: Settings) -> CorpusS
     data, root = settings.data, corpus.root
     captions = Path(settings.output) / (f"captions.{name}.parquet" if name else "captions.parquet")
     if set(PHRASE_COLUMNS) <= set(stored_columns(corpus.captions)):
-        add_free_captions(corpus.captions, captions)
+        source = corpus.captions
+        with reading_parquet(source, CorpusError, "a captions table"), open_parquet(source) as file:
+            table = file.read()
+        add_free_captions(table, captions, Path(source).name)
     else:
         root = caption_table(corpus.captions, captions, data.templates, root, data.train_split)
     print(f"the captions of {corpus.captions} are in {captions}")

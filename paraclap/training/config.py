@@ -21,9 +21,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from paraclap.audio.shards import shards_of
 from paraclap.model.sources import find_model
 from paraclap.settings import (
     SMALL_BERT,
+    DataSettings,
     ModelSettings,
     Settings,
     SettingsError,
@@ -131,6 +133,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     _check_values(flatten(dataclasses.asdict(settings)))
     _refuse_ignored_keys(settings.model)
     _fill_text_encoder(settings)
+    _fill_captions(settings.data)
     return settings
 
 
@@ -199,6 +202,14 @@ def _fill_text_encoder(settings: Settings) -> None:
         text.config = SMALL_BERT | text.config
 
 
+def _fill_captions(data: DataSettings) -> None:
+    """Take the captions from the shards of a root without a captions table."""
+    for corpus in (data, *data.corpora.values()):
+        is_default = corpus.captions in (None, DataSettings.captions)
+        if is_default and corpus.root and not Path(corpus.captions or "").is_file():
+            corpus.captions = corpus.root if shards_of(corpus.root) else corpus.captions
+
+
 def check_paths(settings: Settings) -> None:
     """Check that the model, the checkpoint, and folders and tables of the corpora exist.
 
@@ -237,10 +248,10 @@ def check_paths(settings: Settings) -> None:
     for name, corpus in corpora_of(data).items():
         key = f"data.corpora.{name}" if name else "data"
         captions = Path(corpus.captions or "")
-        is_database = (captions / "db.yaml").is_file()
+        is_source = (captions / "db.yaml").is_file() or bool(shards_of(captions))
         if name and not re.fullmatch(r"[\w-]+", name):
             raise SettingsError(f"{key}: expected a name of letters, digits, - and _")
-        is_beside_audio = is_database or captions.suffix.lower() not in ("", ".parquet")
+        is_beside_audio = is_source or captions.suffix.lower() not in ("", ".parquet")
         if corpus.root is None and not is_beside_audio:
             raise SettingsError(f"{key}.root is not set; set it to the folder of the audio")
         if name and corpus.weight <= 0:
@@ -249,7 +260,7 @@ def check_paths(settings: Settings) -> None:
             raise SettingsError(f"{key}.root: {corpus.root} is not a folder")
         if corpus.captions is None:
             raise SettingsError(f"{key}.captions is not set; set it to the captions table")
-        if not captions.is_file() and not is_database:
+        if not captions.is_file() and not is_source:
             raise SettingsError(
                 f"{key}.captions: {corpus.captions} does not exist; "
                 "preprocessing/template_creation.py writes captions tables"

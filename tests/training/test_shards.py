@@ -1,6 +1,10 @@
 """Training and evaluation on shards: the results of the files that they were made of."""
 
+import shutil
+from pathlib import Path
+
 import pytest
+import yaml
 from training_runs import same_runs, train_until
 
 from paraclap import shards as command
@@ -25,6 +29,38 @@ def test_training_on_shards_equals_training_on_files(config, packed, tmp_path):
     options = [f"output={tmp_path / 'shards'}", f"data.root={packed}", "data.shuffled_shards=0"]
     loop.train(read_settings([*arguments, *options]))
     assert same_runs(tmp_path / "files", tmp_path / "shards")
+
+
+def test_captions_of_the_members_give_the_same_training(config, corpus, captions, tmp_path):
+    arguments = [config, "train.epochs=1", "data.workers=0"]
+    loop.train(read_settings([*arguments, f"output={tmp_path / 'files'}"]))
+    root = tmp_path / "packed"
+    assert command.main([str(captions), "--root", str(corpus), "-o", str(root)]) == 0
+    own = yaml.safe_load(Path(config).read_text())
+    own["data"] = {key: v for key, v in own["data"].items() if key not in ("root", "captions")}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    arguments[0] = str(tmp_path / "own.yaml")
+    for keys in ([f"data.root={root}"], [f"data.captions={root}"]):
+        loop.train(read_settings([*arguments, *keys, f"output={tmp_path / 'shards'}"]))
+        assert same_runs(tmp_path / "files", tmp_path / "shards")
+        shutil.rmtree(tmp_path / "shards")
+
+
+def test_shards_of_audio_and_text_train_with_free_captions(config, corpus, tmp_path):
+    files = sorted(str(path.relative_to(corpus)) for path in corpus.rglob("*.wav"))
+    rows = [f"{file},A voice {number % 7}.\n" for number, file in enumerate(files)]
+    (tmp_path / "own.csv").write_text("file,caption\n" + "".join(rows))
+    root = tmp_path / "packed"
+    assert command.main([str(tmp_path / "own.csv"), "--root", str(corpus), "-o", str(root)]) == 0
+    arguments = [
+        config,
+        "train.max_steps=2",
+        f"data.captions={root}",
+        "data.root=null",
+        "data.validation_speakers=0",
+    ]
+    run = loop.train(read_settings([*arguments, f"output={tmp_path / 'run'}"]))
+    assert set(run.data.texts()) == {f"A voice {k}." for k in range(7)}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
