@@ -1,12 +1,13 @@
-"""Time to read training crops: whole files, the crop alone, the waveform cache.
+"""Time to read training crops: whole files, the crop alone, from shards, the waveform cache.
 
     python -m benchmarks.loading
     python -m benchmarks.loading --clips 400 --rounds 7 --workers 0 2
 
 "whole file" decodes each file by soundfile, resamples it by soxr and cuts the crop; "crop" decodes
-the crop alone, as train.py does; "waveform cache" reads it as with data.waveform_cache. All read
-the same crops of the same files: noise of 1 to 10 s as WAV and FLAC. The table has the fastest
-round. Files were written shortly before, so this measures decoding, not disks.
+the crop alone, as train.py does; "shards" does so from tar files; "waveform cache" reads it as with
+data.waveform_cache. All read the same crops of the same files: noise of 1 to 10 s as WAV and FLAC.
+The table has the fastest round. Files were written shortly before, so this measures decoding, not
+disks.
 """
 
 import argparse
@@ -24,12 +25,15 @@ from paraclap.audio import SAMPLING_RATE
 from paraclap.audio.recordings import Files
 from paraclap.audio.segments import crop_limits
 from paraclap.audio.waveform_cache import cache_waveforms
+from paraclap.corpora.shards import write_shards
+from paraclap.corpora.table import read_corpus
 
 KINDS = tuple((form, rate) for rate in (16_000, 44_100) for form in ("wav", "flac"))
 SECONDS = 5.0  # of a crop
 TOLERANCE = 2 / 65536  # rounding to 16 bits, of the file and of the cache
 WHOLE = "whole file"
 BATCH = 16
+SHARD_BYTES = 10**7
 
 Read = Callable[[str, float, float | None, float, float], np.ndarray]
 """File, start, end, longest crop [s] and place in it -> crop (T,), see `read_crop`."""
@@ -97,10 +101,13 @@ def measure(
     kind: str, root: Path, names: Sequence[str], worker_counts: Sequence[int], rounds: int
 ) -> Iterator[tuple[str, ...]]:
     """Read all crops in every way; yields the rows of the table."""
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder, "shards")
+        write_shards(read_corpus(root), packed, SHARD_BYTES)
         reads = {
             WHOLE: whole_file(root),
             "crop": Files(root).crop,
+            "shards": Files(packed).crop,
             "waveform cache": cache_waveforms(cache, root, names).crop,
         }
         crops = {name: Crops(read, names) for name, read in reads.items()}

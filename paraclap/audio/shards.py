@@ -10,6 +10,7 @@ first dot of the name. A recording has the name of its member, or that in ``file
 folder is first read, and again when a shard has changed.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -345,22 +346,50 @@ def _opened(shard: str, state: State) -> Shard:
 
 
 class Member(io.FileIO):
-    """A copy of a recording in memory: decoders expect a descriptor of a whole file."""
+    """A copy of a recording in memory: decoders expect a descriptor of a whole file.
+
+    Its memory is used again for the next recording, because new pages take most of the time.
+    """
 
     def __init__(self, place: Place) -> None:
-        super().__init__(_nameless(), "r+b")
+        super().__init__(_nameless(), "r+b", closefd=False)
         self.state, done = place.state, 0
         while done < place.size:
             count = min(BLOCK, place.size - done)
             block = os.pread(place.handle.fileno(), count, place.first + done)
             if not block:
                 raise AudioError("truncated", f"{place.path}: its shard ends before it")
-            done += self.write(block)
+            done += os.pwrite(self.fileno(), block, done)
+        self.truncate(place.size)
         self.seek(0)
+
+    def close(self) -> None:
+        """Close the file, or keep its memory for another."""
+        if not self.closed:
+            descriptor, size = self.fileno(), os.fstat(self.fileno()).st_size
+            super().close()
+            _spare.append(descriptor) if size <= LARGEST_SPARE else os.close(descriptor)
+
+
+LARGEST_SPARE = 2**24
+"""Larger memory is not kept [bytes]."""
+_spare: list[int] = []
+"""Descriptors of files without a name that are not in use."""
+
+
+def _forget() -> None:
+    """Close the files of the parent, which writes into them."""
+    while _spare:
+        os.close(_spare.pop())
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _nameless() -> int:
     """Return the descriptor of a file without a name, in memory where the system can."""
+    with contextlib.suppress(IndexError):
+        return _spare.pop()
     if hasattr(os, "memfd_create"):
         return os.memfd_create("member")
     with tempfile.TemporaryFile() as handle:
