@@ -3,8 +3,8 @@
 from paraclap.errors import ParaCLAPError
 
 SOURCE_FORMS = (
-    "NAME=ROOT, a folder with db.yaml, a .csv, .tsv, .parquet or .jsonl table, or a folder of audio "
-    "or shards"
+    "NAME=ROOT, a folder with db.yaml, a .csv, .tsv, .parquet or .jsonl table, or a folder of "
+    "audio or shards"
 )
 """Forms of a source on the command line."""
 
