@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from training_runs import REPOSITORY, same, same_runs, train_until, weights
+from training_runs import REPOSITORY, rows, same, same_runs, train_until, trained, weights
 from transformers import WhisperConfig, WhisperModel
 
 from paraclap.errors import MissingPackageError
@@ -105,6 +105,40 @@ def test_resumed_run_equals_an_uninterrupted_one(arguments, tmp_path, monkeypatc
     first, second = (tmp_path / run / "last" / "adapter" for run in ("whole", "stopped"))
     for path in first.rglob("*.safetensors"):
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+
+
+@pytest.fixture
+def still(arguments):
+    """Arguments of a run that draws nothing but clips and captions."""
+    audio = ("hidden", "attention", "activation", "feat_proj")
+    audio = ", ".join([*(f"{name}_dropout: 0" for name in audio), "mask_time_prob: 0"])
+    text = "hidden_dropout_prob: 0, attention_probs_dropout_prob: 0"
+    arguments = [part for part in arguments if "audio.config" not in part]
+    arguments += ["model.projection_dropout=0", "model.lora.dropout=0", "data.crop_seconds=0.4"]
+    return [*arguments, f"model.audio.config={{{audio}}}", f"model.text.config={{{text}}}"]
+
+
+@pytest.mark.parametrize("choice", ["train.micro_batch=2", "train.checkpoint_activations=true"])
+def test_gradients_of_adapters_are_the_same_with_less_memory(still, choice):
+    found = []
+    for choices in ([], [choice]):
+        run = loop.Trainer(read_settings([*still, *choices]))
+        run.model.train()
+        run.learner.gradients.backward(next(iter(run.loader())))
+        found.append({n: p.grad for n, p in run.model.named_parameters() if p.requires_grad})
+    assert any(is_adapter(name) and bool(g.any()) for name, g in found[0].items())
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_several_processes_train_as_one(together, still, tmp_path):
+    losses = {}
+    for world in (1, 2):
+        run = together(world, trained, [*still, f"output={tmp_path / str(world)}"])
+        assert run.codes == [0] * world, run.errors
+        assert all(result == run.results[0] for result in run.results)
+        losses[world] = [row["loss"] for row in rows(tmp_path / str(world)) if "loss" in row]
+    assert losses[1] == pytest.approx(losses[2], rel=1e-3)
 
 
 def test_resuming_refuses_another_base_encoder_and_other_adapters(arguments, encoders, tmp_path):
