@@ -54,10 +54,11 @@ def group_phrases(captions: Sequence[str], descriptors: Sequence[str]) -> dict[s
 
 
 def caption_texts(table: pd.DataFrame) -> pd.Series:
-    """Return one text per clip: a free caption, or the first wordings of all its phrases.
+    """Return the captions of each clip: all free captions, otherwise the first wordings, joined.
 
     Args:
-        table: captions table; clips without any caption are dropped.
+        table: captions table. A clip with several free captions is repeated; one without any
+            caption is dropped.
 
     Raises:
         CaptionTableError: if the table lacks a column of captions tables.
@@ -66,10 +67,10 @@ def caption_texts(table: pd.DataFrame) -> pd.Series:
         raise CaptionTableError(f"captions table lacks {missing}")
     texts = []
     for row in ClipPhrases(table):
-        firsts = {name: wordings[0] for name, wordings in row.items()}
-        texts.append(firsts.get(FREE) or JOINT.join(firsts.values()))
-    texts = pd.Series(texts, table.index, dtype="str")
-    return texts[texts != ""]
+        joined = JOINT.join(wordings[0] for wordings in row.values())
+        texts.append(row.get(FREE) or ([joined] if joined else []))
+    index = table.index.repeat([len(row) for row in texts])
+    return pd.Series([text for row in texts for text in row], index, dtype="str")
 
 
 @dataclass(frozen=True)

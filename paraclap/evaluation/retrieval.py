@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from paraclap.evaluation.bootstrap import mean_interval
+from paraclap.evaluation.bootstrap import label_codes, mean_interval
 
 DEPTHS = (1, 5, 10)
 SIMILARITIES = 8_000_000  # computed at a time
@@ -104,6 +104,7 @@ def score_retrieval(
     speakers: Sequence[str] | None = None,
     precision: bool = True,
     chance: Mapping[str, Mapping[str, float]] | None = None,
+    owners: np.ndarray | None = None,
 ) -> Scores:
     """Retrieve clips by caption and captions by clip; returns means over the queries.
 
@@ -111,10 +112,12 @@ def score_retrieval(
         audio: unit embeddings of the clips (B, D).
         texts: unit embeddings of the distinct captions (K, D).
         matches: which captions are true of which clips.
-        captions: number of the caption of each clip (B,); each caption occurs.
+        captions: number of the caption of each clip (B,); each caption occurs. If clips have
+            several captions, of each clip in `owners`.
         speakers: of the clips (B,); None = intervals over clips.
         precision: whether to return `mAP`, which takes most of the time.
         chance: of an earlier call for the same clips and captions; None = computed.
+        owners: numbers of the clips that have `captions`; None = each clip once.
 
     Returns:
         For `text_to_audio` (a query is a distinct caption) and `audio_to_text` (a query is a clip)
@@ -127,11 +130,12 @@ def score_retrieval(
         chance = {name: _means(ranked) for name, ranked in guessed.items()}
     found = _both_directions(audio, texts, matches, precision)
     first = {name: ranked["R@1"].to_numpy() for name, ranked in found.items()}
-    clusters = range(len(audio)) if speakers is None else speakers
+    clusters = label_codes(range(len(audio)) if speakers is None else speakers)
+    owners = np.arange(len(audio)) if owners is None else owners
     # Speakers are resampled in both directions: each clip of a caption has its share of the query.
     shares = 1 / np.bincount(captions)[captions]
     intervals = {
-        "text_to_audio": mean_interval(first["text_to_audio"][captions], clusters, shares),
+        "text_to_audio": mean_interval(first["text_to_audio"][captions], clusters[owners], shares),
         "audio_to_text": mean_interval(first["audio_to_text"], clusters),
     }
     sizes = {"text_to_audio": (len(texts), len(audio)), "audio_to_text": (len(audio), len(texts))}

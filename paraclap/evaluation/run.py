@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 
 from paraclap.audio.recordings import Files, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora import CorpusError
 from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.table import scored_classes
-from paraclap.data.captions import caption_texts
+from paraclap.data.captions import caption_texts, text_key
 from paraclap.data.dataset import ClipDataset
 from paraclap.data.trained_on import untrained
 from paraclap.distributed import rank
@@ -182,8 +183,8 @@ def evaluate_retrieval(
 ) -> dict[str, Any]:
     """Retrieve clips by caption and captions by clip; all clips of equal captions are relevant.
 
-    Clips are given by their embeddings (B, D); those of the corpus table without a caption are
-    excluded.
+    Clips are given by their embeddings (B, D), captions as in `caption_texts`; clips of the corpus
+    table without a caption are excluded.
 
     Returns:
         Scores of `score_retrieval`: `text_to_audio` over the distinct captions, and `audio_to_text`
@@ -194,21 +195,23 @@ def evaluate_retrieval(
     """
     texts = _known_captions(table, captions)
     known = table.index.isin(texts.index)
-    kinds, distinct = pd.factorize(texts)
-    numbers = np.arange(len(distinct))
-    texts = embed_texts(model, processor, distinct.tolist()).numpy()
+    kinds, _ = pd.factorize(texts.map(text_key))
+    owners = table.index[known].get_indexer(texts.index)
+    matches = scipy.sparse.csr_array((np.ones(len(kinds), bool), (owners, kinds)))
+    distinct = texts[~pd.Series(kinds).duplicated().to_numpy()].tolist()
     return score_retrieval(
         audio[known],
-        texts,
-        lambda clips, captions: kinds[clips, None] == numbers[captions],
+        embed_texts(model, processor, distinct).numpy(),
+        lambda clips, captions: matches[clips, captions].toarray(),
         kinds,
         known_speakers(table[known]),
+        owners=owners,
     )
 
 
 def _known_captions(table: pd.DataFrame, captions: pd.Series) -> pd.Series:
     """Return the captions of the clips of a corpus table that have one."""
-    texts = captions.reindex(table.index).dropna()
+    texts = captions[captions.index.isin(table.index)]
     if (distinct := texts.nunique()) < 2:
         raise CorpusError(
             f"{len(texts)} of {len(table)} clips of {table.attrs['name']} have a caption, "

@@ -3,13 +3,18 @@
 import shutil
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from paraclap.cli import evaluate
-from paraclap.data.captions import FREE
+from paraclap.corpora.table import read_corpus
+from paraclap.data.captions import FREE, caption_texts
+from paraclap.data.free_captions import read_any_captions
 from paraclap.data.label_captions import with_captions
+from paraclap.evaluation.embed import embed_texts
+from paraclap.evaluation.run import evaluate_retrieval
 from paraclap.model.modeling_paraclap import ParaCLAPConfig
 from paraclap.training import data as training_data
 from paraclap.training import loop
@@ -66,7 +71,7 @@ def test_retrieval_with_a_table_of_captions(saved_model, corpus, own, tmp_path):
     output = ["-o", str(tmp_path / "scores"), "--device", "cpu"]
     assert evaluate.main([str(saved_model), str(corpus), "--retrieval", str(own), *output]) == 0
     scores = yaml.safe_load((tmp_path / "scores" / "scores.yaml").read_text())
-    assert next(iter(scores["retrieval"].values()))["text_to_audio"]["queries"] == 4
+    assert next(iter(scores["retrieval"].values()))["text_to_audio"]["queries"] == 8
 
 
 def test_long_captions_are_truncated_with_a_count(config, own):
@@ -105,3 +110,24 @@ def test_weight_of_a_corpus(config, own, captions, corpus):
     with pytest.raises(SettingsError, match=r"data.corpora.free.weight is 0.0, expected more"):
         zero = corpora.replace("weight: 3", "weight: 0") % (own, corpus, captions, corpus)
         loop.train(read_settings([config, "data.root=null", zero]))
+
+
+def test_retrieval_scores_every_caption_of_a_clip(tiny, corpus, own):
+    model, processor = tiny
+    table = read_corpus(corpus).iloc[::2][:30]
+    texts = caption_texts(read_any_captions(own, corpus))
+    texts = texts[texts.index.isin(table.index[:20])]
+    audio = np.random.default_rng(0).normal(size=(30, 24)).astype(np.float32)
+    audio /= np.linalg.norm(audio, axis=1, keepdims=True)
+    found = evaluate_retrieval(model, processor, table, audio, texts)
+    distinct = sorted(set(texts))
+    cosines = audio[:20] @ embed_texts(model, processor, distinct).numpy().T
+    true = [set(texts[texts.index == clip]) for clip in table.index[:20]]
+    right = np.array([[text in own for text in distinct] for own in true])
+    assert right.sum() == 40
+    for scores, order, relevant in (
+        (found["audio_to_text"], cosines, right),
+        (found["text_to_audio"], cosines.T, right.T),
+    ):
+        first = relevant[np.arange(len(order)), order.argmax(axis=1)]
+        assert scores["R@1"] == pytest.approx(first.mean()) and scores["interval"] is not None
