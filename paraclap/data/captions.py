@@ -33,6 +33,7 @@ class CaptionTableError(ParaCLAPError, ValueError):
     """A captions table that lacks what training or search needs."""
 
 
+@functools.lru_cache(1 << 16)
 def tidy_caption(text: str) -> str:
     """Return a text in Unicode form NFC, without surplus blanks and unpaired surrogates."""
     text = text.encode("utf-8", "ignore").decode("utf-8").removeprefix("\ufeff")

@@ -96,9 +96,9 @@ def free_captions(table: pd.DataFrame) -> list[list[str]] | None:
     columns = caption_columns(table.columns)
     if not columns:
         return None
-    name, files = table.attrs["name"], table.index.get_level_values("file")
+    name, files = table.attrs["name"], table.index.get_level_values("file").tolist()
     captions, too_long, empty = [], [], []
-    for file, *values in zip(files, *(table[column] for column in columns), strict=True):
+    for file, *values in zip(files, *(table[column].tolist() for column in columns), strict=True):
         texts = [tidy_caption(text) for value in values for text in _texts(value, file, name)]
         if "" in texts or not texts:
             empty.append(file)
@@ -145,11 +145,12 @@ def with_free_captions(
     for batch in batches:
         rows = captions[first : first + len(batch)]
         first += len(batch)
-        added = pa.array(rows, pa.list_(pa.string()))
-        names = pa.array([[FREE] * len(row) for row in rows], pa.list_(pa.string()))
+        added = pa.array(rows, LISTS)
+        free = pa.DictionaryArray.from_arrays(np.zeros(len(added.values), np.int32), [FREE])
+        names = pa.ListArray.from_arrays(added.offsets, free)
         for column, new in zip(PHRASE_COLUMNS, (added, names), strict=True):
             place = batch.schema.get_field_index(column)
-            joined = _joined(batch.column(place).cast(LISTS), new.cast(LISTS))
+            joined = _joined(batch.column(place).cast(LISTS), new)
             batch = batch.set_column(place, column, joined)
         yield batch
 
