@@ -87,8 +87,8 @@ def read_any_captions(path: str | Path, root: str | Path | None = None) -> pd.Da
 def free_captions(table: pd.DataFrame) -> list[list[str]] | None:
     """Return the different captions of each row of a corpus table; None if it has no such column.
 
-    Warns of rows without a caption, and of captions that are left out because they are far too
-    long.
+    Warns of rows without a caption, of captions that are left out because they are far too long,
+    and of captions of several lines, which may be rows that an unpaired quotation mark joined.
 
     Raises:
         CorpusError: if a caption is no text.
@@ -97,9 +97,13 @@ def free_captions(table: pd.DataFrame) -> list[list[str]] | None:
     if not columns:
         return None
     name, files = table.attrs["name"], table.index.get_level_values("file").tolist()
-    captions, too_long, empty = [], [], []
+    captions: list[list[str]] = []
+    empty, too_long, lines = [], [], []
     for file, *values in zip(files, *(table[column].tolist() for column in columns), strict=True):
-        texts = [tidy_caption(text) for value in values for text in _texts(value, file, name)]
+        stored = [text for value in values for text in _texts(value, file, name)]
+        texts = [tidy_caption(text) for text in stored]
+        if any("\n" in text.strip() for text in stored):
+            lines.append(file)
         if "" in texts or not texts:
             empty.append(file)
         if any(len(text) > LONGEST for text in texts):
@@ -109,6 +113,7 @@ def free_captions(table: pd.DataFrame) -> list[list[str]] | None:
     for found, fault in (
         (empty, "clips have no caption, or an empty one"),
         (too_long, f"clips have a caption of over {LONGEST} characters, which is left out"),
+        (lines, "clips have a caption of several lines (an unpaired quotation mark?)"),
     ):
         if found:
             warnings.warn(f"{name}: {len(found)} {fault}, e.g. {found[0]}", stacklevel=2)

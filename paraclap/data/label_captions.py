@@ -76,7 +76,10 @@ def caption_table(
     table = table.drop(columns=caption_columns(table.columns))
     descriptors = read_templates([str(name) for name in templates])
     worded = sorted({d.column for d in descriptors if d.column})
-    if free is None and not set(worded) & set(table.columns):
+    is_worded = bool(set(worded) & set(table.columns))
+    if not is_worded and free is not None and not any(free):
+        raise CorpusError(f"no clip of {source} has a caption")
+    if not is_worded and free is None:
         raise CorpusError(
             f"{source} has the columns {list(table.columns)}, and the templates "
             f"{', '.join(templates)} have words for none of them; expected 'caption' or some of "
