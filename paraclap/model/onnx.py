@@ -203,14 +203,19 @@ def _export(tower: nn.Module, example: Mapping[str, torch.Tensor], path: Path) -
 
 
 def _quantize(source: Path, target: Path) -> None:
-    """Write a tower with 8-bit weights, one scale per matrix.
+    """Write a tower with 8-bit weights, one scale per output channel.
 
-    Scales per channel were farther from torch (1.6e-3 against 1.5e-4 on a trained audio tower).
+    One scale per matrix is too coarse for pretrained sentence encoders: 90 prompts of the installed
+    model were .05 from torch on average, against .009.
     """
     quantization = _package("onnxruntime.quantization")
     with _quiet():
         quantization.quantize_dynamic(
-            source, target, op_types_to_quantize=QUANTIZED, weight_type=quantization.QuantType.QInt8
+            source,
+            target,
+            op_types_to_quantize=QUANTIZED,
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
         )
 
 
