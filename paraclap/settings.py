@@ -296,11 +296,14 @@ class LossSettings:
             for the clip).
         class_prompts: weight of the class-prompt loss, a cross entropy over all classes of
             `train.target`, each represented by the mean embedding of its phrases; 0 = off.
+        alignment: weight of a loss that aligns mean and covariance of the audio embeddings of the
+            corpora within each batch, if there are several in `data.corpora`; 0 = off.
     """
 
     name: str = "contrastive"
     positives: str = "matching"
     class_prompts: float = 0.0
+    alignment: float = 0.0
 
 
 @dataclass

@@ -74,6 +74,7 @@ ROUNDING = 1e-8  # tolerance of NumPy for the sum of probabilities
 RANGES: dict[str, tuple[str, ...]] = {
     "[0, inf)": (
         *("data.shuffled_shards", "data.validation_speakers", "data.workers", "loss.class_prompts"),
+        "loss.alignment",
         *("optim.lr", "optim.audio_lr", "optim.text_lr", "optim.text_projection_lr"),
         *("optim.clip_norm", "optim.warmup_steps", "optim.weight_decay"),
         *("text_pretraining.lr", "text_pretraining.steps"),

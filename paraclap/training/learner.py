@@ -16,6 +16,7 @@ from paraclap.model.lora import add_adapters, is_adapter
 from paraclap.model.modeling_paraclap import ParaCLAPModel, encoder_hash
 from paraclap.model.towers import base_encoders, constant_branches
 from paraclap.settings import Settings, SettingsError
+from paraclap.training.alignment import CorpusAlignment
 from paraclap.training.class_prompts import ClassPrompts
 from paraclap.training.data import TrainingData
 from paraclap.training.encoding import prepare_encoders
@@ -95,6 +96,8 @@ class Learner:
             text_cache=train.text_cache,
             class_prompts=self._class_prompts(data),
             class_prompt_weight=settings.loss.class_prompts,
+            alignment=self._alignment(data),
+            alignment_weight=settings.loss.alignment,
         )
         groups = parameter_groups(self.model, settings.optim, self.objective, self.unfreezing)
         self.optimizer = OPTIMIZERS[settings.optim.name](groups, lr=settings.optim.lr)
@@ -106,6 +109,11 @@ class Learner:
             return None
         phrases = ClipPhrases(data.train_table)
         return ClassPrompts(phrases, self.settings.train.target, self.processor)
+
+    def _alignment(self, data: TrainingData) -> CorpusAlignment | None:
+        if not self.settings.loss.alignment or "corpus" not in data.train_table:
+            return None
+        return CorpusAlignment(data.train_table["corpus"])
 
     def set_learning_rates(self, step: int) -> float:
         """Set the rates of all parameter groups; returns the rate of the projections."""

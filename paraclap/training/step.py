@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paraclap.distributed import sum_in_place
+from paraclap.distributed import gather, sum_in_place, world_size
 from paraclap.errors import ParaCLAPError
 from paraclap.model.modeling_paraclap import ParaCLAPModel
+from paraclap.training.alignment import CorpusAlignment
 from paraclap.training.class_prompts import ClassPrompts
 from paraclap.training.encoding import Batch, BatchEncoder, Replay, distinct_captions
 from paraclap.training.gradient_sum import GradientSum
@@ -61,6 +62,8 @@ class TrainingStep:
         clip_norm: largest norm of the gradients; 0 = no clipping.
         class_prompts: classes of the class-prompt loss; None = without this loss.
         class_prompt_weight: weight of the class-prompt loss.
+        alignment: of the corpora of a batch; None = without this loss.
+        alignment_weight: weight of this loss.
         encoder: encoders of the model, see `BatchEncoder` for the other arguments.
     """
 
@@ -75,6 +78,8 @@ class TrainingStep:
         text_cache: int = 256,
         class_prompts: ClassPrompts | None = None,
         class_prompt_weight: float = 1.0,
+        alignment: CorpusAlignment | None = None,
+        alignment_weight: float = 1.0,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -82,6 +87,8 @@ class TrainingStep:
         self.clip_norm = clip_norm
         self.class_prompts = class_prompts
         self.class_prompt_weight = class_prompt_weight
+        self.alignment = alignment
+        self.alignment_weight = alignment_weight
         self.encoder = BatchEncoder(model, bfloat16, micro_batch, text_cache)
         self.sums = GradientSum(self.parameters())
 
@@ -130,6 +137,10 @@ class TrainingStep:
         loss = self.objective(audio, text, model.logit_scale, matches)
         if self.class_prompts is not None:
             loss = loss + self._class_prompt_loss(audio, batch, replays)
+        if self.alignment is not None:
+            every = gather(audio, len(batch["row"]))  # each process adds its share of the same value
+            term = self.alignment(every, batch["row"])
+            loss = loss + self.alignment_weight * term / world_size()
         return loss
 
     def _class_prompt_loss(

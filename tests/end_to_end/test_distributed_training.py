@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from training_runs import (
@@ -60,12 +62,20 @@ def gradients(arguments):
     [
         ["loss.name=sigmoid", "data.class_sampling_exponent=0.5"],
         ["loss.positives=own", "train.micro_batch=2"],
-        ["loss.class_prompts=0.5"],
+        ["loss.class_prompts=0.5", "loss.alignment=0.5"],
     ],
     ids=str,
 )
-def test_loss_and_gradients_equal_those_of_one_process(together, config, choices):
-    arguments = [config, *PLAIN, *choices, "data.crop_seconds=0.4"]
+def test_loss_and_gradients_equal_those_of_one_process(
+    together, config, captions, tmp_path, choices
+):
+    table = pd.read_parquet(captions)
+    table["corpus"] = np.resize(["one", "two"], len(table))
+    table.to_parquet(tmp_path / "two corpora.parquet")
+    arguments = [
+        *(config, *PLAIN, *choices, "data.crop_seconds=0.4"),
+        f"data.captions={tmp_path / 'two corpora.parquet'}",
+    ]
     (one,) = together(1, gradients, arguments).results
     assert one["own"] == [0, 1, 2, 3, 4]
     for world in (2, 3):
