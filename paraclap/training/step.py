@@ -138,7 +138,7 @@ class TrainingStep:
         if self.class_prompts is not None:
             loss = loss + self._class_prompt_loss(audio, batch, replays)
         if self.alignment is not None:
-            every = gather(audio, len(batch["row"]))  # each process adds its share of the same value
+            every = gather(audio, len(batch["row"]))  # each adds its share
             term = self.alignment(every, batch["row"])
             loss = loss + self.alignment_weight * term / world_size()
         return loss

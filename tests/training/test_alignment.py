@@ -1,4 +1,4 @@
-"""Alignment of corpora: distances of means and covariances, over all pairs of corpora of a batch."""
+"""Alignment of corpora: distances of means and covariances, over all pairs of corpora."""
 
 import numpy as np
 import pytest
