@@ -5,6 +5,7 @@ peft. A model has them in training only: it is saved as the merged model, in the
 with the adapters beside it in the form of peft.
 """
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,9 @@ def save_adapters(model: ParaCLAPModel, folder: Path) -> None:
     for branch in ("audio", "text"):
         base = _encoder(model, branch)
         if has_adapters(base):
-            base.peft_config[ADAPTER].save_pretrained(folder / branch)
+            config = copy.copy(base.peft_config[ADAPTER])
+            config.target_modules = sorted(config.target_modules)  # a set has any order
+            config.save_pretrained(folder / branch)
             weights = {
                 f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": tensor.contiguous()
                 for name, tensor in base.state_dict().items()
