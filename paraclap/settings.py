@@ -295,7 +295,8 @@ class LossSettings:
             pairs with missing labels are ignored by the loss) or "own" (only the caption sampled
             for the clip).
         class_prompts: weight of the class-prompt loss, a cross entropy over all classes of
-            `train.target`, each represented by the mean embedding of its phrases; 0 = off.
+            `train.target`, each represented by the mean embedding of its phrases; 0 = off. Not used
+            if all captions are texts of one's own.
         alignment: weight of a loss that aligns mean and covariance of the audio embeddings of the
             corpora within each batch, if there are several in `data.corpora`; 0 = off.
     """

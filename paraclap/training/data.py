@@ -199,11 +199,16 @@ class TrainingData:
 
     def _refuse_missing_columns(self) -> None:
         target = self.settings.train.target
-        has_labels = target in self.train_table or self._descriptors() == {FREE}
+        has_labels = target in self.train_table or not self.has_attributes
         if self.settings.data.class_sampling_exponent != 1 and not has_labels:
             raise SettingsError(
                 f"data.class_sampling_exponent: the captions table has no column {target}"
             )
+
+    @property
+    def has_attributes(self) -> bool:
+        """Whether there are phrases about labels or measures, not only texts of one's own."""
+        return self._descriptors() != {FREE}
 
     def _descriptors(self) -> set[str]:
         """Return what the training captions describe, `FREE` among them if there are such."""

@@ -107,6 +107,9 @@ class Learner:
     def _class_prompts(self, data: TrainingData) -> ClassPrompts | None:
         if not self.settings.loss.class_prompts:
             return None
+        if not data.has_attributes:
+            print("captions without labels: loss.class_prompts is not used")
+            return None
         phrases = ClipPhrases(data.train_table)
         return ClassPrompts(phrases, self.settings.train.target, self.processor)
 

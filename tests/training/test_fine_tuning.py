@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -14,6 +15,7 @@ from paraclap import cli
 from paraclap.cli import models, train
 from paraclap.corpora.table import read_corpus, scored_classes
 from paraclap.data.label_captions import with_captions
+from paraclap.data.trained_on import untrained
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.metrics import score
 from paraclap.evaluation.prompts import prompts_for
@@ -105,7 +107,7 @@ def test_fine_tuned_model_keeps_the_provenance_of_its_start(command, labels, tmp
 def test_fine_tuning_learns_the_labels(command, labels):
     rates = ["optim.lr=0.01", "optim.audio_lr=0.001", "optim.text_projection_lr=0.001"]
     words = [f"text_pretraining.{option}" for option in ("steps=50", "lr=0.01", "batch_size=4")]
-    options = ["train.epochs=10", "optim.warmup_steps=1", "model.freeze=[]"]
+    options = ["train.epochs=10", "optim.warmup_steps=1", "model.freeze=[]", "train.keep_old=0"]
     settings = read_settings([*command, *rates, *words, *options])
 
     def recall(source):
@@ -143,11 +145,9 @@ def test_incomplete_start_is_refused(command, start, change):
         loop.Trainer(settings)
 
 
-def test_labels_without_speakers_need_validation_speakers_0(command, labels, tmp_path):
+def test_labels_without_speakers_are_all_trained_on_without_validation(command, labels, tmp_path):
     rows = [line.rsplit(",", 1)[0] for line in labels.read_text().splitlines()]
     labels.write_text("\n".join(rows) + "\n")
-    with pytest.raises(SettingsError, match="data.validation_speakers=0"):
-        loop.train(read_settings(command))
     run = loop.train(read_settings([*command, "data.validation_speakers=0"]))
     assert len(run.data.train_table) == 6
     assert (tmp_path / "mine" / "best" / "config.json").is_file()
@@ -190,6 +190,7 @@ RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))  # combined with 
 ROWS = [
     *((form, RECIPES[place % len(RECIPES)], "labels") for place, form in enumerate(FORMS)),
     *((form, RECIPES[place % len(RECIPES)], "captions") for place, form in enumerate(FORMS, 3)),
+    *((form, RECIPES[place % len(RECIPES)], "texts") for place, form in enumerate(FORMS, 5)),
 ]
 
 
@@ -247,6 +248,8 @@ def test_every_start_is_fine_tuned_in_every_configuration(
     form, recipe, data, start_of, labels, captions, corpus, tmp_path, capsys
 ):
     start = start_of(form)
+    if data == "texts":
+        labels.write_text(labels.read_text().replace("emotion", "caption"))
     table = [f"data.captions={labels}"]
     if data == "captions":
         table = [f"data.root={corpus}", f"data.captions={captions}"]
@@ -263,6 +266,40 @@ def test_every_start_is_fine_tuned_in_every_configuration(
     assert not torch.equal(after.logit_scale, before.logit_scale)
     name = {"hub": "me/tiny", "installed": "start", "run": "runs"}.get(form, form)
     assert after.config.provenance["start"] == name
+
+
+@pytest.mark.parametrize(
+    "columns, options, said",
+    [
+        (("file", "emotion", "speaker"), ["train.batch_size=64"], "batch_size is 64, but"),
+        (("file", "emotion", "speaker"), [], "validation on speakers "),
+        (("file", "emotion"), [], "validation on 5 of 50 files"),
+        (("file", "emotion", "one"), ["data.validation_speakers=0"], "50 training clips, 0 valid"),
+        (("file", "emotion", "one"), [], "data.validation_speakers is 1, expected less than the 1"),
+    ],
+)
+def test_fifty_lines_of_old_and_new_classes(
+    columns, options, said, command, start, labels, voice, capsys
+):
+    config = json.loads((start / "config.json").read_text())
+    config["provenance"]["attributes"] = {"emotion": {"anger": ["angry"], "fear": ["fear"]}}
+    (start / "config.json").write_text(json.dumps(config))
+    names = [f"clip{number}.wav" for number in range(50)]
+    for number, name in enumerate(names):
+        soundfile.write(labels.parent / name, voice(0.2, f0=100 + 2 * number), 16_000)
+    table = pd.DataFrame({"file": names, "emotion": ["angry", "weary of it"] * 25, "one": "x"})
+    table["speaker"] = ["ab"[number // 25] for number in range(50)]
+    table = table[list(columns)].rename(columns={"one": "speaker"})
+    table.to_csv(labels, index=False)
+    options = ["train.batch_size=16", "train.max_steps=2", *options]
+    code = cli.run(lambda: train.main([*command, *options]), "train.py")
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err
+    assert (code == 1) == (said in printed.err)
+    if code == 0:
+        model, _ = load_model(labels.parent / "mine")
+        prompts = ["the speaker sounds angry", "weary of it", "fear", "a boring voice"]
+        assert untrained(model.config, prompts) == ["a boring voice"]
 
 
 @pytest.mark.parametrize("other", ["encoder", "checkpoint.pth.tar", "captions", "nowhere", "a/b"])

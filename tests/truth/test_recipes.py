@@ -39,7 +39,7 @@ from paraclap.training.data import TrainingData
 from paraclap.training.tables import read_captions, split_table
 from paraclap.training.validation import Validator
 from small_corpora import make_corpus, run, write
-from tiny_models import TEXTS, TINY_AUDIO, TINY_MEL, TINY_TEXT, embed
+from tiny_models import TEXTS, TINY_AUDIO, TINY_MEL, TINY_TEXT, embed, save_encoders
 
 # --- Splits --------------------------------------------------------------------------------------
 
@@ -539,6 +539,8 @@ def start(request, corpus, captions, tmp_path):
     model["projection_dim"] = 24
     if "audio_layers" in model:
         model["audio_layers"] = [0, 1, 2]
+    if model.get("audio_standardise"):
+        model["audio"] = {"name": str(save_encoders(tmp_path / "encoders") / "tiny-speech")}
     recipe["text_pretraining"] = {"steps": 0}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
     data = [f"data.root={corpus}", f"data.captions={captions}", "data.workers=0"]
@@ -561,6 +563,7 @@ def test_every_recipe_can_be_fine_tuned_as_documented(start, tmp_path, voice, ca
     arguments += [f"data.captions={tmp_path / 'my.csv'}", f"output={tmp_path / 'mine'}"]
     arguments += ["data.validation_speakers=1", "train.batch_size=2", "train.max_steps=2"]
     arguments += ["train.loggers=[]", "train.device=cpu"]
+    arguments += ["model.freeze=[audio_convolutions,text]", "data.crop=random"]
     run = loop.train(read_settings(arguments))
     has_convolutions = run.model.has_convolutions
     assert ("audio_convolutions is skipped" in capsys.readouterr().out) != has_convolutions
