@@ -216,7 +216,6 @@ def test_home_is_expanded_in_files_too(tmp_path):
         ("model.freeze=[1]", r"model\.freeze is read as 1, expected text"),
         ("output=${oc.env:HOME}/runs", r"output is '\$\{oc\.env:HOME\}/runs'"),
         ("model.audio.config.x=${oc.env:HOME}", r"model\.audio\.config\.x is '\$"),
-        ("model.start=x", r"model\.start defines .* model\.audio\.config\.model_type, .* more"),
     ],
 )
 def test_wrong_arguments_are_named_in_one_line(argument, message):
