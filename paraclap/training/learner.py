@@ -102,7 +102,11 @@ class Learner:
         groups = parameter_groups(self.model, settings.optim, self.objective, self.unfreezing)
         self.optimizer = OPTIMIZERS[settings.optim.name](groups, lr=settings.optim.lr)
         trained = {p for group in groups for p in group["params"]} if train.keep_old else ()
-        self.start = [(p, p.detach().clone()) for p in self.model.parameters() if p in trained]
+        self.start = [
+            (parameter, parameter.detach().clone())
+            for name, parameter in self.model.named_parameters()
+            if parameter in trained and ".lora_A." not in name  # of the product B A, B alone
+        ]
 
     def _class_prompts(self, data: TrainingData) -> ClassPrompts | None:
         if not self.settings.loss.class_prompts:

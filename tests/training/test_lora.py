@@ -197,6 +197,25 @@ def test_run_continues_from_merged_weights_and_none_are_left_out(arguments, tmp_
     assert not (load_model(publish(first, tmp_path / "whole"))[0].config.base_encoders)
 
 
+def test_keep_old_interpolates_merged_weights(arguments, tmp_path):
+    first, saved = tmp_path / "run", []
+    loop.train(read_settings(arguments))
+    settings = yaml.safe_load(Path(arguments[0]).read_text()) | {"model": {"start": str(first)}}
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(settings))
+    again = [str(tmp_path / "second.yaml"), "data.validation_speakers=0", "model.freeze=[text]"]
+    again += ["model.lora.towers=[audio]", "optim.audio_lr=0.05"]
+    for share in (0, 0.75):
+        output = f"output={tmp_path / str(share)}"
+        run = loop.train(read_settings([*again, f"train.keep_old={share}", output]))
+        saved.append(weights(run.output))
+    old, (new, kept) = weights(first, "best"), saved
+    name = "audio_branch.base.encoder.layers.0.attention.q_proj.weight"
+    assert (new[name] - old[name]).abs().max() > 1e-3
+    for name, weight in kept.items():
+        expected = 0.75 * old[name] + 0.25 * new[name]
+        torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
