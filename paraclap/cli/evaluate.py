@@ -25,11 +25,11 @@ evaluates the part of each corpus, the prompts and the mean over sessions as in 
 --reference adds the published scores.
 
 --retrieval retrieves clips by caption and captions by clip, and requires a captions table of
-preprocessing/template_creation.py (or any table with a column `caption`) for each SOURCE, in the
-same order. --probe fits logistic regression to the audio embeddings, cross-validated over speakers:
-a high probe with a low zero-shot UAR points to the prompts, not to the audio encoder. --adapt mean
-adds scores after adaptation without labels: the mean embedding of all selected clips of a SOURCE,
-with or without a label, is subtracted from each.
+preprocessing/template_creation.py, or a table with a column `caption` or `captions`, for each
+SOURCE, in the same order; labels are not required. --probe fits logistic regression to the audio
+embeddings, cross-validated over speakers: a high probe with a low zero-shot UAR points to the
+prompts, not to the audio encoder. --adapt mean adds scores after adaptation without labels: the
+mean embedding of all selected clips of a SOURCE, with or without a label, is subtracted from each.
 
 Output, with NAME = the corpus, the target unless it is the emotion, and the prompt set if there are
 several: scores.yaml (all scores, prompts and the selection), scores.md (tables), NAME.csv (truth,

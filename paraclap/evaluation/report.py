@@ -31,12 +31,14 @@ class Results:
         probe: scores of the linear probe.
         retrieval: scores by direction.
         references: system -> UAR in publications.
+        unlabelled: corpora with retrieval alone -> how much of them the model was trained on.
     """
 
     corpora: dict[str, dict[str, Any]] = field(default_factory=dict)
     probe: dict[str, dict[str, Any]] = field(default_factory=dict)
     retrieval: dict[str, dict[str, Any]] = field(default_factory=dict)
     references: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    unlabelled: dict[str, str] = field(default_factory=dict)
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
@@ -218,10 +220,14 @@ def write_report(
         )
     if with_references and not about["protocol"]:
         remarks.append("the published scores follow the protocol of the paper (--protocol paper)")
-    tables = [score_rows(results.corpora, results.probe, references)]
+    remarks += [f"{name}: trained on {seen}" for name, seen in results.unlabelled.items()]
+    tables = []
+    if results.corpora:
+        tables.append(score_rows(results.corpora, results.probe, references))
     if results.retrieval:
         tables.append(retrieval_rows(results.retrieval))
-    page = markdown_page(about, [*tables, recall_rows(results.corpora)], remarks)
+    recalls = [recall_rows(results.corpora)] if results.corpora else []
+    page = markdown_page(about, [*tables, *recalls], remarks)
     write_text(output / "scores.md", page)
     for lines in (*(table.to_string(index=False) for table in tables), *remarks):
         print(lines)

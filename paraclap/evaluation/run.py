@@ -98,6 +98,8 @@ def evaluate(
             results.retrieval[source.name] = evaluate_retrieval(
                 model, processor, table, audio, captions
             )
+        if not source.tasks:
+            results.unlabelled[source.name] = seen_counts(table, source.seen)["text"]
     return results
 
 

@@ -66,8 +66,10 @@ class Source:
 
     def is_labelled(self) -> np.ndarray:
         """Return whether each row has a label for any of the tasks (B,)."""
-        labels = [scored_classes(self.table, task.target) for task in self.tasks]
-        return np.any([label.notna() for label in labels], axis=0)
+        is_labelled = np.zeros(len(self.table), bool)
+        for task in self.tasks:
+            is_labelled |= scored_classes(self.table, task.target).notna().to_numpy()
+        return is_labelled
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,9 @@ def read_sources(
                 only_test = len(chosen) < len(table)
             table = chosen
             tasks = tasks_for(table.attrs["name"], targets, prompt_sets)
+        if path is not None and not set(targets) & set(table.columns):
+            print(f"{table.attrs['name']} has no labels in {', '.join(targets)}: retrieval only")
+            tasks = []
         seen = seen_clips(table, selection.record)
         if selection.unseen:
             table = without_seen(table, seen)

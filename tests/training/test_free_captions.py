@@ -67,11 +67,14 @@ def test_captions_without_labels_and_speakers_are_trained_on(config, own, tmp_pa
     assert "Someone" in shown or "She or he is" in shown
 
 
-def test_retrieval_with_a_table_of_captions(saved_model, corpus, own, tmp_path):
-    output = ["-o", str(tmp_path / "scores"), "--device", "cpu"]
-    assert evaluate.main([str(saved_model), str(corpus), "--retrieval", str(own), *output]) == 0
+@pytest.mark.parametrize("labelled", [True, False])
+def test_retrieval_with_a_table_of_captions(saved_model, corpus, own, tmp_path, labelled):
+    given = [str(corpus)] if labelled else [str(own), "--root", str(corpus)]
+    options = ["--retrieval", str(own), "-o", str(tmp_path / "scores"), "--device", "cpu"]
+    assert evaluate.main([str(saved_model), *given, *options]) == 0
     scores = yaml.safe_load((tmp_path / "scores" / "scores.yaml").read_text())
     assert next(iter(scores["retrieval"].values()))["text_to_audio"]["queries"] == 8
+    assert ("corpora" in scores) == labelled
 
 
 def test_long_captions_are_truncated_with_a_count(config, own):
