@@ -382,7 +382,7 @@ class TrainSettings:
         validate_every: steps between validations; the last step is always validated.
         criterion: score that chooses the best model: "UAR" (zero-shot classification of `target`),
             "R@1" (retrieval between clips and captions, mean of both directions) or "loss". "auto"
-            is "UAR" if validation clips have labels, else "R@1".
+            is "UAR" if validation clips have labels of two classes, else "R@1".
         target: label column that validation predicts.
         prompts: prompt set of the validation, see `--prompts` of evaluate.py.
         save_every: steps between checkpoints.

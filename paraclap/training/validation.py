@@ -1,5 +1,7 @@
 """Validation of a run on held-out speakers, with the code of evaluate.py."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import torch
@@ -17,6 +19,7 @@ from paraclap.evaluation.figures import (
     plot_similarities,
     to_pixels,
 )
+from paraclap.evaluation.prompts import prompts_for
 from paraclap.evaluation.tasks import ZeroShotTask, task_prompts, warn_of_labels
 from paraclap.evaluation.zero_shot import evaluate_task
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
@@ -206,10 +209,24 @@ class Validator:
 
 
 def _has_label(table: pd.DataFrame, settings: TrainSettings) -> np.ndarray:
-    """Return which clips have a scored label; without a default target, none of them."""
-    if settings.target not in table and settings.target == TrainSettings().target:
-        return np.zeros(len(table), bool)
-    return scored_classes(table, settings.target).notna().to_numpy()
+    """Return which clips have a scored label.
+
+    Labels need not exist for the default target; with "auto" as the criterion, those of a single
+    class, as of a few speakers held out, are not scored.
+    """
+    nothing, target = np.zeros(len(table), bool), settings.target
+    if target not in table and target == TrainSettings().target:
+        return nothing
+    labels = scored_classes(table, target)
+    if settings.criterion == "auto" and labels.nunique() == 1:
+        if len(prompts_for(table, target, settings.prompts)) == 1:
+            warnings.warn(
+                f"the {target} of all validation clips is {labels.dropna().iloc[0]}, so they are "
+                "not scored by UAR",
+                stacklevel=3,
+            )
+            return nothing
+    return labels.notna().to_numpy()
 
 
 def _corpus_tables(data: TrainingData) -> dict[str, pd.DataFrame]:

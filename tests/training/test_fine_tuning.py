@@ -18,7 +18,7 @@ from paraclap.data.label_captions import with_captions
 from paraclap.data.trained_on import untrained
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.metrics import score
-from paraclap.evaluation.prompts import prompts_for
+from paraclap.evaluation.prompts import PromptError, prompts_for
 from paraclap.evaluation.zero_shot import classify_clips
 from paraclap.model import sources
 from paraclap.model.build import build_model, load_model
@@ -151,6 +151,18 @@ def test_labels_without_speakers_are_all_trained_on_without_validation(command, 
     run = loop.train(read_settings([*command, "data.validation_speakers=0"]))
     assert len(run.data.train_table) == 6
     assert (tmp_path / "mine" / "best" / "config.json").is_file()
+
+
+def test_labels_without_speakers_hold_files_out(command, labels, tmp_path):
+    """The only file held out here has one class and one caption: there is nothing to choose by."""
+    rows = [line.rsplit(",", 1)[0] for line in labels.read_text().splitlines()]
+    labels.write_text("\n".join(rows) + "\n")
+    with pytest.warns(UserWarning, match="emotion of all validation clips is"):
+        run = loop.train(read_settings(command))
+    assert len(run.data.train_table) == 5 and len(run.validate) == 0 and run.best is None
+    assert (tmp_path / "mine" / "best" / "config.json").is_file()
+    with pytest.raises(PromptError, match="emotion has prompts for one class"):
+        loop.Trainer(with_captions(read_settings([*command, "train.criterion=UAR"])))
 
 
 def test_keep_old_interpolates_what_is_saved_and_not_what_is_trained(command, start, tmp_path):

@@ -104,6 +104,13 @@ def test_labels_choose_by_default_and_a_mistyped_target_is_an_error(config, unla
         validator(config, unlabelled, "train.target=emotoin")
 
 
+def test_one_class_of_labels_is_validated_by_retrieval(config, stored):
+    option = stored(lambda t: t.assign(emotion=t["emotion"].mask(t["split"] == "dev", "anger")))
+    with pytest.warns(UserWarning, match="the emotion of all validation clips is anger"):
+        found = validator(config, option)
+    assert found.criterion == "R@1" and len(found) == 24 and not found.labelled
+
+
 def test_an_impossible_criterion_is_an_error(config, unlabelled, stored):
     with pytest.raises(SettingsError, match="criterion is UAR, but no validation clip has a label"):
         validator(config, unlabelled, "train.criterion=UAR")
