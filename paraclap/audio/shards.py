@@ -48,10 +48,8 @@ SAMPLE = pa.schema(
         ("text", pa.string()),
     ]
 )
-LONGEST_TEXT = 2**20
-"""Largest JSON or text of a recording [bytes]."""
-BLOCK = 2**20
-"""Bytes read at once."""
+LONGEST_TEXT = 2**20  # bytes of the JSON or text of a recording
+BLOCK = 2**20  # bytes read at once
 
 
 class State(NamedTuple):
@@ -103,6 +101,8 @@ def read_index(folder: str | Path, columns: Sequence[str] | None = None) -> pa.T
     metadata = {b"shards": json.dumps(states).encode()}
     if (table := _stored(path, metadata, columns)) is not None:
         return table
+    if error := _faults.get((str(folder), *states)):
+        raise error
     if not os.access(folder, os.W_OK):
         warnings.warn(f"{folder} may not be written: its index is not kept", stacklevel=3)
         table = _indexed(folder, states).replace_schema_metadata(metadata)
@@ -138,8 +138,22 @@ def _stored(
     return None
 
 
+_faults: dict[tuple[str | State, ...], AudioError] = {}
+"""Errors of folders and states of their shards, which are not read again for each recording."""
+
+
 def _indexed(folder: str | Path, states: Sequence[State]) -> pa.Table:
     """Return the index of shards, read from the headers of their members."""
+    try:
+        rows = _all_recordings(folder, states)
+    except AudioError as error:
+        _faults[str(folder), *states] = error
+        raise
+    columns = zip(*sorted(rows), strict=True)
+    return pa.table([pa.array(c, t) for c, t in zip(columns, SAMPLE.types, strict=True)], SAMPLE)
+
+
+def _all_recordings(folder: str | Path, states: Sequence[State]) -> list[tuple]:
     known: dict[str, int] = {}
     rows = []
     for number, state in enumerate(tqdm(states, "index", unit="shard", disable=None)):
@@ -152,8 +166,7 @@ def _indexed(folder: str | Path, states: Sequence[State]) -> pa.Table:
             rows.append((file, number, *sample))
     if not rows:
         raise AudioError("shard", f"the shards of {folder} contain no audio")
-    columns = zip(*sorted(rows), strict=True)
-    return pa.table([pa.array(c, t) for c, t in zip(columns, SAMPLE.types, strict=True)], SAMPLE)
+    return rows
 
 
 def _recordings(path: str) -> Iterator[tuple[str, int, int, str | None, str | None]]:
@@ -371,8 +384,7 @@ class Member(io.FileIO):
             _spare.append(descriptor) if size <= LARGEST_SPARE else os.close(descriptor)
 
 
-LARGEST_SPARE = 2**24
-"""Larger memory is not kept [bytes]."""
+LARGEST_SPARE = 2**24  # bytes; larger memory is not kept
 _spare: list[int] = []
 """Descriptors of files without a name that are not in use."""
 

@@ -187,6 +187,7 @@ def _describe(
 
 def _read_clips(options: argparse.Namespace) -> "pd.DataFrame":
     """Return the table of clips; the argument - is replaced by the lines of stdin."""
+    from paraclap.audio.shards import find_member
     from paraclap.corpora import CorpusError
     from paraclap.corpora.table import read_clips
 
@@ -199,7 +200,8 @@ def _read_clips(options: argparse.Namespace) -> "pd.DataFrame":
     clips = read_clips(listed, options.root, options.columns)
     if clips.empty:
         raise CorpusError("no clips given")
-    if not any(map(os.path.exists, map(os.path.join, clips["root"], clips["file"]))):
+    places = zip(clips["root"], clips["file"], strict=True)
+    if not any(os.path.exists(os.path.join(*place)) or find_member(*place) for place in places):
         raise CorpusError(f"{clips['name'].iloc[0]} does not exist")
     return clips
 

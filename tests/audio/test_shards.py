@@ -222,3 +222,14 @@ def test_member_that_is_no_audio_is_unreadable_like_a_file(tmp_path, happened):
         Files(tmp_path).read("a.wav")
     assert error.value.reason == "text"
     happened(error.value.reason)
+
+
+def test_bad_shards_are_read_once_for_all_recordings(tmp_path, monkeypatch):
+    calls = []
+    original = shards._recordings
+    monkeypatch.setattr(shards, "_recordings", lambda path: calls.append(path) or original(path))
+    pack(tmp_path / "0.tar", {"../a.wav": WAV})
+    for file in ("a.wav", "b.wav", "c.wav"):
+        with pytest.raises(AudioError, match="leaves"):
+            shards.find_member(tmp_path, file)
+    assert len(calls) == 1

@@ -3,12 +3,13 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from training_runs import same_runs, train_until
 
 from paraclap import shards as command
-from paraclap.cli import evaluate
+from paraclap.cli import evaluate, predict
 from paraclap.settings import SettingsError
 from paraclap.training import loop
 from paraclap.training.config import read_settings
@@ -95,3 +96,17 @@ def test_evaluation_on_shards_equals_that_on_files(tiny, corpus, packed, tmp_pat
         assert evaluate.main([*arguments, "-o", str(tmp_path / name)]) == 0
     scores = [(tmp_path / name / "mine.csv").read_text() for name in ("files", "shards")]
     assert scores[0] == scores[1]
+
+
+def test_prediction_on_shards_equals_that_on_files(tiny, corpus, packed, tmp_path, capsys):
+    for part in tiny:
+        part.save_pretrained(tmp_path / "model")
+    scores = []
+    for source in (corpus, packed):
+        output = tmp_path / f"{source.name}.csv"
+        given = [str(tmp_path / "model"), str(source), "--prompts", "angry", "sad"]
+        assert predict.main([*given, "-o", str(output)]) == 0
+        table = pd.read_csv(output)
+        table["file"] = table["file"].str.removeprefix(str(source))
+        scores.append(table.sort_values("file", ignore_index=True))
+    pd.testing.assert_frame_equal(*scores)  # in another order, batches are padded otherwise
