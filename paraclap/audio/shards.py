@@ -387,15 +387,7 @@ class Member(io.FileIO):
 LARGEST_SPARE = 2**24  # bytes; larger memory is not kept
 _spare: list[int] = []
 """Descriptors of files without a name that are not in use."""
-
-
-def _forget() -> None:
-    """Close the files of the parent, which writes into them."""
-    while _spare:
-        os.close(_spare.pop())
-
-
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_spare.clear)  # the parent writes into them
 
 
 def _nameless() -> int:
