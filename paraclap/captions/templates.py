@@ -147,7 +147,7 @@ def parse_templates(
         entry = {**_convert(entry, dict, f"{name}"), "name": name}
         if entry.keys() == {"name", "phrases"} and name in before:
             phrases = _convert(entry["phrases"], PHRASES, name)
-            descriptors.append(_with_phrases(before[name], phrases))
+            descriptors.append(add_phrases(before[name], phrases))
             _check(descriptors[-1])
             continue
         if entry.keys() == {"name", "phrases"}:
@@ -166,15 +166,20 @@ def parse_templates(
     return tuple(descriptors)
 
 
-def _with_phrases(descriptor: Descriptor, phrases: Mapping[str, tuple[str, ...]]) -> Descriptor:
-    """Return a descriptor with more wordings; those of a label follow its general ones."""
+def add_phrases(descriptor: Descriptor, phrases: Mapping[str, tuple[str, ...]]) -> Descriptor:
+    """Return a descriptor with more wordings.
+
+    Those of a label follow its general ones, and are those of its synonyms as well.
+    """
     merged = {level: () for level in FIVE_LEVELS if level in {*descriptor.phrases, *phrases}}
     merged |= descriptor.phrases
     for key, wordings in phrases.items():
-        before = merged.get(key, ())
+        keys = [key]
         if descriptor.kind == "label" and key not in (LISTED, UNLISTED):
-            before = _wordings(merged, descriptor, key)
-        merged[key] = tuple(dict.fromkeys([*before, *wordings]))
+            merged.setdefault(key, _wordings(merged, descriptor, key))
+            keys = [known for known in merged if _is_same(descriptor, known, key)]
+        for known in keys:
+            merged[known] = tuple(dict.fromkeys([*merged.get(known, ()), *wordings]))
     return replace(descriptor, phrases=merged)
 
 
@@ -359,8 +364,14 @@ def _wordings(
     phrases: Mapping[str, tuple[str, ...]], descriptor: Descriptor, label: object
 ) -> tuple[str, ...]:
     """Return the wordings for a label: its own or a synonym's if listed, else the general ones."""
+    general = phrases.get(UNLISTED if form_of(descriptor, label) is None else LISTED, ())
+    own = {label_key(key): phrases[key] for key in phrases if key not in (LISTED, UNLISTED)}
+    synonyms = [own[key] for key in own if _is_same(descriptor, key, label)]
+    return own.get(label_key(label), [*synonyms, general][0])
+
+
+def _is_same(descriptor: Descriptor, label: object, other: object) -> bool:
+    """Return whether two labels are spellings of one, or have the same noun and adjective."""
     form = form_of(descriptor, label)
-    own = {label_key(key): wordings for key, wordings in phrases.items()}
-    general = own.pop(LISTED, ()), own.pop(UNLISTED, ())
-    synonyms = [own[key] for key in own if form and form_of(descriptor, key) == form]
-    return own.get(label_key(label), [*synonyms, general[form is None]][0])
+    equal = form is not None and form == form_of(descriptor, other)
+    return equal or label_key(label) == label_key(other)

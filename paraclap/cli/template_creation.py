@@ -11,6 +11,8 @@ r"""Pseudo-captions of speech: eGeMAPS features -> levels (low, normal, high) ->
         --templates paraclap five_levels
     python preprocessing/template_creation.py other.parquet -o other_captions.parquet \
         --edges captions.edges.json
+    python preprocessing/template_creation.py features.parquet -o captions.parquet \
+        --rewrite "python my_model.py --temperature 0.7" --rewrite-seeds 1 2 3
     python preprocessing/template_creation.py --dump-templates > my.yaml
     python preprocessing/template_creation.py features.parquet -o out.parquet --templates my.yaml
 
@@ -35,6 +37,14 @@ first wording of a descriptor before its paraphrases) and `caption_descriptors` 
 each phrase). The edges are written beside it as <stem>.edges.json; edges, templates and the
 metadata of the input are also stored in the metadata of the file.
 
+--rewrite COMMAND adds wordings from a program, such as a language model on this machine. It reads
+one phrase a line on its standard input and writes one rewrite a line, empty for none, in UTF-8. It
+is started without a shell for up to 64 phrases at a time, with the seed in the environment variable
+PARACLAP_SEED. A rewrite is used if it has the words of its level or label, or those of another
+wording of it, and neither negates it nor mentions another one. Answers are kept in
+<stem>.rewrites.jsonl: after an interruption the same command goes on where it stopped, and later it
+gives the same captions without the program.
+
 Tables of any length are processed in batches. Edges are exact, with one column in memory at a time,
 so memory grows by about 20 bytes per row for any number of columns (10 million rows: 0.5 GB).
 """
@@ -42,20 +52,31 @@ so memory grows by about 20 bytes per row for any number of columns (10 million 
 import argparse
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from paraclap.captions.edges import FIVE_QUANTILES, NAMES
 from paraclap.captions.plot import FORMATS, plot
+from paraclap.captions.program import split_command
+from paraclap.captions.rewrites import Rewriting, with_rewrites
 from paraclap.captions.sources import INDEX, example_source, open_sources
 from paraclap.captions.tables import Features
 from paraclap.captions.templates import (
+    Descriptor,
     InputError,
     dump_templates,
     read_templates,
+    select_descriptors,
 )
-from paraclap.captions.writer import Captioner, edges_beside, prepare_captioner, write_captions
+from paraclap.captions.writer import (
+    Captioner,
+    edges_beside,
+    make_parent,
+    prepare_captioner,
+    write_captions,
+)
 from paraclap.cli.options import path_of
 from paraclap.corpora.features_labels import normalised
 from paraclap.files import refuse_overwriting
@@ -91,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
         help="of the edges: 2, or 4 for five levels, of which three levels have the middle ones "
         "(default: 0.1 0.3 0.7 0.9)")  # fmt: skip
     add("--plot", type=path_of, metavar="FILE.png", help="draw distributions, edges and emotions")
+    add("--rewrite", metavar="COMMAND", help="program that adds wordings, see above")
+    add("--rewrite-seeds", type=int, nargs="+", default=[0], metavar="SEED",
+        help="each gives one rewrite of each phrase (default: 0)")  # fmt: skip
+    add("--rewrite-timeout", type=float, default=600.0, metavar="SECONDS",
+        help="for 64 phrases (default: %(default)g)")  # fmt: skip
     add("--preview", type=int, default=0, metavar="N", help="print N rows with their captions")
     return parser
 
@@ -106,6 +132,10 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     wanted = output or arguments.plot
     if preview_rows < 0 or not (paths if wanted else preview_rows):
         raise InputError("expected a features table and -o captions.parquet, or --preview N")
+    if arguments.rewrite is not None:
+        split_command(arguments.rewrite)
+        if not output or not arguments.rewrite_timeout > 0:
+            raise InputError("--rewrite requires -o captions.parquet, and a positive timeout")
     if output and output.suffix != ".parquet":
         raise InputError(f"-o is {output}, expected a name ending in .parquet")
     _keep_inputs(arguments)
@@ -118,6 +148,7 @@ def _keep_inputs(arguments: argparse.Namespace) -> None:
     written = [arguments.plot] if arguments.plot else []
     if arguments.output:
         written += [arguments.output, edges_beside(arguments.output)]
+        written += [_rewrites_beside(arguments.output)] if arguments.rewrite else []
         if arguments.output.resolve().parent in {path.resolve() for path in arguments.features}:
             raise InputError(
                 f"{arguments.output} would replace or join the features, give another output"
@@ -151,6 +182,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if not features.rows:
         raise InputError(f"{', '.join(map(str, arguments.features))} has no rows")
+    if arguments.rewrite:
+        templates = _rewritten(templates, features, arguments)
     captioner = prepare_captioner(
         features,
         templates,
@@ -175,6 +208,29 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"wrote {arguments.plot}")
     if arguments.output:
         print(f"wrote {arguments.output}: {captioner.statistics.rows / seconds:,.0f} rows/s")
+
+
+def _rewrites_beside(captions: Path) -> Path:
+    return captions.with_name(f"{captions.stem}.rewrites.jsonl")
+
+
+def _rewritten(
+    templates: tuple[Descriptor, ...], features: Features, arguments: argparse.Namespace
+) -> tuple[Descriptor, ...]:
+    """Return templates with the rewrites of all phrases that the captions can have."""
+    selected = select_descriptors(templates, features.schema.names, arguments.descriptors)
+    columns = {d.column for d in selected if d.kind == "label"}
+    labels = {column: features.distinct(column) for column in sorted(columns)}
+    make_parent(arguments.output)
+    rewriting = Rewriting(
+        arguments.rewrite,
+        _rewrites_beside(arguments.output),
+        tuple(arguments.rewrite_seeds),
+        arguments.rewrite_timeout,
+    )
+    templates, found = with_rewrites(selected, templates, labels, rewriting)
+    print(found)
+    return templates
 
 
 def with_preview(

@@ -28,6 +28,7 @@ import pandas as pd
 
 from paraclap.audio import AudioError
 from paraclap.audio.paths import mark_of, resolve_inside
+from paraclap.captions.words import NEUTRAL
 from paraclap.data.captions import FREE, text_key
 from paraclap.data.free_captions import distinct_free_captions
 from paraclap.data.tables import Lists
@@ -191,14 +192,6 @@ def load(source: str | Path) -> TrainedOn:
 
 # --- Classes and levels --------------------------------------------------------------------------
 
-NEUTRAL = frozenset(
-    "a an and are as at audio be belongs by clip does expresses fairly feel feeling feels for from "
-    "has have in is it like little lot neither no nor not of or person quite rather recording "
-    "slightly someone sound sounds speaker speaking speaks speech talking talks that the this to "
-    "usual usually very voice who with".split()
-)
-"""Words of prompts and captions that are true of any speech."""
-
 LEVEL_WORDS = frozenset(("low", "normal", "high", "middle", "medium", "short", "long"))
 """Words that mean nothing without the name of a descriptor."""
 
@@ -206,11 +199,11 @@ MOST_WORDS = 2000
 """Words of free captions that are recorded, those of the most captions."""
 
 Attributes = dict[str, dict[str, list[str]]]
-"""Descriptor -> class or level -> words of its phrases, without those of `NEUTRAL`."""
+"""Descriptor -> class or level -> words of its phrases, without those of any speech."""
 
 
 def words_of(text: str) -> set[str]:
-    """Return the words of a text in lower case, without those of `NEUTRAL`."""
+    """Return the words of a text in lower case, without those of any speech."""
     return set(re.findall(r"\w+", text.casefold())) - NEUTRAL
 
 

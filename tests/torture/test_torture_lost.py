@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -756,3 +757,113 @@ def test_memory_of_captions_grows_with_the_number_of_labels_not_its_square(tmp_p
         peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
         tracemalloc.stop()
     assert peaks[1] < 10 * peaks[0] and peaks[1] < 6  # the square: 8 MiB
+
+
+# --- Rewrites of captions ------------------------------------------------------------------------
+
+ECHO = "import sys\nfor line in sys.stdin: print('indeed', line, end='', flush=True)"
+COUNTED = """
+import pathlib, sys
+runs = pathlib.Path({runs!r})
+runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
+if len(runs.read_text()) == {fault}:
+    {action}
+for line in sys.stdin: print("indeed", line, end="")
+"""
+
+
+def rewriting(folder, text, *options, name="program.py"):
+    """Run template_creation.py with a program; return its code and the file of answers."""
+    features = write_table(make_corpus(20), folder / "f.parquet")
+    (folder / name).write_text(text)
+    command = f"{sys.executable} {folder / name}"
+    code = run_captions(features, "-o", folder / "c.parquet", "--rewrite", command, *options)
+    return code, folder / "c.rewrites.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import os; os._exit(3)", "ended with code 3"),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9"),
+        ("raise SystemExit", "returned no lines for 64, expected one for each"),
+        ("import sys; sys.stdin.read(); print('one')", "returned 1 lines for 64"),
+        (ECHO + "\nprint('more')", "returned 65 lines for 64"),
+        ("import os; os.write(1, b'\\xff\\n' * 64)", "returned text that is not UTF-8"),
+        ("while True: print('y' * 1000)", "returned more than 1 MiB"),
+        ("import time; time.sleep(60)", "took longer than 1 s"),
+        (ECHO + "\nimport time; time.sleep(60)", "took longer than 1 s"),
+        ("import os, time\nif os.fork() == 0: time.sleep(60)", "took longer than 1 s"),
+        ("import os, time; os.close(1); time.sleep(60)", "took longer than 1 s"),
+    ],
+)
+def test_a_program_that_fails_ends_in_one_sentence(tmp_path, capsys, text, message):
+    start = time.monotonic()
+    code, cache = rewriting(tmp_path, text, "--rewrite-timeout", 1)
+    assert code == 1 and time.monotonic() - start < 30
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("template_creation.py: --rewrite: ") and message in error
+    assert "no answers are kept; the same command goes on from there" in error
+    assert not cache.exists() and not (tmp_path / "c.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("/no/such/program", "'/no/such/program' cannot be run: No such file or directory"),
+        ("/", "'/' cannot be run: Permission denied"),
+        ("'a", "No closing quotation"),
+        ("  ", "--rewrite is empty"),
+        ("a\0b", "cannot be run: embedded null byte"),
+    ],
+)
+def test_a_program_that_cannot_be_started_is_named(tmp_path, capsys, command, message):
+    features = write_table(make_corpus(20), tmp_path / "f.parquet")
+    assert run_captions(features, "-o", tmp_path / "c.parquet", "--rewrite", command) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert run_captions(features, "--rewrite", "cat", "--preview", 1) == 1
+    assert "--rewrite requires -o" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["raise SystemExit(1)", "import os; os.kill(os.getppid(), 9)"])
+def test_rewriting_goes_on_where_it_stopped(tmp_path, action):
+    runs = tmp_path / "runs"
+    text = COUNTED.format(runs=str(runs), fault=2, action=action)
+    (tmp_path / "program.py").write_text(text)
+    features = write_table(make_corpus(20), tmp_path / "f.parquet")
+    script = [sys.executable, REPOSITORY / "preprocessing" / "template_creation.py", features]
+    script += ["-o", tmp_path / "c.parquet", "--rewrite"]
+    command = f"{sys.executable} {tmp_path / 'program.py'}"
+    first = subprocess.run([*script, command], capture_output=True, check=False, timeout=100)
+    assert first.returncode == (1 if "Exit" in action else -9), first.stderr.decode()
+    cache = tmp_path / "c.rewrites.jsonl"
+    kept = cache.read_text().splitlines()
+    assert len(kept) == 64 and not (tmp_path / "c.parquet").exists()
+    if "Exit" in action:
+        assert f"ended with code 1; 64 answers are kept in {cache}" in first.stderr.decode()
+    code, _ = rewriting(tmp_path, text)
+    lines = cache.read_text().splitlines()
+    assert code == 0 and lines[:64] == kept and len(runs.read_text()) == 3
+    whole = (tmp_path / "c.parquet").read_bytes()
+    (tmp_path / "c.parquet").unlink()
+    cache.unlink()
+    assert rewriting(tmp_path, text)[0] == 0 and (tmp_path / "c.parquet").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]\n", b"\xff", b'{"command": "a", "seed": 0, "phrase": "b", "rewrite": 3}\n',
+     b'{"command": "a", "seed": "x", "phrase": "b", "rewrite": ""}\n', b"[" * 100_000],
+)  # fmt: skip
+def test_a_damaged_file_of_rewrites_is_named_and_kept(tmp_path, capsys, content):
+    cache = tmp_path / "c.rewrites.jsonl"
+    cache.write_bytes(content)
+    assert rewriting(tmp_path, ECHO)[0] == 1
+    assert str(cache) in capsys.readouterr().err.splitlines()[-1]
+    assert cache.read_bytes() == content
+
+
+def test_two_runs_do_not_write_one_file_of_rewrites(tmp_path, capsys):
+    with lock(tmp_path / "c.rewrites.jsonl"):
+        assert rewriting(tmp_path, ECHO)[0] == 1
+    assert "c.rewrites.jsonl" in capsys.readouterr().err.splitlines()[-1]
