@@ -10,6 +10,7 @@ MEL, WAV2VEC2 = str(FOLDER / "mel.yaml"), str(FOLDER / "wav2vec2.yaml")
 
 EGEMAPS, WHISPER = "egemaps", "whisper"
 PAPER, PUBLISHED, CHOSEN = "paper", "published", "chosen"
+WORDED = f"{CHOSEN}, more wordings"
 EMOTION = "chosen, emotion in every caption"
 PUBLISHED_SENTENCES = f"{PUBLISHED}, sentence encoder"
 CHOSEN_SENTENCES = f"{CHOSEN}, sentence encoder"
@@ -52,6 +53,7 @@ WITHOUT_OURS = (
     "model.input_gain=1.0",
     "data.sampling_exponent=1",
     "data.class_sampling_exponent=1",
+    "loss.alignment=0.0",
 )
 
 TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -80,6 +82,7 @@ TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     WHISPER: {
         PAPER: (FROZEN, *QUICK, *PUBLISHED_LOSS, *WITHOUT_OURS, "loss.class_prompts=0.0"),
         CHOSEN: (FROZEN, *QUICK),
+        WORDED: (FROZEN, *QUICK, "data.templates=[paraclap,wordings]"),
     },
 }
 """Audio tower -> recipe -> arguments."""

@@ -157,6 +157,9 @@ def place(corpus, captions, model_folder, voice, tmp_path_factory):
     table.write_text("\n".join(rows) + "\n")
     plain = [",".join(row.split(",")[:2]) for row in rows]
     table.with_name("plain.csv").write_text("\n".join(plain) + "\n")
+    texts = ("A woman shouts.", "A man whispers.")
+    own = [f"{row.split(',')[0]},{texts[n % 2]},{row[0]}" for n, row in enumerate(rows[1:])]
+    (folder / "my.csv").write_text("\n".join(["file,caption,speaker", *own]) + "\n")
     for path in ("clip.wav", "meeting.wav", "recordings/1.wav", "recordings/2.wav"):
         write(path, seconds=1.0)
     for name in ("demo/run/best", "runs/ravdess/best"):

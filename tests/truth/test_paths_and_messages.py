@@ -644,7 +644,7 @@ def wrong_files(tmp_path, monkeypatch):
 
 NOT_FEATURES = "it is no parquet file, or damaged; expected a table of features.py"
 NOT_EDGES = "not a file of edges, expected the captions.edges.json of template_creation.py"
-NAMES = "expected extended, five_levels, paraclap, published or a YAML file"
+NAMES = "expected extended, five_levels, paraclap, published, wordings or a YAML file"
 
 
 @pytest.mark.parametrize(
