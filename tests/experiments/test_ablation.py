@@ -250,7 +250,8 @@ def caption_words(tmp_path_factory):
     for file in labels["file"]:
         (folder / file).touch()
     labels.to_csv(folder / "labels.csv", index=False)
-    caption_table(folder / "labels.csv", folder / "captions.parquet")
+    templates = ("paraclap", "wordings")
+    caption_table(folder / "labels.csv", folder / "captions.parquet", templates)
     captions = pd.read_parquet(folder / "captions.parquet")["captions"].map(" ".join)
     of_class = [set(words_of(text)) for text in captions]
     assert len(of_class) == len(CLASSES) == 9
