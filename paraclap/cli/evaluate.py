@@ -194,10 +194,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("retrieval", "split_from"):
         tables = getattr(options, name)
         if tables and len(tables) != len(options.sources):
-            parser.error(
-                f"--{name.replace('_', '-')} has {len(tables)} tables for {len(options.sources)} "
-                "sources"
-            )
+            sources = f"{len(options.sources)} sources ({', '.join(options.sources)})"
+            parser.error(f"--{name.replace('_', '-')} has {len(tables)} tables for {sources}")
     return options
 
 
