@@ -6,6 +6,7 @@ number of workers.
 """
 
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ import torch.utils.data
 from paraclap.errors import ParaCLAPError
 
 PREFETCH = 2  # batches that each worker reads ahead
+DEATH = 5.0  # seconds that the signal of a dead worker may take
 LOST_WORKER = re.compile(r"DataLoader (worker|timed out)")  # messages of torch
 
 
@@ -40,10 +42,23 @@ class Loader(torch.utils.data.DataLoader):
         super().__init__(_ErrorsAsBatches(dataset, collate_fn), collate_fn=_unchanged, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        while (batch := self._next(batches)) is not None:
             if isinstance(batch, ParaCLAPError):
                 raise batch
             yield batch
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """Return the next batch, None at the end; raises RuntimeError if a worker was lost."""
+        try:
+            return next(batches, None)
+        except (ConnectionError, EOFError) as error:
+            if not self.num_workers or str(error).startswith("Caught "):  # of the dataset
+                raise
+            # A worker died while its tensor was fetched. The signal of its death, for which torch
+            # raises the reason, may arrive only later.
+            time.sleep(DEATH)
+            raise RuntimeError(f"DataLoader worker exited: {error!r}") from error
 
 
 class _ErrorsAsBatches(torch.utils.data.Dataset):
