@@ -10,7 +10,6 @@ template_creation.py includes both. Their texts must be equal. --large measures 
 alone, in a process of its own, with its peak memory.
 """
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -30,6 +29,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.report import command_line, parse, report
 from benchmarks.timing import alternate, markdown_table, spread
 from paraclap.captions.edges import QUANTILES
 from paraclap.captions.sources import INDEX
@@ -136,8 +136,8 @@ def check_equal(written: Path, output: Path) -> int:
     return len(expected)
 
 
-def compare(rows: int, plain_rows: int, rounds: int) -> None:
-    """Run both in turns, and print rows/s and their ratio."""
+def compare(rows: int, plain_rows: int, rounds: int) -> str:
+    """Run both in turns; return a table of rows/s and their ratio."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         features, output = folder / "features.parquet", folder / "captions.parquet"
@@ -150,18 +150,18 @@ def compare(rows: int, plain_rows: int, rounds: int) -> None:
         }
         with contextlib.redirect_stdout(sys.stderr):
             runs = alternate(variants, rounds)
-        print(f"texts of {check_equal(written, output)} rows are equal\n")
+        about = f"texts of {check_equal(written, output)} rows are equal"
     cells = []
     for clock in ("wall", "cpu"):
         plain = np.array([plain_rows / getattr(run, clock) for run in runs["plain"]])
         ours = np.array([rows / getattr(run, clock) for run in runs["ours"]])
         cells.append((clock, f"{median(plain):,.0f}", f"{median(ours):,.0f}", spread(ours / plain)))
     head = ("time", f"plain, {plain_rows} rows: rows/s", f"ours, {rows} rows: rows/s", "ratio")
-    print(markdown_table(head, cells))
+    return f"{about}\n\n{markdown_table(head, cells)}"
 
 
-def measure_large(rows: int) -> None:
-    """Print rows/s and peak memory of template_creation.py in its own process."""
+def measure_large(rows: int) -> str:
+    """Return rows/s and peak memory of template_creation.py in its own process."""
     with tempfile.TemporaryDirectory() as temporary:
         features, output = Path(temporary, "features.parquet"), Path(temporary, "captions.parquet")
         # in its own process: the peak memory of a process starts at that of its parent
@@ -179,24 +179,23 @@ def measure_large(rows: int) -> None:
         peak = usage.ru_maxrss / (MIB if sys.platform == "darwin" else 1024)  # bytes or KiB
         speed, size = f"{rows / seconds:,.0f}", f"{output.stat().st_size / MIB:,.0f}"
         head = ("rows", "rows/s", "peak memory [MiB]", "captions [MiB]")
-        print(markdown_table(head, [(rows, speed, f"{peak:,.0f}", size)]))
+        return markdown_table(head, [(rows, speed, f"{peak:,.0f}", size)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, __spec__.name)
     add = parser.add_argument
     add("--rows", type=int, default=100_000, help="of the table (%(default)s)")
     add("--plain-rows", type=int, default=5_000, help="of the plain loop (%(default)s)")
     add("--rounds", type=int, default=3, help="(%(default)s)")
     add("--large", type=int, metavar="ROWS", help="measure template_creation.py alone")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     if options.large:
-        measure_large(options.large)
+        report(f"Captions, {options.large} rows alone", measure_large(options.large), options)
     else:
-        compare(options.rows, options.plain_rows, options.rounds)
+        text = compare(options.rows, options.plain_rows, options.rounds)
+        report(f"Captions, {options.rows} rows", text, options)
 
 
 if __name__ == "__main__":

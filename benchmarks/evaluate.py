@@ -11,7 +11,6 @@ weights all embeddings are similar, so the changes of cosines do not show what b
 trained model.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.report import command_line, parse, report
 from benchmarks.timing import alternate, markdown_table, ratios
 from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.evaluation.prompt_sets import class_prompts
@@ -96,16 +96,14 @@ def engine_of(name: str, model: ParaCLAPModel, processor: ParaCLAPProcessor, fol
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, __spec__.name)
     add = parser.add_argument
     add("--variants", nargs="+", default=["eager", "compile"], help="ENGINE or ENGINE.PRECISION")
     add("--clips", type=int, default=20, help="(%(default)s)")
     add("--rounds", type=int, default=3, help="(%(default)s)")
     add("--batch-seconds", type=float, default=0.0, help="padded audio per batch; 0 = single clips")
     add("--device", default="cpu", help="(%(default)s)")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     device, (model, processor) = torch.device(options.device), build()
     model, clips = model.to(device), make_clips(options.clips)
     variants = {PLAIN: partial(plain, model, processor)}
@@ -126,9 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         memory = f"{max(run.memory for run in found):.2f}"
         rows.append((name, speed, *clocks, memory, f"{change:.1e}"))
     seconds = sum(map(len, clips)) / SAMPLING_RATE
-    print(f"{len(clips)} clips of {seconds:.0f} s together, {len(TEXTS)} prompts, {device.type}\n")
+    about = f"{len(clips)} clips of {seconds:.0f} s together, {len(TEXTS)} prompts, {device.type}"
     head = ("variant", "clips/s", "ratio", "ratio of CPU time", "memory [GiB]")
-    print(markdown_table((*head, "largest change of a cosine"), rows))
+    table = markdown_table((*head, "largest change of a cosine"), rows)
+    report(f"Evaluation, {device.type}", f"{about}\n\n{table}", options)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ core" is the ratio of CPU time to that of opensmile with one worker, "wall time"
 fastest opensmile; median and range over the rounds. Values are compared bit by bit.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 
+from benchmarks.report import command_line, parse, report
 from benchmarks.timing import Run, alternate, markdown_table, spread
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -110,14 +110,12 @@ def choose(folder: Path, count: int, copies: Path) -> pd.DataFrame:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, __spec__.name)
     parser.add_argument("folder", type=Path, help="WAV or FLAC, 16 kHz, mono")
     parser.add_argument("--files", type=int, default=240, help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="(%(default)s)")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     n = options.workers
     reference = ("opensmile", 1)
     variants = [reference, ("opensmile, threads", n), ("opensmile, processes", n)]
@@ -135,11 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         expected = output_of(reference, table)
         values = {variant: compare(output_of(variant, table), expected) for variant in variants}
     seconds = files["seconds"][1:].sum()
-    print(f"{len(files)} files, {seconds:.0f} s of audio, {options.rounds} rounds\n")
-    print(report(runs, variants, seconds, values))
+    about = f"{len(files)} files, {seconds:.0f} s of audio, {options.rounds} rounds"
+    report("Features", f"{about}\n\n{table_of(runs, variants, seconds, values)}", options)
 
 
-def report(
+def table_of(
     runs: dict[tuple[Variant, str], list[Run]],
     variants: Sequence[Variant],
     seconds: float,

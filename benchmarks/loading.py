@@ -10,7 +10,6 @@ The table has the fastest round. Files were written shortly before, so this meas
 disks.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import soundfile
 import soxr
 import torch.utils.data
 
+from benchmarks.report import command_line, parse, report
 from benchmarks.timing import alternate, markdown_table
 from paraclap.audio import SAMPLING_RATE
 from paraclap.audio.recordings import Files
@@ -132,21 +132,20 @@ def measure(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, __spec__.name)
     add = parser.add_argument
     add("--clips", type=int, default=100, help="files of each kind (%(default)s)")
     add("--rounds", type=int, default=5, help="(%(default)s)")
     add("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader (0 2)")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     rows: list[tuple[str, ...]] = []
     for form, rate in KINDS:
         with tempfile.TemporaryDirectory() as folder:
             names = write_clips(Path(folder), form, rate, options.clips)
             kind = f"{form} {rate / 1000:g} kHz"
             rows += measure(kind, Path(folder), names, options.workers, options.rounds)
-    print(markdown_table(("files", "workers", "variant", "us per clip", "times as fast"), rows))
+    head = ("files", "workers", "variant", "us per clip", "times as fast")
+    report("Loading", markdown_table(head, rows), options)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Ratios of time are relative to the training of all weights, median and range ove
 first round is not counted. Memory is the peak with weights, gradients and optimiser.
 """
 
-import argparse
 import copy
 from collections.abc import Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.report import command_line, parse, report
 from benchmarks.timing import alternate, markdown_table, ratios
 from paraclap.model.lora import add_adapters
 from paraclap.model.modeling_paraclap import ParaCLAPConfig, ParaCLAPModel, mel_frames
@@ -100,16 +100,14 @@ def train(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, __spec__.name)
     add = parser.add_argument
     add("--batch", type=int, default=8, help="clips (%(default)s)")
     add("--seconds", type=float, default=2.5, help="of a clip (%(default)s)")
     add("--steps", type=int, default=5, help="of a call (%(default)s)")
     add("--rounds", type=int, default=3, help="(%(default)s)")
     add("--device", default="cpu", help="(%(default)s)")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     device = torch.device(options.device)
     torch.manual_seed(0)
     model = ParaCLAPModel(ParaCLAPConfig(**CONFIG)).to(device)
@@ -126,9 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seconds = f"{median(run.wall for run in found) / options.steps:.2f}"
         memory = f"{max(run.memory for run in found):.2f}"
         rows.append((name, *clocks, seconds, memory, f"{found[0].result / 1e6:.3f}"))
-    print(f"{options.batch} clips of {options.seconds:g} s, {device.type}\n")
     head = ("encoder", "ratio", "ratio of CPU time", "s/step", "memory [GiB]", "trained [million]")
-    print(markdown_table(head, rows))
+    about = f"{options.batch} clips of {options.seconds:g} s"
+    report(f"LoRA, {device.type}", f"{about}\n\n{markdown_table(head, rows)}", options)
 
 
 if __name__ == "__main__":

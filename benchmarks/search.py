@@ -11,7 +11,6 @@ nearer than others. The first query, which reads from disk, is listed separately
 the process, or "mapped": pages of files that the system may reclaim.
 """
 
-import argparse
 import multiprocessing
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.report import command_line, parse, report
 from benchmarks.timing import markdown_table, process_memory
 from paraclap.inference import approximate, index_update
 from paraclap.inference.approximate import ApproximateIndex
@@ -92,15 +92,13 @@ def recall(found: np.ndarray, exact: np.ndarray) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, __spec__.name)
     parser.add_argument("--clips", type=int, default=1_000_000, help="(%(default)s)")
     parser.add_argument("--dimensions", type=int, default=768, help="(%(default)s)")
     parser.add_argument("--queries", type=int, default=50, help="(%(default)s)")
     parser.add_argument("--spread", choices=("voices", "flat"), default="voices")
     parser.add_argument("--folder", type=Path, help="where the index is kept")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     queries = generate(options.queries, options.dimensions, options.spread, [2])
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary, "index")
@@ -109,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         start = time.perf_counter()
         print(approximate.build(ClipIndex(folder)))
         size = sum(path.stat().st_size for path in folder.glob("approximate-*.faiss")) / MIB
-        print(f"built in {time.perf_counter() - start:.0f} s, {size:.0f} MiB\n")
+        about = (
+            f"{options.clips} clips, built in {time.perf_counter() - start:.0f} s, {size:.0f} MiB"
+        )
         found = {}
         for kind in ("exact", "approximate"):  # each in a process of its own, for its memory
             with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -122,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         share = f"{recall(measured['rows'], found['exact']['rows']):.1%}"
         rows.append((kind, *times, *memory, share))
     head = ("search", "first query [s]", "median [s]", "maximum [s]", "own [MiB]", "mapped [MiB]")
-    print(markdown_table((*head, f"recall of the {COUNT} nearest"), rows))
+    table = markdown_table((*head, f"recall of the {COUNT} nearest"), rows)
+    report("Search", f"{about}\n\n{table}", options)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Ratios are relative to the plain step, median and range over the rounds; a first
 counted. "Gradients" is the largest relative difference of the gradients of both projections.
 """
 
-import argparse
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import median
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.report import command_line, parse, report
 from benchmarks.timing import alternate, markdown_table, ratios
 from paraclap.model.modeling_paraclap import (
     PUBLISHED_CONFIG,
@@ -140,9 +140,7 @@ def gradients(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, __spec__.name)
     add = parser.add_argument
     add("--recipe", choices=RECIPES, default="published", help="both encoders frozen, or text only")
     add("--batch", type=int, default=4, help="clips (%(default)s)")
@@ -150,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--micro-batch", type=int, default=0, help="rows, for recipe audio; 0 = without")
     add("--bfloat16", action="store_true", help="`TrainingStep` in bfloat16")
     add("--device", default="cpu", help="(%(default)s)")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     device = torch.device(options.device)
     torch.manual_seed(0)
     model = ParaCLAPModel(ParaCLAPConfig(**PUBLISHED_CONFIG)).to(device)
@@ -171,9 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         memory = f"{max(run.memory for run in found):.1f}"
         clocks = (ratios(reference, found), ratios(reference, found, "cpu"))
         rows.append((name, *clocks, speed, memory, f"{change:.0e}"))
-    print(f"{options.recipe}, {options.batch} clips of {SECONDS:g} s, {device.type}\n")
     head = ("variant", "ratio", "ratio of CPU time", "clips/s", "memory [GiB]", "gradients")
-    print(markdown_table(head, rows))
+    about = f"{options.batch} clips of {SECONDS:g} s, {torch.get_num_threads()} threads"
+    precision = "bfloat16" if options.bfloat16 else "float32"
+    title = f"Training step, {options.recipe}, {device.type}, {precision}"
+    report(title, f"{about}\n\n{markdown_table(head, rows)}", options)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import captions, evaluate, loading, lora, search, train_step
+from benchmarks import captions, evaluate, loading, lora, report, search, train_step
 from benchmarks.timing import Run, ratios, timed
 from paraclap.inference import approximate
 from tiny_models import TINY_AUDIO, TINY_TEXT, TINY_WHISPER
@@ -97,3 +97,24 @@ def test_approximate_search_is_compared_with_exact_search(tmp_path, monkeypatch,
     search.main(["--clips", "6000", "--dimensions", "64", "--queries", "3"])
     rows = table(capsys)
     assert rows["exact"][-1] == "100.0%" and float(rows["approximate"][-1][:-1]) > 50
+
+
+def test_record_replaces_the_section_of_the_same_title(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "RESULTS.md"
+    results.write_text("# Benchmarks\n\n## Old\n\nfirst\n\n## Other\n\nkept\n")
+    monkeypatch.setattr(report, "RESULTS", results)
+    for title, text in (("Old", "second"), ("New", "third")):
+        options = report.parse(report.command_line("", "benchmarks.x"), ["--record"])
+        report.report(title, text, options)
+    sections = results.read_text().split("\n## ")
+    assert [section.split("\n")[0] for section in sections] == [
+        "# Benchmarks",
+        "Old",
+        "Other",
+        "New",
+    ]
+    assert "first" not in results.read_text() and "second" in sections[1]
+    assert "`python -m benchmarks.x`" in sections[3] and ", load " in sections[3]
+    options = report.parse(report.command_line("", "benchmarks.x"), [])
+    report.report("Old", "not recorded", options)
+    assert "not recorded" not in results.read_text() and "not recorded" in capsys.readouterr().out
