@@ -1,0 +1,125 @@
+"""Timelines as annotations: a TextGrid of Praat, and a table that ELAN imports.
+
+    table = annotations(paraclap.score_windows("meeting.wav", names), names, seconds)
+    table.to_csv("meeting.csv", index=False)     # ELAN: File, Import, CSV / Tab-delimited Text
+    Path("meeting.TextGrid").write_text(text_grid(table, seconds), encoding="utf-8")
+
+Windows overlap, annotations of a tier must not: a window is responsible for the times to which its
+centre is nearest, and the first and the last one as far as the recording.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+BEST = "best"
+"""Tier of the prompts with the highest cosine."""
+COLUMNS = ["tier", "start", "end", "label"]
+
+
+def annotations(timeline: pd.DataFrame, names: Sequence[str], seconds: float) -> pd.DataFrame:
+    """Return `tier`, `start`, `end` [s] and `label` of each annotation, by tier and time.
+
+    The tier `best` has the prompt with the highest cosine, neighbours with the same prompt as one
+    annotation; the tier of each prompt its probabilities. Silent windows are not annotated. A
+    prompt called `best` shares a name with the first tier, but not its annotations.
+
+    Args:
+        timeline: of one recording, windows in the order of time: `start`, `end` [s], `best`,
+            `probability.NAME`, and `quality` if known; see `ParaCLAP.score_windows`.
+        names: of the prompts.
+        seconds: duration of the recording [s].
+    """
+    centres = ((timeline["start"] + timeline["end"]) / 2).to_numpy(float)
+    limits = np.concatenate([[0.0], (centres[1:] + centres[:-1]) / 2, [seconds]])
+    quality = timeline["quality"] if "quality" in timeline else pd.Series("", timeline.index)
+    silent = ["silent" in str(flags).split(";") for flags in quality]
+
+    def tier_of(name: str, labels: Sequence[str]) -> list[tuple[str, float, float, str]]:
+        places = zip(limits[:-1], limits[1:], labels, silent, strict=True)
+        return [
+            (name, start, end, label) for start, end, label, is_silent in places if not is_silent
+        ]
+
+    rows = _joined(tier_of(BEST, timeline["best"].astype(str)))
+    for name in names:
+        rows += tier_of(name, [f"{value:.3f}" for value in timeline[f"probability.{name}"]])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _joined(rows: Sequence[tuple[str, float, float, str]]) -> list[tuple[str, float, float, str]]:
+    """Join neighbours with the same label."""
+    found: list[tuple[str, float, float, str]] = []
+    for name, start, end, label in rows:
+        if found and found[-1][2:] == (start, label):
+            start = found.pop()[1]
+        found.append((name, start, end, label))
+    return found
+
+
+def text_grid(table: pd.DataFrame, seconds: float) -> str:
+    """Return `annotations` as a TextGrid in the long text format of Praat.
+
+    Times without an annotation become empty intervals, as in Praat; so each tier is complete.
+
+    Args:
+        table: of `annotations`, which do not overlap within a tier.
+        seconds: duration of the recording [s].
+    """
+    if table.empty:  # silence; Praat expects a tier
+        table = pd.DataFrame([(BEST, 0.0, seconds, "")], columns=COLUMNS)
+    # consecutive rows of one name are one tier, so that two tiers may have the same name
+    starts = (table["tier"] != table["tier"].shift()) | (table["start"] < table["start"].shift())
+    tiers = [rows for _, rows in table.groupby(starts.cumsum(), sort=False)]
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {_time(seconds)}",
+        "tiers? <exists>",
+        f"size = {len(tiers)}",
+        "item []:",
+    ]
+    for number, rows in enumerate(tiers, 1):
+        intervals = _complete(rows, seconds)
+        lines += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier"',
+            f"        name = {_quoted(rows['tier'].iloc[0])}",
+            "        xmin = 0",
+            f"        xmax = {_time(seconds)}",
+            f"        intervals: size = {len(intervals)}",
+        ]
+        for place, (start, end, label) in enumerate(intervals, 1):
+            lines += [
+                f"        intervals [{place}]:",
+                f"            xmin = {_time(start)}",
+                f"            xmax = {_time(end)}",
+                f"            text = {_quoted(label)}",
+            ]
+    return "\n".join([*lines, ""])
+
+
+def _complete(rows: pd.DataFrame, seconds: float) -> list[tuple[float, float, str]]:
+    """Return the intervals of a tier, with empty ones where there is no annotation."""
+    intervals, reached = [], 0.0
+    for start, end, label in rows[["start", "end", "label"]].itertuples(index=False, name=None):
+        if start > reached:
+            intervals.append((reached, start, ""))
+        intervals.append((start, end, label))
+        reached = end
+    if reached < seconds:
+        intervals.append((reached, seconds, ""))
+    return intervals
+
+
+def _time(seconds: float) -> str:
+    """Return a time with the digits that give it exactly, so that neighbours meet."""
+    return repr(float(seconds)).removesuffix(".0")
+
+
+def _quoted(text: str) -> str:
+    """Return a string of Praat, in which quotes are doubled."""
+    return '"{}"'.format(str(text).replace('"', '""'))
