@@ -4,6 +4,9 @@
     python search.py query index "a calm deep voice speaking slowly" "an angry woman"
     python search.py query index "the speaker sounds sad" --count 20 --page sad.html
     python search.py query index --like example.wav -o hits.csv
+    python search.py query index "the speaker sounds angry" --like example.wav --together
+    python search.py query index "a calm voice" --where gender=female --where "age<=40"
+    python search.py prune index                                 # without deleted files
     python search.py index runs/small /data/recordings -o index --approximate
     python search.py index /data/recordings -o index                       # the installed model
 
@@ -11,13 +14,18 @@
 embeddings. Run again, it embeds new and changed clips, removes clips that are no longer there, and
 continues after an interruption. The exit code is 1 if a clip cannot be read; the others are
 indexed. --approximate also builds an approximate index for faster queries of millions of clips
-(faiss: pip install "paraclap[search]"); later updates rebuild it.
+(faiss: pip install "paraclap[search]"); later updates rebuild it. Labels of tables and corpora are
+stored for --where. `prune` removes the clips whose files no longer exist, without model or sources.
 
 `query` compares every clip with each description or example, exactly. With an approximate index it
 compares only likely clips and may miss some, unless --exact is given. The model must be that of the
 index (--model gives its place if it was moved). The score is the cosine of the embeddings: it ranks
 clips for one query, but does not show how well the best of them fits. --page writes an HTML
 page with players; it links recordings by relative paths, so it can be moved together with them.
+
+--where CONDITION, which may be given several times, searches only among clips whose labels meet all
+conditions: speaker=03, emotion!=anger, or with numbers age<=40; it compares every clip. --together
+joins all descriptions and examples to one query, the mean of their embeddings.
 
 --reference-clips FOLDER takes 50 or more unlabelled clips like those of the index, with all kinds
 of voices; their mean embedding is subtracted from those of clips and examples, which compensates
@@ -55,7 +63,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    return {"index": _index, "query": _query}[options.command](options)
+    return {"index": _index, "query": _query, "prune": _prune}[options.command](options)
 
 
 # torch and transformers take seconds to import: after arguments, model and clips are checked.
@@ -66,7 +74,7 @@ def _index(options: argparse.Namespace) -> int:
     model = find_model(options.model)
     from paraclap.corpora.table import read_clips
 
-    clips = read_clips(options.sources, options.root, options.columns)
+    clips = read_clips(options.sources, options.root, options.columns, labels=True)
     from paraclap.inference.index import ClipIndex, claim_index
 
     claim_index(options.output)
@@ -91,6 +99,21 @@ def _index(options: argparse.Namespace) -> int:
     return int(bool(update.failures))
 
 
+def _prune(options: argparse.Namespace) -> int:
+    """Remove clips without a file from an index; returns the exit code."""
+    from paraclap.inference import approximate
+    from paraclap.inference.index import ClipIndex
+    from paraclap.inference.index_update import remove_deleted
+
+    update = remove_deleted(options.index)
+    print(
+        f"{options.index}: {update.clips} clips, {update.removed} removed, as their files are gone"
+    )
+    if update.removed and update.clips and approximate.is_prepared(options.index):
+        print(approximate.build(ClipIndex(options.index)))
+    return 0
+
+
 def _query(options: argparse.Namespace) -> int:
     """Search an index; returns the exit code."""
     from paraclap.inference.index import ClipIndex, check_model
@@ -99,6 +122,9 @@ def _query(options: argparse.Namespace) -> int:
         refuse_overwriting(path, options.like or [])
         make_folder(path.parent)
     index = ClipIndex(options.index)
+    from paraclap.inference.search import NOT_TRAINED, find, hit_notes, join, result_page, select
+
+    among = select(index.clips, options.where) if options.where else None
     reference = read_reference(options.reference_clips)
     if not options.model and not Path(index.model).is_dir():
         raise ModelNotFoundError(
@@ -109,17 +135,20 @@ def _query(options: argparse.Namespace) -> int:
     from paraclap.data.trained_on import untrained
     from paraclap.inference import approximate
     from paraclap.inference.api import ParaCLAP
-    from paraclap.inference.search import NOT_TRAINED, find, hit_notes, result_page
 
     paraclap = ParaCLAP.from_pretrained(options.model or index.model, options.device)
     check_model(options.index, paraclap.fingerprints())
     use_reference("search.py", paraclap, reference)
     index.reference = paraclap.reference
     queries, failures = _embed_queries(paraclap, options.descriptions, options.like or [])
-    is_exact = options.exact or reference is not None or not approximate.is_prepared(options.index)
+    compares_all = options.exact or among is not None or reference is not None
+    is_exact = compares_all or not approximate.is_prepared(options.index)
     searched = index if is_exact else approximate.ApproximateIndex(index)
     unknown = untrained(paraclap.model.config, options.descriptions)
-    hits = find(searched, queries, options.count, unknown)
+    if options.together:
+        queries = join(queries)
+        unknown = list(queries) if unknown else []
+    hits = find(searched, queries, options.count, unknown, among)
     if options.output:
         write_text(options.output, hits.to_csv(index=False, lineterminator="\n"))
     for query, rows in hits.groupby("query", sort=False):
@@ -128,7 +157,9 @@ def _query(options: argparse.Namespace) -> int:
             notes = "".join(f"  ({note})" for note in hit_notes(hit))
             print(f"{hit.rank:4d} {hit.cosine:7.3f}  {hit.name}{notes}")
     if options.page:
-        write_text(options.page, result_page(hits, options.page, len(index)))
+        write_text(
+            options.page, result_page(hits, options.page, len(index if among is None else among))
+        )
         print(f"written to {options.page}")
     for error in failures:
         print(f"search.py: {error}", file=sys.stderr)
@@ -192,6 +223,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("index", type=path_of, metavar="INDEX", help="folder of the index")
     add("descriptions", nargs="*", metavar="TEXT", help="descriptions of the voice")
     add("--like", nargs="+", metavar="AUDIO", help="example recordings")
+    add("--together", action="store_true", help="one query of all descriptions and examples")
+    where = "such as speaker=03, emotion!=anger, age<=40; may be given several times"
+    add("--where", action="append", metavar="CONDITION", help=where)
     add("--count", type=int, default=10, help="clips per query (%(default)s)")
     add("--page", type=output_file(".html"), metavar="FILE.html", help="page with players")
     add("-o", "--output", type=output_file(".csv"), metavar="FILE.csv", help="table of the results")
@@ -199,6 +233,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_reference_clips(query)
     add("--model", type=os.path.expanduser, help="place of the model, if it was moved")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU if available")
+    prune = commands.add_parser("prune", help="remove deleted files from an index")
+    prune.add_argument("index", type=path_of, metavar="INDEX", help="folder of the index")
     # options may stand between MODEL and SOURCE, which argparse takes for unknown arguments
     options, others = parser.parse_known_args(arguments)
     if options.command != "index" or any(text.startswith("-") for text in others):

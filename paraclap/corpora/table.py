@@ -27,7 +27,7 @@ import os
 import posixpath
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -74,6 +74,8 @@ FILES_COMPARED = 50
 """Files of a folder whose names are compared with those of known corpora."""
 
 CLIP_COLUMNS = ("name", "root", "file", "start", "end")
+LABEL = "label."
+"""First part of the names of the labels beside them."""
 
 
 # --- From a source to its table ------------------------------------------------------------------
@@ -195,6 +197,7 @@ def read_clips(
     arguments: Iterable[str],
     root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
+    labels: bool = False,
 ) -> pd.DataFrame:
     """Return the clips of files, glob patterns and sources, one row per clip.
 
@@ -204,15 +207,18 @@ def read_clips(
         arguments: audio files, patterns (``**`` for any folders), or sources
         root: see `read_corpus`
         columns: see `read_corpus`
+        labels: also return the columns of the sources, as ``label.NAME``
 
     Returns:
         ``name`` (as given, or below the given folder), ``root``, ``file`` (relative to the root),
-        ``start`` and ``end`` [s] (NaN for the end of the file), without labels
+        ``start`` and ``end`` [s] (NaN for the end of the file); labels are numbers if those of all
+        sources are, and texts otherwise
 
     Raises:
         CorpusError: if a source cannot be read, or a pattern has no match
     """
     clips: list[tuple] = []
+    found: list[pd.DataFrame] = []
     for argument in arguments:
         pattern, matches = os.path.expanduser(argument), [argument]
         if not os.path.lexists(pattern) and glob.has_magic(pattern):
@@ -220,29 +226,44 @@ def read_clips(
             if not matches:
                 raise CorpusError(f"{argument} matches nothing")
         for match in matches:
-            clips += _read_clips_of(match, root, columns)
+            rows, table = _read_clips_of(match, root, columns)
+            clips += rows
+            found.append(table)
     kinds = (object, object, object, float, float)  # objects because names need not be UTF-8
     values = zip(*clips, strict=True) if clips else [()] * len(kinds)
-    columns = zip(CLIP_COLUMNS, values, kinds, strict=True)
-    return pd.DataFrame({name: pd.Series(found, dtype=kind) for name, found, kind in columns})
+    series = zip(CLIP_COLUMNS, values, kinds, strict=True)
+    table = pd.DataFrame({name: pd.Series(value, dtype=kind) for name, value, kind in series})
+    return table.join(_joined_labels(found)) if labels and found else table
+
+
+def _joined_labels(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the labels of several tables, in which a column may have different kinds."""
+    joined = pd.concat(tables, ignore_index=True)
+    for name, values in joined.items():
+        if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+            joined[name] = values.astype("str")
+    return joined.add_prefix(LABEL)
 
 
 def _read_clips_of(
     argument: str, root: str | Path | None, columns: Mapping[str, str] | None
-) -> list[tuple]:
-    """Return the clips of one file or source."""
+) -> tuple[list[tuple], pd.DataFrame]:
+    """Return the clips of one file or source, and their labels, without nested ones."""
     path = Path(argument).expanduser()
     is_table = path.suffix.lower() in (*TABLE_SUFFIXES, *SPREADSHEETS)
     if is_table or path.is_dir() or ("=" in argument and not os.path.lexists(path)):
         table = read_corpus(argument, root, columns)
         root = table.attrs["root"]
         shown = path if path.is_dir() else Path(os.path.relpath(root))
-        return [
+        rows = [
             (str(shown / file), root, file, start.total_seconds(), end.total_seconds())
             for file, start, end in table.index
         ]
+        nested = [c for c in table if table[c].map(pd.api.types.is_list_like).any()]
+        return rows, table.drop(columns=nested).reset_index(drop=True)
     target = Path(os.path.realpath(path))  # links may lead anywhere for a file named by the user
-    return [(argument, str(target.parent), target.name, 0.0, math.nan)]
+    place = (argument, str(target.parent), target.name, 0.0, math.nan)
+    return [place], pd.DataFrame(index=[0])
 
 
 def _read_known(corpus: Corpus, root: Path) -> pd.DataFrame:

@@ -11,7 +11,7 @@ Files, where float16 changes a cosine by less than 1e-3:
     chunks/*.npy            embeddings (n, D) in float16, unit length
     chunks/*.clips.parquet  their keys and quality flags
     clips.parquet           name, root, file, start, end [s], quality, size and time of the file of
-                            each clip, and the place of its embedding
+                            each clip, the place of its embedding, and labels (`label.speaker`)
 
 Files of embeddings are named by the hash of their content, which is checked before a search.
 
@@ -216,18 +216,26 @@ class ClipIndex:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, count: int, among: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the nearest clips of each query (K, D), by exact search.
+
+        Args:
+            queries: (K, D).
+            count: clips per query.
+            among: rows of `clips` that are compared, ascending (m,); None = all.
 
         Returns:
             Rows of `clips` (K, count) and their cosines (K, count), in descending order; equal ones
-            in the order of the clips. `count` is limited to the number of clips.
+            in the order of the clips. `count` is limited to the number of compared clips.
 
         Raises:
             ClipIndexError: if a file of embeddings is damaged.
         """
         self.check_embeddings()
-        cosines = self._cosines(np.asarray(queries, np.float32))[self.rows]
+        among = np.arange(len(self)) if among is None else among
+        cosines = self._cosines(np.asarray(queries, np.float32))[self.rows[among]]
         count = min(count, len(cosines))
         found = np.empty((cosines.shape[1], count), np.int64)
         for query, values in enumerate(cosines.T):
@@ -235,7 +243,7 @@ class ClipIndex:
             candidates = np.flatnonzero(values >= least)
             order = np.argsort(-values[candidates], kind="stable")[:count]
             found[query] = candidates[order]
-        return found, np.take_along_axis(cosines.T, found, axis=1)
+        return among[found], np.take_along_axis(cosines.T, found, axis=1)
 
     def embeddings(self, clips: np.ndarray) -> np.ndarray:
         """Return the embeddings (m, D), float32, of the clips in some rows (m,) of `clips`.

@@ -22,7 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from paraclap.audio import AudioError
-from paraclap.audio.paths import hash_audio, resolve_inside
+from paraclap.audio.paths import hash_audio, is_audio_file, resolve_inside
 from paraclap.evaluation.embedding_cache import clip_key
 from paraclap.files import (
     atomic_write,
@@ -45,6 +45,7 @@ from paraclap.inference.index import (
     chunk_paths,
     claim_index,
     file_mark,
+    read_about,
     read_chunk,
     read_table,
 )
@@ -146,6 +147,41 @@ def _update(folder: Path, embedder: Embedder, clips: pd.DataFrame, about: dict[s
         update.removed = int((~pd.MultiIndex.from_frame(old[columns]).isin(now)).sum())
     update.clips = len(table)
     return update
+
+
+def remove_deleted(folder: str | Path) -> Update:
+    """Remove the clips from an index whose files no longer exist; needs no model.
+
+    Raises:
+        ClipIndexError: if it is no index or is damaged, or if the root of clips is missing, which
+            may be a disk that is not mounted.
+        OutputError: if it cannot be written, or another process writes to it.
+    """
+    folder = Path(folder)
+    read_about(folder)  # a lock leaves a file
+    with lock(folder):
+        table = read_table(folder)
+        roots = table["root"].unique()
+        if absent := [root for root in roots if not Path(root).is_dir()]:
+            raise ClipIndexError(
+                f"{absent[0]}, of which {folder} was made, is missing, perhaps a disk that is not"
+                " mounted: nothing is removed; to index other sources, run its index command"
+            )
+        files = table[["root", "file"]].drop_duplicates()
+        exists = [_exists(*place) for place in files.itertuples(index=False, name=None)]
+        kept = table.merge(files[exists], on=["root", "file"])
+        if len(kept) < len(table):
+            about = {name: value for name, value in read_about(folder).items() if name != "tables"}
+            write_clips(folder, kept, about, [file_sha256(folder / TABLE)])
+        return Update(clips=len(kept), removed=len(table) - len(kept))
+
+
+def _exists(root: str, file: str) -> bool:
+    """Return whether a recording exists, even if it cannot be read."""
+    try:
+        return is_audio_file(resolve_inside(root, file))
+    except AudioError as error:
+        return error.reason != "missing"
 
 
 def _old_table(folder: Path) -> pd.DataFrame | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -34,6 +35,7 @@ from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index_update import update_index
 from paraclap.inference.limits import HOST, WHOLE_SECONDS
 from paraclap.inference.page import Analyzer
+from paraclap.inference.search import result_page
 from paraclap.model.build import build_model
 from paraclap.settings import ModelSettings, TowerSettings
 from tiny_models import TEXTS, TINY_AUDIO, TINY_TEXT
@@ -394,6 +396,25 @@ def test_two_visitors_get_their_own_results(visit, sounds):
         for prompt in prompts:
             opened.get_by_text(f"{prompt} (cosine").wait_for()
         assert opened.get_by_text("(cosine").count() == len(prompts)
+
+
+@needs_browser
+def test_search_results_fit_a_phone(browser, tmp_path):
+    columns = {
+        "query": "x" * 90,
+        "rank": 1,
+        "cosine": 0.5,
+        "name": "recordings/" * 20,
+        "file": "a.wav",
+    }
+    about = {"trained": False, "start": 1.0, "end": 2.0, "root": "/r", "quality": "silent;" * 9}
+    hits = pd.DataFrame([columns | about | {"file_state": "missing"}])
+    (tmp_path / "hits.html").write_text(result_page(hits, tmp_path / "hits.html", 1))
+    size = {"width": 390, "height": 844}
+    opened = browser.new_context(viewport=size, is_mobile=True).new_page()
+    opened.goto((tmp_path / "hits.html").as_uri())
+    assert opened.evaluate("document.documentElement.scrollWidth") == 390
+    opened.context.close()
 
 
 def test_nothing_is_left_behind(server):
