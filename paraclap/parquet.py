@@ -11,7 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from paraclap.files import OutputError
+
 ARROW_SCHEMA = b"ARROW:schema"
+EMBEDDINGS = b"paraclap.embeddings"
+"""Entry of the metadata of tables of embeddings."""
 
 
 def open_parquet(path: str | Path, **options: Any) -> pq.ParquetFile:
@@ -46,3 +50,24 @@ def _agrees(file: pq.ParquetFile) -> bool:
         return same and copy.names == file.schema_arrow.names
     except (ValueError, OSError):  # of base64, UTF-8 and Arrow
         return False
+
+
+def check_kind(path: Path, key: bytes, kind: str) -> None:
+    """Check that a file that would be replaced is a table of the same kind.
+
+    Args:
+        path: of the file, which need not exist
+        key: entry of the metadata of such tables
+        kind: their name, for the message
+
+    Raises:
+        OutputError: if it exists and is something else
+    """
+    if not path.exists():
+        return
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        metadata = {}
+    if key not in metadata:
+        raise OutputError(f"{path} exists and is no {kind}, expected another output")

@@ -149,10 +149,15 @@ def run_chunk(job: Job, rows: Sequence[ClipRow]) -> Outcome:
 
 def identity(job: Job, clips: Sequence[Clip]) -> str:
     """Return the hash of everything that the content of a chunk depends on."""
-    digest = hashlib.sha256()
     about = [FORMAT, job.root, job.feature_set, job.longest, extraction.versions()]
-    states = {file: _state(job.root, file) for file in {clip.file for clip in clips}}
-    for line in [about, *([*clip[1:4], *states[clip.file]] for clip in clips)]:
+    return content_key(about, job.root, [clip[1:4] for clip in clips])
+
+
+def content_key(about: Sequence[object], root: str, rows: Sequence[ClipRow]) -> str:
+    """Return the hash of settings, of the clips of a chunk, and of the state of their files."""
+    digest = hashlib.sha256()
+    states = {file: _state(root, file) for file in {row[0] for row in rows}}
+    for line in [about, *([*row, *states[row[0]]] for row in rows)]:
         digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()[:40]
 

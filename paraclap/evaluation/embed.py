@@ -20,6 +20,7 @@ from paraclap.data.sampler import length_sorted_batches
 from paraclap.distributed import rank, share, sum_in_place, world_size
 from paraclap.evaluation.embedding_cache import DiskEmbeddingCache
 from paraclap.evaluation.encoded import (
+    Progress,
     check_lengths,
     encoded_clips,
     finite,
@@ -28,6 +29,7 @@ from paraclap.evaluation.encoded import (
     pooled_clips,
     project_clips,
     quality_column,
+    shown,
 )
 from paraclap.evaluation.prompts import PromptError
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
@@ -117,7 +119,7 @@ def embed_clips(
     clips: ClipDataset,
     batch_seconds: float = BATCH_SECONDS,
     workers: int = 0,
-    progress: str | None = None,
+    progress: Progress | str | None = None,
     cache: DiskEmbeddingCache | None = None,
 ) -> torch.Tensor:
     """Embed whole clips: (B, D) on the CPU in the order of `clips`, unit length.
@@ -132,7 +134,7 @@ def embed_clips(
         batch_seconds: padded audio per batch [s]; encoders that do not support padding get one clip
             at a time.
         workers: processes that read audio.
-        progress: label of the progress bar; None = no bar.
+        progress: shown while clips are embedded, or its title; None = nothing is shown.
         cache: of this model; None embeds every clip.
 
     Raises:
@@ -144,8 +146,9 @@ def embed_clips(
         return project_clips(model, pooled)
     limit = _batch_limit(model, len(clips), batch_seconds)
     size = model.config.projection_dim + int(clips.quality is not None)
-    encode = partial(_features, model, processor, clips, limit, workers)
-    embeddings = encoded_clips(clips, size, encode, cache, progress=progress)
+    with shown(progress, len(clips)) as bar:
+        encode = partial(_features, model, processor, clips, limit, workers, bar)
+        embeddings = encoded_clips(clips, size, encode, cache, progress=bar)
     note_quality(clips, embeddings[:, -1])
     return embeddings[:, : model.config.projection_dim]
 
@@ -170,6 +173,7 @@ def _features(
     clips: ClipDataset,
     batch_seconds: float,
     workers: int,
+    progress: Progress,
     rows: list[int],
 ) -> Iterable[tuple[list[int], torch.Tensor]]:
     """Yield rows of `clips` and their embeddings for each batch of this process.
@@ -188,8 +192,11 @@ def _features(
         num_workers=workers,
         collate_fn=Collate(processor),
     )
+    seconds = dict(zip(rows, durations.tolist(), strict=True))
     for batch in loader:
         features = _audio_features(model, batch)
+        read, mask = batch["row"], batch["padding_mask"]
+        progress.add(len(read), sum(map(seconds.get, read)), int(mask.sum()), mask.numel())
         if clips.quality is not None:  # the last column, so that it is cached as well
             features = torch.cat([features, quality_column(batch)], dim=1)
         yield batch["row"], features

@@ -7,13 +7,14 @@ whatever its pooling and projections. Of other models it is the embeddings.
 Letters: N clips, D embedding size, P values of a pooled clip, S values of a cached row.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.data.dataset import ClipDataset, Collate
@@ -29,6 +30,7 @@ from paraclap.evaluation.embedding_cache import (
 from paraclap.model.frozen import FrozenEncoder
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.model.onnx import OnnxModel
+from paraclap.progress import progress_bar
 
 BATCH_SIZE = 32  # clips read in one batch
 CHUNK = 1024  # clips that are encoded, and written to the cache, at a time
@@ -38,6 +40,64 @@ QUALITIES = ("", "silent", "unvoiced")
 Encode = Callable[[list[int]], Iterable[tuple[list[int], torch.Tensor]]]
 """Yields rows of those given, and what is cached of them (n, S), batch by batch; each process
 encodes its share."""
+
+
+class Progress:
+    """A bar over clips, and what encoding them took.
+
+    Attributes:
+        title: of the bar; None = nothing is shown.
+        total: number of clips.
+        encoded: clips that were encoded, rather than read from the cache.
+        seconds: their audio [s].
+        signal: their frames or samples.
+        computed: the same with padding.
+    """
+
+    def __init__(self, title: str | None, total: int) -> None:
+        self.title, self.total = title, total
+        self.encoded = 0
+        self.seconds = self.signal = self.computed = 0.0
+        self.bar = progress_bar(total, title, "clip", hidden=rank() > 0)
+
+    def add(self, clips: int, seconds: float, signal: float, computed: float) -> None:
+        """Count clips that this process encoded."""
+        self.encoded += clips
+        self.seconds += seconds
+        self.signal += signal
+        self.computed += computed
+
+    def report(self) -> None:
+        """Print the clips of all processes and their padding to stderr."""
+        counts = [self.encoded, self.seconds, self.signal, self.computed]
+        done = sum_in_place(torch.tensor(counts, dtype=torch.float64)).tolist()
+        if self.title is not None and rank() == 0:
+            print(f"{self.title}: {_what_was_encoded(self.total, *done)}", file=sys.stderr)
+
+
+@contextmanager
+def shown(progress: Progress | str | None, total: int) -> Iterator[Progress]:
+    """Yield the given progress, or a new one of this title, which ends with a report."""
+    if isinstance(progress, Progress):
+        yield progress
+        return
+    new = Progress(progress, total)
+    try:
+        yield new
+    finally:
+        new.bar.close()
+    new.report()
+
+
+def _what_was_encoded(
+    total: int, encoded: float, seconds: float, signal: float, computed: float
+) -> str:
+    """Format counts of `Progress`, for example `1,440 clips, 1.5 h; padding 4 %`."""
+    if not encoded:
+        return f"{total:,} clips, all from the cache"
+    found = f"{total:,} clips" if encoded == total else f"{total:,} clips, {encoded:,.0f} encoded"
+    size = f"{seconds / 3600:.1f} h" if seconds >= 360 else f"{seconds / 60:.1f} min"
+    return f"{found}, {size}; padding {1 - signal / computed:.0%}".replace("%", " %")
 
 
 class EmbeddingError(ParaCLAPError, FloatingPointError):
@@ -90,7 +150,7 @@ def encoded_clips(
     encode: Encode,
     cache: DiskEmbeddingCache | None = None,
     columns: torch.Tensor | None = None,
-    progress: str | None = None,
+    progress: Progress | None = None,
     stop: Callable[[], object] = lambda: False,
 ) -> torch.Tensor:
     """Return rows of all clips, (N, S) or (N, P), from the cache or encoded and then cached.
@@ -101,7 +161,7 @@ def encoded_clips(
         encode: encodes rows that are not cached.
         cache: None = every clip is encoded.
         columns: P columns of the rows to return; None = all.
-        progress: label of the progress bar; None = no bar.
+        progress: is told how many clips are done; None = nobody.
         stop: whether to return early, asked after every batch. Rows not encoded are zero.
     """
     columns = torch.arange(size) if columns is None else columns
@@ -111,28 +171,27 @@ def encoded_clips(
         keys = clip_keys(clips)
         rows = cache.fill(table, keys, columns, size)
     rows, keys = broadcast((rows, keys))
-    hidden = progress is None or rank() > 0
-    with tqdm(total=len(clips), desc=progress, unit="clip", disable=hidden) as bar:
-        bar.update(len(clips) - len(rows))
-        for first in range(0, len(rows), CHUNK):
-            chosen, done, parts = rows[first : first + CHUNK], [], []
-            try:
-                for batch, values in encode(chosen):
-                    finite(values, [clips.clips[row][0] for row in batch])
-                    table[batch] = values[:, columns]
-                    if cache is not None:
-                        parts.append(values)
-                    done += batch
-                    bar.update(len(batch))
-                    if stop():
-                        break
-            finally:
-                if parts:
-                    order = np.argsort(done)
-                    cache.add([keys[done[place]] for place in order], torch.cat(parts)[order])
-            if stop():
-                break
-            bar.update(len(chosen) - len(done))
+    advance = (progress or Progress(None, len(clips))).bar.update
+    advance(len(clips) - len(rows))
+    for first in range(0, len(rows), CHUNK):
+        chosen, done, parts = rows[first : first + CHUNK], [], []
+        try:
+            for batch, values in encode(chosen):
+                finite(values, [clips.clips[row][0] for row in batch])
+                table[batch] = values[:, columns]
+                if cache is not None:
+                    parts.append(values)
+                done += batch
+                advance(len(batch))
+                if stop():
+                    break
+        finally:
+            if parts:
+                order = np.argsort(done)
+                cache.add([keys[done[place]] for place in order], torch.cat(parts)[order])
+        if stop():
+            break
+        advance(len(chosen) - len(done))  # of other processes
     return sum_in_place(table)  # a row that another process encoded is zero here
 
 
@@ -143,7 +202,7 @@ def pooled_clips(
     cache: DiskEmbeddingCache | None = None,
     workers: int = 0,
     timeout: float = 0.0,
-    progress: str | None = None,
+    progress: Progress | str | None = None,
     stop: Callable[[], object] = lambda: False,
 ) -> torch.Tensor:
     """Return the pooled layers of all clips (N, P) on the CPU, for `ParaCLAPModel.project`.
@@ -160,7 +219,7 @@ def pooled_clips(
         cache: of the statistics of the encoder, see `open_cache`; None = every clip is encoded.
         workers: processes that read audio.
         timeout: longest wait for a worker [s]; 0 = any.
-        progress: label of the progress bar; None = no bar.
+        progress: shown while clips are encoded, or its title; None = nothing is shown.
         stop: see `encoded_clips`.
 
     Raises:
@@ -173,8 +232,9 @@ def pooled_clips(
     encoder = FrozenEncoder(model, "audio", batch_size=None if branch.supports_padding else 1)
     size = statistics_size(model)
     columns = torch.cat([branch.statistic_columns(), torch.tensor([size - 1])])
-    encode = partial(_statistics, encoder, processor, clips, workers, timeout)
-    table = encoded_clips(clips, size, encode, cache, columns, progress, stop)
+    with shown(progress, len(clips)) as bar:
+        encode = partial(_statistics, encoder, processor, clips, workers, timeout, bar)
+        table = encoded_clips(clips, size, encode, cache, columns, bar, stop)
     note_quality(clips, table[:, -1])
     return table[:, :-1].contiguous()
 
@@ -224,12 +284,14 @@ def _statistics(
     clips: ClipDataset,
     workers: int,
     timeout: float,
+    progress: Progress,
     rows: list[int],
 ) -> Iterable[tuple[list[int], torch.Tensor]]:
     """Yield rows of this process and their statistics, with their quality as the last column."""
     own = rows[rank() :: world_size()]
     durations = clips.durations(own)
     check_lengths(clips, own, durations, processor)
+    signal, computed = encoder.signal, encoder.computed
     if encoder.batch_size > 1:  # batches of similar length
         own = [own[place] for place in np.argsort(durations, kind="stable")]
     loader = Loader(
@@ -251,3 +313,5 @@ def _statistics(
         done += len(batch["row"])
         statistics = encoder.statistics(batch["input_values"], batch["padding_mask"])
         yield batch["row"], torch.cat([statistics.cpu(), quality_column(batch)], dim=1)
+    found = encoder.signal - signal, encoder.computed - computed
+    progress.add(len(own), durations.sum(), *found)

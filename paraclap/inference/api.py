@@ -5,6 +5,7 @@
     paraclap = ParaCLAP.from_pretrained("runs/small")
     paraclap.score("speech.wav", ["angry", "calm"], template="the speaker sounds {}")
     paraclap.score_windows("meeting.flac", ["angry", "calm"], window=3, hop=1)
+    paraclap.embed("recordings/")                            # table, one row per clip
     paraclap.embed_audio(signal, sampling_rate=44_100)       # (D,)
     paraclap.embed_text(["an angry voice", "a calm voice"])  # (K, D)
     paraclap.adapt("recordings/")                            # unlabelled clips of one microphone
@@ -31,10 +32,11 @@ from paraclap.audio.containers import read_duration
 from paraclap.audio.reading import read_audio_with_report
 from paraclap.audio.segments import Position, windows
 from paraclap.corpora.table import read_corpus
+from paraclap.data.dataset import ClipDataset
 from paraclap.data.trained_on import trained_attributes
 from paraclap.distributed import device_named
 from paraclap.evaluation.adaptation import Reference
-from paraclap.evaluation.embed import embed_texts, embed_waveforms
+from paraclap.evaluation.embed import embed_clips, embed_texts, embed_waveforms
 from paraclap.evaluation.embedding_cache import audio_fingerprint, text_fingerprint
 from paraclap.inference.classifier import Prompts, ZeroShotClassifier, build_classifier
 from paraclap.inference.clips import (
@@ -45,6 +47,7 @@ from paraclap.inference.clips import (
     quality_of,
 )
 from paraclap.inference.description import Description, describe, descriptor_prompts
+from paraclap.inference.embeddings import embedding_table
 from paraclap.inference.limits import check_windows
 from paraclap.inference.reference import embed_reference
 from paraclap.model.build import load_model
@@ -131,6 +134,24 @@ class Embedder:
             self.model, self.processor, table, window, self.batch_seconds
         )
         return self
+
+    def embed(self, clips: str | Path | pd.DataFrame) -> pd.DataFrame:
+        """Embed a corpus: a table on audformat's segmented index, one column per dimension.
+
+        `.to_numpy()` gives (N, D) float32 of unit length. `python -m paraclap.embed` writes the
+        table in chunks, and skips clips that cannot be read.
+
+        Args:
+            clips: a folder, or another source of `read_corpus`, or its corpus table.
+
+        Raises:
+            CorpusError: if the source cannot be read.
+            AudioError: naming the first clip that cannot be read.
+        """
+        table = clips if isinstance(clips, pd.DataFrame) else read_corpus(clips)
+        dataset = ClipDataset(table, table.attrs["root"])
+        embeddings = embed_clips(self.model, self.processor, dataset, self.batch_seconds)
+        return embedding_table(table.index, embeddings.numpy())
 
     def embed_audio(self, signal: np.ndarray, sampling_rate: int) -> np.ndarray:
         """Embed one signal of any rate: (D,) float32 of unit length.

@@ -1,14 +1,13 @@
 """Reference clips of `ParaCLAP.adapt`, cut into windows, and their mean embedding."""
 
-import audformat
 import pandas as pd
 
-from paraclap.audio.segments import windows
-from paraclap.data.dataset import ClipDataset, clip_limits
+from paraclap.data.dataset import ClipDataset
 from paraclap.evaluation.adaptation import Reference, reference_of
 from paraclap.evaluation.embed import embed_clips
 from paraclap.evaluation.encoded import open_cache
 from paraclap.files import default_cache
+from paraclap.inference.embeddings import cut_into_windows
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.model.onnx import OnnxModel
 
@@ -29,7 +28,7 @@ def embed_reference(
     """
     root, name = table.attrs["root"], table.attrs["name"]
     if window is not None:
-        table = _cut(table, window)
+        table = cut_into_windows(table, window)
     clips = ClipDataset(table, root, examine=True)
     folder = default_cache()
     cache = None if folder is None else open_cache(folder, model, processor)
@@ -37,19 +36,3 @@ def embed_reference(
         model, processor, clips, batch_seconds, progress="reference clips", cache=cache
     )
     return reference_of(embeddings.numpy(), name)
-
-
-def _cut(table: pd.DataFrame, window: float) -> pd.DataFrame:
-    """Return a table of the windows [s] of clips, one after the other; shorter clips are kept."""
-    clips = ClipDataset(table, table.attrs["root"])
-    rows: list[tuple[str, object, object]] = []
-    for clip, (first, last) in zip(
-        clips.clips, clip_limits(clips.recordings, clips.clips), strict=True
-    ):
-        if last - first <= window:
-            rows.append(clip)
-            continue
-        for start, end in windows(last - first, window, window):
-            place = (pd.Timedelta(seconds=first + limit) for limit in (start, end))
-            rows.append((clip[0], *place))
-    return pd.DataFrame(index=audformat.segmented_index(*map(list, zip(*rows, strict=True))))

@@ -31,6 +31,8 @@ class FrozenEncoder:
         branch: "audio" or "text".
         bfloat16: whether the encoder runs under bfloat16 autocast.
         batch_size: most rows of a batch; None = 1 on a CPU, `BATCH_SIZE` elsewhere.
+        signal: samples, frames or tokens encoded so far.
+        computed: the same with the padding of the batches.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class FrozenEncoder:
         self.branch = branch
         self.bfloat16 = bfloat16
         self.batch_size = batch_size or (1 if model.device.type == "cpu" else BATCH_SIZE)
+        self.signal = self.computed = 0
 
     def __call__(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return pooled outputs (n, H) in at least float32, on the device of the model.
@@ -73,7 +76,10 @@ class FrozenEncoder:
         device = self.model.device
         unit = TOKENS if self.branch == "text" else FRAMES if inputs.ndim == 3 else SAMPLES
         encoded: list[torch.Tensor] = [torch.empty(0)] * len(inputs)
-        for width, size, rows in self._batches(mask.sum(dim=1).tolist(), unit):
+        lengths = mask.sum(dim=1).tolist()
+        self.signal += sum(lengths)
+        for width, size, rows in self._batches(lengths, unit):
+            self.computed += width * size
             filled = rows + rows[-1:] * (size - len(rows))
             values, masks = (
                 self._widened(tensor[filled, :width], width).to(device, non_blocking=True)

@@ -17,7 +17,7 @@ from paraclap.training.config import flatten, read_settings
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "paraclap"
 FLOORS = (  # each imports from floors below, and from its own folder
-    {"shards"},
+    {"shards", "embed"},
     {"cli"},
     {"training", "inference"},
     {"evaluation"},
@@ -26,7 +26,8 @@ FLOORS = (  # each imports from floors below, and from its own folder
     {"corpora"},
     {"captions", "audio"},
     {"settings", "locks", "distributed"},
-    {"files", "parquet"},
+    {"parquet"},
+    {"files", "progress"},
     {"errors", "signals"},
 )
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
@@ -133,6 +134,13 @@ def test_help_names_the_command_and_imports_nothing_heavy(script, tmp_path):
     timed = run(["-X", "importtime", str(REPOSITORY / f"{script}.py"), "--help"])
     assert timed.returncode == 0, timed.stderr
     assert f"python {script}.py" in timed.stdout
+    imported = {line.rpartition("|")[2].strip() for line in timed.stderr.splitlines()}
+    assert not imported & HEAVY
+
+
+def test_help_of_embed_imports_nothing_heavy():
+    timed = run(["-X", "importtime", "-m", "paraclap.embed", "--help"], PYTHONPATH=str(REPOSITORY))
+    assert timed.returncode == 0 and "python -m paraclap.embed" in timed.stdout
     imported = {line.rpartition("|")[2].strip() for line in timed.stderr.splitlines()}
     assert not imported & HEAVY
 

@@ -1,5 +1,6 @@
 """Zero-shot evaluation: predictions, protocol, retrieval, probe, cache, files, selection."""
 
+import re
 import shutil
 
 import numpy as np
@@ -161,6 +162,37 @@ def test_each_prompt_set_is_scored_and_clips_are_embedded_once(
     ensemble = scores["corpora"]["paraclap-synthetic.ensemble"]["prompts"]["anger"]
     assert len(ensemble) == 5 and "the voice expresses anger" in ensemble
     assert scores["prompt_set"] == sets
+
+
+@pytest.mark.parametrize("base_encoder", [False, True])
+def test_all_targets_prompts_retrieval_and_probe_share_one_pass_over_the_audio(
+    tiny, corpus, captions, tmp_path, monkeypatch, capsys, base_encoder
+):
+    model, processor = tiny
+    if base_encoder:  # the statistics of its layers are encoded instead of embeddings
+        model.config.base_encoders = {"audio": {"name": "some/encoder", "sha256": "0" * 64}}
+    for part in tiny:
+        part.save_pretrained(tmp_path / "model")
+    clips, plain = [], type(model.audio_branch).layers
+
+    def counting(branch, values, *rest):
+        clips.append(len(values))
+        return plain(branch, values, *rest)
+
+    monkeypatch.setattr(type(model.audio_branch), "layers", counting)
+    arguments = [
+        str(tmp_path / "model"),
+        str(corpus),
+        "-o",
+        str(tmp_path / "results"),
+        "--no-cache",
+    ]
+    arguments += ["--split", ALL, "--targets", "emotion", "gender", "--prompts", "word", "sentence"]
+    arguments += ["--retrieval", str(captions), "--probe", "--adapt", "mean"]
+    assert evaluate.main(arguments) == 0
+    assert sum(clips) == 72
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "padding" in line]
+    assert re.fullmatch(r"paraclap-synthetic: 72 clips, \d\.\d min; padding \d+ %", line)
 
 
 def test_numbers_are_scored_by_opposed_prompts(tiny, corpus):
