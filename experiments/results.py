@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.recipes import reference_of
-from paraclap.evaluation.bootstrap import FEWEST_CLUSTERS, RESAMPLES, percentile_interval
+from paraclap.evaluation.bootstrap import bootstrap
+from paraclap.evaluation.metrics import class_recalls, mean_uar
 
 FILE = "results.csv"
 KEYS = ["tower", "direction", "part", "fold", "recipe", "seed", "settings"]
@@ -92,22 +93,9 @@ def summary(runs: Sequence[Counts], reference: Sequence[Counts] = ()) -> dict[st
     Returns:
         `mean` and `interval`, which is None for fewer than three speakers.
     """
-    sides = [_array(runs), *([_array(reference)] if reference else [])]
-    speakers = sides[0].shape[2]
-    rng = np.random.default_rng(0)
-    chosen = rng.integers(speakers, size=(RESAMPLES, speakers))
-    means, resampled, seeds = [], [], {}
-    for counts in sides:
-        size = counts.shape[1]
-        if size not in seeds:
-            seeds[size] = rng.integers(size, size=(RESAMPLES, size))
-        means.append(np.nanmean(_recalls(counts), axis=-1).mean())
-        uars = np.nanmean(_recalls(counts[:, :, chosen]), axis=-1)  # (seeds, resamples)
-        resampled.append(np.take_along_axis(uars.T, seeds[size], axis=1).mean(axis=1))
-    if reference:
-        means, resampled = [means[0] - means[1]], [resampled[0] - resampled[1]]
-    interval = percentile_interval(resampled[0]).tolist() if speakers >= FEWEST_CLUSTERS else None
-    return {"mean": float(means[0]), "interval": interval}
+    sides = _array(runs), _array(reference) if reference else None
+    mean, interval = mean_uar([sides])
+    return {"mean": mean, "interval": interval}
 
 
 def recalls(runs: Sequence[Counts]) -> pd.DataFrame:
@@ -116,31 +104,29 @@ def recalls(runs: Sequence[Counts]) -> pd.DataFrame:
     The interval is a bootstrap over speakers and seeds; resamples without a clip of a class are
     ignored for that class. It is NaN for fewer than three speakers.
     """
-    counts = _array(runs)
+    counts = _array(runs)[..., 0, :]
     seeds, speakers = counts.shape[1:3]
-    rng = np.random.default_rng(0)
-    chosen = rng.integers(speakers, size=(RESAMPLES, speakers))
-    drawn_seeds = rng.integers(seeds, size=(RESAMPLES, seeds))
-    resampled = _recalls(counts[:, :, chosen])  # (seeds, resamples, K)
-    resampled = np.take_along_axis(resampled, drawn_seeds.T[..., None], axis=0).mean(axis=0)
-    low, high = percentile_interval(resampled)
-    if speakers < FEWEST_CLUSTERS:
-        low = high = np.nan
-    mean = _recalls(counts).mean(axis=0)
+
+    def resampled(
+        chosen: np.ndarray, drawn: np.ndarray | None = None, axis: int = -1
+    ) -> np.ndarray:
+        found = class_recalls(counts[:, :, chosen].sum(axis=-2))  # (seeds, resamples, K)
+        if drawn is not None:
+            found = np.take_along_axis(found, drawn.T[..., None], axis=0)
+        return found.mean(axis=0).T
+
+    several = [seeds] if seeds > 1 else []
+    interval = bootstrap(resampled, speakers, several, vectorized=True)
+    low, high = (np.nan, np.nan) if interval is None else interval
+    mean = class_recalls(counts.sum(axis=2)).mean(axis=0)
     return pd.DataFrame({"mean": mean, "low": low, "high": high}, classes_of(runs))
 
 
 def _array(runs: Sequence[Counts]) -> np.ndarray:
-    """Return the counts of runs on the same clips as (2, seeds, speakers, K)."""
+    """Return the counts of runs on the same clips as (2, seeds, speakers, one group, K)."""
     speakers, classes = sorted(runs[0]), classes_of(runs)
     cells = [[[run[s].get(c, (0, 0)) for c in classes] for s in speakers] for run in runs]
-    return np.moveaxis(np.array(cells, float), -1, 0)
-
-
-def _recalls(counts: np.ndarray) -> np.ndarray:
-    """Return the recalls of all speakers, NaN without clips: (2, ..., speakers, K) to (..., K)."""
-    hits, clips = counts.sum(axis=-2)
-    return np.divide(hits, clips, out=np.full_like(hits, np.nan), where=clips > 0)
+    return np.moveaxis(np.array(cells, float), -1, 0)[..., None, :]
 
 
 # --- The tables ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ r"""Evaluate a trained model zero-shot on labelled corpora.
     python evaluate.py runs/small ravdess=/data/RAVDESS --speakers 21,22,23,24 -o results
     python evaluate.py runs/small emodb=/data/emodb --prompts word sentence ensemble mine.yaml
     python evaluate.py runs/demo data/synthetic --split test --targets emotion gender --probe
+    python evaluate.py runs/small emodb=/data/emodb --baseline results/other -o results/small
     python evaluate.py runs/small emodb=/data/emodb --retrieval emodb_captions.parquet
     python evaluate.py runs/paraclap iemocap=/data/IEMOCAP ravdess=/data/RAVDESS \
         --protocol paper --reference
@@ -30,6 +31,9 @@ SOURCE, in the same order; labels are not required. --probe fits logistic regres
 embeddings, cross-validated over speakers: a high probe with a low zero-shot UAR points to the
 prompts, not to the audio encoder. --adapt mean adds scores after adaptation without labels: the
 mean embedding of all selected clips of a SOURCE, with or without a label, is subtracted from each.
+--baseline compares the scores with those in another output folder, on the same clips, as
+`python -m paraclap.compare` does, and also writes compare.md, compare.csv, compare.pdf and
+compare.png.
 
 Output, with NAME = the corpus, the target unless it is the emotion, and the prompt set if there are
 several: scores.yaml (all scores, prompts and the selection), scores.md (tables), NAME.csv (truth,
@@ -58,6 +62,7 @@ from paraclap.model.sources import ENGINES, PRECISIONS, check_source, find_model
 from paraclap.settings import BATCH_SECONDS, TrainSettings
 
 if TYPE_CHECKING:
+    from paraclap.evaluation.compare import Evaluated
     from paraclap.evaluation.tasks import Source
 
 FIXED_BY_PROTOCOL = ("targets", "prompts", "split", "split_from", "speakers")
@@ -76,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = options.sources, options.targets, options.prompts, selection, options.retrieval
     tables = {"root": options.root, "columns": options.columns}
     sources = read_sources(*what, as_published=options.protocol is not None, **tables)
-    _prepare_output(options, sources)
+    baseline = _prepare_output(options, sources)
     if options.cache is None:
         warnings.warn("embedding cache: there is no home folder; not used", stacklevel=1)
     # torch and transformers take seconds to import: after arguments and corpora are checked.
@@ -115,23 +120,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "training_corpora": list(record.corpora),
             }
             write_report(results, about, options.output, options.reference)
+            if baseline is not None:
+                _compare(baseline, options.output)
             print(f"prompts: {', '.join(options.prompts)}; written to {options.output}")
     return 0
 
 
-def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> None:
-    """Create the output folder; the files to be written there must not be those that are read."""
+def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> "Evaluated | None":
+    """Create the output folder; the files to be written there must not be those that are read.
+
+    Returns:
+        The results to compare with, of which the clips are those that will be scored.
+    """
+    from paraclap.evaluation.compare import FILES, check_baseline, read_results
+    from paraclap.evaluation.tasks import scored_labels
+
+    baseline = None if options.baseline is None else read_results(options.baseline)
     read = [*options.prompts, *(options.retrieval or []), *(options.split_from or [])]
     for source in options.sources:
         path = Path(source.rpartition("=")[2]).expanduser()
         read += [source, path, *path.glob("db*")]
+    written = ["scores.yaml", "scores.md"]
+    if baseline is not None:
+        tasks = [(source.table, task) for source in sources for task in source.tasks]
+        check_baseline(baseline, {task.name: scored_labels(table, task) for table, task in tasks})
+        read += [baseline.folder / "scores.yaml", *baseline.files()]
+        written += FILES
     stems = [safe_name(task.name) for source in sources for task in source.tasks]
     names = [f"{stem}{suffix}" for stem in stems for suffix in (".csv", ".png")]
     folder = make_folder(options.output)
-    for name in (*names, "scores.yaml", "scores.md"):
+    for name in (*names, *written):
         refuse_overwriting(folder / name, read)
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{folder} cannot be written: permission denied")
+    return baseline
+
+
+def _compare(baseline: "Evaluated", output: Path) -> None:
+    """Print and write the comparison of new results with the baseline."""
+    from paraclap.evaluation.compare import (
+        compare,
+        comparison_table,
+        read_all,
+        write_comparison,
+    )
+
+    results = read_all([baseline.folder, output])
+    rows = compare(results)
+    print(comparison_table(rows).to_string(index=False))
+    write_comparison(rows, results, output)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -162,6 +199,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--retrieval", nargs="+", type=path_of, metavar="CAPTIONS", help=tables)
     add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
     add("--adapt", choices=("mean",), help="also score embeddings minus the mean of their SOURCE")
+    add("--baseline", type=path_of, metavar="RESULTS", help="output folder to compare with")
     add("--cache", type=path_of, default=default_cache(), help="embedding cache (%(default)s)")
     add("--no-cache", dest="cache", action="store_const", const=False, help="embed all clips anew")
     add("--waveform-cache", type=path_of, help="folder of a waveform cache to read, or to write")

@@ -2,7 +2,7 @@
 
 Clips of one speaker are not independent, so speakers are resampled together with all of their clips
 (cluster bootstrap: Field and Welsh, "Bootstrapping clustered data", JRSS B 69(3), 2007). Intervals
-are percentile intervals. The seed is fixed, so equal inputs give equal intervals.
+are percentile intervals. `SEED` is fixed, so equal inputs give equal intervals.
 
 Letters: B clips, R resamples.
 """
@@ -16,6 +16,7 @@ import pandas as pd
 import scipy.stats
 
 RESAMPLES = 2000
+SEED = 0
 CONFIDENCE = 0.95
 FEWEST_CLUSTERS = 3
 """With fewer there is no interval: resamples of two clusters have three values at most."""
@@ -25,32 +26,43 @@ Interval = list[float] | None
 Rows = np.ndarray
 
 
-def percentile_interval(values: np.ndarray) -> np.ndarray:
-    """Return the 95 % percentile interval of resampled values (R, ...): (2, ...), without NaN."""
-    tail = (1 - CONFIDENCE) / 2
-    return np.nanquantile(values, [tail, 1 - tail], axis=0)
+def bootstrap(
+    statistic: Callable,
+    clusters: int | Sequence[int],
+    runs: Sequence[int] = (),
+    **options: Any,
+) -> Interval | np.ndarray:
+    """Return the 95 % interval of a statistic of resampled cluster numbers.
 
+    Args:
+        statistic: see `scipy.stats.bootstrap`, as are `options`. It has an argument for each
+            number in `clusters` and in `runs`, and may return several values along the first axes.
+        clusters: number of clusters, or numbers of clusters of several independent sets, such as
+            the speakers of several corpora.
+        runs: numbers of other items that are resampled as well, such as training runs; at least 2.
+        options: of `scipy.stats.bootstrap`.
 
-def bootstrap(statistic: Callable, clusters: int, **options: Any) -> Interval:
-    """Return the interval of a statistic of resampled cluster numbers; None for fewer than three.
-
-    `statistic` and `options` are those of `scipy.stats.bootstrap`.
+    Returns:
+        Lower and upper limit, (2, ...) for several values; None for fewer than three clusters.
     """
-    if clusters < FEWEST_CLUSTERS:
+    sizes = [clusters] if isinstance(clusters, int) else list(clusters)
+    if min(sizes) < FEWEST_CLUSTERS:
         return None
     with warnings.catch_warnings():
         # A resample may have no value, such as the AUC of a single class; it is ignored.
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         result = scipy.stats.bootstrap(
-            (np.arange(clusters),),
+            [np.arange(size) for size in (*sizes, *runs)],
             statistic,
             n_resamples=RESAMPLES,
             confidence_level=CONFIDENCE,
             method="percentile",
-            rng=np.random.default_rng(0),
+            rng=np.random.default_rng(SEED),
             **options,
         )
-    return percentile_interval(result.bootstrap_distribution).tolist()
+    tail = (1 - CONFIDENCE) / 2
+    interval = np.nanquantile(result.bootstrap_distribution, [tail, 1 - tail], axis=-1)
+    return interval.tolist() if interval.ndim == 1 else interval
 
 
 def cluster_interval(statistic: Callable[[Rows], float], clusters: Sequence[Any]) -> Interval:

@@ -1,4 +1,4 @@
-"""Figures of scores: confusion matrix, calibration, mean cosines, probabilities over time."""
+"""Figures of scores: confusion matrix, calibration, differences, cosines, probabilities in time."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -141,4 +141,33 @@ def plot_timeline(predictions: pd.DataFrame, title: str) -> Figure:
     axes.set(xlim=limits, ylim=(0, 1), xlabel="time [s]", ylabel="probability", title=_plain(title))
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def plot_differences(rows: pd.DataFrame) -> Figure:
+    """Plot the differences of `compare.compare` with their intervals, one line per task."""
+    tasks, names = list(rows["task"].unique()), list(rows["results"].unique())
+    lines = len(tasks) * len(names)
+    figure = Figure(figsize=(5.5, 1.2 + 0.3 * lines), dpi=200, layout="constrained")
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["tab10"].colors
+    offsets = (np.arange(len(names)) - (len(names) - 1) / 2) / (len(names) + 1)
+    for number, (name, offset) in enumerate(zip(names, offsets, strict=True)):
+        part = rows[rows["results"] == name].set_index("task").reindex(tasks)
+        # a task without an interval has its point alone
+        limits = part[["low", "high"]].fillna(
+            {"low": part["difference"], "high": part["difference"]}
+        )
+        heights = np.arange(len(tasks)) + offset
+        axes.hlines(heights, limits["low"], limits["high"], color=colours[number % 10])
+        axes.plot(part["difference"], heights, "o", color=colours[number % 10], label=_plain(name))
+    axes.axvline(0, color="grey", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(tasks)), map(_plain, tasks))
+    axes.set(ylim=(len(tasks) - 0.5, -0.5))
+    baseline = _plain(rows["baseline"].iloc[0])
+    axes.set_xlabel(f"difference of the UAR to {baseline}, 95 % interval over speakers", fontsize=9)
+    if len(names) > 1:
+        figure.legend(loc="outside upper center", ncols=min(len(names), 3), fontsize=9)
+    else:
+        axes.set_title(_plain(f"{names[0]} - {rows['baseline'].iloc[0]}"), fontsize=10)
     return figure

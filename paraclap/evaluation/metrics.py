@@ -50,12 +50,13 @@ def score(
     classes = sorted(set(truth))
     options = {"labels": classes, "zero_division": 0}
     recalls = recall_score(truth, prediction, average=None, **options)
-    counts = _recall_counts(truth, prediction, speakers, groups, classes)
+    counts = recall_counts(truth, prediction, speakers, groups)
     support = pd.Series(truth).value_counts()
     known = pd.Series([] if speakers is None else np.asarray(speakers), dtype=object).dropna()
+    uar, interval = mean_uar([(counts[:, None], None)], intervals)
     return {
-        "UAR": float(_mean_recall(counts.sum(axis=1))),
-        "interval": _recall_interval(counts) if intervals else None,
+        "UAR": uar,
+        "interval": interval,
         "ACC": float(accuracy_score(truth, prediction)),
         "F1": float(f1_score(truth, prediction, average="macro", **options)),
         "chance": 1 / len(classes),
@@ -68,16 +69,20 @@ def score(
     }
 
 
-def _recall_counts(
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    speakers: Sequence[str] | None,
-    groups: Sequence[str] | None,
-    classes: list[str],
+def recall_counts(
+    truth: Sequence[str],
+    prediction: Sequence[str],
+    speakers: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Count correct predictions and clips: (2, speakers, groups, K)."""
+    """Count correct predictions and clips by speaker, group and class: (2, speakers, groups, K).
+
+    The arguments are those of `score`; the K classes are those that occur in `truth`, sorted.
+    """
+    truth, prediction = np.asarray(truth, dtype=object), np.asarray(prediction, dtype=object)
     clusters = label_codes(np.arange(len(truth)) if speakers is None else speakers)
     sections = label_codes(np.zeros(len(truth)) if groups is None else groups)
+    classes = sorted(set(truth))
     is_class = truth[:, None] == np.array(classes, dtype=object)
     counts = np.zeros((2, clusters.max() + 1, sections.max() + 1, len(classes)))
     np.add.at(counts[0], (clusters, sections), is_class & (truth == prediction)[:, None])
@@ -85,21 +90,71 @@ def _recall_counts(
     return counts
 
 
-def _mean_recall(counts: np.ndarray) -> np.ndarray:
-    """Mean over groups of the mean recall: counts (2, ..., groups, K) to (...)."""
-    hits, totals = counts
+def class_recalls(counts: np.ndarray) -> np.ndarray:
+    """Return recalls, NaN for classes without clips: counts (2, ..., K) to (..., K)."""
+    hits, clips = counts
+    return np.divide(hits, clips, out=np.full_like(hits, np.nan), where=clips > 0)
+
+
+def mean_recall(counts: np.ndarray) -> np.ndarray:
+    """Return the mean over groups of the mean recall: counts (2, ..., groups, K) to (...)."""
     with warnings.catch_warnings():
-        # A resample may lack a class or a session, whose recall is NaN.
+        # A group without clips in a resample, as a session whose speakers are not drawn, is NaN.
         warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmean(np.nanmean(hits / totals, axis=-1), axis=-1)
+        return np.nanmean(np.nanmean(class_recalls(counts), axis=-1), axis=-1)
 
 
-def _recall_interval(counts: np.ndarray) -> Interval:
-    def uar(drawn: np.ndarray, axis: int) -> np.ndarray:
-        return _mean_recall(counts[:, np.moveaxis(drawn, axis, -1)].sum(axis=-3))
+def mean_uar(
+    corpora: Sequence[tuple[np.ndarray, np.ndarray | None]], intervals: bool = True
+) -> tuple[float, Interval]:
+    """Return the mean UAR over corpora, or the mean difference of the UARs of two systems.
 
-    batch = max(1, BOOTSTRAP_ELEMENTS // counts[0].size)
-    return bootstrap(uar, counts.shape[1], vectorized=True, batch=batch)
+    The bootstrap resamples the speakers of each corpus, and training runs where there are several.
+    Differences are paired: both systems have the same speakers in each resample, and the same runs
+    if they have equally many.
+
+    Args:
+        corpora: of each corpus, counts (2, runs, speakers, groups, K) of a system, see
+            `recall_counts`, and those of the system that is subtracted; None = none is.
+        intervals: whether to compute the interval.
+
+    Returns:
+        Mean, and its 95 % interval; None if a corpus has fewer than three speakers.
+    """
+    sizes = [counts.shape[2] for counts, _ in corpora]
+    runs: list[int] = []  # resampled
+    places: list[list[int | None]] = []  # of the systems of each corpus, in `runs`
+    for pair in corpora:
+        known: dict[int, int] = {}
+        for counts in pair:
+            if counts is not None and (number := counts.shape[1]) > 1 and number not in known:
+                known[number] = len(runs)
+                runs.append(number)
+        places.append([None if c is None else known.get(c.shape[1]) for c in pair])
+
+    def statistic(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        drawn = tuple(np.moveaxis(numbers, axis, -1) for numbers in drawn)
+        speakers, chosen_runs = drawn[: len(sizes)], drawn[len(sizes) :]
+        means = []
+        for pair, own, numbers in zip(corpora, places, speakers, strict=True):
+            uars = []
+            for counts, place in zip(pair, own, strict=True):
+                if counts is None:
+                    continue
+                uar = mean_recall(counts[:, :, numbers].sum(axis=-3))  # (runs, ...)
+                if place is not None:
+                    uar = np.take_along_axis(uar, np.moveaxis(chosen_runs[place], -1, 0), axis=0)
+                uars.append(uar.mean(axis=0))
+            means.append(uars[0] - uars[1] if len(uars) > 1 else uars[0])
+        return np.mean(means, axis=0)
+
+    everything = (np.arange(size) for size in (*sizes, *runs))
+    mean = float(statistic(*everything))
+    if not intervals:
+        return mean, None
+    elements = sum(counts[0].size for pair in corpora for counts in pair if counts is not None)
+    batch = max(1, BOOTSTRAP_ELEMENTS // elements)
+    return mean, bootstrap(statistic, sizes, runs, vectorized=True, batch=batch)
 
 
 # --- Two classes and numbers ---------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -41,12 +41,14 @@ class Results:
     unlabelled: dict[str, str] = field(default_factory=dict)
 
 
-def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
-    """Format a value and its interval; either may be None."""
+def with_interval(
+    value: float | None, interval: Sequence[float] | None, sign: Literal["", "+"] = ""
+) -> str:
+    """Format a value and its interval, either of which may be None; `sign` "+" shows a plus."""
     if value is None:
         return NOTHING
-    limits = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    return f"{value:.3f}{limits}"
+    limits = f" [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else ""
+    return f"{value:{sign}.3f}{limits}"
 
 
 def score_rows(

@@ -24,12 +24,14 @@ from paraclap.evaluation.probe import probe, probe_folds
 from paraclap.evaluation.report import Results
 from paraclap.evaluation.retrieval import score_retrieval
 from paraclap.evaluation.seen import TEST, seen_counts
-from paraclap.evaluation.tasks import Source, task_prompts
+from paraclap.evaluation.tasks import Source, scored_labels, task_prompts
 from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
 from paraclap.files import atomic_write, safe_name, write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 
-DESCRIPTIONS = ("target", "prompt_set", "prompts", "unused_prompts", "excluded")  # no scores
+DESCRIPTIONS = (  # no scores
+    *("target", "prompt_set", "averaged_over", "prompts", "unused_prompts", "excluded"),
+)
 
 
 def evaluate(
@@ -77,6 +79,8 @@ def evaluate(
         probes: dict[tuple[str, ...], dict[str, Any]] = {}
         for task in source.tasks:
             scores, predictions = evaluate_task(model, processor, table, audio, task)
+            labels = scored_labels(table, task).drop(columns="truth")
+            predictions = predictions.join(labels)
             predictions["quality"] = pd.Series(clips.quality, table.index)[predictions.index]
             if adapted is not None:
                 others, found = evaluate_task(model, processor, table, adapted, task)

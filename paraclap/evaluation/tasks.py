@@ -182,6 +182,23 @@ def task_prompts(table: pd.DataFrame, task: ZeroShotTask) -> Prompts:
     return prompts
 
 
+def scored_labels(table: pd.DataFrame, task: ZeroShotTask) -> pd.DataFrame:
+    """Return `truth`, `speaker` (missing if unknown) and the column that scores are averaged over.
+
+    The rows are the clips with a label that has a prompt.
+
+    Raises:
+        CorpusError, PromptError: see `task_prompts`.
+    """
+    labels = scored_classes(table, task.target)
+    kept = labels.isin(list(task_prompts(table, task))).to_numpy()
+    found = pd.DataFrame({"truth": labels[kept], "speaker": None}, table.index[kept])
+    for column in ("speaker", task.averaged_over):
+        if column in table:
+            found[column] = table.loc[kept, column]
+    return found
+
+
 def warn_of_labels(table: pd.DataFrame, task: ZeroShotTask) -> None:
     """Warn of labels without a prompt, and of those that are their own prompt for want of words."""
     prompts, labels = task_prompts(table, task), scored_classes(table, task.target)

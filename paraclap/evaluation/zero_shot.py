@@ -81,9 +81,9 @@ def evaluate_task(
 
     Returns:
         Scores of `metrics.score`, of `score_poles` for two classes or a numeric target and of
-        `score_numbers` for the latter, with `calibration`, `target`, `prompt_set`, `prompts`,
-        `unused_prompts` (classes without clips) and `excluded` (number of clips without a label or
-        a prompt); and the table of `classify_embeddings` with the column `truth`.
+        `score_numbers` for the latter, with `calibration`, `target`, `prompt_set`, `averaged_over`,
+        `prompts`, `unused_prompts` (classes without clips) and `excluded` (number of clips without
+        a label or a prompt); and the table of `classify_embeddings` with the column `truth`.
 
     Raises:
         CorpusError, PromptError: see `task_prompts`.
@@ -102,6 +102,7 @@ def evaluate_task(
     scores |= {
         "target": task.target,
         "prompt_set": task.prompt_set,
+        "averaged_over": task.averaged_over,
         "prompts": {name: list(texts) for name, texts in prompts.items()},
         "unused_prompts": sorted(set(prompts) - set(truth)),
         "excluded": len(table) - len(truth),

@@ -261,7 +261,7 @@ def test_protocol_of_the_paper_uses_its_rows_prompts_and_mean(toy, saved_model, 
     }
     predictions = pd.read_csv(output / "toy.csv")
     table = corpora.read_corpus(toy).reset_index()
-    predictions = predictions.merge(table[["file", "session", "emotion"]], on="file")
+    predictions = predictions.merge(table[["file", "emotion"]], on="file")
     assert set(predictions["emotion"]) == {"anger", "happiness", "neutral", "sadness"}
     each = [
         balanced_accuracy_score(part["truth"], part["prediction"])

@@ -1,0 +1,337 @@
+"""Comparison of results of evaluate.py: differences of the UAR on the same clips.
+
+    results = read_all(["results/a", "results/b"])
+    rows = compare(results)
+    write_comparison(rows, results, Path("comparison"))
+
+Differences are paired: both systems are scored on the same clips, and a bootstrap over speakers
+draws the same speakers for both. Their intervals are therefore narrower than those of two UARs on
+their own.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from paraclap.errors import ParaCLAPError
+from paraclap.evaluation.bootstrap import FEWEST_CLUSTERS, RESAMPLES, SEED
+from paraclap.evaluation.figures import plot_differences
+from paraclap.evaluation.metrics import mean_uar, recall_counts
+from paraclap.evaluation.report import NOTHING, to_markdown, with_interval
+from paraclap.files import atomic_write, make_folder, read_yaml, reading, safe_name, write_text
+
+FILES = ("compare.md", "compare.csv", "compare.pdf", "compare.png")
+INDEX = ["file", "start", "end"]
+TRUTH, SPEAKER, PREDICTION = "truth", "speaker", "prediction"
+
+
+class ComparisonError(ParaCLAPError, ValueError):
+    """Results that cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An output folder of evaluate.py.
+
+    Attributes:
+        name: in tables.
+        folder: path.
+        about: content of its scores.yaml.
+    """
+
+    name: str
+    folder: Path
+    about: Mapping[str, Any]
+
+    @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Zero-shot scores by task."""
+        return self.about["corpora"]
+
+    def file(self, task: str) -> Path:
+        """Path of the predictions of a task."""
+        return self.folder / f"{safe_name(task)}.csv"
+
+    def files(self) -> list[Path]:
+        """Paths of all predictions."""
+        return [self.file(task) for task in self.tasks]
+
+    def predictions(self, task: str) -> pd.DataFrame:
+        """Return truth, prediction and speaker of each clip, on the index of `INDEX`, as texts."""
+        path = self.file(task)
+        with reading(path, ComparisonError):
+            table = read_predictions(path)
+        group = self.tasks[task].get("averaged_over")
+        for column in (*INDEX, TRUTH, PREDICTION, SPEAKER, *([group] if group else [])):
+            if column not in table:
+                raise ComparisonError(
+                    f"{path} has no column {column}; evaluate the model again with this version"
+                )
+        return table.set_index(INDEX)
+
+
+def read_predictions(path: str | Path | io.StringIO) -> pd.DataFrame:
+    """Return the columns of NAME.csv as texts; an unknown speaker is missing."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False, na_values={SPEAKER: [""]})
+
+
+def read_results(folder: str | Path, name: str | None = None) -> Evaluated:
+    """Read an output folder of evaluate.py.
+
+    Args:
+        folder: its path.
+        name: in tables; None = that of the folder.
+
+    Raises:
+        ComparisonError: if the folder has no zero-shot scores.
+    """
+    folder = Path(folder)
+    path = folder / "scores.yaml"
+    if not path.is_file():
+        raise ComparisonError(f"{folder} has no scores.yaml, expected an output folder of evaluate")
+    about = read_yaml(path, ComparisonError)
+    if not isinstance(about, dict) or not about.get("corpora"):
+        raise ComparisonError(f"{path} has no zero-shot scores")
+    return Evaluated(name or folder.resolve().name, folder, about)
+
+
+def read_all(folders: Sequence[str | Path]) -> list[Evaluated]:
+    """Read several output folders, see `read_results`; those of the same name have their path."""
+    results = [read_results(folder) for folder in folders]
+    names = [evaluated.name for evaluated in results]
+    return [
+        Evaluated(str(e.folder), e.folder, e.about) if names.count(e.name) > 1 else e
+        for e in results
+    ]
+
+
+# --- Pairs ---------------------------------------------------------------------------------------
+
+
+def common_tasks(results: Sequence[Evaluated]) -> list[str]:
+    """Return the tasks (corpus, target and prompt set) of all results, in the order of the first.
+
+    Raises:
+        ComparisonError: if there are none.
+    """
+    names = [name for name in results[0].tasks if all(name in e.tasks for e in results)]
+    if not names:
+        found = "; ".join(f"{e.name}: {', '.join(e.tasks)}" for e in results)
+        raise ComparisonError(f"the results have no corpus in common ({found})")
+    return names
+
+
+def check_clips(
+    task: str, first: tuple[str, pd.DataFrame], second: tuple[str, pd.DataFrame], common: bool
+) -> pd.Index:
+    """Return the clips of two results, in the order of the first.
+
+    Args:
+        task: name of the task.
+        first: name and clips, with labels as in `Evaluated.predictions`.
+        second: the same of the other results.
+        common: return the clips that are in both, instead of requiring the same clips.
+
+    Raises:
+        ComparisonError: naming the number of clips that differ, or whose labels differ.
+    """
+    (name, clips), (other_name, others) = first, second
+    for owner, table in (first, second):
+        if not table.index.is_unique:
+            raise ComparisonError(f"{task}: {owner} has clips that occur twice")
+    shared = clips.index[clips.index.isin(others.index)]
+    missing = len(clips) - len(shared), len(others) - len(shared)
+    if not len(shared) or (any(missing) and not common):
+        hint = f"; --common compares the {len(shared)} clips of both" if len(shared) else ""
+        raise ComparisonError(
+            f"{task}: {missing[0]} of {len(clips)} clips of {name} are not among those of "
+            f"{other_name}, and {missing[1]} of {len(others)} the other way round{hint}"
+        )
+    for column in clips.columns.intersection(others.columns).drop(PREDICTION, errors="ignore"):
+        pair = (table.loc[shared, column].fillna("") for table in (clips, others))
+        if differ := int(np.not_equal(*(values.to_numpy() for values in pair)).sum()):
+            raise ComparisonError(
+                f"{task}: {name} and {other_name} have another {column} for {differ} of "
+                f"{len(shared)} clips, expected the same labels"
+            )
+    return shared
+
+
+def check_baseline(baseline: Evaluated, labels: Mapping[str, pd.DataFrame]) -> None:
+    """Check that clips to be scored are those of results that they will be compared with.
+
+    Args:
+        baseline: these results.
+        labels: of the clips of each task, see `tasks.scored_labels`.
+
+    Raises:
+        ComparisonError: see `common_tasks` and `check_clips`.
+    """
+    new = "the new results"
+    for task in common_tasks([baseline, Evaluated(new, Path(), {"corpora": dict(labels)})]):
+        clips = read_predictions(io.StringIO(labels[task].to_csv())).set_index(INDEX)
+        check_clips(task, (baseline.name, baseline.predictions(task)), (new, clips), common=False)
+
+
+def _paired(task: str, results: Sequence[Evaluated], common: bool) -> list[pd.DataFrame]:
+    """Return the labels and predictions of the same clips of all results."""
+    group = results[0].tasks[task].get("averaged_over")
+    columns = [TRUTH, PREDICTION, SPEAKER, *([group] if group else [])]
+    tables = []
+    for evaluated in results:
+        if evaluated.tasks[task].get("averaged_over") != group:
+            raise ComparisonError(
+                f"{task}: the UAR of {results[0].name} and of {evaluated.name} are not means over "
+                "the same sessions; evaluate both with or without --protocol"
+            )
+        tables.append(evaluated.predictions(task)[columns])
+    clips = tables[0].index
+    for evaluated, table in zip(results[1:], tables[1:], strict=True):
+        first = results[0].name, tables[0].loc[clips]
+        clips = check_clips(task, first, (evaluated.name, table), common)
+    return [table.loc[clips] for table in tables]
+
+
+# --- Differences ---------------------------------------------------------------------------------
+
+
+def compare(results: Sequence[Evaluated], common: bool = False) -> pd.DataFrame:
+    """Return the difference of the UAR of each of the results to that of the first, by task.
+
+    Tasks of the same target and prompts on several corpora also have a row of their mean.
+
+    Args:
+        results: at least two.
+        common: compare the clips that are in all results, instead of requiring the same clips.
+
+    Returns:
+        Rows with `task`, `clips`, `speakers` (NaN if unknown), `baseline` and `results` (names),
+        `baseline_UAR`, `UAR`, `difference`, and `low` and `high` of its 95 % interval (NaN for
+        fewer than three speakers). A mean has `corpora`, their number.
+
+    Raises:
+        ComparisonError: if the results have no task in common, or not the same clips.
+    """
+    rows = []
+    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for task in common_tasks(results):
+        tables = _paired(task, results, common)
+        group = results[0].tasks[task].get("averaged_over")
+        counts = [
+            recall_counts(t[TRUTH], t[PREDICTION], t[SPEAKER], t[group] if group else None)[:, None]
+            for t in tables
+        ]
+        speakers = tables[0][SPEAKER]
+        facts = {"clips": len(speakers), "speakers": speakers.nunique() or np.nan, "corpora": 1}
+        rows += _differences({"task": task, **facts}, results, [counts])
+        scores = results[0].tasks[task]
+        kind = scores["target"], str(scores["prompt_set"])
+        kinds.setdefault(kind, []).append({"task": task, "facts": facts, "counts": counts})
+    for (target, _), parts in kinds.items():
+        if len(parts) > 1:
+            facts = pd.DataFrame([part["facts"] for part in parts]).sum(min_count=1).to_dict()
+            name = _mean_name([part["task"] for part in parts], target)
+            rows += _differences({"task": name, **facts}, results, [p["counts"] for p in parts])
+    table = pd.DataFrame(rows)
+    return table.astype({"clips": int, "corpora": int, "speakers": "Int64"})
+
+
+def _mean_name(tasks: Sequence[str], target: str) -> str:
+    """Return "mean" with what the names of tasks have in common after the corpus."""
+    endings = {task.partition(".")[2] for task in tasks}
+    ending = endings.pop() if len(endings) == 1 else "" if target == "emotion" else target
+    return f"mean.{ending}".rstrip(".")
+
+
+def _differences(
+    facts: Mapping[str, Any],
+    results: Sequence[Evaluated],
+    counts: Sequence[Sequence[np.ndarray]],
+) -> list[dict[str, Any]]:
+    """Return a row for each of the results but the first, from counts by corpus and results."""
+    uars = [
+        mean_uar([(own[place], None) for own in counts], intervals=False)[0]
+        for place in range(len(results))
+    ]
+    rows = []
+    for place, evaluated in enumerate(results[1:], start=1):
+        difference, interval = mean_uar([(own[place], own[0]) for own in counts])
+        low, high = interval or (np.nan, np.nan)
+        names = {"baseline": results[0].name, "results": evaluated.name}
+        figures = {"baseline_UAR": uars[0], "UAR": uars[place], "difference": difference}
+        rows.append({**facts, **names, **figures, "low": low, "high": high})
+    return rows
+
+
+# --- Tables --------------------------------------------------------------------------------------
+
+
+def comparison_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of texts: a row for each task, and UAR and difference of each result."""
+    lines = []
+    for task, parts in rows.groupby("task", sort=False):
+        first = parts.iloc[0]
+        line = {"corpus": task, "clips": str(first["clips"])}
+        line["speakers"] = NOTHING if pd.isna(first["speakers"]) else str(first["speakers"])
+        line[f"UAR {first['baseline']}"] = with_interval(first["baseline_UAR"], None)
+        for _, row in parts.iterrows():
+            interval = None if np.isnan(row["low"]) else (row["low"], row["high"])
+            line[f"UAR {row['results']}"] = with_interval(row["UAR"], None)
+            name = f"{row['results']} - {row['baseline']} [95 %]"
+            line[name] = with_interval(row["difference"], interval, "+")
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def comparison_page(rows: pd.DataFrame, results: Sequence[Evaluated]) -> str:
+    """Return the table of `comparison_table` in Markdown, with what it was computed from."""
+    notes = [
+        "Difference of the UARs on the same clips; in brackets a 95 % percentile interval of a "
+        f"paired bootstrap over speakers ({RESAMPLES} bootstrap samples, seed {SEED})."
+    ]
+    if (rows["corpora"] > 1).any():
+        notes.append("mean: mean over the corpora; the speakers of each corpus are resampled.")
+    notes += [f"{e.name}: {_description(e)}" for e in results]
+    tasks = common_tasks(results)
+    for evaluated in results:
+        if others := [name for name in evaluated.tasks if name not in tasks]:
+            notes.append(f"only in {evaluated.name}, not compared: {', '.join(others)}")
+    for task, first in rows.groupby("task", sort=False).first().iterrows():
+        if pd.isna(first["speakers"]):
+            notes.append(f"{task}: no speakers are known, so the bootstrap is over clips")
+        elif np.isnan(first["low"]):
+            notes.append(f"{task}: no interval, which needs {FEWEST_CLUSTERS} speakers")
+    for evaluated in results:
+        for task in tasks:
+            seen = evaluated.tasks[task].get("trained_on", {})
+            if seen.get("clips") or seen.get("speakers"):
+                notes.append(f"{task}: {evaluated.name} was trained or validated on {seen['text']}")
+    lines = "\n".join(f"- {note}" for note in notes)
+    return f"{to_markdown(comparison_table(rows))}\n\n{lines}\n"
+
+
+def _description(evaluated: Evaluated) -> str:
+    """Return model, prompts and selection of results in one line."""
+    about = evaluated.about
+    facts = [f"{evaluated.folder}"]
+    for key in ("model", "prompt_set", "protocol", "split", "speakers"):
+        if value := about.get(key):
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            facts.append(f"{key.replace('_', ' ')} {text}")
+    return "; ".join(facts)
+
+
+def write_comparison(rows: pd.DataFrame, results: Sequence[Evaluated], output: Path) -> None:
+    """Write compare.md, compare.csv and a forest plot (PDF and PNG) to a folder."""
+    folder = make_folder(output)
+    write_text(folder / FILES[0], comparison_page(rows, results))
+    write_text(folder / FILES[1], rows.to_csv(index=False))
+    figure = plot_differences(rows)
+    for name in FILES[2:]:
+        with atomic_write(folder / name) as temporary:
+            figure.savefig(temporary, format=Path(name).suffix[1:])
