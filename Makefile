@@ -1,6 +1,7 @@
 # make demo   train on synthetic speech and evaluate zero-shot on unseen speakers
 # make test   the test suite (make slow: with the long checks)
 # make lint   style and spelling
+# make docs   the documentation as a site, site/index.html
 # make page   the web page for the model of `make demo`
 # make extras everything that tests of optional parts need; without it they are skipped
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo page test slow extras lint clean
+.PHONY: demo docs page test slow extras lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python preprocessing/synthetic_corpus.py -o $(DEMO)/corpus
@@ -39,6 +40,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build
 
 extras: $(VENV)/.installed-dev $(VENV)/.installed-all
 	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
