@@ -6,9 +6,12 @@ with progress_bar(len(clips), "embedding", "clip") as bar:
 """
 
 import sys
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+Item = TypeVar("Item")
 
 LINE_SECONDS = 60.0
 """Time between two lines where there is no terminal [s]."""
@@ -29,6 +32,16 @@ def progress_bar(total: int, title: str | None, unit: str, hidden: bool = False)
         return tqdm(**options)
     pause = {"mininterval": LINE_SECONDS, "maxinterval": LINE_SECONDS, "delay": LINE_SECONDS}
     return _Lines(**options, **pause, bar_format=LINE)
+
+
+def with_progress(
+    items: Iterable[Item], total: int, title: str | None, unit: str
+) -> Iterator[Item]:
+    """Yield the items, and count them in a `progress_bar`."""
+    with progress_bar(total, title, unit) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 class _Lines(tqdm):

@@ -17,6 +17,7 @@ from typing import Any
 
 from paraclap.acoustics.chunks import ClipRow, Job, Outcome
 from paraclap.errors import MissingPackageError, ParaCLAPError
+from paraclap.progress import progress_bar
 
 CHUNKS_AHEAD = 256
 """Chunks submitted before the first result arrives, so that a growing cluster finds work."""
@@ -99,13 +100,12 @@ def run_chunks(
         OutputError: if a chunk cannot be written
     """
     import joblib
-    from tqdm import tqdm
 
     outcomes: dict[int, Outcome] = {}
     with (
         BACKENDS[backend](workers, scheduler) as configuration,
         joblib.parallel_config(**configuration),
-        tqdm(total=sum(map(len, rows)), unit="clip", desc="features") as progress,
+        progress_bar(sum(map(len, rows)), "features", "clip") as bar,
     ):
         parallel = joblib.Parallel(
             return_as=RESULT_ORDER.get(backend, "generator_unordered"),
@@ -115,7 +115,7 @@ def run_chunks(
         task = joblib.delayed(_task(PACKAGE_FOLDER, asdict(job)))
         for place, outcome in parallel(task(place, chunk) for place, chunk in enumerate(rows)):
             outcomes[place] = Outcome(*outcome)
-            progress.update(outcomes[place].clips)
+            bar.update(outcomes[place].clips)
     return [outcomes[place] for place in range(len(rows))]
 
 

@@ -28,7 +28,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.audio.cache_chunks import (
@@ -47,6 +46,7 @@ from paraclap.audio.shards import name_key
 from paraclap.errors import ParaCLAPError
 from paraclap.files import OutputError, atomic_write, claim_folder
 from paraclap.locks import lock
+from paraclap.progress import with_progress
 
 CHUNK_BYTES = 2**30
 """Size from which a chunk is completed (9.3 h of speech)."""
@@ -207,7 +207,7 @@ def _add(
     faults: list[AudioError] = []
     writer = ChunkWriter(folder)
     try:
-        for path in tqdm(paths, "cache", unit="file", mininterval=1):
+        for path in with_progress(paths, len(paths), "cache", "file"):
             try:
                 read_duration(path)  # raises the reason if the file is not audio
                 mark = mark_of(path)

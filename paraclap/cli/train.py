@@ -8,11 +8,12 @@ r"""Train ParaCLAP on captions and audio, and write a run folder.
         output=runs/mine
 
 The first argument may be a YAML file (default: configs/paraclap.yaml); `key=value` arguments
-override it. All keys are in docs/configuration.md. The run folder receives config.yaml,
-metrics.jsonl, TensorBoard events, checkpoints/ (everything to resume), and the models best/ (by
-`train.criterion`) and last/, both ready for evaluate.py. The same command resumes a stopped run
-(`train.resume=auto`) and gives the same weights as an uninterrupted run. SIGTERM, SIGUSR1 and
-Ctrl-C save a checkpoint first; exit code 75 requests that a scheduler requeue the command.
+override it. All keys are in docs/configuration.md. The run folder receives config.yaml, summary.md
+(data, scores, time and memory), metrics.jsonl, TensorBoard events, checkpoints/ (everything to
+resume), and the models best/ (by `train.criterion`) and last/, both ready for evaluate.py. The same
+command resumes a stopped run (`train.resume=auto`) and gives the same weights as an uninterrupted
+run. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint first; exit code 75 requests that a scheduler
+requeue the command.
 `train.max_steps=2` is a dry run: it trains and validates, and prints memory use and the expected
 duration of the whole run.
 """
@@ -40,12 +41,11 @@ def _train(arguments: Sequence[str]) -> int:
     check_paths(settings)
     # torch takes seconds to import: after the settings are checked.
     from paraclap.distributed import device_named, processes
+    from paraclap.training.checkpoint import SUMMARY
     from paraclap.training.loop import train
 
     with processes(device_named(settings.train.device), settings.train.timeout):
         trainer = train(settings)
-        best = ""
-        if trainer.best is not None:
-            best = f"best validation {trainer.validate.criterion} {trainer.best:.3f}, "
-        print(f"{best}models in {trainer.output / 'best'} and {trainer.output / 'last'}")
+        output = trainer.output
+        print(f"models in {output / 'best'} and {output / 'last'}, summary in {output / SUMMARY}")
     return 0

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from paraclap.audio import AudioError
 from paraclap.audio.containers import read_header
 from paraclap.audio.paths import hash_audio, resolve_inside, state_of
 from paraclap.audio.segments import END_TOLERANCE
 from paraclap.corpora.catalogue import CORPORA, Corpus
+from paraclap.progress import with_progress
 
 THREADS = 4
 SHORT_SECONDS = 0.1
@@ -40,8 +40,9 @@ def read_headers(table: pd.DataFrame, progress: bool = False) -> pd.DataFrame:
     columns = ["seconds", "rate", "channels", "kind", "reason", "error"]
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(describe_file, files)
-        bar = tqdm(found, table.attrs["name"], len(files), unit="file", disable=not progress)
-        return pd.DataFrame(list(bar), index=files, columns=columns)
+        title = table.attrs["name"] if progress else None
+        rows = list(with_progress(found, len(files), title, "file"))
+        return pd.DataFrame(rows, index=files, columns=columns)
 
 
 # --- Contents ------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from pathlib import Path
 import audformat
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from paraclap.audio import SAMPLING_RATE
 from paraclap.corpora import CorpusError
@@ -30,6 +29,7 @@ from paraclap.corpora.synthetic_speakers import (
 )
 from paraclap.corpora.synthetic_voice import render
 from paraclap.files import atomic_folder, read_yaml
+from paraclap.progress import with_progress
 
 RECIPE = 1  # stored with the corpus; raise it when audio or tables change
 
@@ -168,7 +168,7 @@ def _write_clips(root: Path, clips: list[ClipPlan], workers: int) -> np.ndarray:
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         over = map if workers == 1 else functools.partial(pool.map, chunksize=8)
         written = over(_write_clip, [root] * len(clips), clips)
-        return np.array(list(tqdm(written, "synthetic corpus", len(clips), unit="clip")))
+        return np.array(list(with_progress(written, len(clips), "synthetic corpus", "clip")))
 
 
 def _write_clip(root: Path, clip: ClipPlan) -> tuple[float, float]:

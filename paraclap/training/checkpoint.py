@@ -43,7 +43,9 @@ STATE_KEYS = frozenset(
 )
 CONFIG = "config.yaml"
 MODELS = ("best", "last")
-LOGS = ("metrics.jsonl", "nonfinite.json", "events.out.tfevents.*")
+SUMMARY = "summary.md"
+PICTURES = ("dev_confusion*.png", "training.png")
+LOGS = ("metrics.jsonl", "nonfinite.json", "events.out.tfevents.*", SUMMARY, *PICTURES)
 ONLY_AT_THE_START = (
     *("model.start", "model.audio.name", "model.text.name", "model.vocabulary_size"),
     "text_pretraining.",

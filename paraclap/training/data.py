@@ -30,6 +30,7 @@ from paraclap.settings import Settings, SettingsError, corpora_of
 from paraclap.training.tables import Hashes, read_all_functionals, read_tables
 
 SHOWN_CAPTIONS = 16
+PLAYED_CLIPS = 3
 SHOWN_CHARACTERS = 60  # of a caption in a warning
 
 
@@ -281,6 +282,20 @@ def sample_captions(data: TrainingData, dataset: CaptionDataset, batches: Traini
         for item in items
     ]
     return to_markdown(pd.DataFrame(rows))
+
+
+def sample_clips(
+    data: TrainingData, dataset: CaptionDataset, batches: TrainingBatches
+) -> list[tuple[np.ndarray, str]]:
+    """Return waveforms (T,), as they are trained on, and captions of the first of these clips.
+
+    There are none if functionals are read instead.
+    """
+    if data.functionals is not None:
+        return []
+    draws = next(iter(batches), [])[:PLAYED_CLIPS]
+    items = [dataset[draw] for draw in draws]
+    return [(item["waveform"], item["caption"].text) for item in items]
 
 
 def files_in_flight(data: TrainingData, batches: TrainingBatches) -> list[str]:

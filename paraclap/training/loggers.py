@@ -137,6 +137,27 @@ class Log:
             with self._writing_events():
                 self.writer.add_text(name, text, step)
 
+    def audio(self, step: int, name: str, waveform: np.ndarray, rate: int, caption: str) -> None:
+        """Add a recording (T,) with its caption; `rate` is its sampling rate [Hz]."""
+        if self.writer is not None:
+            loudest = max(np.abs(waveform).max(initial=0), 1)  # TensorBoard clips
+            with self._writing_events():
+                self.writer.add_audio(name, waveform[None] / loudest, step, rate)
+                self.writer.add_text(name, caption, step)
+
+    def settings(self, settings: Mapping[str, Any], score: Mapping[str, float]) -> None:
+        """Add settings and final scores of a run, to compare runs by (TensorBoard: HParams)."""
+        if self.writer is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            numbers = {key: value for key, value in settings.items() if _is_number(value)}
+            texts = {key: str(settings[key]) for key in settings.keys() - numbers.keys()}
+            with self._writing_events():
+                for summary in hparams(texts | numbers, dict(score)):
+                    self.writer.file_writer.add_summary(summary)
+                for name, value in score.items():
+                    self.writer.add_scalar(name, value)
+
     def close(self, finished: bool = True) -> None:
         """Write everything; an unfinished run of Weights & Biases can be resumed."""
         try:
@@ -174,6 +195,10 @@ def _start_wandb(output: Path, step: int, settings: Mapping[str, Any]) -> Any:
         )
     except wandb.errors.Error as error:
         raise SettingsError(f"train.loggers: wandb cannot start: {error}") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _step_of(line: str) -> float | None:

@@ -7,23 +7,25 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 from omegaconf import OmegaConf
-from tqdm import tqdm
 
+from paraclap.audio import SAMPLING_RATE
 from paraclap.data.dataset import CentreCrops
 from paraclap.data.label_captions import with_captions
 from paraclap.data.loader import raise_worker_error
-from paraclap.distributed import agreed_signal, broadcast_in_place, largest, rank, world_size
+from paraclap.distributed import agreed_signal, broadcast_in_place, largest, rank
 from paraclap.evaluation.encoded import pooled_clips
-from paraclap.files import make_folder, remove_leftovers, write_text
+from paraclap.files import atomic_write, make_folder, remove_leftovers, safe_name, write_text
 from paraclap.locks import lock
 from paraclap.settings import Settings
 from paraclap.signals import Stopped, StopRequests
 from paraclap.training.checkpoint import CONFIG, check_run_folder, load_state
-from paraclap.training.config import check_paths, flatten
-from paraclap.training.data import files_in_flight, sample_captions
+from paraclap.training.config import check_paths, flatten, is_free
+from paraclap.training.data import files_in_flight, sample_captions, sample_clips
 from paraclap.training.encoding import Batch
 from paraclap.training.loggers import Log, check_loggers
 from paraclap.training.resources import memory_in_use
+from paraclap.training.status import Status
+from paraclap.training.summary import describe_device, write_summary
 from paraclap.training.tables import check_augmentation
 from paraclap.training.text_pretraining import pretrain_text
 from paraclap.training.trainer import Trainer
@@ -62,10 +64,14 @@ def _train_in_folder(settings: Settings) -> Trainer:
         write_text(trainer.output / CONFIG, config)
     print(_description(trainer))
     with _log(trainer) as log, StopRequests() as requests:
+        first_step = trainer.step
         if log is not None and log.writer is not None and trainer.step < trainer.steps:
-            captions = sample_captions(trainer.data, trainer.dataset(), trainer.batches())
-            log.text(trainer.step, "captions", captions)
+            _log_samples(trainer, log)
         _train(trainer, log, requests)
+        if log is not None:
+            _log_settings(trainer, log)
+    if rank() == 0:
+        write_summary(trainer, first_step)
     validations = math.ceil(trainer.whole_steps / settings.train.validate_every)
     if not trainer.validate:
         validations = 0
@@ -75,12 +81,26 @@ def _train_in_folder(settings: Settings) -> Trainer:
 
 def _description(trainer: Trainer) -> str:
     """Numbers of clips and steps, device and precision."""
-    device = f"{world_size()} x {trainer.device.type}" if world_size() > 1 else str(trainer.device)
-    precision = "bfloat16" if trainer.learner.bfloat16 else "float32"
     return (
         f"{len(trainer.data.train_table)} training clips, {len(trainer.validate)} "
-        f"validation clips, {trainer.steps} steps, {device}, {precision}"
+        f"validation clips, {trainer.steps} steps, {describe_device(trainer)}"
     )
+
+
+def _log_samples(trainer: Trainer, log: Log) -> None:
+    """Log the captions of the next batch, and a few of its clips to listen to."""
+    what = trainer.data, trainer.dataset(), trainer.batches()
+    log.text(trainer.step, "captions", sample_captions(*what))
+    for number, (waveform, caption) in enumerate(sample_clips(*what), 1):
+        log.audio(trainer.step, f"clips/{number}", waveform, SAMPLING_RATE, caption)
+
+
+def _log_settings(trainer: Trainer, log: Log) -> None:
+    """Log the settings that affect the weights, beside the best validation score."""
+    settings = flatten(dataclasses.asdict(trainer.settings))
+    settings = {key: value for key, value in settings.items() if not is_free(key)}
+    name = f"best/{trainer.validate.criterion.replace('@', '_at_')}"
+    log.settings(settings, {} if trainer.best is None else {name: trainer.best})
 
 
 def _log(trainer: Trainer) -> AbstractContextManager[Log | None]:
@@ -93,18 +113,18 @@ def _log(trainer: Trainer) -> AbstractContextManager[Log | None]:
 
 def _train(trainer: Trainer, log: Log | None, requests: StopRequests) -> None:
     """Train to the last step: rate, forward, backward, clip, step, log, validate, save."""
-    settings = trainer.settings.train
+    settings, status = trainer.settings.train, Status(trainer)
     if trainer.validated < trainer.step and _is_due(trainer, settings.validate_every):
         with trainer.learner.interpolated():  # the run was stopped before this validation
-            _validate(trainer, log)
+            _validate(trainer, log, status)
     prepare(trainer, requests)
-    with _progress_bar(trainer) as bar:
+    with status:
         trainer.stopwatch.start()
         for batch in _batches(trainer, requests):
             waiting = trainer.stopwatch.elapsed()
             values = trainer.training_step(batch)
             seconds = trainer.stopwatch.end_step()
-            _show(bar, settings.batch_size, values["loss"], waiting / seconds)
+            status.step(values["loss"], waiting / seconds)
             if log is not None and _is_due(trainer, settings.log_every):
                 values |= memory_in_use(trainer.device) | trainer.learner.weight_norms()
                 values |= {
@@ -114,7 +134,7 @@ def _train(trainer: Trainer, log: Log | None, requests: StopRequests) -> None:
                 log.write(trainer.step, values, "train")
             if _is_due(trainer, settings.validate_every) and not agreed_signal(requests):
                 with trainer.learner.interpolated():
-                    _validate(trainer, log)
+                    _validate(trainer, log, status)
             if _is_due(trainer, settings.save_every):
                 trainer.save()
             trainer.stopwatch.start()
@@ -179,25 +199,6 @@ def _is_due(trainer: Trainer, every: int) -> bool:
     return trainer.step % every == 0 or trainer.step == trainer.steps
 
 
-def _progress_bar(trainer: Trainer) -> tqdm:
-    size = trainer.settings.train.batch_size
-    return tqdm(
-        total=trainer.steps * size,
-        initial=trainer.step * size,
-        unit="clip",
-        desc="train",
-        mininterval=2,
-        disable=rank() > 0,
-    )
-
-
-def _show(bar: tqdm, clips: int, loss: float | None, waiting: float) -> None:
-    """Show the loss and the share of the time spent waiting for audio."""
-    bar.update(clips)
-    loss = math.nan if loss is None else loss
-    bar.set_postfix(loss=f"{loss:.3f}", waiting=f"{waiting:.0%}", refresh=False)
-
-
 def _batches(trainer: Trainer, requests: StopRequests) -> Iterator[Batch]:
     """Yield the batches of the remaining steps.
 
@@ -239,7 +240,7 @@ def _save_or_stop(trainer: Trainer, requests: StopRequests) -> None:
         )
 
 
-def _validate(trainer: Trainer, log: Log | None) -> None:
+def _validate(trainer: Trainer, log: Log | None, status: Status) -> None:
     """Validate, and save the model as `best` if it is, or if there are no validation clips."""
     trainer.validated = trainer.step
     if not trainer.validate:
@@ -254,13 +255,17 @@ def _validate(trainer: Trainer, log: Log | None) -> None:
         trainer.learner.objective,
     )
     trainer.stopwatch.end_validation()
+    figures = {}
     if log is not None:
         log.write(trainer.step, scores, "validation")
-        log_figures(log, trainer.step, trainer.settings.train.target, answers)
-    criterion = trainer.validate.criterion
-    name, guessing = CRITERIA[criterion]
-    score, chance = scores[name], f" (chance {scores[guessing]:.3f})" if guessing else ""
-    tqdm.write(f"step {trainer.step}: validation {criterion} {score:.3f}{chance}")
-    if trainer.validate.is_better(score, trainer.best):
+        figures = log_figures(log, trainer.step, trainer.settings.train.target, answers)
+    score = scores[CRITERIA[trainer.validate.criterion][0]]
+    is_best = trainer.validate.is_better(score, trainer.best)
+    status.validation(scores, is_best)
+    if is_best:
         trainer.best = score
         trainer.checkpointer.save_model("best", trainer.model, trainer.processor)
+        for corpus, figure in figures.items():
+            name = f"dev_confusion.{safe_name(corpus)}.png" if corpus else "dev_confusion.png"
+            with atomic_write(trainer.output / name) as temporary:
+                figure.savefig(temporary, format="png")

@@ -55,7 +55,11 @@ class Stopwatch:
         self.steps = 0
         self.step_seconds = 0.0
         self.validation_seconds = 0.0
-        self._start = time.perf_counter()
+        self._start = self._begin = time.perf_counter()
+
+    def total(self) -> float:
+        """Seconds since this was created."""
+        return time.perf_counter() - self._begin
 
     def start(self) -> None:
         """Start to time a step or a validation."""

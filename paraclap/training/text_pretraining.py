@@ -1,7 +1,6 @@
 """Text pretraining: the text side learns from captions alone, before the first step with audio."""
 
 import torch
-from tqdm import tqdm
 
 from paraclap.data.captions import equal_captions
 from paraclap.data.dataset import CaptionDataset
@@ -12,6 +11,7 @@ from paraclap.model.modeling_paraclap import (
     clip_loss,
     scaled_cosines,
 )
+from paraclap.progress import with_progress
 from paraclap.settings import OptimSettings, Settings
 from paraclap.signals import Stopped, StopRequests
 from paraclap.training.optim import learning_rate_factor, seed_step
@@ -49,7 +49,8 @@ def pretrain_text(
     optimizer = torch.optim.AdamW(text_side, lr=stage.lr, weight_decay=optim.weight_decay)
     model.train()
     steps = range(stage.steps)
-    for step in tqdm(steps, "text pretraining", unit="step", mininterval=2, disable=rank() > 0):
+    title = "text pretraining" if rank() == 0 else None
+    for step in with_progress(steps, stage.steps, title, "step"):
         factor = learning_rate_factor(step, stage.steps, optim)
         optimizer.param_groups[0]["lr"] = stage.lr * factor
         seed_step(settings.train.seed, step)

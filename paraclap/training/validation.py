@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from paraclap.corpora.table import scored_classes
@@ -19,9 +20,10 @@ from paraclap.evaluation.figures import (
     plot_similarities,
     to_pixels,
 )
+from paraclap.evaluation.metrics import score
 from paraclap.evaluation.prompts import prompts_for
 from paraclap.evaluation.tasks import ZeroShotTask, task_prompts, warn_of_labels
-from paraclap.evaluation.zero_shot import evaluate_task
+from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import SettingsError, TrainSettings, corpora_of
 from paraclap.training.caption_scores import CaptionScores, drawn_clips
@@ -30,6 +32,7 @@ from paraclap.training.loggers import Log
 from paraclap.training.tables import catalogue_names
 
 SCORES = ("UAR", "ACC", "F1", "chance")
+LIMITS = ("UAR_low", "UAR_high")
 RANK_SCORES = ("AUC", "Spearman")
 CAPTION_SCORES = ("R@1", "R@1_chance", "validation_loss")
 CRITERIA = {
@@ -136,10 +139,11 @@ class Validator:
         Clips are encoded once while the audio encoder is frozen, and looked up in its `cache`.
 
         Returns:
-            UAR, ACC, F1, chance, AUC and Spearman (see `evaluate_task`) and the recall of each
-            class, if there are labels; the values of `CaptionScores`, with the loss if `objective`
-            is not None; and by corpus the predictions with the true classes. With several corpora,
-            scores are means over the corpora that have them, beside the scores of each corpus.
+            UAR with its interval (`UAR_low`, `UAR_high`), ACC, F1, chance, AUC and Spearman (see
+            `evaluate_task`) and the recall of each class, if there are labels; the values of
+            `CaptionScores`, with the loss if `objective` is not None; and by corpus the predictions
+            with the true classes. With several corpora, scores are means over the corpora that have
+            them, without an interval, beside the scores of each corpus.
         """
         was_training = model.training
         model.eval()
@@ -154,6 +158,9 @@ class Validator:
             for name in (*SCORES, *CAPTION_SCORES)
         }
         means = {name: float(np.mean(values)) for name, values in found.items() if values}
+        if len(found["UAR"]) == 1:  # the interval of a single corpus, whatever its name
+            (scores,) = (scores for scores, _ in results.values() if "UAR" in scores)
+            means |= {name: scores[name] for name in LIMITS if name in scores}
         each = {
             f"{name}.{corpus}" if corpus else name: value
             for corpus, (scores, _) in results.items()
@@ -185,6 +192,9 @@ class Validator:
             )
             chosen = {name: scores[name] for name in (*SCORES, *RANK_SCORES) if name in scores}
             chosen |= {f"recall/{label}": recall for label, recall in scores["recall"].items()}
+            speakers = known_speakers(self.tables[name].loc[answers.index])
+            interval = score(answers["truth"], answers["prediction"], speakers)["interval"]
+            chosen |= dict(zip(LIMITS, interval or (), strict=False))
         if name in self.captioned:
             rows, captions = self.captioned[name]
             chosen |= captions(model, processor, audio[rows], objective)
@@ -247,13 +257,17 @@ def _corpus_tables(data: TrainingData) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def log_figures(log: Log, step: int, target: str, answers: dict[str, pd.DataFrame]) -> None:
+def log_figures(log: Log, step: int, target: str, answers: Answers) -> dict[str, Figure]:
     """Log the confusion matrix and the mean similarities of each corpus, if there is a logger.
 
     Those of more than `DRAWN_CLASSES` classes are not drawn.
+
+    Returns:
+        corpus -> confusion matrix.
     """
+    drawn: dict[str, Figure] = {}
     if log.writer is None:
-        return
+        return drawn
     for corpus, part in answers.items():
         title = f"{corpus} {target}, step {step}".strip()
         prompts = [column.removeprefix("score.") for column in part.filter(regex=r"^score\.")]
@@ -265,3 +279,5 @@ def log_figures(log: Log, step: int, target: str, answers: dict[str, pd.DataFram
         }
         for name, figure in figures.items():
             log.image(step, f"validation/{name}.{corpus}".rstrip("."), to_pixels(figure))
+        drawn[corpus] = figures["confusion"]
+    return drawn

@@ -11,13 +11,15 @@ import pandas as pd
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from training_runs import rows
 
+from paraclap.audio import SAMPLING_RATE
 from paraclap.evaluation import figures
 from paraclap.files import OutputError
 from paraclap.training import loop, resources
 from paraclap.training.config import SettingsError, read_settings
-from paraclap.training.data import sample_captions, training_batches
+from paraclap.training.data import sample_captions, sample_clips, training_batches
 from paraclap.training.learner import PARTS
 from paraclap.training.loggers import Log
 
@@ -94,10 +96,24 @@ def test_resumed_events_hide_what_came_after_the_checkpoint(tmp_path):
     assert [row["loss"] for row in rows(tmp_path)] == [11.0, 12.0, 3.0]
 
 
-def test_progress_bar_shows_loss_rate_and_waiting_time(config, capfd):
-    loop.train(read_settings([config]))
-    bar = capfd.readouterr().err
-    assert "clip/s" in bar and "loss=" in bar and "waiting=" in bar
+def test_tensorboard_has_settings_clips_and_validation_loss(config, tmp_path):
+    settings = read_settings([config, "train.loggers=[tensorboard]"])
+    dataset = loop.Trainer(settings).dataset()
+    run = loop.train(settings)
+    shown = events(tmp_path / "run")
+    assert "validation/loss" in shown.Tags()["scalars"]
+    clips = sample_clips(run.data, dataset, training_batches(run.data, 0, 1))
+    assert shown.Tags()["audio"] == [f"clips/{number}" for number in (1, 2, 3)]
+    for number, (waveform, caption) in enumerate(clips, 1):
+        (audio,) = shown.Audio(f"clips/{number}")
+        assert audio.sample_rate == SAMPLING_RATE and audio.length_frames == len(waveform)
+        (text,) = shown.Tensors(f"clips/{number}/text_summary")
+        assert text.tensor_proto.string_val[0].decode() == caption
+    plugin = shown.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    content = HParamsPluginData.FromString(plugin.content).session_start_info.hparams
+    assert content["optim.lr"].number_value == settings.optim.lr
+    assert "output" not in content and "data.root" not in content
+    assert shown.Scalars("best/UAR")[0].value == pytest.approx(run.best)
 
 
 def test_unknown_logger_is_refused(config):

@@ -64,7 +64,7 @@ def test_best_is_the_first_model_with_the_best_score(config, tmp_path, capsys, c
     best = min(scores) if criterion == "loss" else max(scores)
     assert len(scores) == 8 and run.best == best
     shown = capsys.readouterr()
-    assert (shown.out + shown.err).count(f": validation {criterion} ") == 8
+    assert (shown.out + shown.err).count(f", dev {criterion} ") == 8
     first = [f"output={tmp_path / 'first'}", f"train.max_steps={scores.index(best) + 1}"]
     loop.train(read_settings([*arguments, *first]))
     found, expected = weights(tmp_path / "run", "best"), weights(tmp_path / "first", "last")
@@ -83,7 +83,7 @@ def test_a_run_without_labels_is_validated_by_retrieval(config, unlabelled, tmp_
         both = [row[f"{name}/R@1"] for name in ("text_to_audio", "audio_to_text")]
         assert row["R@1"] == pytest.approx(sum(both) / 2)
         assert 0 < row["R@1_chance"] < 1 and row["text_to_audio/mean_rank"] >= 1
-    assert "validation R@1" in "".join(capsys.readouterr())
+    assert "dev R@1" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("choice", ["UAR", "R@1", "loss"])
