@@ -30,8 +30,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_runs, gpu_steps
-from benchmarks.gpu_steps import FAILED, Bench, Measure
+from benchmarks import gpu_bench, gpu_runs, gpu_steps
+from benchmarks.gpu_bench import FAILED, Bench, Measure
 from benchmarks.report import command_line, conditions, parse, report, write_section
 from benchmarks.timing import markdown_table
 
@@ -55,7 +55,7 @@ class Section:
 
 STEP_HEAD = ("clips", "ms/step", "clips/s", "ratio", "TFLOP/s", "of peak", "memory [GiB]")
 SECTIONS: dict[str, Section] = {
-    "environment": Section(("what", "value"), gpu_steps.environment, 0.05),
+    "environment": Section(("what", "value"), gpu_bench.environment, 0.05),
     "loss": Section(
         ("step", "CPU", "GPU", "relative difference", "gradients", "check"),
         gpu_steps.losses,
@@ -109,6 +109,7 @@ def fill(section: Section, bench: Bench, seconds: float, rows: list[tuple[object
                 except Exception as error:
                     rows.append(_error_row(section, label, error))
                 print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+                label = "error"
                 gc.collect()
                 if bench.device.type == "cuda":
                     torch.cuda.empty_cache()

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.gpu_steps import CROP, FAILED, Bench, Rows, durations
+from benchmarks.gpu_bench import FAILED, Bench, Rows, durations
+from benchmarks.gpu_steps import CROP
 from paraclap.model.engines import has_bfloat16
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,15 +81,13 @@ def resume(bench: Bench) -> Rows:
         printed.append(train(arguments))
         return load_file(folder / name / "last" / "model.safetensors")
 
-    def compared() -> Sequence[object]:
-        whole = run("whole", STEPS)
-        run("stopped", STEPS // 2)
-        resumed = run("stopped", STEPS)
-        if "resumed" not in printed[-1]:
+    def compared(name: str, *steps: int) -> Sequence[object]:
+        other = [run(name, until) for until in steps][-1]
+        if len(steps) > 1 and "resumed" not in printed[-1]:
             raise RuntimeError("the second run did not resume")
-        differ = [name for name in whole if not torch.equal(whole[name], resumed[name])]
+        differ = [name for name in whole if not torch.equal(whole[name], other[name])]
         if differ:
-            largest = max((whole[name] - resumed[name]).abs().max().item() for name in differ)
+            largest = max((whole[name] - other[name]).abs().max().item() for name in differ)
             return f"{len(differ)} of {len(whole)} tensors differ, by at most {largest:.0e}", FAILED
         return f"{len(whole)} tensors are equal", "ok"
 
@@ -97,8 +96,10 @@ def resume(bench: Bench) -> Rows:
         expected = "bfloat16" if has_bfloat16(bench.device) else "float32"
         return chosen, "ok" if chosen.endswith(expected) else FAILED
 
-    yield "resumed run", compared
+    whole = run("whole", STEPS)
     yield "train.precision=auto", automatic
+    yield "resumed run", partial(compared, "stopped", STEPS // 2, STEPS)
+    yield "the same run again", partial(compared, "again", STEPS)
 
 
 def runs(bench: Bench) -> Rows:
