@@ -1,13 +1,15 @@
-"""Speed of template_creation.py on generated features, against a plain loop over the rows.
+"""Speed of template_creation.py on generated features, against plain loops over the rows.
 
     python -m benchmarks.captions
     python -m benchmarks.captions --rows 1000000 --rounds 5
     python -m benchmarks.captions --large 10000000
 
-The plain loop collects the phrases with pandas' iterrows on the first --plain-rows rows and writes
-them as JSON lines; its time excludes reading the table and fitting the edges, that of
-template_creation.py includes both. Their texts must be equal. --large measures template_creation.py
-alone, in a process of its own, with its peak memory.
+The plain loops collect the phrases with pandas' iterrows on the first --plain-rows rows and write
+them as one indented JSON file per row, as the script published with the paper does, or as the lines
+of one JSON file. Their time excludes reading the table and fitting the edges, that of
+template_creation.py includes both; they iterate over the columns of the captions only. All texts
+must be equal. --large measures template_creation.py alone, in a process of its own, with its peak
+memory.
 """
 
 import contextlib
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -42,6 +44,7 @@ UNVOICED = 0.1  # share of clips
 SPEAKERS = 200
 MEANS = {"Duration": 3.0, "equivalentSoundLevel_dBp": -30.0}  # others are about 1
 MIB = 2**20
+FILES, LINES = "one JSON file per row", "one file of JSON lines"
 SCRIPT = Path(__file__).parents[1] / "preprocessing" / "template_creation.py"
 
 
@@ -79,8 +82,8 @@ def write_features(path: Path, rows: int) -> None:
             writer.write_table(generate(first, min(CHUNK, rows - first)))
 
 
-def plain_loop(features: Path, rows: int, output: Path) -> Callable[[], None]:
-    """Read the table and fit the edges; return the loop that writes the captions."""
+def plain_rows(features: Path, rows: int) -> Callable[[], Iterator[tuple[str, list, list]]]:
+    """Read the table and fit the edges; return the loop that yields file, captions, descriptors."""
     whole = pd.read_parquet(features)
     selected = [d for d in default_descriptors() if d.default and d.column in whole]
     training = whole[whole["split"] == "train"]
@@ -100,64 +103,84 @@ def plain_loop(features: Path, rows: int, output: Path) -> Callable[[], None]:
     table = whole[[*columns.values()]].head(rows)
     table.index = table.index.remove_unused_levels()  # iterrows would look at those of all rows
 
-    def loop() -> None:
-        with output.open("w") as file:
-            for _, row in table.iterrows():
-                captions, belongs = [], []
-                for name, column in columns.items():
-                    value = row[column]
-                    if name in edges:
-                        if np.isnan(value):
-                            continue
-                        low, high = edges[name]
-                        value = "low" if value <= low else "high" if value >= high else "normal"
-                    captions += phrases[name][value]
-                    belongs += [name] * len(phrases[name][value])
-                line = {"captions": captions, "caption_descriptors": belongs}
-                file.write(json.dumps(line) + "\n")
+    def loop() -> Iterator[tuple[str, list, list]]:
+        for (file, *_), row in table.iterrows():
+            captions, belongs = [], []
+            for name, column in columns.items():
+                value = row[column]
+                if name in edges:
+                    if np.isnan(value):
+                        continue
+                    low, high = edges[name]
+                    value = "low" if value <= low else "high" if value >= high else "normal"
+                captions += phrases[name][value]
+                belongs += [name] * len(phrases[name][value])
+            yield file, captions, belongs
 
     return loop
 
 
-def check_equal(written: Path, output: Path) -> int:
-    """Compare the rows of the plain loop with those of template_creation.py; return their number.
+def write_files(loop: Callable[[], Iterator[tuple[str, list, list]]], folder: Path) -> None:
+    """Write one JSON file per row, as the published script does."""
+    folder.mkdir(exist_ok=True)
+    for file, captions, _ in loop():
+        with (folder / f"{os.path.basename(file)}.json").open("w") as stream:
+            json.dump(captions, stream, indent=2)
+
+
+def write_lines(loop: Callable[[], Iterator[tuple[str, list, list]]], path: Path) -> None:
+    """Write one JSON line per row to one file."""
+    with path.open("w") as stream:
+        for _, captions, belongs in loop():
+            line = {"captions": captions, "caption_descriptors": belongs}
+            stream.write(json.dumps(line) + "\n")
+
+
+def check_equal(lines: Path, files: Path, output: Path) -> int:
+    """Compare the rows of both plain loops with template_creation.py's; return their number.
 
     Raises:
         RuntimeError: if a row differs.
         ValueError: if template_creation.py wrote fewer rows.
     """
-    expected = [json.loads(line) for line in written.read_text().splitlines()]
-    batches = pq.ParquetFile(output).iter_batches(columns=["captions", "caption_descriptors"])
+    expected = [json.loads(line) for line in lines.read_text().splitlines()]
+    names = ["file", "captions", "caption_descriptors"]
+    batches = pq.ParquetFile(output).iter_batches(columns=names)
     ours = (row for batch in batches for row in batch.to_pylist())
     ours = itertools.islice(ours, len(expected))
     for number, (row, other) in enumerate(zip(expected, ours, strict=True)):
-        if row != other:
+        name = os.path.basename(other.pop("file"))
+        alone = json.loads((files / f"{name}.json").read_text())
+        if row != other or alone != other["captions"]:
             raise RuntimeError(f"row {number} of {output} differs from the plain loop")
     return len(expected)
 
 
-def compare(rows: int, plain_rows: int, rounds: int) -> str:
-    """Run both in turns; return a table of rows/s and their ratio."""
+def compare(rows: int, count: int, rounds: int) -> str:
+    """Run all in turns, the plain loops on `count` rows; return a table of rows/s and ratios."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         features, output = folder / "features.parquet", folder / "captions.parquet"
-        written = folder / "plain.jsonl"
+        lines, files = folder / "plain.jsonl", folder / "plain"
         write_features(features, rows)
-        command = [str(features), "-o", str(output)]
+        loop = plain_rows(features, count)
         variants = {
-            "plain": plain_loop(features, plain_rows, written),
-            "ours": partial(template_creation.main, command),
+            FILES: partial(write_files, loop, files),
+            LINES: partial(write_lines, loop, lines),
+            "ours": partial(template_creation.main, [str(features), "-o", str(output)]),
         }
         with contextlib.redirect_stdout(sys.stderr):
             runs = alternate(variants, rounds)
-        about = f"texts of {check_equal(written, output)} rows are equal"
+        about = f"texts of {check_equal(lines, files, output)} rows are equal"
     cells = []
-    for clock in ("wall", "cpu"):
-        plain = np.array([plain_rows / getattr(run, clock) for run in runs["plain"]])
-        ours = np.array([rows / getattr(run, clock) for run in runs["ours"]])
-        cells.append((clock, f"{median(plain):,.0f}", f"{median(ours):,.0f}", spread(ours / plain)))
-    head = ("time", f"plain, {plain_rows} rows: rows/s", f"ours, {rows} rows: rows/s", "ratio")
-    return f"{about}\n\n{markdown_table(head, cells)}"
+    for name in (FILES, LINES):
+        for clock in ("wall", "cpu"):
+            plain = np.array([count / getattr(run, clock) for run in runs[name]])
+            ours = np.array([rows / getattr(run, clock) for run in runs["ours"]])
+            speeds = (f"{median(plain):,.0f}", f"{median(ours):,.0f}")
+            cells.append((name, clock, *speeds, spread(ours / plain)))
+    speeds = (f"plain, {count} rows: rows/s", f"ours, {rows} rows: rows/s")
+    return f"{about}\n\n{markdown_table(('plain loop', 'time', *speeds, 'ratio'), cells)}"
 
 
 def measure_large(rows: int) -> str:
@@ -187,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = command_line(__doc__, __spec__.name)
     add = parser.add_argument
     add("--rows", type=int, default=100_000, help="of the table (%(default)s)")
-    add("--plain-rows", type=int, default=5_000, help="of the plain loop (%(default)s)")
+    add("--plain-rows", type=int, default=5_000, help="of the plain loops (%(default)s)")
     add("--rounds", type=int, default=3, help="(%(default)s)")
     add("--large", type=int, metavar="ROWS", help="measure template_creation.py alone")
     options = parse(parser, arguments)

@@ -98,8 +98,8 @@ def captioner_of(table, edges, descriptors=None, templates=EXTENDED) -> Captione
 
 def caption(table, edges, descriptors=None, templates=EXTENDED) -> pd.DataFrame:
     captioner = captioner_of(table, edges, descriptors, templates)
-    batches = list(captioner.batches())
-    frame = pa.Table.from_batches(batches, None if batches else captioner.schema).to_pandas()
+    batches = [batch.cast(captioner.schema) for batch in captioner.batches()]
+    frame = pa.Table.from_batches(batches, captioner.schema).to_pandas()
     return frame.set_index(list(INDEX))
 
 

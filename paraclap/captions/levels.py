@@ -313,8 +313,8 @@ class LevelCoder:
     def _level(self, batch: pa.RecordBatch, rows: slice, descriptor: Descriptor) -> np.ndarray:
         if descriptor.column in self._given:
             codes, levels = encode(batch.column(descriptor.column))
-            places = [-1 if level is None else descriptor.values.index(level) for level in levels]
-            return np.array([*places, -1], np.int8)[codes]
+            places = {level: place for place, level in enumerate(descriptor.values)}
+            return np.array([*(places.get(level, -1) for level in levels), -1], np.int8)[codes]
         if descriptor.name not in self._edges:
             return np.full(len(batch), -1, np.int8)
         values = defined_values(batch, descriptor)

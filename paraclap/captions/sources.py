@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from paraclap.captions.templates import Descriptor, InputError
 from paraclap.files import reading_parquet
@@ -19,6 +21,7 @@ from paraclap.parquet import open_parquet
 INDEX = ("file", "start", "end")
 BATCH = 32768  # rows per batch, and per row group of the output
 FEATURES = "a table of features.py"
+DICTIONARY_BYTES = 16384  # largest stored dictionary of texts that is not expanded
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Source:
         corpus: name of the corpus.
         schema: of the stored columns.
         rows: number of rows.
-        read: returns record batches with the given columns.
+        read: returns record batches with the given columns; texts may be dictionary-encoded.
     """
 
     where: str
@@ -48,7 +51,7 @@ class Source:
             raise InputError(f"{self.where} has the column {twice[0]} twice")
         for name, kind in zip(names, self.schema.types, strict=True) if self.rows else ():
             is_file, is_time = name == INDEX[0], name in INDEX[1:]
-            wrong = is_file and value_type(kind) not in (pa.string(), pa.large_string())
+            wrong = is_file and not is_text(value_type(kind))
             # pandas has timestamps where all values are missing
             wrong |= is_time and not (pa.types.is_temporal(kind) or pa.types.is_null(kind))
             if wrong or kind in (pa.string_view(), pa.binary_view()):
@@ -82,13 +85,39 @@ def open_file(path: Path) -> Source:
         # buffers read ahead would stay in memory until the file is closed
         with (
             reading_parquet(path, InputError, FEATURES),
-            open_parquet(path, pre_buffer=False) as file,
+            open_parquet(path, pre_buffer=False, read_dictionary=repeated) as file,
         ):
             yield from file.iter_batches(BATCH, columns=columns)
 
     with reading_parquet(path, InputError, FEATURES), open_parquet(path) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
+        repeated = _repeated_texts(file)
     return Source(str(path), _corpus_name(schema, path.stem), schema, rows, read)
+
+
+def _repeated_texts(file: pq.ParquetFile) -> list[str]:
+    """Return the columns of few different texts, which are read and encoded faster as dictionaries.
+
+    A batch ends where the dictionary changes, so files of small row groups are left out.
+    """
+    about, schema = file.metadata, file.schema_arrow
+    if about.num_row_groups > 1 and about.num_rows < about.num_row_groups * BATCH // 2:
+        return []
+    texts = {field.name for field in schema if is_text(field.type)} - {INDEX[0]}
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    return [
+        column.path
+        for place, column in enumerate(file.schema)
+        if column.path in texts
+        and all(_dictionary_bytes(group.column(place)) <= DICTIONARY_BYTES for group in groups)
+    ]
+
+
+def _dictionary_bytes(column: pq.ColumnChunkMetaData) -> float:
+    """Return the stored size of the dictionary of a column."""
+    if not column.has_dictionary_page:
+        return math.inf
+    return column.data_page_offset - column.dictionary_page_offset
 
 
 def open_sources(paths: Sequence[Path]) -> list[Source]:
@@ -138,6 +167,11 @@ def _corpus_name(schema: pa.Schema, otherwise: str) -> str:
     return str(about.get("corpus") or about.get("name") or otherwise)
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values are texts, not in a dictionary."""
+    return kind in (pa.string(), pa.large_string())
+
+
 def value_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of the values, also for a dictionary."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -146,6 +180,15 @@ def value_type(kind: pa.DataType) -> pa.DataType:
 def decoded(column: pa.Array) -> pa.Array:
     """Return a column without a dictionary."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def recoded(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return a column as another type; dictionaries of texts keep their codes if this has them."""
+    if pa.types.is_dictionary(column.type) and not (
+        pa.types.is_dictionary(kind) and is_text(column.type.value_type)
+    ):
+        column = column.dictionary_decode()
+    return column.cast(kind)
 
 
 def encode(column: pa.Array) -> tuple[np.ndarray, list]:
@@ -185,7 +228,8 @@ class LabelEncoder:
         """Return the codes of a column (rows,), -1 where missing; new labels get new codes."""
         found, values = encode(column)
         codes = [-1] * (len(values) + 1)  # the last entry belongs to code -1
-        for place, value in enumerate(values):
+        for place in np.flatnonzero(np.bincount(found + 1)[1:]).tolist():  # those that rows have
+            value = values[place]
             label = None if value is None or value != value else self._key(value)
             if label is not None:
                 codes[place] = self._codes.setdefault(label, len(self._codes))

@@ -21,7 +21,7 @@ from paraclap.captions.levels import (
     fit_edges,
     given_levels,
 )
-from paraclap.captions.sources import BATCH, INDEX, LabelEncoder
+from paraclap.captions.sources import BATCH, INDEX, LabelEncoder, is_text
 from paraclap.captions.statistics import Statistics, warn_of_labels
 from paraclap.captions.tables import Features, check_unique
 from paraclap.captions.templates import (
@@ -123,7 +123,7 @@ class Captioner:
                 self._phrases[descriptor.name].add(phrases)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the captions of all rows in their order; phrases as dictionaries of texts."""
+        """Yield the captions of all rows in their order; labels and phrases as dictionaries."""
         measured = [c for d in self._levels.levels for c in columns_of(self.features, d)]
         columns = [*self.features.labels, *INDEX, *measured]
         for batch in self.features.batches(columns, "captions"):
@@ -312,9 +312,9 @@ def _write_parquet(
     metadata: Mapping[bytes, bytes],
 ) -> None:
     lists = [field.name for field in schema if pa.types.is_list(field.type)]
-    # the stored schema is `schema`, although phrases are written from dictionaries
+    # the stored schema is `schema`, although phrases and labels are written from dictionaries
     stored = schema.with_metadata(metadata).serialize().to_pybytes()
-    coded = pa.schema([f.with_type(CODED_LIST) if f.name in lists else f for f in schema])
+    coded = pa.schema([f.with_type(_coded(f)) for f in schema])
     options = {
         "store_schema": False,
         # file names hardly repeat, and their dictionary costs as much as all other columns
@@ -335,6 +335,15 @@ def _write_parquet(
             written = pool.submit(writer.write_batch, batch.cast(coded), BATCH)
         written.result()
         writer.add_key_value_metadata({**metadata, b"ARROW:schema": base64.b64encode(stored)})
+
+
+def _coded(field: pa.Field) -> pa.DataType:
+    """Return the type from which a column is written."""
+    if pa.types.is_list(field.type):
+        return CODED_LIST
+    if field.name not in INDEX and is_text(field.type):
+        return pa.dictionary(pa.int32(), field.type)
+    return field.type
 
 
 def _pandas_metadata(schema: pa.Schema) -> bytes:

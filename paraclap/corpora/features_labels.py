@@ -66,11 +66,11 @@ def _schema(schema: pa.Schema, columns: dict[str, str]) -> pa.Schema:
 def _labels(batch: pa.RecordBatch, column: str) -> tuple[np.ndarray, list[Label]]:
     """Return the codes of a label column (rows,), and the labels that they refer to."""
     codes, labels = encode(batch.column(column))
-    parts, corpora = np.full(len(codes), -1), []
-    if "corpus" in batch.schema.names:
-        parts, corpora = encode(batch.column("corpus"))
-        corpora = [None if corpus != corpus else corpus for corpus in corpora]
     texts = [None, *(None if label != label else str(label) for label in labels)]
+    if "corpus" not in batch.schema.names:
+        return codes + 1, [(None, text) for text in texts]
+    parts, corpora = encode(batch.column("corpus"))
+    corpora = [None if corpus != corpus else corpus for corpus in corpora]
     pairs, codes = np.unique((parts + 1) * len(texts) + codes + 1, return_inverse=True)
     places = [divmod(pair, len(texts)) for pair in pairs.tolist()]
     return codes, [([None, *corpora][part], texts[place]) for part, place in places]
@@ -82,9 +82,10 @@ def _count(source: Source, column: str) -> Counter[Label]:
     names = [name for name in source.schema.names if name in (column, "corpus")]
     for batch in source.read(names):
         codes, labels = _labels(batch, column)
-        for label, count in zip(labels, np.bincount(codes).tolist(), strict=True):
+        found = np.bincount(codes, minlength=len(labels)).tolist()
+        for label, count in zip(labels, found, strict=True):
             counts[label] += count
-    return counts
+    return +counts  # without labels of a dictionary that no row has
 
 
 def _map(column: str, counts: Counter[Label]) -> Mapped:
@@ -106,4 +107,5 @@ def _changes(mapped: Mapped, counts: Counter[Label]) -> Changes:
 
 def _column(batch: pa.RecordBatch, column: str, mapped: Mapped) -> pa.Array:
     codes, labels = _labels(batch, column)
-    return pa.array([mapped[label] for label in labels], pa.large_string()).take(pa.array(codes))
+    texts = [mapped.get(label) for label in labels]  # no row has those that are not mapped
+    return pa.array(texts, pa.large_string()).take(pa.array(codes))

@@ -77,17 +77,24 @@ def test_ways_of_loading_read_the_same_samples(monkeypatch, capsys):
 
 def test_plain_loop_writes_the_same_captions(tmp_path, capsys):
     captions.main(["--rows", "400", "--plain-rows", "60", "--rounds", "1"])
-    assert set(table(capsys)) == {"wall", "cpu"}
-    features, written, output = (tmp_path / name for name in ("f.parquet", "plain", "c.parquet"))
+    assert set(table(capsys)) == {captions.FILES, captions.LINES}
+    paths = (tmp_path / name for name in ("f.parquet", "plain.jsonl", "plain", "c.parquet"))
+    features, lines, files, output = paths
     captions.write_features(features, 50)
-    captions.plain_loop(features, 50, written)()
+    loop = captions.plain_rows(features, 50)
+    captions.write_lines(loop, lines)
+    captions.write_files(loop, files)
     assert captions.template_creation.main([str(features), "-o", str(output)]) == 0
-    assert captions.check_equal(written, output) == 50
-    lines = written.read_text().splitlines()
-    lines[7] = lines[7].replace("pitch", "height")
-    written.write_text("\n".join(lines))
-    with pytest.raises(RuntimeError, match="row 7 of"):
-        captions.check_equal(written, output)
+    assert captions.check_equal(lines, files, output) == 50
+    for changed in (lines, sorted(files.iterdir())[7]):
+        text = changed.read_text()
+        rows = text.splitlines()
+        place = 7 if changed == lines else 1
+        rows[place] = rows[place].replace("pitch", "height").replace("loud", "quiet")
+        changed.write_text("\n".join(rows))
+        with pytest.raises(RuntimeError, match="row 7 of"):
+            captions.check_equal(lines, files, output)
+        changed.write_text(text)
 
 
 @pytest.mark.slow

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from paraclap.captions.sources import BATCH, INDEX
+from paraclap.captions.tables import row_hashes
 from paraclap.captions.templates import LEVELS, InputError
 from small_corpora import caption, make_corpora, make_corpus, run, stream, write
 
@@ -107,10 +109,39 @@ def test_duplicate_rows_raise(tmp_path, capsys):
     assert len(caption(pd.concat([table, later]), {})) == 80  # another segment of a file
 
 
+def test_hashes_of_texts_differ_and_do_not_depend_on_their_neighbours(monkeypatch):
+    texts = ["", "a", "b", "ab", "ba", "a\0", "é", "x" * 300, "clip_1.wav", "clip_2.wav", "", None]
+    monkeypatch.setattr("paraclap.captions.tables.HASHED", 5)
+    whole = row_hashes(pa.record_batch({"file": pa.array(texts), "corpus": ["c"] * len(texts)}))
+    assert whole.dtype == np.uint64
+    assert len(set(whole.tolist())) == len(texts) - 2  # both "" and None are compared as rows
+    for first, text in enumerate(texts):
+        rows = pa.record_batch({"file": pa.array(texts), "corpus": ["c"] * len(texts)})
+        assert row_hashes(rows.slice(first, 1)) == whole[first], text
+
+
 def test_rows_with_equal_hashes_are_compared(monkeypatch):
     table = make_corpus(40)
-    equal = lambda table: np.zeros(len(table), np.uint64)  # noqa: E731
+    equal = lambda batch: np.zeros(len(batch), np.uint64)  # noqa: E731
     monkeypatch.setattr("paraclap.captions.tables.row_hashes", equal)
     assert len(caption(table, {})) == 40
     with pytest.raises(InputError, match="a/00007.wav"):
         caption(pd.concat([table, table.iloc[7:8]]), {})
+
+
+def test_texts_read_as_dictionaries_give_the_same_captions(tmp_path, monkeypatch, capsys):
+    one, two = make_corpora(tmp_path)
+    table = pd.read_parquet(two)  # as ordered categories, with one that no row has
+    table["emotion"] = pd.Categorical(table["emotion"], [*table["emotion"].unique(), "bored"], True)
+    table.to_parquet(two)
+    tables, printed = [], []
+    for size in (0, 16384):
+        monkeypatch.setattr("paraclap.captions.sources.DICTIONARY_BYTES", size)
+        output = tmp_path / "out" / f"{size}.parquet"
+        assert run(one, two, "-o", output, "--filter-emotions", "anger") == 0
+        tables.append(pq.read_table(output))
+        printed.append(capsys.readouterr().out.partition("wrote")[0])
+    assert printed[0] == printed[1]
+    assert tables[0].equals(tables[1])
+    assert tables[0].schema.equals(tables[1].schema, check_metadata=True)
+    assert tables[0].schema.field("emotion").type == pa.large_string()
