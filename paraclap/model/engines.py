@@ -49,6 +49,8 @@ def fast_model(
         if not has_bfloat16(model.device):
             warnings.warn("this processor has no bfloat16, float32 will be faster", stacklevel=2)
         _use_bfloat16(fast)
+        if engine == "eager" and fast.device.type == "cpu":
+            _use_frame_convolutions(fast)
     if engine == "compile":
         for branch in (fast.audio_branch, fast.text_branch):
             branch.base.compile(dynamic=True)
@@ -65,6 +67,49 @@ def _use_bfloat16(model: ParaCLAPModel) -> None:
     autocast = torch.autocast(model.device.type, torch.bfloat16)
     model.get_audio_features = autocast(model.get_audio_features)
     model.get_text_features = autocast(model.get_text_features)
+
+
+def _use_frame_convolutions(model: ParaCLAPModel) -> None:
+    """Replace the convolutions of an encoder of the wav2vec2 family, if layer norms follow them."""
+    base = model.audio_branch.base
+    layers = getattr(getattr(base, "feature_extractor", None), "conv_layers", ())
+    if layers and all(isinstance(getattr(one, "layer_norm", None), nn.LayerNorm) for one in layers):
+        base.feature_extractor = FrameConvolutions(layers)
+
+
+class FrameConvolutions(nn.Module):
+    """Convolutions, layer norms and activations of a wav2vec2 encoder, with channels last.
+
+    Each convolution is a matrix product over overlapping windows of its input. In bfloat16 on a
+    CPU this is faster than convolutions, between which the layer norms need transposed copies; in
+    float32 it is slower.
+
+    Shapes: B clips, T samples, C channels, N frames.
+    """
+
+    def __init__(self, conv_layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.sizes = [(one.conv.kernel_size[0], one.conv.stride[0]) for one in conv_layers]
+        self.layers = nn.ModuleList()
+        for one in conv_layers:
+            weight = one.conv.weight.transpose(1, 2).flatten(1)  # (C, window)
+            linear = nn.Linear(weight.shape[1], len(weight), bias=False, device="meta")
+            linear.weight = nn.Parameter(weight, requires_grad=False)
+            linear.bias = one.conv.bias
+            self.layers.append(nn.Sequential(linear, one.layer_norm, one.activation))
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        """Encode waveforms (B, T): (B, C, N)."""
+        states = input_values[..., None].to(self.layers[0][0].weight.dtype)
+        for (size, stride), layer in zip(self.sizes, self.layers, strict=True):
+            states = states.contiguous()
+            clips, length, channels = states.shape
+            frames = (length - size) // stride + 1
+            windows = states.as_strided(
+                (clips, frames, size * channels), (length * channels, stride * channels, 1)
+            )
+            states = layer(windows.flatten(0, 1)).unflatten(0, (clips, frames))
+        return states.transpose(1, 2)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -9,7 +9,8 @@ from paraclap.cli import evaluate
 from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.evaluation.embedding_cache import audio_fingerprint
 from paraclap.model import engines
-from paraclap.model.engines import fast_model, load_engine
+from paraclap.model.build import build_model
+from paraclap.model.engines import FrameConvolutions, fast_model, load_engine
 from paraclap.model.onnx import without_weight_norm
 from paraclap.model.sources import ModelError
 
@@ -57,14 +58,28 @@ def test_bfloat16_equals_autocast_of_float32_weights(tiny, waveforms):
     fast = fast_model(model, "eager", "bf16")
     weights = {w.dtype for n, w in fast.state_dict().items() if n.endswith("dense.weight")}
     assert weights == {torch.bfloat16}
+    plain = without_weight_norm(model)
+    plain.audio_branch.base.feature_extractor = FrameConvolutions(
+        plain.audio_branch.base.feature_extractor.conv_layers
+    )
     with torch.autocast("cpu", torch.bfloat16):
-        expected = embeddings_of(without_weight_norm(model), processor, waveforms)
+        expected = embeddings_of(plain, processor, waveforms)
     for one, other, true in zip(
         embeddings_of(fast, processor, waveforms), expected, exact, strict=True
     ):
         assert one.dtype == torch.float32
         assert torch.allclose(one, other, atol=1e-6)
         assert ((one * true).sum(dim=1) > 0.99).all() and not torch.equal(one, true)
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm"])
+def test_convolutions_as_matrix_products_are_equal(settings, waveforms, family):
+    settings.audio.config |= {"model_type": family}
+    model, processor = build_model(settings, ["a"])
+    expected = embed_waveforms(model.eval(), processor, waveforms)
+    base = model.audio_branch.base
+    base.feature_extractor = FrameConvolutions(base.feature_extractor.conv_layers)
+    assert torch.allclose(embed_waveforms(model, processor, waveforms), expected, atol=1e-6)
 
 
 @without_bfloat16
