@@ -14,7 +14,8 @@ DEMO = Path("demo")
 PICTURES = Path(__file__).parent / "pictures"
 SHOWN = {
     "captions": "captions.png",
-    "confusion": "results/paraclap-synthetic.png",
+    "confusion": "results/paraclap-synthetic.confusion.png",
+    "calibration": "results/paraclap-synthetic.calibration.png",
     "timeline": "timelines/0000_joined.png",
 }
 WIDTH = 1200  # px

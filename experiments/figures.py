@@ -28,6 +28,7 @@ from experiments.corpora import DIRECTIONS, PreparedCorpus, prepare, same_class
 from experiments.recipes import CHOSEN_SENTENCES, EGEMAPS, PUBLISHED_SENTENCES
 from paraclap.evaluation.embed import embed_classes, embed_clips
 from paraclap.model.build import load_model
+from paraclap.style import FORMATS, PAGE, SMALL, styled, write_figure
 
 STYLES: Mapping[str, tuple[str, str]] = {
     # class -> colour (Okabe and Ito, distinct also to colour-blind readers) and marker
@@ -43,7 +44,7 @@ STYLES: Mapping[str, tuple[str, str]] = {
 }
 SIDES = ("#999999", "#0072B2")  # published, ours
 NAMES = ("published recipe", "our recipe")
-SIZES = (22, 210, 90)  # marker area of clips, prompts worded as captions, and synonyms
+SIZES = (12, 110, 50)  # marker area of clips, prompts worded as captions, and synonyms
 LEGEND = ("clip", "prompt, words of captions", "prompt, synonyms")
 TITLES = {"ravdess": "RAVDESS", "emodb": "EmoDB"}
 PART, OTHER = "test", "test, other corpus"
@@ -51,8 +52,6 @@ RECIPES = (PUBLISHED_SENTENCES, CHOSEN_SENTENCES)
 SEEDS = (1, 2, 3)
 WORDS = {"words of captions": None, "synonyms": "synonyms"}
 """Name in the figures -> group of `WORDINGS`."""
-WIDTH = 9.0  # inches
-DPI = 130
 COLOURS = 256
 
 
@@ -122,13 +121,14 @@ def _centred(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+@styled
 def draw_spaces(spaces: Sequence[Space], title: str) -> Figure:
     """Draw the spaces of two recipes side by side."""
-    figure = Figure(figsize=(WIDTH, 5.6), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(PAGE, 4.2))
     figure.suptitle(title)
     for axes, space, name in zip(figure.subplots(1, 2), spaces, NAMES, strict=True):
         share = _draw_space(axes, space)
-        axes.set_title(f"{name} ({share:.0%} of the prompts' variance)", fontsize=10)
+        axes.set_title(f"{name} ({share:.0%} of the prompts' variance)")
     for size, name in zip(SIZES, LEGEND, strict=True):
         axes.scatter([], [], s=size, color="white", edgecolors="black", label=name)
     handles, labels = axes.get_legend_handles_labels()
@@ -147,7 +147,8 @@ def _draw_space(axes: Axes, space: Space) -> float:
         axes.scatter(*points, s=SIZES[0], linewidths=0.3, alpha=0.8, label=label, **options)
         for place, size in zip((plain[label], synonyms[label]), SIZES[1:], strict=True):
             axes.scatter(*place, s=size, linewidths=1.6, zorder=3, **options)
-    axes.set(xticks=[], yticks=[])
+    names = (f"{which} principal component of the prompts" for which in ("first", "second"))
+    axes.set(xticks=[], yticks=[], **dict(zip(("xlabel", "ylabel"), names, strict=True)))
     return share
 
 
@@ -171,16 +172,17 @@ def similarities(spaces: Sequence[Space], name: str) -> pd.DataFrame:
     return mean.loc[order, order]
 
 
+@styled
 def draw_similarities(tables: Sequence[Mapping[str, pd.DataFrame]], title: str) -> Figure:
     """Draw the similarities of recipes (rows) for different prompts (columns)."""
-    figure = Figure(figsize=(WIDTH, 8.4), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(PAGE, 6.4))
     figure.suptitle(title)
     grid = figure.subplots(2, 2, sharey=True)
     for row, of_recipe, name in zip(grid, tables, NAMES, strict=True):
         limit = max(np.abs(cosines.to_numpy()).max() for cosines in of_recipe.values())
         for axes, (words, cosines) in zip(row, of_recipe.items(), strict=True):
             shown = _draw_matrix(axes, cosines, limit)
-            axes.set_title(f"{name}, {words}", fontsize=10)
+            axes.set_title(f"{name}, {words}")
         row[0].set_ylabel("clips of")
         figure.colorbar(shown, ax=row, label="mean cosine", shrink=0.8)
     for axes in grid[1]:
@@ -195,9 +197,8 @@ def _draw_matrix(axes: Axes, cosines: pd.DataFrame, limit: float) -> object:
         colour = "white" if abs(cosine) > 0.6 * limit else "black"
         weight = "bold" if nearest[row] == column else "normal"
         text = f"{round(cosine, 2) + 0.0:.2f}".replace("0.", ".")  # never -.00
-        axes.text(
-            column, row, text, ha="center", va="center", color=colour, fontsize=7.5, weight=weight
-        )
+        options = {"fontsize": SMALL, "weight": weight, "color": colour}
+        axes.text(column, row, text, ha="center", va="center", **options)
     axes.set_xticks(range(len(cosines)), cosines.columns, rotation=45, ha="right")
     axes.set_yticks(range(len(cosines)), cosines.index)
     return shown
@@ -206,6 +207,7 @@ def _draw_matrix(axes: Axes, cosines: pd.DataFrame, limit: float) -> object:
 # --- Recall of each class ------------------------------------------------------------------------
 
 
+@styled
 def draw_recalls(rows: pd.DataFrame) -> Figure:
     """Draw the recalls of both recipes for both training corpora and both test corpora.
 
@@ -215,7 +217,7 @@ def draw_recalls(rows: pd.DataFrame) -> Figure:
     Raises:
         ValueError: if a recipe has no row of a part.
     """
-    figure = Figure(figsize=(WIDTH, 3.45 * len(DIRECTIONS)), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(PAGE, 2.6 * len(DIRECTIONS)))
     grid = figure.subplots(len(DIRECTIONS), 2, sharey=True, squeeze=False)
     for line, (trained_on, (other, _)) in zip(grid, DIRECTIONS.items(), strict=True):
         pairs = ((trained_on, PART), (f"{trained_on} -> {other}", OTHER))
@@ -223,7 +225,7 @@ def draw_recalls(rows: pd.DataFrame) -> Figure:
             means = _draw_bars(axes, [_counts(rows, recipe, *pair) for recipe in RECIPES])
             title = f"trained on {TITLES[trained_on]}, tested on {TITLES[tested]}"
             uars = ", ".join(f"{name}: {uar:.2f}" for name, uar in zip(NAMES, means, strict=True))
-            axes.set_title(f"{title}\nUAR, {uars}", fontsize=9)
+            axes.set_title(f"{title}\nUAR, {uars}")
         line[0].set_ylabel("recall")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
@@ -267,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add_folders(parser)
     parser.add_argument("-o", "--output", type=Path, default=PICTURES, help="of the figures")
+    parser.add_argument("--format", choices=FORMATS, default="png", help="of the figures")
     options = parser.parse_args(arguments)
     own = prepare(next(iter(DIRECTIONS)), options.data, options.work)
     spaces = [[space_of(recipe, seed, own, options.work) for seed in SEEDS] for recipe in RECIPES]
@@ -279,9 +282,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     options.output.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        path = options.output / f"{name}.png"
-        figure.savefig(path)
-        shrink(path, path, COLOURS)
+        path = options.output / f"{name}.{options.format}"
+        write_figure(figure, path)
+        if options.format == "png":
+            shrink(path, path, COLOURS)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,10 @@ compare.png.
 Output, with NAME = the corpus, the target unless it is the emotion, and the prompt set if there are
 several: scores.yaml (all scores, prompts and the selection), scores.md (tables), NAME.csv (truth,
 prediction, confidence, and the cosine of each class for every clip; with --adapt, also
-adapted_prediction) and NAME.png (confusion matrix and calibration). UAR is the mean recall of the
-classes that occur (chance: one over their number). Its 95 % interval is bootstrapped
-over speakers, and is coarse for a handful of speakers. Clip embeddings are cached by model and file
-content, so further evaluations take seconds.
+adapted_prediction), NAME.confusion.png and NAME.calibration.png (--format pdf or svg). UAR is the
+mean recall of the classes that occur (chance: one over their number). Its 95 % interval is
+bootstrapped over speakers, and is coarse for a handful of speakers. Clip embeddings are cached by
+model and file content, so further evaluations take seconds.
 
 --engine selects how embeddings are computed; all engines agree up to rounding: eager, compile, or
 onnx, for which MODEL is a folder written by `models.py export`. --precision bf16 is less precise.
@@ -60,6 +60,7 @@ from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED
 from paraclap.files import OutputError, default_cache, make_folder, refuse_overwriting, safe_name
 from paraclap.model.sources import ENGINES, PRECISIONS, check_source, find_model
 from paraclap.settings import BATCH_SECONDS, TrainSettings
+from paraclap.style import FORMATS
 
 if TYPE_CHECKING:
     from paraclap.evaluation.compare import Evaluated
@@ -102,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output,
             with_probe=options.probe,
             adapt=options.adapt is not None,
+            figure_format=options.format,
             waveform_cache=options.waveform_cache,
             batch_seconds=options.batch_seconds,
             workers=options.workers,
@@ -146,8 +148,9 @@ def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> "Ev
         check_baseline(baseline, {task.name: scored_labels(table, task) for table, task in tasks})
         read += [baseline.folder / "scores.yaml", *baseline.files()]
         written += FILES
+    figures = [f".{kind}.{options.format}" for kind in ("confusion", "calibration")]
     stems = [safe_name(task.name) for source in sources for task in source.tasks]
-    names = [f"{stem}{suffix}" for stem in stems for suffix in (".csv", ".png")]
+    names = [f"{stem}{suffix}" for stem in stems for suffix in (".csv", *figures)]
     folder = make_folder(options.output)
     for name in (*names, *written):
         refuse_overwriting(folder / name, read)
@@ -181,6 +184,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("sources", nargs="*", metavar="SOURCE", help="corpora, e.g. ravdess=/data/RAVDESS")
     add_table_options(parser)
     add("-o", "--output", type=path_of, default=Path("results"), help="output folder (%(default)s)")
+    add("--format", choices=FORMATS, default="png", help="of the figures (%(default)s)")
     add("--prompts", nargs="+", metavar="SET", help=f"{', '.join(PROMPT_SETS)}, or YAML files")
     add("--targets", nargs="+", metavar="COLUMN", help="columns of labels (emotion)")
     add("--split", type=_comma_list, help="only these splits (test, if there is one)")

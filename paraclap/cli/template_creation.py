@@ -58,7 +58,7 @@ import numpy as np
 import pyarrow as pa
 
 from paraclap.captions.edges import FIVE_QUANTILES, NAMES
-from paraclap.captions.plot import FORMATS, plot
+from paraclap.captions.plot import plot
 from paraclap.captions.program import split_command
 from paraclap.captions.rewrites import Rewriting, with_rewrites
 from paraclap.captions.sources import INDEX, example_source, open_sources
@@ -80,6 +80,7 @@ from paraclap.captions.writer import (
 from paraclap.cli.options import path_of
 from paraclap.corpora.features_labels import normalised
 from paraclap.files import refuse_overwriting
+from paraclap.style import FORMATS
 
 GROUPS_SHOWN = 6  # groups of edges in a line of the summary
 LABELS_SHOWN = 20  # labels in a line of the summary
@@ -111,7 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--quantiles", type=float, nargs="+", metavar="QUANTILE",
         help="of the edges: 2, or 4 for five levels, of which three levels have the middle ones "
         "(default: 0.1 0.3 0.7 0.9)")  # fmt: skip
-    add("--plot", type=path_of, metavar="FILE.png", help="draw distributions, edges and emotions")
+    add(
+        "--plot",
+        type=path_of,
+        metavar="FILE.png",
+        help="draw distributions, edges and emotions",
+    )
     add("--rewrite", metavar="COMMAND", help="program that adds wordings, see above")
     add("--rewrite-seeds", type=int, nargs="+", default=[0], metavar="SEED",
         help="each gives one rewrite of each phrase (default: 0)")  # fmt: skip
@@ -139,8 +145,9 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if output and output.suffix != ".parquet":
         raise InputError(f"-o is {output}, expected a name ending in .parquet")
     _keep_inputs(arguments)
-    if arguments.plot and arguments.plot.suffix not in FORMATS:
-        raise InputError(f"--plot is {arguments.plot}, expected one of {', '.join(FORMATS)}")
+    if arguments.plot and arguments.plot.suffix[1:] not in FORMATS:
+        suffixes = ", ".join(f".{name}" for name in FORMATS)
+        raise InputError(f"--plot is {arguments.plot}, expected one of {suffixes}")
 
 
 def _keep_inputs(arguments: argparse.Namespace) -> None:

@@ -19,15 +19,21 @@ from paraclap.data.trained_on import untrained
 from paraclap.distributed import rank
 from paraclap.evaluation.adaptation import reference_of
 from paraclap.evaluation.embed import check_tokens, embed_clips, embed_texts
-from paraclap.evaluation.figures import plot_predictions
+from paraclap.evaluation.figures import (
+    DRAWN_CLASSES,
+    plot_calibration,
+    plot_confusion,
+    score_title,
+)
 from paraclap.evaluation.probe import probe, probe_folds
 from paraclap.evaluation.report import Results
 from paraclap.evaluation.retrieval import score_retrieval
 from paraclap.evaluation.seen import TEST, seen_counts
 from paraclap.evaluation.tasks import Source, scored_labels, task_prompts
 from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
-from paraclap.files import atomic_write, safe_name, write_text
+from paraclap.files import safe_name, write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
+from paraclap.style import write_figure
 
 DESCRIPTIONS = (  # no scores
     *("target", "prompt_set", "averaged_over", "prompts", "unused_prompts", "excluded"),
@@ -42,6 +48,7 @@ def evaluate(
     with_probe: bool = False,
     waveform_cache: Path | None = None,
     adapt: bool = False,
+    figure_format: str = "png",
     **options: Any,
 ) -> Results:
     """Evaluate a model on corpora; the predictions are written as CSV and as figures.
@@ -55,6 +62,7 @@ def evaluate(
         waveform_cache: folder to read audio from, written if needed; None reads the files.
         adapt: also score the embeddings minus the mean embedding of all clips of their source,
             with or without a label.
+        figure_format: of the figures, one of `paraclap.style.FORMATS`.
         options: of `embed_clips`.
 
     Returns:
@@ -92,7 +100,7 @@ def evaluate(
             scores["untrained"] = untrained(model.config, scores["prompts"])
             scores["excluded"] += int((~chosen).sum())
             results.corpora[task.name] = scores
-            _write_predictions(output, task.name, scores, predictions)
+            _write_predictions(output, task.name, scores, predictions, figure_format)
             corpus = CORPORA.get(table.attrs["corpus"])
             if corpus and task.target == corpus.target:
                 results.references[task.name] = corpus.printed
@@ -147,14 +155,16 @@ def check_tasks(processor: ParaCLAPProcessor, source: Source, with_probe: bool =
 
 
 def _write_predictions(
-    output: Path, name: str, scores: dict[str, Any], predictions: pd.DataFrame
+    output: Path, name: str, scores: dict[str, Any], predictions: pd.DataFrame, suffix: str
 ) -> None:
-    stem = safe_name(name)
+    """Write the predictions, their confusion matrix unless it is too large, and calibration."""
+    stem, title, classes = safe_name(name), score_title(name, scores), list(scores["prompts"])
     write_text(output / f"{stem}.csv", predictions.to_csv())
-    title = f"{name}: UAR {scores['UAR']:.3f} (chance {scores['chance']:.3f})"
-    figure = plot_predictions(predictions, list(scores["prompts"]), scores["calibration"], title)
-    with atomic_write(output / f"{stem}.png") as temporary:
-        figure.savefig(temporary, format="png")
+    if len(classes) <= DRAWN_CLASSES:
+        figure = plot_confusion(predictions, classes, title)
+        write_figure(figure, output / f"{stem}.confusion.{suffix}")
+    figure = plot_calibration(scores["calibration"], title)
+    write_figure(figure, output / f"{stem}.calibration.{suffix}")
 
 
 def _probe(

@@ -14,10 +14,11 @@ from paraclap.data.label_captions import with_captions
 from paraclap.data.loader import raise_worker_error
 from paraclap.distributed import agreed_signal, broadcast_in_place, largest, rank
 from paraclap.evaluation.encoded import pooled_clips
-from paraclap.files import atomic_write, make_folder, remove_leftovers, safe_name, write_text
+from paraclap.files import make_folder, remove_leftovers, safe_name, write_text
 from paraclap.locks import lock
 from paraclap.settings import Settings
 from paraclap.signals import Stopped, StopRequests
+from paraclap.style import write_figure
 from paraclap.training.checkpoint import CONFIG, check_run_folder, load_state
 from paraclap.training.config import check_paths, flatten, is_free
 from paraclap.training.data import files_in_flight, sample_captions, sample_clips
@@ -258,7 +259,7 @@ def _validate(trainer: Trainer, log: Log | None, status: Status) -> None:
     figures = {}
     if log is not None:
         log.write(trainer.step, scores, "validation")
-        figures = log_figures(log, trainer.step, trainer.settings.train.target, answers)
+        figures = log_figures(log, trainer.step, trainer.settings.train.target, scores, answers)
     score = scores[CRITERIA[trainer.validate.criterion][0]]
     is_best = trainer.validate.is_better(score, trainer.best)
     status.validation(scores, is_best)
@@ -267,5 +268,4 @@ def _validate(trainer: Trainer, log: Log | None, status: Status) -> None:
         trainer.checkpointer.save_model("best", trainer.model, trainer.processor)
         for corpus, figure in figures.items():
             name = f"dev_confusion.{safe_name(corpus)}.png" if corpus else "dev_confusion.png"
-            with atomic_write(trainer.output / name) as temporary:
-                figure.savefig(temporary, format="png")
+            write_figure(figure, trainer.output / name)

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from paraclap import __version__
 from paraclap.distributed import world_size
 from paraclap.evaluation.report import to_markdown
-from paraclap.files import OutputError, atomic_write, reading, write_text
+from paraclap.files import OutputError, reading, write_text
 from paraclap.settings import corpora_of
+from paraclap.style import PAGE, styled, write_figure
 from paraclap.training.checkpoint import PICTURES, SUMMARY, VERSIONS
 from paraclap.training.resources import duration, memory_in_use, peak_memory
 from paraclap.training.status import place, score_text, short
@@ -56,8 +57,7 @@ def write_summary(trainer: "Trainer", first_step: int) -> None:
     }
     if settings.train.loggers:
         history = plot_history(read_rows(trainer), trainer.validate.criterion)
-        with atomic_write(trainer.output / HISTORY) as temporary:
-            history.savefig(temporary, format="png")
+        write_figure(history, trainer.output / HISTORY)
     table = to_markdown(pd.DataFrame(facts.items(), columns=["run", str(trainer.output)]))
     paths = [path for pattern in PICTURES for path in sorted(trainer.output.glob(pattern))]
     pictures = [f"![{path.stem}]({quote(path.name)})" for path in paths]
@@ -85,10 +85,11 @@ def read_rows(trainer: "Trainer") -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@styled
 def plot_history(rows: Sequence[Mapping[str, Any]], criterion: str) -> Figure:
     """Plot the training loss and the validation score of rows of metrics.jsonl by step."""
     name, _ = CRITERIA[criterion]
-    figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
+    figure = Figure(figsize=(PAGE, 2.4))
     panels = figure.subplots(1, 2), ("loss", name), ("training loss", f"dev {criterion}")
     for axes, column, label in zip(*panels, strict=True):
         found = [row for row in rows if row.get(column) is not None]

@@ -22,6 +22,7 @@ from paraclap.evaluation.figures import (
 )
 from paraclap.evaluation.metrics import score
 from paraclap.evaluation.prompts import prompts_for
+from paraclap.evaluation.report import with_interval
 from paraclap.evaluation.tasks import ZeroShotTask, task_prompts, warn_of_labels
 from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
@@ -257,7 +258,9 @@ def _corpus_tables(data: TrainingData) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def log_figures(log: Log, step: int, target: str, answers: Answers) -> dict[str, Figure]:
+def log_figures(
+    log: Log, step: int, target: str, scores: dict[str, float], answers: Answers
+) -> dict[str, Figure]:
     """Log the confusion matrix and the mean similarities of each corpus, if there is a logger.
 
     Those of more than `DRAWN_CLASSES` classes are not drawn.
@@ -269,7 +272,9 @@ def log_figures(log: Log, step: int, target: str, answers: Answers) -> dict[str,
     if log.writer is None:
         return drawn
     for corpus, part in answers.items():
-        title = f"{corpus} {target}, step {step}".strip()
+        uar, low, high = (scores.get(f"{n}.{corpus}".rstrip(".")) for n in ("UAR", *LIMITS))
+        uar = with_interval(uar, None if low is None else (low, high))
+        title = f"{corpus} {target}, step {step}\ndev UAR {uar}".strip()
         prompts = [column.removeprefix("score.") for column in part.filter(regex=r"^score\.")]
         if len(prompts) > DRAWN_CLASSES:
             continue

@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.text import Text
 
+from paraclap.captions import plot as plot_module
 from paraclap.captions.plot import level_proportions
 from paraclap.captions.templates import LEVELS
-from small_corpora import INTENSITY, captioner_of, fit, make_corpus, run
+from small_corpora import INTENSITY, PITCH, captioner_of, fit, make_corpus, run
 
 
 def test_proportions_in_the_figure_equal_those_of_the_captions():
@@ -33,3 +36,23 @@ def test_figure_is_written(features, tmp_path, options):
     assert run(features, "--plot", tmp_path / "edges.txt") == 1
     assert run(features, "--plot", tmp_path / "b.png", "--descriptors", "emotion") == 1
     assert not (tmp_path / "b.png").exists()
+
+
+def test_edges_are_drawn_over_the_training_clips_in_hertz(tmp_path, monkeypatch):
+    table = make_corpus(200)
+    table["split"] = ["train"] * 150 + ["test"] * (len(table) - 150)
+    captioner = captioner_of(table, fit(table, [PITCH]), [PITCH])
+    list(captioner.batches())  # counts the levels
+    drawn = []
+    monkeypatch.setattr(plot_module, "write_figure", lambda figure, path: drawn.append(figure))
+    plot_module.plot(captioner, tmp_path / "edges.pdf")
+    upper, lower = drawn[0].subfigs
+    (axes,) = upper.axes
+    assert "150 training clips" in upper.get_suptitle() and axes.get_xlabel() == "Hz"
+    bounds = captioner.edges["pitch"].groups[()]
+    expected = [27.5 * 2 ** (edge / 12) for edge in (bounds.low, bounds.high)]
+    lines = [c for c in axes.collections if isinstance(c, LineCollection)]
+    assert [line.get_segments()[0][0, 0] for line in lines] == pytest.approx(expected)
+    assert axes.get_title() == "pitch, normal: {:.3g} to {:.3g}".format(*expected)
+    sizes = [text.get_fontsize() for text in drawn[0].findobj(Text) if text.get_text()]
+    assert min(sizes) >= 7

@@ -26,7 +26,7 @@ FLOORS = (  # each imports from floors below, and from its own folder
     {"corpora"},
     {"captions", "audio"},
     {"settings", "locks", "distributed"},
-    {"parquet"},
+    {"parquet", "style"},
     {"files", "progress"},
     {"errors", "signals"},
 )

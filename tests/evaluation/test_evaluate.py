@@ -73,7 +73,16 @@ def test_training_mode_is_restored(tiny, corpus):
 
 def test_command_writes_scores_predictions_and_figures(saved_model, corpus, tmp_path, capsys):
     output = tmp_path / "results"
-    arguments = [str(saved_model), str(corpus), "-o", str(output), "--split", "test"]
+    arguments = [
+        str(saved_model),
+        str(corpus),
+        "-o",
+        str(output),
+        "--split",
+        "test",
+        "--format",
+        "pdf",
+    ]
     assert evaluate.main([*arguments, "--targets", "emotion", "gender"]) == 0
     printed = capsys.readouterr().out
     scores = yaml.safe_load((output / "scores.yaml").read_text())
@@ -86,7 +95,8 @@ def test_command_writes_scores_predictions_and_figures(saved_model, corpus, tmp_
         expected = balanced_accuracy_score(predictions["truth"], predictions["prediction"])
         assert figures["UAR"] == pytest.approx(expected)
         assert f"{figures['UAR']:.3f}" in printed
-        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        for kind in ("confusion", "calibration"):
+            assert (output / f"{name}.{kind}.pdf").read_bytes().startswith(b"%PDF")
         columns = [c for c in predictions if c.startswith("score.")]
         best = predictions[columns].idxmax(axis=1).str.removeprefix("score.")
         assert (best == predictions["prediction"]).all()
@@ -373,7 +383,9 @@ def test_adapted_scores_stand_beside_unchanged_plain_scores(
     assert lines[0].endswith(f",{column}")
     cut = [line.rpartition(",")[0] for line in lines]
     assert cut == (plain / f"{name}.csv").read_text().splitlines()
-    assert (adapted / f"{name}.png").read_bytes() == (plain / f"{name}.png").read_bytes()
+    assert (adapted / f"{name}.confusion.png").read_bytes() == (
+        plain / f"{name}.confusion.png"
+    ).read_bytes()
 
     model, processor = load_model(saved_model)
     table = corpora.read_corpus(corpus)
@@ -448,7 +460,7 @@ def test_several_processes_write_the_same_bytes_as_one(together, saved_model, co
     assert sorted(sum(run.results, [])) == batches and sum(batches) == 24  # no clip twice
     assert all(run.results)  # and each took part
     written = sorted(path.name for path in one.iterdir())
-    assert written == sorted(path.name for path in several.iterdir()) and len(written) == 4
+    assert written == sorted(path.name for path in several.iterdir()) and len(written) == 5
     for name in written:
         assert (several / name).read_bytes() == (one / name).read_bytes(), name
     run = together(3, evaluated_by_several, [*arguments, "-o", str(again)])

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from paraclap.evaluation import figures, report
+from paraclap.style import COLUMN, write_figure
 
 SCORES = {
     "UAR": 0.5,
@@ -64,16 +66,51 @@ def test_page_holds_selection_and_remarks():
     assert "- a remark" in page and "speakers: None" not in page
 
 
-def test_confusion_matrix_shows_shares_and_counts_of_present_classes():
-    predictions = pd.DataFrame({"truth": ["a", "a", "b"], "prediction": ["a", "c", "b"]})
-    calibration = {"ECE": 0.1, "bins": [{"confidence": 0.6, "accuracy": 0.5, "clips": 3}]}
-    left, right = figures.plot_predictions(predictions, ["a", "b", "c"], calibration, "t").axes
-    assert [text.get_text() for text in left.texts] == [
-        "50%\n1", "0%\n0", "50%\n1", "0%\n0", "100%\n1", "0%\n0"
-    ]  # fmt: skip
-    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
-    assert [label.get_text() for label in left.get_xticklabels()] == ["a", "b", "c"]
-    assert np.allclose(right.collections[0].get_offsets(), [[0.6, 0.5]])
+def texts_of(figure):
+    """All texts of a figure that are drawn."""
+    figures.to_pixels(figure)
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+def test_confusion_matrix_shows_percent_of_present_classes_and_no_zeros():
+    predictions = pd.DataFrame(
+        {"truth": ["a"] * 300 + ["b"], "prediction": ["a"] * 100 + ["b"] + ["c"] * 199 + ["b"]}
+    )
+    figure = figures.plot_confusion(predictions, ["a", "b", "c"], "$t$")
+    (axes,) = figure.axes
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "33", (1, 0): "<1", (2, 0): "66", (1, 1): "100"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (300)", "b (1)"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
+    assert figure.get_figwidth() == COLUMN
+    assert min(text.get_fontsize() for text in texts_of(figure)) >= 7
+
+
+def test_calibration_leaves_out_bins_below_five_clips_and_says_so():
+    bins = [(0.3, 0.0, 4), (0.6, 0.5, 5), (0.9, 1.0, 15)]
+    bins = [dict(zip(("confidence", "accuracy", "clips"), row, strict=True)) for row in bins]
+    figure = figures.plot_calibration({"ECE": 0.123, "bins": bins}, "t")
+    (axes,) = figure.axes
+    assert np.allclose(axes.collections[0].get_offsets(), [[60, 50], [90, 100]])
+    assert axes.get_title() == "calibration error 12.3 %; 4 clips in bins below 5 not drawn"
+    assert "%" in axes.get_xlabel() and "%" in axes.get_ylabel()
+    assert min(text.get_fontsize() for text in texts_of(figure)) >= 7
+
+
+def test_title_has_the_uar_with_its_interval():
+    scores = {"UAR": 0.5, "interval": [0.41, 0.6], "chance": 0.25}
+    assert figures.score_title("x", scores) == "x\nUAR 0.500 [0.410, 0.600], chance 0.250"
+    assert "UAR 0.500, chance" in figures.score_title("x", scores | {"interval": None})
+
+
+@pytest.mark.parametrize(
+    "suffix, start", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")]
+)
+def test_figures_are_written_in_each_format(tmp_path, suffix, start):
+    predictions = pd.DataFrame({"truth": ["a"], "prediction": ["a"]})
+    path = tmp_path / f"a.{suffix}"
+    write_figure(figures.plot_confusion(predictions, ["a"], "t"), path)
+    assert path.read_bytes().startswith(start)
 
 
 @pytest.mark.parametrize("windows, averaged", [(50, 1), (199, 1), (200, 3), (600, 7)])

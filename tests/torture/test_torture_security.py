@@ -244,7 +244,8 @@ def test_names_of_corpora_do_not_choose_where_evaluation_writes(
     command = [str(model_folder), str(corpus), "-o", str(output), "--split", "dev"]
     assert evaluate.main([*command, "--targets", "gender"]) == 0
     stem = safe_name(f"{name}.gender")
-    written = {f"{stem}.csv", f"{stem}.png", "scores.yaml", "scores.md"}
+    written = {f"{stem}.csv", "scores.yaml", "scores.md"}
+    written |= {f"{stem}.{kind}.png" for kind in ("confusion", "calibration")}
     assert {path.name for path in output.iterdir()} == written
     assert {path.name for path in tmp_path.iterdir()} == {"own.csv", "results"}
     assert (tmp_path / "own.csv").read_text() == "a table of others"
