@@ -3,8 +3,12 @@
     python -m benchmarks.evaluate
     python -m benchmarks.evaluate --variants eager eager.bf16 compile compile.bf16 onnx
     python -m benchmarks.evaluate --device cuda --variants eager eager.bf16 --batch-seconds 240
+    python -m benchmarks.evaluate --encoder whisper --seconds 3 3
 
-The encoders have the size of the published model and random weights; clips are noise of 1 to 10 s.
+The encoders have the size of the published model, or of the installed one (Whisper base, MiniLM),
+and random weights; clips are noise. The plain way with Whisper is that of transformers: each clip
+padded to 30 s, all layers, and the mean over the frames of the clip. Silence takes part in its
+attention, so its cosines differ.
 A variant is ENGINE or ENGINE.PRECISION, see paraclap/model/engines.py; "onnx" is exported first
 (`pip install "paraclap[onnx]"`). Ratios are those of each round, median and range. With random
 weights all embeddings are similar, so the changes of cosines do not show what bfloat16 does to a
@@ -20,13 +24,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from benchmarks.report import command_line, parse, report
 from benchmarks.timing import alternate, markdown_table, ratios
 from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.evaluation.prompt_sets import class_prompts
+from paraclap.model.build import build_model
 from paraclap.model.engines import fast_model
 from paraclap.model.modeling_paraclap import (
+    MEL_HOP,
     PUBLISHED_CONFIG,
     SAMPLING_RATE,
     ParaCLAPConfig,
@@ -37,26 +45,47 @@ from paraclap.model.modeling_paraclap import (
 )
 from paraclap.model.onnx import export_onnx, load_onnx
 from paraclap.model.towers import train_tokenizer
+from paraclap.settings import ModelSettings, TowerSettings
 
 EMOTIONS = ("angry", "happy", "sad", "neutral", "fearful", "disgusted", "surprised", "calm")
 TEXTS = [class_prompts(emotion, "emotion", "sentence")[0] for emotion in EMOTIONS]
-SHORTEST, LONGEST = 1.0, 10.0  # s
 PLAIN = "plain"
+WHISPER_BASE = {
+    "model_type": "whisper",
+    "d_model": 512,
+    "encoder_layers": 6,
+    "encoder_attention_heads": 8,
+    "encoder_ffn_dim": 2048,
+    "decoder_layers": 1,
+}
+MINILM = {
+    "model_type": "bert",
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
+LAYERS = [1, 2, 3, 4, 5]  # of configs/whisper.yaml
 
 
-def build() -> tuple[ParaCLAPModel, ParaCLAPProcessor]:
+def build(encoder: str = "published") -> tuple[ParaCLAPModel, ParaCLAPProcessor]:
     """Build a model with random weights and its processor."""
     torch.manual_seed(0)
+    if encoder == "whisper":
+        towers = {"audio": TowerSettings(config=WHISPER_BASE), "text": TowerSettings(config=MINILM)}
+        settings = ModelSettings(**towers, audio_layers=LAYERS, text_pooling="mean")
+        model, processor = build_model(settings, TEXTS)
+        return model.eval(), processor
     model = ParaCLAPModel(ParaCLAPConfig(**PUBLISHED_CONFIG)).eval()
     tokenizer = train_tokenizer(TEXTS, 200)
     shortest = receptive_field(model.config.audio_config)
     return model, ParaCLAPProcessor(ParaCLAPFeatureExtractor(min_samples=shortest), tokenizer)
 
 
-def make_clips(count: int) -> list[np.ndarray]:
-    """Generate noise of different durations, (T,) float32."""
+def make_clips(count: int, shortest: float, longest: float) -> list[np.ndarray]:
+    """Generate noise of different durations [s], (T,) float32."""
     rng = np.random.default_rng(0)
-    sizes = rng.uniform(SHORTEST, LONGEST, count) * SAMPLING_RATE
+    sizes = rng.uniform(shortest, longest, count) * SAMPLING_RATE
     return [0.1 * rng.standard_normal(round(size), np.float32) for size in sizes]
 
 
@@ -74,6 +103,35 @@ def plain(
         inputs.pop("padding_mask")  # a single clip has no padding
         outputs = model(**inputs)
         rows.append((outputs.audio_embeds @ outputs.text_embeds.T).cpu())
+    return torch.cat(rows).numpy()
+
+
+def whisper_encoder(model: ParaCLAPModel) -> WhisperEncoder:
+    """Return the encoder of transformers with the weights of a model."""
+    base = model.audio_branch.base
+    encoder = WhisperEncoder(base.config).eval().to(model.device)
+    encoder.load_state_dict(base.state_dict())
+    return encoder
+
+
+@torch.no_grad()
+def plain_whisper(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    encoder: WhisperEncoder,
+    clips: Sequence[np.ndarray],
+) -> np.ndarray:
+    """Compute cosines (B, K) as `plain`, with the encoder and the extractor of transformers."""
+    extractor = WhisperFeatureExtractor(encoder.config.num_mel_bins)
+    rows = []
+    for clip in clips:
+        inputs = extractor(clip, sampling_rate=SAMPLING_RATE, return_tensors="pt").to(model.device)
+        states = encoder(inputs.input_features, output_hidden_states=True).hidden_states
+        frames = -(-len(clip) // (2 * MEL_HOP))
+        pooled = torch.cat([states[layer][:, :frames].mean(dim=1) for layer in LAYERS], dim=-1)
+        texts = processor(text=TEXTS, padding=True, return_tensors="pt").to(model.device)
+        text = model.get_text_features(texts.input_ids, texts.attention_mask).pooler_output
+        rows.append((model.project("audio", pooled) @ text.T).cpu())
     return torch.cat(rows).numpy()
 
 
@@ -99,14 +157,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = command_line(__doc__, __spec__.name)
     add = parser.add_argument
     add("--variants", nargs="+", default=["eager", "compile"], help="ENGINE or ENGINE.PRECISION")
+    add("--encoder", choices=("published", "whisper"), default="published", help="(%(default)s)")
+    lengths = "shortest and longest clip [s] (1 10)"
+    add("--seconds", nargs=2, type=float, default=(1.0, 10.0), metavar="SECONDS", help=lengths)
     add("--clips", type=int, default=20, help="(%(default)s)")
     add("--rounds", type=int, default=3, help="(%(default)s)")
     add("--batch-seconds", type=float, default=0.0, help="padded audio per batch; 0 = single clips")
     add("--device", default="cpu", help="(%(default)s)")
     options = parse(parser, arguments)
-    device, (model, processor) = torch.device(options.device), build()
-    model, clips = model.to(device), make_clips(options.clips)
+    device, (model, processor) = torch.device(options.device), build(options.encoder)
+    model, clips = model.to(device), make_clips(options.clips, *options.seconds)
     variants = {PLAIN: partial(plain, model, processor)}
+    if options.encoder == "whisper":
+        variants = {PLAIN: partial(plain_whisper, model, processor, whisper_encoder(model))}
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.variants:
             engine = engine_of(name, model, processor, Path(temporary) / "onnx")
@@ -127,7 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = f"{len(clips)} clips of {seconds:.0f} s together, {len(TEXTS)} prompts, {device.type}"
     head = ("variant", "clips/s", "ratio", "ratio of CPU time", "memory [GiB]")
     table = markdown_table((*head, "largest change of a cosine"), rows)
-    report(f"Evaluation, {device.type}", f"{about}\n\n{table}", options)
+    title = "Evaluation" if options.encoder == "published" else "Evaluation, Whisper base"
+    report(f"{title}, {device.type}", f"{about}\n\n{table}", options)
 
 
 if __name__ == "__main__":

@@ -59,10 +59,18 @@ def test_lora_trains_adapters_and_heads(monkeypatch, capsys):
 
 def test_evaluation_gives_the_same_cosines(monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "PUBLISHED_CONFIG", PUBLISHED)
-    monkeypatch.setattr(evaluate, "LONGEST", 1.2)
-    evaluate.main(["--variants", "eager", "--clips", "3", "--rounds", "1", "--batch-seconds", "9"])
+    options = ["--variants", "eager", "--rounds", "1", "--batch-seconds", "9", "--seconds", "1"]
+    evaluate.main([*options, "1.2", "--clips", "3"])
     rows = table(capsys)
     assert set(rows) == {"plain", "eager"} and float(rows["eager"][-1]) < 1e-6
+
+
+def test_evaluation_with_whisper_equals_transformers_on_clips_of_30_s(monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "WHISPER_BASE", TINY_WHISPER)
+    monkeypatch.setattr(evaluate, "LAYERS", [1, 2])
+    options = ["--variants", "eager", "--rounds", "1", "--encoder", "whisper", "--clips", "2"]
+    evaluate.main([*options, "--seconds", "30", "30"])
+    assert float(table(capsys)["eager"][-1]) < 1e-5
 
 
 def test_ways_of_loading_read_the_same_samples(monkeypatch, capsys):
