@@ -6,11 +6,14 @@
     python app.py runs/small --edges captions.edges.json --features features.parquet --index index
     python app.py runs/small --host 0.0.0.0 --port 8080       # reachable from other machines
 
-Upload or record a clip, or choose a synthetic example, and enter prompts, one per line. The page
-shows the probability of each prompt, over time for long recordings, the measured acoustics with
-levels (--edges) and percentiles among the training clips (--features), and the most similar clips
-of an index (--index). --reference-clips FOLDER takes unlabelled clips of the same microphone, room
-or language, 50 or more and of all emotions; probabilities are relative to their mean embedding.
+Upload or record a clip, or choose a synthetic example, and enter prompts, separated by commas or
+lines ("quotes, keep commas"). The page states the training data and the scores of the model, from
+its card, and shows the probability of each prompt, over time for long recordings (click the curves
+to play from there), the measured acoustics with levels (--edges) and percentiles among the training
+clips (--features), and the most similar clips of an index (--index), for one recording or two side
+by side. Answers can be downloaded as CSV and as a TextGrid of Praat, and a link keeps the prompts.
+--reference-clips FOLDER takes unlabelled clips of the same microphone, room or language, 50 or more
+and of all emotions; probabilities are relative to their mean embedding.
 
 The page is at http://127.0.0.1:7860, without sharing links or telemetry. After loading the model,
 the process can no longer connect to other machines, and the page loads nothing from them. Uploads
@@ -35,7 +38,7 @@ from paraclap.cli.options import (
 from paraclap.errors import MissingPackageError
 from paraclap.inference.guards import check_address, page_folder
 from paraclap.inference.limits import HOST, MEGABYTES, PORT, SECONDS, WHOLE_SECONDS
-from paraclap.model.sources import find_model
+from paraclap.model.sources import find_model, model_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,9 +87,11 @@ def _serve(options: argparse.Namespace, folder: Path, reference: "pd.DataFrame |
     use_reference("app.py", paraclap, reference, WHOLE_SECONDS)
     index = ClipIndex(options.index) if options.index else None
     analyzer = Analyzer(paraclap, options.edges, options.features, index, options.max_seconds)
+    card = model_file(find_model(options.model), "README.md")
     examples = list(app.write_examples(folder / "examples"))
     block_connections(options.host)
-    page = app.build_page(analyzer, examples, Path(options.model).name, options.max_megabytes)
+    name = Path(options.model).name
+    page = app.build_page(analyzer, examples, name, options.max_megabytes, card)
     app.serve(page, options.host, options.port, uploads, options.max_megabytes)
 
 

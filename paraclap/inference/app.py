@@ -1,43 +1,36 @@
 """The web page in gradio: examples, layout and server."""
 
 import html
-import re
+import itertools
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
-import pandas as pd
 import soundfile
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from paraclap.audio import SAMPLING_RATE, AudioError
+from paraclap.audio import SAMPLING_RATE
 from paraclap.corpora.synthetic_speakers import draw_prosody, make_speakers
 from paraclap.corpora.synthetic_voice import render
+from paraclap.inference.about import card_scores, details, header
 from paraclap.inference.guards import RequestGuard, ServerError, check_address
 from paraclap.inference.limits import (
     HOST,
     KEPT_SECONDS,
-    NEIGHBOURS,
     QUEUE,
     SWEEP_SECONDS,
     TOTAL_MEGABYTES,
 )
-from paraclap.inference.page import (
-    Analysis,
-    Analyzer,
-    RequestError,
-    acoustics_table,
-    excerpt,
-    timeline_table,
-)
-from paraclap.inference.search import hit_notes
+from paraclap.inference.page import Analyzer, RequestError
+from paraclap.inference.results import CLICK_TO_PLAY, SCROLL, cleared, result_components, shown
 
 PROMPTS = ("angry", "bored", "happy", "sad", "calm")
 TEMPLATE = "the speaker sounds {}"
+STYLE = Path(__file__).with_name("page.css")
 EXAMPLES = (
     # title, speaker (even numbers are women), emotions one after the other
     ("Woman, angry", 0, ("anger",)),
@@ -47,12 +40,14 @@ EXAMPLES = (
     ("Man, calm, then angry", 5, ("neutral",) * 5 + ("anger",) * 5),
 )
 """Example clips of the synthetic corpus; several emotions make a long one."""
-STYLE = """
-#checks { background: #fdeeba; color: #332600; border-radius: 8px; padding: 8px 12px; }
-#checks * { color: inherit; }
-"""
-PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
-"""Characters that Markdown could interpret."""
+HINT = "<p class='hint'>Choose an example, or record or upload a voice and press Analyse.</p>"
+RECORDINGS = 2
+"""Number of recordings that are shown side by side."""
+READ_ADDRESS = """(prompts, template) => {
+  const query = new URLSearchParams(location.search);
+  return [query.get("prompts") ?? prompts, query.get("template") ?? template];
+}"""
+"""Fills in prompts and template of a link."""
 GAP_SECONDS = 0.3
 """Silence between the parts of a long example [s]."""
 
@@ -77,7 +72,11 @@ def write_examples(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def build_page(
-    analyzer: Analyzer, examples: Sequence[tuple[str, Path]], model: str, megabytes: float
+    analyzer: Analyzer,
+    examples: Sequence[tuple[str, Path]],
+    model: str,
+    megabytes: float,
+    card: Path | None = None,
 ) -> gr.Blocks:
     """Lay out the page.
 
@@ -86,75 +85,87 @@ def build_page(
         examples: title and file of each example clip.
         model: name of the model.
         megabytes: largest upload [MB], as displayed.
+        card: file of the model card, for the scores; None = unknown.
     """
     limit = f"up to {analyzer.max_seconds:g} s and {megabytes:g} MB"
+    provenance = analyzer.paraclap.model.config.provenance or {}
+    scores = card_scores(card)
+    options = {"concurrency_limit": 1, "api_visibility": "private"}
     with gr.Blocks(
         title="ParaCLAP", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)
     ) as page:
-        gr.Markdown(
-            f"# ParaCLAP\nZero-shot classification of a voice by prompts. Model: `{model}`"
-            f"{_training(analyzer.paraclap.model.config.provenance or {})}"
-        )
+        gr.HTML(header(model, provenance, scores), elem_id="head", apply_default_css=False)
+        with gr.Accordion("Training data and scores", open=False):
+            gr.HTML(details(provenance, scores), elem_id="facts", apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                inputs = _inputs(analyzer, examples, limit)
+                first, *groups = _recording(analyzer, f"Recording ({limit})", "recording")
+                loaded = _examples(first, examples)
+                with gr.Accordion("Compare with a second recording", open=False):
+                    second, *others = _recording(analyzer, "Second recording", "second")
+                prompts = gr.Textbox(
+                    ", ".join(PROMPTS),
+                    label="Prompts, separated by commas or lines",
+                    lines=2,
+                    max_lines=20,
+                )
+                template = gr.Textbox(TEMPLATE, label="Template ({} is replaced by the prompt)")
                 button = gr.Button("Analyse", variant="primary")
-            with gr.Column(scale=3, min_width=320):
-                outputs = _outputs(analyzer)
+            with gr.Column(scale=3, min_width=320), gr.Row():
+                hint, columns, results = _result_columns(analyzer.index is not None)
 
-        def respond(path: str | None, prompts: str, template: str, *groups: str) -> list[Any]:
-            labels = dict(zip(analyzer.groups, groups, strict=True))
+        def respond(*values: str) -> list[Any]:
+            paths, (prompts, template, *labels) = values[:RECORDINGS], values[RECORDINGS:]
+            by_recording = np.reshape(np.array(labels, object), (RECORDINGS, -1))
+            given = [number for number, path in enumerate(paths) if path] or [0]
+            updates = [cleared(len(components)) for components in results]
             try:
-                analysis = analyzer.analyze(path, prompts, template, labels)
+                for number in given:
+                    known = dict(zip(analyzer.groups, by_recording[number], strict=True))
+                    analysis = analyzer.analyze(paths[number], prompts, template, known)
+                    updates[number] = shown(analysis, paths[number], prompts, template)
             except RequestError as error:
                 gr.Warning(html.escape(str(error)))
-                return cleared(len(outputs))
-            return shown(analysis)
+                return empty()
+            seen = [gr.update(visible=number in given) for number in range(RECORDINGS)]
+            return [gr.update(visible=False), *seen, *itertools.chain(*updates)]
 
-        recording, prompts, *_ = inputs
-        options = {"concurrency_limit": 1, "api_visibility": "private"}
-        gr.on([button.click, prompts.submit], respond, inputs, outputs, **options)
-        recording.change(
-            lambda: cleared(len(outputs)), None, outputs, queue=False, api_visibility="private"
-        )
+        def empty() -> list[Any]:
+            seen = [gr.update(visible=number == 0) for number in range(RECORDINGS)]
+            return [gr.update(visible=True), *seen, *cleared(sum(map(len, results)))]
+
+        inputs = [first, second, prompts, template, *groups, *others]
+        filled = [hint, *columns, *itertools.chain(*results)]
+        asked = gr.on([button.click, prompts.submit], respond, inputs, filled, **options)
+        for done in (asked, loaded.then(respond, inputs, filled, **options)):
+            done.then(None, js=SCROLL, api_visibility="private")
+        changes = [event for clip in (first, second) for event in (clip.clear, clip.input)]
+        gr.on(changes, empty, None, filled, queue=False, api_visibility="private")
+        fields = [prompts, template]
+        page.load(None, fields, fields, js=READ_ADDRESS, api_visibility="private")
     return page
 
 
-def _training(provenance: Mapping[str, Any]) -> str:
-    """Return corpora, speakers and classes of the training as Markdown, as far as recorded."""
-    sentences = []
-    if corpora := provenance.get("corpora"):
-        speakers = provenance.get("speakers")
-        of = f", {speakers} speakers" if speakers else ""
-        sentences.append(f"Trained on {', '.join(map(str, corpora))}{of}.")
-    if attributes := provenance.get("attributes"):
-        captions = (f"{name} ({', '.join(found)})" for name, found in attributes.items())
-        sentences.append(f"Its captions describe {'; '.join(captions)}.")
-    if free := provenance.get("free_captions"):
-        sentences.append(f"It was trained on {free} different captions in free wording.")
-    return html.escape("".join(f"\n\n{sentence}" for sentence in sentences))
+def _result_columns(
+    index: bool,
+) -> tuple[gr.HTML, list[gr.Column], list[list[gr.components.Component]]]:
+    """Create the hint and, for each recording, the column of its results; only one is visible."""
+    columns, results = [], []
+    for number in range(RECORDINGS):
+        visible = number == 0
+        with gr.Column(min_width=300, elem_classes="result", visible=visible) as column:
+            if number == 0:
+                hint = gr.HTML(HINT)
+            results.append(result_components(index))
+        columns.append(column)
+    return hint, columns, results
 
 
-def _inputs(
-    analyzer: Analyzer, examples: Sequence[tuple[str, Path]], limit: str
-) -> list[gr.components.Component]:
-    """Create recording, prompts, template, and a dropdown for each group of the edges."""
+def _recording(analyzer: Analyzer, label: str, name: str) -> list[gr.components.Component]:
+    """Create a recording, and a dropdown for each group of the edges."""
     recording = gr.Audio(
-        sources=["upload", "microphone"],
-        type="filepath",
-        label=f"Recording ({limit})",
-        buttons=[],
-        elem_id="recording",
+        sources=["upload", "microphone"], type="filepath", label=label, buttons=[], elem_id=name
     )
-    gr.Examples(
-        [[str(path)] for _, path in examples],
-        [recording],
-        label="Synthetic examples",
-        example_labels=[title for title, _ in examples],
-        api_visibility="private",
-    )
-    prompts = gr.Textbox("\n".join(PROMPTS), label="Prompts, one per line", lines=5, max_lines=20)
-    template = gr.Textbox(TEMPLATE, label="Template ({} is replaced by the prompt)")
     groups = [
         gr.Dropdown(
             [("not specified", ""), *((name, name) for name in names)],
@@ -163,110 +174,18 @@ def _inputs(
         )
         for column, names in analyzer.groups.items()
     ]
-    return [recording, prompts, template, *groups]
+    return [recording, *groups]
 
 
-def _outputs(analyzer: Analyzer) -> list[gr.components.Component]:
-    """Create the components that `shown` fills."""
-    checks = gr.Markdown(visible=False, elem_id="checks")
-    scores = gr.Label(label="Probability of each prompt", show_heading=False, buttons=[])
-    notes = gr.Markdown(visible=False)
-    timeline = gr.LinePlot(
-        x="time",
-        y="probability",
-        color="prompt",
-        x_title="time [s]",
-        y_lim=[0, 1],
-        label="Probability over time",
-        visible=False,
-        buttons=[],
-    )
-    acoustics = gr.Dataframe(
-        label="Measured acoustics", visible=False, interactive=False, wrap=True, buttons=[]
-    )
-    players = [
-        gr.Audio(visible=False, interactive=False, buttons=[])
-        for _ in range(0 if analyzer.index is None else NEIGHBOURS)
-    ]
-    return [checks, scores, notes, timeline, acoustics, *players]
-
-
-def cleared(count: int) -> list[Any]:
-    """Return the updates that remove all results."""
-    hidden = gr.update(visible=False)
-    return [hidden, gr.update(value=None), *[hidden] * (count - 2)]
-
-
-def shown(analysis: Analysis) -> list[Any]:
-    """Return the updates of checks, scores, notes, timeline, acoustics and players."""
-    scores = {
-        f"{name} (cosine {analysis.scores[f'cosine.{name}']:.2f})": probability
-        for name, probability in analysis.probabilities().items()
-    }
-    timeline = gr.update(visible=False)
-    if analysis.timeline is not None:
-        timeline = gr.update(value=timeline_table(analysis), visible=True)
-    checks = checks_of(analysis)
-    acoustics = gr.update(visible=False)
-    if analysis.acoustics is not None:
-        acoustics = gr.update(value=acoustics_table(analysis), visible=True)
-    return [
-        gr.update(value=checks, visible=bool(checks)),
-        scores,
-        gr.update(value=notes_of(analysis), visible=True),
-        timeline,
-        acoustics,
-        *_players(analysis.neighbours),
-    ]
-
-
-def checks_of(analysis: Analysis) -> str:
-    """Return what questions the results as Markdown."""
-    lines = [f"**Check the recording:** {check}" for check in analysis.checks]
-    if analysis.untrained:
-        names = ", ".join(PUNCTUATION.sub(r"\\\g<0>", name) for name in analysis.untrained)
-        lines.append(f"**Not trained:** {names}. No caption of the training describes this.")
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def notes_of(analysis: Analysis) -> str:
-    """Return the remarks on an analysis as Markdown."""
-    lines = [f"Duration {analysis.seconds:.1f} s"]
-    if analysis.timeline is not None:
-        silent = (analysis.timeline["quality"] == "silent").sum()
-        count = len(analysis.timeline)
-        lines[0] += f", mean of {count - silent or count} windows"
-    lines.append(
-        f"Catch-all class (mean of neutral prompts such as “a person is speaking”), scored beside"
-        f" the prompts: **{analysis.scores['none_of_these']:.0%}**"
-    )
-    lines.append(
-        "Probabilities are a softmax over these prompts and add up to 100 % even if none fits;"
-        " the cosine of a prompt does not depend on the others"
-    )
-    if analysis.reference_clips:
-        lines.append(
-            f"Scores are relative to the mean of {analysis.reference_clips} reference clips;"
-            " similar clips are not"
-        )
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _players(neighbours: pd.DataFrame | None) -> Iterator[Any]:
-    """Yield one update for each player of a similar clip."""
-    if neighbours is None:
-        return
-    for _, hit in neighbours.iterrows():
-        limits = "" if np.isnan(hit["end"]) else f", {hit['start']:.1f} to {hit['end']:.1f} s"
-        label = f"Similar clip, cosine {hit['cosine']:.2f}: {hit['file']}{limits}"
-        label += "".join(f" ({note})" for note in hit_notes(hit))
-        try:
-            yield gr.update(value=excerpt(hit), label=label, visible=True)
-        except AudioError as error:
-            reason = error.reason.replace("_", " ")
-            yield gr.update(value=None, label=f"{label} (cannot be read: {reason})", visible=True)
-    for _ in range(NEIGHBOURS - len(neighbours)):
-        yield gr.update(visible=False)
+def _examples(recording: gr.Audio, examples: Sequence[tuple[str, Path]]) -> gr.events.Dependency:
+    """Create the examples; returns the event of a chosen one."""
+    return gr.Examples(
+        [[str(path)] for _, path in examples],
+        [recording],
+        label="Examples (synthetic voices)",
+        example_labels=[title for title, _ in examples],
+        api_visibility="private",
+    ).load_input_event
 
 
 # --- Server --------------------------------------------------------------------------------------
@@ -305,14 +224,15 @@ def serve(page: gr.Blocks, host: str, port: int, uploads: Path, megabytes: float
             run_history=False,
             enable_monitoring=False,
             ssr_mode=False,
-            css=STYLE,
+            css_paths=[STYLE],
+            js=CLICK_TO_PLAY,
             quiet=True,
             prevent_thread_lock=True,
             theme=gr.themes.Default(
                 primary_hue="blue",
                 font=["system-ui", "sans-serif"],  # of the visitor's machine, not from the web
                 font_mono=["monospace"],
-            ),
+            ).set(body_text_color_subdued="*neutral_500"),
             app_kwargs={"middleware": guards},
         )
     except OSError as error:

@@ -3,25 +3,23 @@ r"""Analysis of one recording for the web page, as tables; independent of gradio
     analyzer = Analyzer(ParaCLAP.from_pretrained("runs/small"), edges=Path("captions.edges.json"))
     analysis = analyzer.analyze("upload.wav", "angry\ncalm", "the speaker sounds {}")
     analysis.probabilities()     # prompt -> probability
-    acoustics_table(analysis)    # measured values beside the training clips
 
 Invalid input raises `RequestError` with a message for the visitor, without paths of this machine.
 
 Letters: T samples at 16 kHz, W windows, D embedding size.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import percentileofscore
 
 from paraclap.audio import SAMPLING_RATE, AudioError
-from paraclap.audio.paths import resolve_inside
 from paraclap.audio.quality import quality_flags
-from paraclap.audio.reading import read_audio, read_audio_with_report
+from paraclap.audio.reading import read_audio_with_report
 from paraclap.audio.segments import windows
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.prompts import PromptError
@@ -32,7 +30,6 @@ from paraclap.inference.index import ClipIndex, check_model
 from paraclap.inference.limits import (
     HOP_SECONDS,
     NEIGHBOURS,
-    PLAYED_SECONDS,
     PROMPT_CHARACTERS,
     PROMPTS,
     SECONDS,
@@ -57,12 +54,12 @@ FLAGS = {
     "antiphase": "its channels partly cancel each other",
     "clipped": "it is clipped (samples at full scale)",
     "offset": "it has a constant offset, which affects pitch and loudness",
-    "silent": "it is silent, so that the results do not describe a voice. Is the right microphone"
-    " selected and switched on?",
+    "silent": "it is silent, so there is nothing to score. Is the right microphone selected and"
+    " switched on?",
     "silent_channels": "at least one channel is silent; the mean of the others is used",
     "truncated": "its end is missing",
     "unknown_length": "its file does not state its length, so its end may be missing",
-    "unvoiced": "no voice was found in it, so that the results may not describe one",
+    "unvoiced": "it may be noise, music or a whisper, so that the scores need not describe a voice",
 }
 """Flags of an audio report -> note on the page."""
 
@@ -93,6 +90,7 @@ class Analysis:
         neighbours: table of `find`; None = no index.
         untrained: names of prompts that no caption of the training describes.
         checks: what questions the results.
+        flags: of the recording that question the results, such as `silent` and `unvoiced`.
         reference_clips: number of clips to whose mean embedding the scores are relative; 0 = none.
     """
 
@@ -105,6 +103,7 @@ class Analysis:
     neighbours: pd.DataFrame | None = None
     untrained: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     reference_clips: int = 0
 
     def probabilities(self) -> dict[str, float]:
@@ -162,7 +161,7 @@ class Analyzer:
 
         Args:
             path: of the recording; None = missing.
-            prompts: one per line.
+            prompts: see `split_prompts`.
             template: sentence with {} for the prompt; empty = none.
             labels: column -> group of the recording, where edges were fitted by group; without a
                 group there are no levels.
@@ -214,13 +213,14 @@ class Analyzer:
             neighbours=neighbours,
             untrained=classifier.untrained,
             checks=tuple(checks),
+            flags=tuple(filter(None, flags)),
             reference_clips=0 if classifier.reference is None else classifier.reference.clips,
         )
 
     def _embed_prompts(self, prompts: str, template: str) -> ZeroShotClassifier:
-        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+        lines = split_prompts(prompts)
         if not lines:
-            raise RequestError("Enter at least one prompt, one per line, such as “angry”.")
+            raise RequestError("Enter at least one prompt, such as “angry”.")
         if len(lines) > PROMPTS:
             raise RequestError(f"{len(lines)} prompts, expected at most {PROMPTS}.")
         template = template.strip() or "{}"
@@ -241,6 +241,15 @@ class Analyzer:
         if key not in self._references:
             self._references[key] = reference_values(self._features, self.edges, labels)
         return self._references[key]
+
+
+def split_prompts(text: str) -> list[str]:
+    """Return the prompts of a text, in lines or separated by commas.
+
+    Quotes keep a comma: `"a calm, deep voice", angry`.
+    """
+    rows = (next(csv.reader([line], skipinitialspace=True), []) for line in text.splitlines())
+    return [prompt.strip() for row in rows for prompt in row if prompt.strip()]
 
 
 def _window_checks(quality: pd.Series, flags: Sequence[str]) -> list[str]:
@@ -264,86 +273,3 @@ def _explain(error: AudioError, path: Path) -> str:
     if path.name not in sentence:
         sentence = f"{path.name}: {sentence}"
     return " ".join([f"{sentence.rstrip('.')}.", *filter(None, [HINTS.get(error.reason)])])
-
-
-# --- Tables --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Display:
-    """Title and unit of a descriptor on the page.
-
-    Attributes:
-        title: of the row.
-        unit: after conversion.
-        digits: after the point.
-        convert: from the unit of the functional.
-    """
-
-    title: str
-    unit: str
-    digits: int
-    convert: Callable[[float], float] = float
-
-    def text(self, *values: float) -> str:
-        """Return a value, or both ends of a range, with the unit."""
-        if np.isnan(values).any():
-            return "undefined"
-        numbers = " to ".join(f"{self.convert(value):.{self.digits}f}" for value in values)
-        return f"{numbers} {self.unit}".strip()
-
-
-def hertz(semitones: float) -> float:
-    """Convert semitones above 27.5 Hz to Hz."""
-    return 27.5 * 2 ** (semitones / 12)
-
-
-DISPLAYS = {
-    "pitch": Display("Pitch", "Hz", 0, hertz),
-    "pitch_variation": Display("Pitch variation", "%", 1, lambda v: 100 * v),
-    "intensity": Display("Sound level", "dBFS", 1),
-    "loudness": Display("Loudness", "", 2),
-    "jitter": Display("Jitter", "%", 2, lambda v: 100 * v),
-    "shimmer": Display("Shimmer", "dB", 2),
-    "duration": Display("Duration", "s", 1),
-}
-
-
-def acoustics_table(analysis: Analysis) -> pd.DataFrame:
-    """Return the measured values as text: `descriptor`, `value`, and what is known beyond.
-
-    With edges there are `level` and `normal range`, with features `percentile` among the training
-    clips.
-    """
-    rows = []
-    for name, row in analysis.acoustics.iterrows():
-        display = DISPLAYS[name]
-        line = {"descriptor": display.title, "value": display.text(row["value"])}
-        if not pd.isna(row["low"]):
-            line["level"] = "" if pd.isna(row["level"]) else row["level"]
-            line["normal range"] = display.text(row["low"], row["high"])
-        if name in analysis.reference and not np.isnan(row["value"]):
-            rank = percentileofscore(analysis.reference[name], row["value"], "mean")
-            line["percentile"] = f"{rank:.0f}"
-        rows.append(line)
-    return pd.DataFrame(rows).fillna("")
-
-
-def timeline_table(analysis: Analysis) -> pd.DataFrame:
-    """Return `prompt`, `time` [s] (centre of the window) and `probability`, a row for each pair."""
-    time = (analysis.timeline["start"] + analysis.timeline["end"]) / 2
-    columns = [analysis.timeline[f"probability.{name}"] for name in analysis.names]
-    curves = pd.concat(columns, axis=1).set_axis(pd.Index(analysis.names, name="prompt"), axis=1)
-    return curves.set_index(time.rename("time")).unstack().rename("probability").reset_index()
-
-
-def excerpt(hit: pd.Series) -> tuple[int, np.ndarray]:
-    """Return sampling rate [Hz] and the beginning (T,) of a similar clip, as 16-bit integers.
-
-    Raises:
-        AudioError: if it cannot be read.
-    """
-    path = resolve_inside(hit["root"], hit["file"])
-    waveform = read_audio(path, hit["start"], None if np.isnan(hit["end"]) else hit["end"])
-    played = waveform[: round(PLAYED_SECONDS * SAMPLING_RATE)]
-    return SAMPLING_RATE, (played * 32767).round().astype(np.int16)

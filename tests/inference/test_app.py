@@ -30,13 +30,14 @@ from paraclap.audio.containers import read_duration
 from paraclap.audio.reading import read_audio
 from paraclap.corpora.table import read_clips
 from paraclap.errors import ParaCLAPError
-from paraclap.inference import guards
+from paraclap.inference import about, guards
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index_update import update_index
 from paraclap.inference.limits import HOST, WHOLE_SECONDS
 from paraclap.inference.page import Analyzer
 from paraclap.inference.search import result_page
 from paraclap.model.build import build_model
+from paraclap.model.sources import default_model
 from paraclap.settings import ModelSettings, TowerSettings
 from tiny_models import TEXTS, TINY_AUDIO, TINY_TEXT
 
@@ -94,6 +95,9 @@ def sounds(tmp_path_factory, voice):
     soundfile.write(folder / "short.wav", voice(1.5), 16_000)
     soundfile.write(folder / "other.flac", voice(2.0, f0=210), 16_000)
     soundfile.write(folder / "long.wav", np.tile(voice(1.3), 10), 16_000)
+    soundfile.write(folder / "silence.wav", np.zeros(20_000), 16_000)
+    noise = 0.05 * np.random.default_rng(0).standard_normal(30_000)
+    soundfile.write(folder / "noise.wav", noise, 16_000)
     (folder / "broken.wav").write_bytes((folder / "short.wav").read_bytes()[:9_000])
     return folder
 
@@ -133,7 +137,7 @@ class Server:
         assert self.url in self.first_line, self.log.read_text()
         with self.open("/config") as answer:
             dependencies = json.load(answer)["dependencies"]
-        self.function = next(d["id"] for d in dependencies if len(d["inputs"]) == 3)
+        self.function = next(d["id"] for d in dependencies if len(d["inputs"]) == 4)
 
     def others(self):
         """Other machines that the process tried to reach."""
@@ -168,7 +172,7 @@ class Server:
         """Send a request without the page; returns whether it succeeded, and its output."""
         session = uuid.uuid4().hex
         request = {
-            "data": [recording, "angry\ncalm", "{}"],
+            "data": [recording, None, "angry\ncalm", "{}"],
             "fn_index": self.function,
             "session_hash": session,
         }
@@ -205,7 +209,7 @@ def test_only_uploads_are_read(server, sounds):
     assert Path(path).is_relative_to(server.temporary) and path.endswith("/short.wav")
     assert server.status(f"/gradio_api/file={quote(str(path))}") == 200
     success, output = server.request(file_data(path))
-    assert success and "angry (cosine" in output
+    assert success and "<span class='prompt'>angry</span> <small>cosine" in output
     inside = sounds / "other.flac"  # in the index, but not an upload
     for other in ("/etc/passwd", inside, REPOSITORY / "app.py", f"{path}/../../../../log"):
         assert server.status(f"/gradio_api/file={quote(str(other))}") == 403
@@ -246,14 +250,30 @@ def test_only_this_machine_reaches_the_page(server):
         assert server.status(path) in (403, 404)
 
 
-def test_heading_names_the_training_data():
-    from paraclap.inference import app
-
+def test_head_states_training_data_and_scores_with_intervals():
+    card = default_model() / "README.md"
+    scores = about.card_scores(card)
+    provenance = {"corpora": ["emodb", "nemo"], "speakers": 19}
+    text = about.header("m<b>", provenance, scores)
+    assert "m&lt;b&gt;" in text and about.PAPER in text and about.CODE in text
+    assert "Trained on emodb, nemo (19 speakers)." in text
+    (row,) = (
+        r for _, r in scores.iterrows() if (r["corpus"], r["target"]) == ("ravdess", "emotion")
+    )
+    low, high = row["95 %"].split("-")
+    assert f"ravdess {row['UAR']} [{low}, {high}] ({row['speakers']} speakers" in text
+    assert "speakers that it was not trained on" in text
     attributes = {"emotion": {"anger": [], "sad<b>": []}}
-    text = app._training({"corpora": ["emodb", "nemo"], "speakers": 19, "attributes": attributes})
-    assert "Trained on emodb, nemo, 19 speakers." in text
-    assert "Its captions describe emotion (anger, sad&lt;b&gt;)." in text
-    assert app._training({}) == ""
+    table = about.details({"attributes": attributes}, scores)
+    assert "emotion (anger, sad&lt;b&gt;)" in table and table.count("<tr") == len(scores) + 1
+
+
+def test_model_without_a_card_has_a_head(tmp_path):
+    (tmp_path / "README.md").write_text("# Mine\n\n## Scores\n\nNot recorded.\n")
+    for card in (None, tmp_path / "README.md"):
+        scores = about.card_scores(card)
+        assert scores.empty and "UAR" not in about.header("m", {}, scores)
+        assert "no card with scores" in about.details({}, scores)
 
 
 def test_old_uploads_are_deleted(tiny, tmp_path, monkeypatch):
@@ -341,20 +361,29 @@ def analyse(opened):
     opened.get_by_role("button", name="Analyse").click()
 
 
+def cosines(opened):
+    """The rows of scores that are shown."""
+    return opened.locator("ul.scores li")
+
+
+def fill_prompts(opened, text):
+    opened.get_by_label("Prompts, separated").fill(text)
+
+
 @needs_browser
 def test_page_shows_scores_timeline_acoustics_and_similar_clips(visit, server, sounds):
     opened = visit()
     choose(opened, sounds / "short.wav")
-    opened.get_by_label("Prompts, one per line").fill("angry\na calm voice\n<b>sad</b>")
+    fill_prompts(opened, "angry, a calm voice\n<b>sad</b>")
     analyse(opened)
     for prompt in ("angry", "a calm voice", "<b>sad</b>"):
-        opened.get_by_text(f"{prompt} (cosine").wait_for()
+        cosines(opened).get_by_text(prompt, exact=True).wait_for()
     opened.get_by_text("Sound level").first.wait_for()
     opened.get_by_text("Similar clip").nth(1).wait_for()
     assert opened.get_by_text("Probability over time").count() == 0
 
     opened.get_by_label("Clear").first.click()
-    opened.get_by_text("(cosine").first.wait_for(state="hidden")  # results of another recording
+    cosines(opened).first.wait_for(state="hidden")  # results of another recording
     choose(opened, sounds / "long.wav")
     analyse(opened)
     opened.get_by_text("Probability over time").wait_for()
@@ -364,7 +393,76 @@ def test_page_shows_scores_timeline_acoustics_and_similar_clips(visit, server, s
 
 
 @needs_browser
-def test_invalid_recordings_give_a_warning_and_valid_ones_results(visit, sounds):
+def test_click_on_a_curve_plays_from_there(visit, sounds):
+    opened = visit()
+    choose(opened, sounds / "long.wav")
+    analyse(opened)
+    area = opened.locator(".timeline svg .root > g > path.background").first
+    area.wait_for()
+    box = area.bounding_box()
+    opened.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 20)
+    opened.wait_for_function("document.querySelector('audio.player').currentTime > 6")
+    seconds = read_duration(sounds / "long.wav")
+    reached = opened.evaluate("document.querySelector('audio.player').currentTime")
+    assert reached == pytest.approx(seconds / 2, abs=2)  # it plays on meanwhile
+
+
+@needs_browser
+def test_answers_can_be_downloaded_and_prompts_kept_in_a_link(visit, server, sounds, tmp_path):
+    opened = visit()
+    choose(opened, sounds / "long.wav")
+    fill_prompts(opened, '"calm, deep", sad & <b>')
+    opened.get_by_label("Template").fill("{} voice")
+    analyse(opened)
+    for suffix, name in (("CSV", "long.csv"), ("TextGrid", "long.TextGrid")):
+        with opened.expect_download() as found:
+            opened.get_by_role("link", name=suffix).click()
+        assert found.value.suggested_filename == name
+        found.value.save_as(tmp_path / name)
+    scores = pd.read_csv(tmp_path / "long.csv")
+    assert set(scores["file"]) == {"long.wav"} and len(scores) > 1
+    assert "probability.calm, deep" in scores and "cosine.sad & <b>" in scores
+    assert 'name = "calm, deep"' in (tmp_path / "long.TextGrid").read_text()
+
+    link = opened.get_by_role("link", name="Link with these prompts").get_attribute("href")
+    opened.goto(f"{server.url}/{link}")
+    prompts = opened.get_by_label("Prompts, separated")
+    opened.wait_for_function("document.querySelector('textarea')?.value.includes('deep')")
+    assert prompts.input_value() == '"calm, deep", sad & <b>'
+    assert opened.get_by_label("Template").input_value() == "{} voice"
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_two_recordings_are_compared(visit, sounds, width):
+    opened = visit(width=width)
+    choose(opened, sounds / "short.wav")
+    opened.get_by_text("Compare with a second recording").click()
+    opened.locator("#second input[type=file]").set_input_files(sounds / "noise.wav")
+    opened.locator("#second").get_by_label("Clear").wait_for()
+    analyse(opened)
+    headings = opened.locator(".result h2")
+    headings.nth(1).wait_for()
+    assert [text.split()[0] for text in headings.all_inner_texts()] == ["short.wav", "noise.wav"]
+    left, right = (headings.nth(number).bounding_box() for number in range(2))
+    assert (left["y"] == right["y"]) == (width == 1280)  # side by side, or below each other
+    assert opened.locator(".stop").inner_text().startswith("No voice found")
+    assert opened.locator("ul.scores.doubtful").count() == 1
+    assert opened.evaluate("document.documentElement.scrollWidth") == width
+
+
+@needs_browser
+def test_silence_has_no_scores(visit, sounds):
+    opened = visit(width=390)
+    choose(opened, sounds / "silence.wav")
+    analyse(opened)
+    opened.get_by_text("Silence:").wait_for()
+    assert opened.locator("ul.scores, .downloads, .timeline svg").count() == 0
+    assert opened.get_by_text("Similar clip").count() == 0
+
+
+@needs_browser
+def test_invalid_recordings_give_a_warning_and_examples_answer_on_a_click(visit, sounds):
     opened = visit(width=375)
     analyse(opened)
     opened.get_by_text("Upload or record an audio clip first").wait_for()
@@ -373,11 +471,10 @@ def test_invalid_recordings_give_a_warning_and_valid_ones_results(visit, sounds)
     opened.get_by_text("broken.wav: header announces 48044 bytes").wait_for()
     seen = opened.locator("body").inner_text()
     assert "Traceback" not in seen and str(tempfile.gettempdir()) not in seen
-    assert opened.get_by_text("(cosine").count() == 0
-    with opened.expect_response(lambda response: "/file=" in response.url):
-        opened.get_by_text("Man, sad").click()  # a synthetic example, which the player then loads
-    analyse(opened)
-    opened.get_by_text("angry (cosine").wait_for()
+    assert cosines(opened).count() == 0
+    opened.get_by_text("Man, sad").click()  # a synthetic example
+    cosines(opened).get_by_text("angry").wait_for()
+    assert opened.locator(".result h2").inner_text().startswith("man_sad.wav")
     assert opened.evaluate("document.documentElement.scrollWidth") == 375
 
 
@@ -389,13 +486,13 @@ def test_two_visitors_get_their_own_results(visit, sounds):
     ]
     for opened, path, prompts in visitors:
         choose(opened, path)
-        opened.get_by_label("Prompts, one per line").fill("\n".join(prompts))
+        fill_prompts(opened, "\n".join(prompts))
     for opened, _, _ in visitors:  # neither waits for the other
         opened.get_by_role("button", name="Analyse").click(no_wait_after=True)
     for opened, _, prompts in visitors:
         for prompt in prompts:
-            opened.get_by_text(f"{prompt} (cosine").wait_for()
-        assert opened.get_by_text("(cosine").count() == len(prompts)
+            cosines(opened).get_by_text(prompt).wait_for()
+        assert cosines(opened).count() == len(prompts)
 
 
 @needs_browser

@@ -12,11 +12,11 @@ from paraclap.audio import reading
 from paraclap.cli import template_creation
 from paraclap.corpora.table import read_clips
 from paraclap.errors import ParaCLAPError
-from paraclap.inference import measurement, page
+from paraclap.inference import measurement, page, tables
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index import ClipIndex
 from paraclap.inference.index_update import update_index
-from paraclap.inference.page import Analyzer, RequestError
+from paraclap.inference.page import Analyzer, RequestError, split_prompts
 
 PROMPTS = "angry\ncalm\n\n  sad  \n"
 NAMES = ["angry", "calm", "sad"]
@@ -65,16 +65,38 @@ def test_long_recordings_have_a_timeline_and_the_mean_of_its_scores(
     for column in ("none_of_these", "probability.sad", "cosine.sad"):
         assert analysis.scores[column] == pytest.approx(expected[column].mean(), abs=1e-5)
     assert sum(analysis.probabilities().values()) == pytest.approx(1)
-    curves = page.timeline_table(analysis).pivot(index="time", columns="prompt")["probability"]
+    curves = tables.timeline_table(analysis).pivot(index="time", columns="prompt")["probability"]
     assert list(curves.index) == pytest.approx([0.5, 1.0, 1.5, 1.8])  # centres of the windows
     np.testing.assert_allclose(curves["sad"], expected["probability.sad"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("angry, calm ,sad", NAMES),
+        (" angry,\n\ncalm\n sad,", NAMES),
+        ('"a calm, deep voice", the "angry" one', ["a calm, deep voice", 'the "angry" one']),
+        ('"a calm, deep voice\nsad', ["a calm, deep voice", "sad"]),
+        (" , \n", []),
+    ],
+)
+def test_prompts_are_separated_by_commas_and_lines(text, prompts):
+    assert split_prompts(text) == prompts
+
+
+def test_table_of_scores_has_the_columns_of_predict(analyzer, paraclap, clip):
+    table = tables.score_table(analyzer.analyze(clip, PROMPTS, TEMPLATE), "clip.wav")
+    expected = paraclap.score(clip, NAMES, TEMPLATE)
+    assert set(table) == {*expected, "file", "start", "end"}
+    assert table["best"].tolist() == expected["best"].tolist()
+    assert table[["start", "end"]].values.tolist() == [[0, 1.5]]
 
 
 # --- Acoustics -----------------------------------------------------------------------------------
 
 
 def row_of(analysis, descriptor):
-    return page.acoustics_table(analysis).set_index("descriptor").loc[descriptor]
+    return tables.acoustics_table(analysis).set_index("descriptor").loc[descriptor]
 
 
 def test_value_level_and_percentile_agree_with_the_training_clips(paraclap, captions, corpus):
@@ -94,17 +116,29 @@ def test_value_level_and_percentile_agree_with_the_training_clips(paraclap, capt
 def test_edges_alone_give_levels_and_no_edges_give_values(paraclap, captions, corpus):
     file = corpus / pd.read_parquet(captions).index[0][0]
     edges = captions.with_name("captions.edges.json")
-    with_edges = page.acoustics_table(Analyzer(paraclap, edges).analyze(file, "x"))
+    with_edges = tables.acoustics_table(Analyzer(paraclap, edges).analyze(file, "x"))
     assert list(with_edges) == ["descriptor", "value", "level", "normal range"]
-    assert list(page.acoustics_table(Analyzer(paraclap).analyze(file, "x"))) == [
+    assert list(tables.acoustics_table(Analyzer(paraclap).analyze(file, "x"))) == [
         "descriptor",
         "value",
     ]
 
 
 def test_every_measurable_descriptor_has_a_display():
-    assert set(page.DISPLAYS) == set(measurement.level_phrases())
-    assert page.hertz(12) == 55
+    assert set(tables.DISPLAYS) == set(measurement.level_phrases())
+    assert tables.hertz(12) == 55
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "bound"),
+    [(199.4, "199.4 Hz", "199.2 Hz"), (210.0, "210 Hz", "199 Hz"), (199.2, "199 Hz", "199 Hz")],
+)
+def test_rounding_does_not_contradict_the_level(value, shown, bound):
+    semitones, limit = (12 * np.log2(number / 27.5) for number in (value, 199.2))
+    display = tables.DISPLAYS["pitch"]
+    digits = display.digits_apart(semitones, limit)
+    assert display.text(semitones, digits=digits) == shown
+    assert display.text(limit, digits=digits) == bound
 
 
 def test_pitch_of_noise_is_undefined_and_noted(paraclap, captions, tmp_path):
@@ -131,7 +165,7 @@ def test_edges_by_group_give_levels_once_the_group_is_chosen(paraclap, captions,
     assert analyzer.groups == {"gender": ("woman", "man")}
     file = corpus / pd.read_parquet(captions).index[0][0]
     for group, has_levels in (("", False), ("woman", True)):
-        table = page.acoustics_table(analyzer.analyze(file, "x", labels={"gender": group}))
+        table = tables.acoustics_table(analyzer.analyze(file, "x", labels={"gender": group}))
         assert ("level" in table) == has_levels == ("percentile" in table)
 
 
@@ -160,7 +194,7 @@ def test_most_similar_clip_of_a_clip_is_itself_and_can_be_played(paraclap, tmp_p
     path = tmp_path / "clips" / "c2.wav"
     neighbours = analyzer.analyze(path, PROMPTS).neighbours
     assert len(neighbours) == 4 and neighbours["file"].iloc[0] == "c2.wav"
-    rate, played = page.excerpt(neighbours.iloc[0])
+    rate, played = tables.excerpt(neighbours.iloc[0])
     assert rate == 16_000
     np.testing.assert_allclose(played / 32767, reading.read_audio(path), atol=1e-4)
 
