@@ -129,6 +129,8 @@ class Drawn:
 
     def apply(self, waveform: np.ndarray) -> np.ndarray:
         """Transform a waveform (T,): (about T / speed,) float32."""
+        if not self.values:
+            return waveform
         rng = np.random.default_rng([*self.seed, 1])
         for name, value in self.values:
             waveform = TRANSFORMS[name].change(waveform, value, rng)
@@ -165,6 +167,8 @@ class Augmenter:
         Skipping a transform because of the caption does not change the others.
         """
         seed = (self.seed, SEED_OFFSET, *place)
+        if not self.probs:
+            return Drawn((), (), seed)
         rng = np.random.default_rng(seed)
         drawn = [
             (name, rng.random() < prob, float(rng.uniform(*self.ranges[name])))

@@ -143,10 +143,17 @@ def _sampled(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generat
     others = [name for name in phrases if name not in settings.label_probs]
     if not others and not labels:
         others = list(phrases)
-    count = int(rng.choice(len(settings.phrase_count_probs), p=settings.phrase_count_probs))
+    count = int(np.searchsorted(_cumulated(*settings.phrase_count_probs), rng.random(), "right"))
     count = min(count if labels else max(count, 1), len(others))
     chosen = [others[i] for i in rng.permutation(len(others))[:count]]
     return compose_caption(phrases, [*chosen, *labels], settings, rng)
+
+
+@functools.cache
+def _cumulated(*probs: float) -> np.ndarray:
+    """Return the distribution function as `Generator.choice` does, which takes longer to draw."""
+    sums = np.cumsum(probs)
+    return sums / sums[-1]
 
 
 def _published(phrases: Phrases, settings: CaptionSettings, rng: np.random.Generator) -> Caption:
@@ -182,13 +189,16 @@ def match_matrix(phrases: Sequence[Phrases], captions: Sequence[Caption]) -> tor
     stated = _table([[a in caption.attributes for a in attributes] for caption in captions])
     known = _table([[name == FREE or name in p for name, _ in attributes] for p in phrases])
     holds = _table([[a in fact for a in attributes] for fact in facts])
-    right, judged, total = holds @ stated.T, known @ stated.T, stated.sum(dim=1)
+    # NumPy, because the threads of torch cost more than products of this size.
+    right, judged, total = holds @ stated.T, known @ stated.T, stated.sum(axis=1)
     is_right = right == judged
-    return is_right.float().masked_fill(is_right & (judged < total), torch.nan)
+    matches = is_right.astype(np.float32)
+    matches[is_right & (judged < total)] = np.nan
+    return torch.from_numpy(matches)
 
 
-def _table(rows: Sequence[Sequence[bool]]) -> torch.Tensor:
-    return torch.tensor(rows, dtype=torch.float32)
+def _table(rows: Sequence[Sequence[bool]]) -> np.ndarray:
+    return np.array(rows, dtype=np.float32)
 
 
 def equal_captions(captions: Sequence[Caption]) -> torch.Tensor:

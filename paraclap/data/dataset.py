@@ -81,6 +81,8 @@ class CaptionDataset(torch.utils.data.Dataset):
         self.clips = table.index
         self.phrases = ClipPhrases(table)
         self.recordings = _recordings(recordings)
+        # `clips[row]` itself takes five times as long.
+        self._limits = [_level_seconds(table.index, number) for number in (1, 2)]
         self.captions, self.data, self.seed = captions, data, seed
         self.repeat_short = repeat_short
         self.own = own
@@ -153,7 +155,8 @@ class CaptionDataset(torch.utils.data.Dataset):
             rng: draws the position of the crop; not used by centre crops.
             drawn: augmentation of the crop. A faster one starts from a longer crop.
         """
-        file, start, end = self.clips[row]
+        file = self.clips.levels[0][self.clips.codes[0][row]]
+        start, end = (seconds[row] for seconds in self._limits)
         seconds = self.data.crop_seconds
         samples = round(seconds * SAMPLING_RATE)
         place = rng.random() if self.data.crop == "random" else 0.5
@@ -168,6 +171,13 @@ class CaptionDataset(torch.utils.data.Dataset):
 def _recordings(source: str | Path | Recordings) -> Recordings:
     """Return recordings as they are, or those of a folder."""
     return Files(source) if isinstance(source, str | Path) else source
+
+
+def _level_seconds(index: pd.MultiIndex, number: int) -> np.ndarray:
+    """Return a level of timedeltas [s], NaT as NaN."""
+    level = index.levels[number]
+    seconds = level.total_seconds() if len(level) else []
+    return np.append(seconds, np.nan)[index.codes[number]]  # the code of NaT is -1
 
 
 def clip_limits(
@@ -319,10 +329,9 @@ class Collate:
             captions = [item["caption"] for item in items]
             batch["captions"] = [captions[place].text for place in own]
             batch["matches"] = _matches([item["phrases"] for item in items], captions, own)
-            tokens = self.processor.tokenizer(
-                batch["captions"], padding=True, truncation=True, return_tensors="pt"
-            )
-            batch |= dict(tokens)
+            tokens = self.processor.tokenizer(batch["captions"], padding=True, truncation=True)
+            # The conversion by the tokenizer itself takes longer than tokenisation.
+            batch |= {name: torch.from_numpy(np.array(rows)) for name, rows in tokens.items()}
         return batch
 
     def _audio(self, items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
