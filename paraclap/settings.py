@@ -260,7 +260,8 @@ class DataSettings:
         embeddings: folder that keeps the outputs of a frozen audio encoder for later runs: mean and
             standard deviation of all layers. "auto" = the embedding cache of evaluate.py if the
             encoder has pretrained weights, None = not kept.
-        workers: number of processes that read audio; 0 = read in the training process.
+        workers: number of processes that read audio, or of threads with `waveform_cache`; 0 = read
+            between the steps.
         timeout: longest wait for a worker [s]; the run stops after it.
     """
 

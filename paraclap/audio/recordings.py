@@ -25,9 +25,11 @@ class Files:
     Attributes:
         root: folder that file names are relative to.
         conditioning: description of the conditioning of the samples.
+        in_memory: whether reading decodes nothing.
     """
 
     conditioning = CONDITIONING
+    in_memory = False
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -57,11 +59,13 @@ class JoinedRecordings:
     Attributes:
         corpora: name of a corpus -> its recordings.
         conditioning: description of the conditioning of the samples.
+        in_memory: whether reading decodes nothing.
     """
 
     def __init__(self, corpora: Mapping[str, Files | CachedWaveforms]) -> None:
         self.corpora = corpora
         self.conditioning = "; ".join(dict.fromkeys(c.conditioning for c in corpora.values()))
+        self.in_memory = all(c.in_memory for c in corpora.values())
 
     def _find(self, file: str) -> tuple[Files | CachedWaveforms, str]:
         corpus, _, name = file.partition("/")

@@ -72,9 +72,11 @@ class CachedWaveforms:
     Attributes:
         folder: of the cache.
         conditioning: description of the conditioning of the samples.
+        in_memory: whether reading decodes nothing.
     """
 
     conditioning = f"{CONDITIONING}, rounded to 16 bits"
+    in_memory = True
 
     def __init__(self, folder: Path, places: Mapping[str, tuple[bytes, Place]]) -> None:
         """Store the SHA-256 and the place of each file in arrays."""

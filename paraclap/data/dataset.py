@@ -93,6 +93,15 @@ class CaptionDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether no audio file is decoded."""
+        return not self.read or self.functionals is not None or self.recordings.in_memory
+
+    def files(self, draws: Sequence[tuple[int, int]]) -> list[str]:
+        """Return the files of a batch that this process reads."""
+        return [self.clips[row][0] for _, row in draws[self.own]]
+
     def text_batch(self, step: int, size: int) -> list[Caption]:
         """Draw captions for a step of text pretraining, without reading audio.
 
@@ -225,6 +234,15 @@ class ClipDataset(torch.utils.data.Dataset):
         return len(self.clips)
 
     @property
+    def in_memory(self) -> bool:
+        """Whether no audio file is decoded."""
+        return self.functionals is not None or self.recordings.in_memory
+
+    def files(self, rows: Sequence[int]) -> list[str]:
+        """Return the files of a batch."""
+        return [self.clips[row][0] for row in rows]
+
+    @property
     def conditioning(self) -> str:
         """Description of how waveforms follow from their files and limits."""
         return self.recordings.conditioning
@@ -315,12 +333,12 @@ class Collate:
 
         Returns:
             Audio tensors of the b items of this process, if their audio was read; `row` of all
-            items; `own`, the positions of the b items. Captioned items also have `captions` (b
-            texts), their tokens, and `matches`: the `match_matrix` of own clips and all captions,
-            and of own captions and all clips, each (b, B).
+            items; `own`, the positions of the b items. Captioned items also have
+            `captions` (b texts), their tokens, and `matches`: the `match_matrix` of own clips and
+            all captions, and of own captions and all clips, each (b, B).
         """
         own = [place for place, item in enumerate(items) if item.get("own", True)]
-        batch = dict(self._audio([items[place] for place in own]))
+        batch = self._audio([items[place] for place in own])
         batch["row"] = [item["row"] for item in items]
         batch["own"] = own
         if "quality" in items[0]:
@@ -334,19 +352,21 @@ class Collate:
             batch |= {name: torch.from_numpy(np.array(rows)) for name, rows in tokens.items()}
         return batch
 
-    def _audio(self, items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def _audio(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         extractor = self.processor.feature_extractor
         if "functionals" in items[0]:
-            return extractor.batch([item["functionals"] for item in items], return_tensors="pt")
-        if "waveform" not in items[0]:
+            features = extractor.batch([item["functionals"] for item in items])
+        elif "waveform" in items[0]:
+            waveforms = [item["waveform"] for item in items]
+            samples = self.samples
+            if max(samples or 0, *map(len, waveforms)) < self.least:
+                samples = self.least
+            features = extractor(
+                waveforms, sampling_rate=SAMPLING_RATE, samples=samples, mask_dtype=bool
+            )
+        else:
             return {}
-        waveforms = [item["waveform"] for item in items]
-        samples = self.samples
-        if max(samples or 0, *map(len, waveforms)) < self.least:
-            samples = self.least
-        return extractor(
-            waveforms, sampling_rate=SAMPLING_RATE, samples=samples, return_tensors="pt"
-        )
+        return {name: torch.from_numpy(values) for name, values in features.items()}
 
 
 def _matches(

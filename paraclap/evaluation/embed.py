@@ -186,14 +186,8 @@ def _features(
     durations = sum_in_place(durations).numpy()
     check_lengths(clips, rows, durations, processor)
     batches = [[rows[i] for i in b] for b in length_sorted_batches(durations, batch_seconds)]
-    loader = Loader(
-        clips,
-        batch_sampler=batches[rank() :: world_size()],
-        num_workers=workers,
-        collate_fn=Collate(processor),
-    )
     seconds = dict(zip(rows, durations.tolist(), strict=True))
-    for batch in loader:
+    for batch in Loader(clips, Collate(processor), batches[rank() :: world_size()], workers):
         features = _audio_features(model, batch)
         read, mask = batch["row"], batch["padding_mask"]
         progress.add(len(read), sum(map(seconds.get, read)), int(mask.sum()), mask.numel())

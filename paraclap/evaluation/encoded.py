@@ -18,7 +18,7 @@ import torch
 
 from paraclap.audio import SAMPLING_RATE, AudioError
 from paraclap.data.dataset import ClipDataset, Collate
-from paraclap.data.loader import PREFETCH, Loader, raise_worker_error
+from paraclap.data.loader import Loader
 from paraclap.distributed import broadcast, rank, sum_in_place, world_size
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.embedding_cache import (
@@ -294,23 +294,8 @@ def _statistics(
     signal, computed = encoder.signal, encoder.computed
     if encoder.batch_size > 1:  # batches of similar length
         own = [own[place] for place in np.argsort(durations, kind="stable")]
-    loader = Loader(
-        clips.examined(),
-        batch_sampler=[own[first : first + BATCH_SIZE] for first in range(0, len(own), BATCH_SIZE)],
-        num_workers=workers,
-        timeout=timeout if workers else 0,
-        prefetch_factor=PREFETCH if workers else None,
-        collate_fn=Collate(processor),
-        generator=torch.Generator(),
-    )
-    done, batches = 0, iter(loader)
-    while done < len(own):
-        try:
-            batch = next(batches)
-        except RuntimeError as error:
-            ahead = own[done : done + BATCH_SIZE * (1 + PREFETCH * workers)]
-            raise_worker_error(error, (clips.clips[row][0] for row in ahead))
-        done += len(batch["row"])
+    batches = [own[first : first + BATCH_SIZE] for first in range(0, len(own), BATCH_SIZE)]
+    for batch in Loader(clips.examined(), Collate(processor), batches, workers, timeout):
         statistics = encoder.statistics(batch["input_values"], batch["padding_mask"])
         yield batch["row"], torch.cat([statistics.cpu(), quality_column(batch)], dim=1)
     found = encoder.signal - signal, encoder.computed - computed

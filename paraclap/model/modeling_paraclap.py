@@ -1108,6 +1108,7 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         audio: np.ndarray | Sequence[np.ndarray],
         sampling_rate: int | None = None,
         samples: int | None = None,
+        mask_dtype: type = np.int64,
         return_tensors: str | None = None,
         **unused: Any,
     ) -> BatchFeature:
@@ -1119,6 +1120,7 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate: of the waveforms [Hz]; required, so that a wrong rate is an error.
             samples: length to pad to; None = the longest clip. (Not called `max_length`, because
                 processors pass the tokenizer's `max_length`, in tokens, to audio as well.)
+            mask_dtype: of the mask; as int64 it takes twice the memory of the waveforms.
             return_tensors: "pt" or "np" (default).
             unused: padding options of transformers; clips are always padded.
 
@@ -1146,7 +1148,7 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
             width = mel_frames(width, self.mel)
         shape = (len(inputs), width)
         input_values = np.zeros((*shape, *inputs[0].shape[1:]), dtype=np.float32)
-        padding_mask = np.zeros(shape, dtype=np.int64)
+        padding_mask = np.zeros(shape, dtype=mask_dtype)
         for row, values in enumerate(inputs):
             input_values[row, : len(values)] = values
             padding_mask[row, : len(values)] = 1
@@ -1157,7 +1159,8 @@ class ParaCLAPFeatureExtractor(SequenceFeatureExtractor):
         """Return the encoder input of one clip: (T,), or (N, M) with `mel`."""
         if self.normalise:  # as transformers' extractors with `do_normalize`
             waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + np.float32(1e-7))
-        waveform = waveform * np.float32(self.gain)
+        if self.gain != 1:
+            waveform = waveform * np.float32(self.gain)
         if len(waveform) < self.min_samples:
             waveform = np.pad(waveform, (0, self.min_samples - len(waveform)))
         return waveform if self.mel is None else log_mel_frames(waveform, **self.mel)
@@ -1359,9 +1362,10 @@ def _checked_waveforms(
             raise ValueError(f"waveform has shape {waveform.shape}, expected mono (T,)")
         if not len(waveform):
             raise ValueError("waveform has no samples")
-        if not np.isfinite(waveform).all():
+        peak = max(waveform.max(), -waveform.min())
+        if not np.isfinite(peak):
             raise ValueError("waveform has non-finite samples")
-        if (peak := np.abs(waveform).max()) > MAX_PEAK:
+        if peak > MAX_PEAK:
             raise ValueError(f"waveform peaks at {peak:g}, expected float samples in [-1, 1]")
     return waveforms
 
@@ -1370,7 +1374,7 @@ def _floats(waveform: np.ndarray) -> np.ndarray:
     """Return a waveform as float32; signed integers of full scale become [-1, 1)."""
     if np.issubdtype(waveform.dtype, np.signedinteger) and waveform.dtype.itemsize < 8:
         return (waveform / -float(np.iinfo(waveform.dtype).min)).astype(np.float32)
-    return waveform.astype(np.float32)
+    return waveform.astype(np.float32, copy=False)
 
 
 class ParaCLAPProcessor(ProcessorMixin):

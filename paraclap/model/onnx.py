@@ -317,7 +317,8 @@ class OnnxModel:
         return self._run("text", input_ids, attention_mask)
 
     def _run(self, tower: str, *inputs: torch.Tensor) -> BaseModelOutputWithPooling:
-        feed = dict(zip(TOWERS[tower], (tensor.numpy() for tensor in inputs), strict=True))
+        values, mask = inputs
+        feed = dict(zip(TOWERS[tower], (values.numpy(), mask.long().numpy()), strict=True))
         (embeddings,) = self._sessions[tower].run([OUTPUT], feed)
         return BaseModelOutputWithPooling(pooler_output=torch.from_numpy(embeddings))
 

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import itertools
 import warnings
 
 import numpy as np
@@ -17,7 +16,6 @@ from paraclap.data.captions import FREE
 from paraclap.data.dataset import CaptionDataset, clip_seconds
 from paraclap.data.free_captions import distinct_free_captions
 from paraclap.data.functionals import measured_functionals, standards
-from paraclap.data.loader import PREFETCH
 from paraclap.data.sampler import TrainingBatches, bucketed, mixed, permuted, permuted_by_shards
 from paraclap.data.tables import Lists
 from paraclap.data.trained_on import TRAIN, VALIDATION, TrainedOn, load
@@ -296,12 +294,3 @@ def sample_clips(
     draws = next(iter(batches), [])[:PLAYED_CLIPS]
     items = [dataset[draw] for draw in draws]
     return [(item["waveform"], item["caption"].text) for item in items]
-
-
-def files_in_flight(data: TrainingData, batches: TrainingBatches) -> list[str]:
-    """Files that a loader may be reading: of the next batch, and of those read ahead."""
-    settings = data.settings
-    ahead = 1 + PREFETCH * settings.data.workers
-    local = share(settings.train.batch_size)
-    read = [batch[local] for batch in itertools.islice(batches, ahead)]
-    return sorted({data.train_table.index[row][0] for batch in read for _, row in batch})

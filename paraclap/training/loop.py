@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from paraclap.audio import SAMPLING_RATE
 from paraclap.data.dataset import CentreCrops
 from paraclap.data.label_captions import with_captions
-from paraclap.data.loader import raise_worker_error
 from paraclap.distributed import agreed_signal, broadcast_in_place, largest, rank
 from paraclap.evaluation.encoded import pooled_clips
 from paraclap.files import make_folder, remove_leftovers, safe_name, write_text
@@ -21,7 +20,7 @@ from paraclap.signals import Stopped, StopRequests
 from paraclap.style import write_figure
 from paraclap.training.checkpoint import CONFIG, check_run_folder, load_state
 from paraclap.training.config import check_paths, flatten, is_free
-from paraclap.training.data import files_in_flight, sample_captions, sample_clips
+from paraclap.training.data import sample_captions, sample_clips
 from paraclap.training.encoding import Batch
 from paraclap.training.loggers import Log, check_loggers
 from paraclap.training.resources import memory_in_use
@@ -209,10 +208,7 @@ def _batches(trainer: Trainer, requests: StopRequests) -> Iterator[Batch]:
     """
     loader = iter(trainer.loader())
     while True:
-        try:
-            batch = next(loader, None)
-        except RuntimeError as error:
-            raise_worker_error(error, files_in_flight(trainer.data, trainer.batches()))
+        batch = next(loader, None)
         _save_or_stop(trainer, requests)
         if batch is not None:
             yield batch

@@ -1,5 +1,6 @@
 """A training run: its data, its model, its progress, and one training step."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -12,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from paraclap.data.dataset import CaptionDataset, Collate
-from paraclap.data.loader import PREFETCH, Loader
+from paraclap.data.loader import Loader
 from paraclap.data.sampler import TrainingBatches
 from paraclap.distributed import broadcast, device_named, rank, sum_in_place, world_size
 from paraclap.evaluation.embedding_cache import DiskEmbeddingCache, encoder_fingerprint
@@ -20,7 +21,6 @@ from paraclap.evaluation.encoded import has_base_encoder
 from paraclap.files import default_cache, write_text
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import Settings, SettingsError
-from paraclap.signals import leave_signals_to_the_parent
 from paraclap.training.checkpoint import VERSIONS, Checkpointer, refuse_changes
 from paraclap.training.data import TrainingData, training_batches, training_dataset
 from paraclap.training.encoding import Batch, shortest_masked
@@ -122,16 +122,17 @@ class Trainer:
         least, mel = 0, getattr(self.processor.feature_extractor, "mel", None)
         if "audio" not in self.model.frozen:
             least = shortest_masked(self.model.audio_branch.base, mel)
+        # A tokenizer must not be set up while another thread uses it, so the threads that read
+        # ahead use a copy, which is set up here.
+        processor = copy.deepcopy(self.processor)
+        processor.tokenizer("", padding=True, truncation=True)
         return Loader(
             self.dataset(),
-            batch_sampler=self.batches(),
-            num_workers=data.workers,
-            collate_fn=Collate(self.processor, None if bucket else data.crop_seconds, least),
+            Collate(processor, None if bucket else data.crop_seconds, least),
+            self.batches(),
+            data.workers,
+            data.timeout,
             pin_memory=self.device.type == "cuda",
-            timeout=data.timeout if data.workers else 0,
-            prefetch_factor=PREFETCH if data.workers else None,
-            generator=torch.Generator(),
-            worker_init_fn=leave_signals_to_the_parent,
         )
 
     def unfreeze(self) -> None:

@@ -9,8 +9,10 @@ from torch.testing import assert_close
 
 from paraclap.audio import AudioError
 from paraclap.audio.recordings import Files, JoinedRecordings
+from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.data.captions import CaptionTableError
 from paraclap.data.dataset import CaptionDataset, ClipDataset, Collate
+from paraclap.data.loader import Loader
 from paraclap.data.sampler import TrainingBatches
 from paraclap.settings import AugmentSettings, CaptionSettings, DataSettings
 
@@ -134,24 +136,25 @@ def test_file_outside_the_root_is_refused(table, tmp_path):
 # --- Batches -------------------------------------------------------------------------------------
 
 
-def read_batches(table, processor, workers, start=0):
-    items = dataset(table, augment=SOME)
-    loader = torch.utils.data.DataLoader(
-        items,
-        batch_sampler=TrainingBatches(len(items), 2, 6, seed=5, start=start),
-        num_workers=workers,
-        collate_fn=Collate(processor, seconds=1.0),
-        generator=torch.Generator(),
-    )
-    return list(loader)
+def read_batches(items, processor, workers, start=0):
+    batches = TrainingBatches(len(items), 2, 6, seed=5, start=start)
+    return list(Loader(items, Collate(processor, seconds=1.0), batches, workers))
 
 
-def test_batches_are_the_same_for_any_number_of_workers_and_after_a_restart(table, tiny):
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_batches_are_the_same_for_any_number_of_workers_and_after_a_restart(
+    table, tiny, tmp_path, is_cached
+):
     _, processor = tiny
-    plain = read_batches(table, processor, workers=0)
+    items = dataset(table, augment=SOME)
+    if is_cached:
+        files = table.index.unique("file")
+        items.recordings = cache_waveforms(tmp_path / "cache", items.recordings.root, files)
+    assert items.in_memory == is_cached
+    plain = read_batches(items, processor, workers=0)
     assert len(plain) == 6
-    others = read_batches(table, processor, workers=2)
-    resumed = [None] * 3 + read_batches(table, processor, workers=1, start=3)
+    others = read_batches(items, processor, workers=2)
+    resumed = [None] * 3 + read_batches(items, processor, workers=1, start=3)
     for batch, other, late in zip(plain, others, resumed, strict=True):
         assert batch["captions"] == other["captions"] and batch["row"] == other["row"]
         assert torch.equal(batch["input_values"], other["input_values"])

@@ -335,6 +335,9 @@ class Faulty(torch.utils.data.Dataset):
             os.kill(os.getpid(), signal.SIGSEGV) if self.fault == "crash" else time.sleep(600)
         return self.inner[draw]
 
+    def files(self, draws):
+        return self.inner.files(draws)
+
 
 @pytest.mark.torture(42, "worker of the loader dies or hangs")
 @pytest.mark.parametrize(
