@@ -1,0 +1,83 @@
+"""Faster forward passes on a CPU give the outputs and gradients of torch's own."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import Wav2Vec2Config
+from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
+
+from paraclap.model.modeling_paraclap import ONEDNN_ROWS, fast_on_cpu
+
+
+def gradients(module: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    inputs = inputs.clone().requires_grad_()
+    output = module(inputs)
+    weights = torch.linspace(-1, 1, output.numel()).view(output.shape)
+    (output * weights).sum().backward()
+    return output.detach(), inputs.grad, *(parameter.grad for parameter in module.parameters())
+
+
+def assert_alike(module: nn.Module, inputs: torch.Tensor, tolerance: float = 1e-5) -> None:
+    expected = gradients(copy.deepcopy(module), inputs)
+    found = gradients(fast_on_cpu(module), inputs)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
+
+
+def test_outputs_can_be_changed_in_place() -> None:  # as SpecAugment does
+    layer = fast_on_cpu(nn.Linear(48, 32))
+    output = layer(torch.ones(2, ONEDNN_ROWS, 48))
+    output[0] = 0.0
+    output.sum().backward()
+    assert layer.bias.grad.eq(ONEDNN_ROWS).all()
+
+
+def convolutions(**options: object) -> nn.Module:
+    encoder = Wav2Vec2FeatureEncoder(Wav2Vec2Config(feat_extract_norm="layer", **options)).train()
+    encoder._requires_grad = False  # which transformers would set on the input
+    return encoder
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2 * ONEDNN_ROWS, 48), (3, ONEDNN_ROWS, 48), (2, 48), (48,)])
+def test_linear_layers(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    assert_alike(nn.Linear(48, 32, bias=bias), torch.randn(shape))
+
+
+def test_linear_layer_of_transposed_inputs_and_constant_gradients() -> None:
+    torch.manual_seed(0)
+    layer, inputs = fast_on_cpu(nn.Linear(48, 32)), torch.randn(48, 64).T
+    layer(inputs).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, inputs.sum(0).expand(32, -1), rtol=1e-4, atol=0)
+    torch.testing.assert_close(layer(inputs), F.linear(inputs, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_with_layer_norm(bias: bool, stride: int) -> None:
+    torch.manual_seed(0)
+    shape = {"conv_dim": [16, 24, 8], "conv_kernel": [10, 3, 2], "conv_stride": [5, stride, 2]}
+    encoder = convolutions(conv_bias=bias, num_feat_extract_layers=3, **shape)
+    assert_alike(copy.deepcopy(encoder), torch.randn(2, 803))
+    assert_alike(encoder, torch.randn(1, 800))
+
+
+def test_bfloat16_differs_by_rounding_only() -> None:
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_alike(convolutions(conv_dim=[16] * 7), torch.randn(2, 4000), 0.05)
+        assert_alike(nn.Linear(48, 32), torch.randn(64, 48), 0.05)
+
+
+def test_a_copy_computes_with_its_own_weights() -> None:
+    layer = fast_on_cpu(nn.Linear(48, 32))
+    other = copy.deepcopy(layer)
+    nn.init.zeros_(other.weight)
+    nn.init.zeros_(other.bias)
+    assert other(torch.ones(64, 48)).eq(0).all()
+    assert layer(torch.ones(64, 48)).ne(0).any()
