@@ -1,11 +1,17 @@
 """Speed of features.py compared with opensmile's own ``Smile(...).process_files``.
 
     python -m benchmarks.features /data/RAVDESS --files 240 --rounds 3
+    python -m benchmarks.features --growth 50000
 
 Every variant runs in a process of its own. Start-up (imports and the first clip, 1 to 3 s) is
 excluded: in each round, each variant also measures a single file, whose time is subtracted. "per
 core" is the ratio of CPU time to that of opensmile with one worker, "wall time" the ratio to the
 fastest opensmile; median and range over the rounds. Values are compared bit by bit.
+
+--growth measures the command on generated WAV files of 0.3 s, on a tenth of them and on all: peak
+memory of the main process and of the largest worker, and CPU time per clip, start-up included.
+"outside openSMILE" is the share of it not spent in openSMILE, whose time per clip is that of
+`Extractor.measure` on 500 of the files in the process of the benchmark.
 """
 
 import os
@@ -13,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +31,8 @@ import soundfile
 
 from benchmarks.report import command_line, parse, report
 from benchmarks.timing import Run, alternate, markdown_table, spread
+from paraclap.acoustics import egemaps
+from paraclap.audio import SAMPLING_RATE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OPENSMILE = """
@@ -42,6 +51,21 @@ if __name__ == "__main__":
     smile.process_files(pd.read_csv(table)["path"].tolist()).to_parquet(output)
 """
 """Extraction with opensmile alone."""
+MEASURED = """
+import resource
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from paraclap.cli import features
+
+if __name__ == "__main__":
+    code = features.main(sys.argv[1:])
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        usage = resource.getrusage(who)
+        print(usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
+    sys.exit(code)
+"""
+"""features.py, whose last two lines are memory [KiB] and CPU time [s] of itself and of workers."""
+SHORT, SAMPLED = 0.3, 500  # length of generated clips [s], and how many openSMILE alone measures
 Variant = tuple[str, int]
 """Name and number of workers."""
 
@@ -108,15 +132,67 @@ def choose(folder: Path, count: int, copies: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def write_clips(folder: Path, count: int) -> None:
+    """Write short voiced clips, which all differ."""
+    generator = np.random.default_rng(0)
+    times = np.arange(round(SHORT * SAMPLING_RATE)) / SAMPLING_RATE
+    for number in range(count):
+        pitch, noise = generator.uniform(80, 300), generator.standard_normal(len(times))
+        phases = 2 * np.pi * pitch * np.outer(np.arange(1, 11), times)
+        waveform = np.sin(phases).sum(axis=0) / 20 + 0.01 * noise
+        path = folder / f"{number // 1000:03}" / f"{number:06}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, waveform, SAMPLING_RATE)
+
+
+def opensmile_seconds(folder: Path, feature_set: str) -> float:
+    """Return the CPU time of openSMILE per clip of a folder [s]."""
+    extractor, paths = egemaps.Extractor(feature_set), sorted(folder.rglob("*.wav"))[:SAMPLED]
+    clips = [soundfile.read(path, dtype="int16")[0] for path in paths]
+    extractor.measure(clips[0])
+    start = time.thread_time()
+    for clip in clips:
+        extractor.measure(clip)
+    return (time.thread_time() - start) / len(clips)
+
+
+def growth(count: int, workers: int) -> str:
+    """Return a table of memory and CPU time by number of clips and feature set."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        for clips in (max(1, count // 10), count):
+            write_clips(folder := Path(name, str(clips)), clips)
+            for feature_set in ("egemaps", "captions"):
+                output = Path(name, f"{clips} {feature_set}.parquet")
+                options = ["-o", output, "--feature-set", feature_set, "--workers", str(workers)]
+                words = [sys.executable, "-c", MEASURED, REPOSITORY, folder, *options]
+                found = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+                (main, own), (worker, other) = (
+                    map(float, line.split()) for line in found.splitlines()[-2:]
+                )
+                spent, inside = (own + other) / clips, opensmile_seconds(folder, feature_set)
+                memory = (f"{main / 1024:.0f}", f"{worker / 1024:.0f}")
+                times = (f"{1000 * spent:.2f}", f"{1000 * own / clips:.2f}", f"{1000 * inside:.2f}")
+                rows.append((feature_set, clips, *memory, *times, f"{1 - inside / spent:.0%}"))
+    head = ("main [MiB]", "worker [MiB]", "CPU ms per clip", "of main", "of openSMILE")
+    return markdown_table(("feature set", "clips", *head, "outside openSMILE"), rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = command_line(__doc__, __spec__.name)
-    parser.add_argument("folder", type=Path, help="WAV or FLAC, 16 kHz, mono")
+    parser.add_argument("folder", type=Path, nargs="?", help="WAV or FLAC, 16 kHz, mono")
+    parser.add_argument("--growth", type=int, metavar="CLIPS", help="generated clips instead")
     parser.add_argument("--files", type=int, default=240, help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="(%(default)s)")
     options = parse(parser, arguments)
     n = options.workers
+    if options.growth:
+        text = growth(options.growth, n)
+        return report(f"Features, {options.growth} short clips", f"{n} workers\n\n{text}", options)
+    if not options.folder:
+        parser.error("expected a folder or --growth CLIPS")
     reference = ("opensmile", 1)
     variants = [reference, ("opensmile, threads", n), ("opensmile, processes", n)]
     for feature_set in ("egemaps", "captions-extended", "captions"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import captions, evaluate, loading, lora, report, search, train_step
+from benchmarks import captions, evaluate, features, loading, lora, report, search, train_step
 from benchmarks.timing import Run, ratios, timed
 from paraclap.inference import approximate
 from tiny_models import TINY_AUDIO, TINY_TEXT, TINY_WHISPER
@@ -103,6 +103,12 @@ def test_plain_loop_writes_the_same_captions(tmp_path, capsys):
         with pytest.raises(RuntimeError, match="row 7 of"):
             captions.check_equal(lines, files, output)
         changed.write_text(text)
+
+
+@pytest.mark.slow
+def test_growth_of_features_is_measured_on_short_clips(capsys):
+    features.main(["--growth", "12", "--workers", "1"])
+    assert set(table(capsys)) == {"egemaps", "captions"}
 
 
 @pytest.mark.slow
