@@ -9,7 +9,7 @@ import pandas as pd
 
 from paraclap.evaluation.prompt_sets import class_prompts
 from paraclap.inference.classifier import ZeroShotClassifier
-from paraclap.inference.measurement import level_phrases, measured_levels
+from paraclap.inference.measurement import distinct_digits, level_phrases, measured_levels
 
 EMOTIONS = (
     "neutral, amused, angry, bored, calm, confused, contemptuous, disgusted, excited, fearful, "
@@ -44,13 +44,20 @@ class Description:
         for name, row in self.table.iterrows():
             measured = "not measured"
             if not pd.isna(row["low"]):
-                level = "undefined" if pd.isna(row["value"]) else f"{row['value']:.4g}"
-                bounds = f"normal {row['low']:.4g} to {row['high']:.4g} {row['unit']}"
+                low, high = row["low"], row["high"]
+                digits = distinct_digits(row["value"], (low, high), _significant, 4)
+                level = "undefined" if pd.isna(row["value"]) else f"{row['value']:.{digits}g}"
+                bounds = f"normal {low:.{digits}g} to {high:.{digits}g} {row['unit']}"
                 measured = f"{row['level'] or ''} {level} ({bounds})".strip()
             predicted = f"model: {row['predicted']} {row['probability']:.2f}"
             predicted += "" if row["trained"] else " (not trained)"
             lines.append(f"  {name:<16}{measured:<72} {predicted}")
         return "\n".join(lines)
+
+
+def _significant(number: float, digits: int) -> float:
+    """Round to significant digits."""
+    return float(f"{number:.{digits}g}")
 
 
 def descriptor_prompts(

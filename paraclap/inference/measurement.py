@@ -6,7 +6,7 @@ particular depend on the recording conditions of that corpus.
 
 import functools
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,8 @@ from paraclap.parquet import open_parquet
 
 TRAINING = "train"
 """Split of a features table that edges are fitted to."""
+MORE_DIGITS = 6
+"""Digits that `distinct_digits` adds at most."""
 _measuring = threading.Lock()
 """The one openSMILE instance is not thread-safe."""
 
@@ -229,6 +231,20 @@ def _level_row(
         "level": level,
         "phrase": phrase,
     }
+
+
+def distinct_digits(
+    value: float, bounds: Sequence[float], rounded: Callable[[float, int], float], digits: int
+) -> int:
+    """Return the fewest digits, from `digits` on, that keep a value on its side of each bound.
+
+    Otherwise "high" could stand beside 199 Hz and a normal range up to 199 Hz.
+    """
+    for count in range(digits, digits + MORE_DIGITS):
+        shown, *near = (rounded(number, count) for number in (value, *bounds))
+        if all(np.sign(shown - n) == np.sign(value - b) for n, b in zip(near, bounds, strict=True)):
+            return count
+    return digits
 
 
 def level_phrases(

@@ -17,10 +17,8 @@ from paraclap.audio import SAMPLING_RATE
 from paraclap.audio.paths import resolve_inside
 from paraclap.audio.reading import read_audio
 from paraclap.inference.limits import PLAYED_SECONDS
+from paraclap.inference.measurement import distinct_digits
 from paraclap.inference.page import Analysis
-
-MORE_DIGITS = 6
-"""Digits that are added at most, so that a value and a bound differ."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,10 @@ class Display:
         return f"{numbers} {self.unit}".strip()
 
     def digits_apart(self, value: float, *bounds: float) -> int:
-        """Return the digits with which rounding keeps a value on its side of each bound.
-
-        Otherwise "high" would stand beside 199 Hz and a normal range up to 199 Hz.
-        """
-        for digits in range(self.digits, self.digits + MORE_DIGITS):
-            rounded = [round(self.convert(number), digits) for number in (value, *bounds)]
-            if all(
-                np.sign(rounded[0] - near) == np.sign(value - bound)
-                for near, bound in zip(rounded[1:], bounds, strict=True)
-            ):
-                return digits
-        return self.digits
+        """Return the `distinct_digits` of a value and the bounds of its levels."""
+        return distinct_digits(
+            value, bounds, lambda number, digits: round(self.convert(number), digits), self.digits
+        )
 
 
 def hertz(semitones: float) -> float:

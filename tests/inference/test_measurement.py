@@ -10,7 +10,7 @@ from paraclap.captions.edges import parse_edges
 from paraclap.captions.templates import FIVE_LEVELS, LEVELS, default_descriptors
 from paraclap.cli import template_creation
 from paraclap.inference.api import ParaCLAP
-from paraclap.inference.description import descriptor_prompts
+from paraclap.inference.description import Description, descriptor_prompts
 from paraclap.inference.measurement import (
     MeasurementError,
     groups_of_edges,
@@ -126,3 +126,15 @@ def test_table_without_training_clips_is_refused(captions, tmp_path):
     pq.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
     with pytest.raises(MeasurementError, match="no training clips"):
         reference_values(tmp_path / "empty.parquet", edges_of(captions))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(33.10001, "high 33.10001 (normal 20 to 33.1 Hz)"), (np.nan, " undefined")]
+)
+def test_rounding_of_a_description_does_not_contradict_the_level(value, text):
+    row = {"value": value, "low": 20.0, "high": 33.1, "unit": "Hz", "level": "high"}
+    row |= {"predicted": "high", "probability": 0.5, "trained": True}
+    if np.isnan(value):
+        row["level"] = None
+    table = pd.DataFrame([row], index=["pitch"])
+    assert text.strip() in str(Description(table, "pitch is high"))
