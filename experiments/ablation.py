@@ -227,8 +227,7 @@ def write_tables(path: Path, prepared: Mapping[str, PreparedCorpus]) -> None:
     keys = zip(rows["tower"], rows["recipe"], strict=True)
     rows = rows[rows["settings"] == [current.get(key, "closed") for key in keys]]
     folds = {
-        name: len(folds_of(corpus.partition, corpus.labels["speaker"].unique()))
-        for name, corpus in prepared.items()
+        name: len(folds_of(corpus.partition, corpus.labels)) for name, corpus in prepared.items()
     }
     validation = {name: corpus.partition.validation for name, corpus in prepared.items()}
     whole = results.pooled(rows[rows["part"] == FOLD], folds, validation)

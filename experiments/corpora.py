@@ -1,6 +1,6 @@
 """Corpora, speaker partitions, prompts and evaluation sets of the experiments."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,23 +11,10 @@ from paraclap.cli import template_creation
 from paraclap.corpora.labels import emotion_key
 from paraclap.corpora.table import read_corpus
 from paraclap.data.functionals import read_functionals
+from paraclap.evaluation.folds import Partition, partitions
 from paraclap.evaluation.prompt_sets import class_words
 from paraclap.evaluation.prompts import Prompts
 from paraclap.files import make_folder, parse_yaml, write_text
-
-
-@dataclass(frozen=True)
-class Partition:
-    """Speakers that are held out; all others are trained on.
-
-    Attributes:
-        validation: speakers on which checkpoints and recipes are chosen.
-        test: speakers held out from every choice.
-    """
-
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-
 
 PARTITIONS: dict[str, Partition] = {
     "ravdess": Partition(("19", "20"), ("21", "22", "23", "24")),
@@ -48,18 +35,17 @@ def same_class(label: str) -> str:
     return class_words("emotion")[label]["adjective"]
 
 
-def folds_of(partition: Partition, speakers: Sequence[str]) -> list[Partition]:
-    """Return one partition per fold; each speaker is tested once, the next ones validate."""
-    tested, validated = len(partition.test), len(partition.validation)
-    speakers = sorted(speakers)
-    around = [*speakers, *speakers]
-    return [
-        Partition(
-            test=tuple(speakers[first : first + tested]),
-            validation=tuple(around[first + tested : first + tested + validated]),
-        )
-        for first in range(0, len(speakers), tested)
-    ]
+def folds_of(partition: Partition, labels: pd.DataFrame) -> list[Partition]:
+    """Return one partition per fold, each with as many speakers as a given one, in their order."""
+    speakers = sorted(labels["speaker"].unique())
+    numbers = {name: place // len(partition.test) for place, name in enumerate(speakers)}
+    validated = len(partition.validation)
+    found = partitions(labels["emotion"], labels["speaker"], numbers, validated)
+    if missing := -len(speakers) % len(partition.test):
+        # the last fold, which is shorter, skips as many speakers, as in the published results
+        skipped = tuple(speakers[missing : missing + validated])
+        found[-1] = replace(found[-1], validation=skipped)
+    return found
 
 
 # --- Features and captions -----------------------------------------------------------------------
@@ -137,7 +123,7 @@ def prepare(name: str, data: Path, work: Path) -> PreparedCorpus:
 def prepare_folds(corpus: PreparedCorpus, work: Path) -> list[PreparedCorpus]:
     """Return the folds of a corpus, each with captions of its own."""
     folds = []
-    for fold, partition in enumerate(folds_of(corpus.partition, corpus.labels["speaker"].unique())):
+    for fold, partition in enumerate(folds_of(corpus.partition, corpus.labels)):
         captions = work / f"{corpus.name}.{fold}.captions.parquet"
         _write_captions(corpus.features, captions, partition)
         folds.append(replace(corpus, partition=partition, captions=captions, fold=str(fold)))
@@ -159,9 +145,8 @@ def read_labels(name: str, data: Path, work: Path) -> Corpus:
 def divided(corpus: Corpus, partition: Partition, work: Path, fold: str = "") -> Corpus:
     """Return a corpus with another partition, and a table of labels with these splits."""
     captions = work / "labels" / f"{corpus.name}{fold and '.'}{fold}.csv"
-    held_out = dict.fromkeys(partition.validation, "dev") | dict.fromkeys(partition.test, "test")
-    splits = corpus.labels["speaker"].map(held_out).fillna("train")
-    table = corpus.labels[["emotion", "speaker", "gender"]].assign(split=splits)
+    table = corpus.labels[["emotion", "speaker", "gender"]]
+    table = table.assign(split=partition.splits(table["speaker"]))
     make_folder(captions.parent)
     write_text(captions, table.reset_index("file").to_csv(index=False))
     return replace(corpus, partition=partition, captions=captions, fold=fold)

@@ -122,7 +122,7 @@ def fold_plans(corpus: Corpus, work: Path) -> Iterator[Plan]:
 
 
 def _folds(corpus: Corpus) -> list[Partition]:
-    return folds_of(PARTITIONS[corpus.name], corpus.labels["speaker"].unique())
+    return folds_of(PARTITIONS[corpus.name], corpus.labels)
 
 
 def _parts(direction: str, corpus: Corpus, clips: pd.DataFrame) -> Iterator[EvaluationSet]:

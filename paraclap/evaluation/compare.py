@@ -23,7 +23,8 @@ from paraclap.evaluation.bootstrap import FEWEST_CLUSTERS, RESAMPLES, SEED
 from paraclap.evaluation.figures import plot_differences
 from paraclap.evaluation.metrics import mean_uar, recall_counts
 from paraclap.evaluation.report import NOTHING, to_markdown, with_interval
-from paraclap.files import atomic_write, make_folder, read_yaml, reading, safe_name, write_text
+from paraclap.files import make_folder, read_yaml, reading, safe_name, write_text
+from paraclap.style import write_figure
 
 FILES = ("compare.md", "compare.csv", "compare.pdf", "compare.png")
 INDEX = ["file", "start", "end"]
@@ -319,7 +320,7 @@ def _description(evaluated: Evaluated) -> str:
     """Return model, prompts and selection of results in one line."""
     about = evaluated.about
     facts = [f"{evaluated.folder}"]
-    for key in ("model", "prompt_set", "protocol", "split", "speakers"):
+    for key in ("model", "recipe", "prompt_set", "protocol", "split", "speakers"):
         if value := about.get(key):
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             facts.append(f"{key.replace('_', ' ')} {text}")
@@ -333,5 +334,4 @@ def write_comparison(rows: pd.DataFrame, results: Sequence[Evaluated], output: P
     write_text(folder / FILES[1], rows.to_csv(index=False))
     figure = plot_differences(rows)
     for name in FILES[2:]:
-        with atomic_write(folder / name) as temporary:
-            figure.savefig(temporary, format=Path(name).suffix[1:])
+        write_figure(figure, folder / name)

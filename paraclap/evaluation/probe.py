@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.bootstrap import label_codes
+from paraclap.evaluation.folds import stratified_folds
 from paraclap.evaluation.metrics import score
 
 FOLDS = 5
@@ -68,8 +69,7 @@ def probe_folds(truth: np.ndarray, speakers: np.ndarray) -> list[tuple[np.ndarra
         raise ProbeError(
             f"a probe of {folds} folds needs a class of {folds} clips, the largest has {largest}"
         )
-    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    splits = list(splits.split(truth, truth, groups))
+    splits = stratified_folds(truth, speakers, folds)
     for fitted, _ in splits:
         if len(set(truth[fitted])) < 2:
             raise ProbeError(

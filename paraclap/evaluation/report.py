@@ -31,6 +31,7 @@ class Results:
         probe: scores of the linear probe.
         retrieval: scores by direction.
         references: system -> UAR in publications.
+        folds: of a cross-validation, the speakers, clips and UAR of each fold.
         unlabelled: corpora with retrieval alone -> how much of them the model was trained on.
     """
 
@@ -38,6 +39,7 @@ class Results:
     probe: dict[str, dict[str, Any]] = field(default_factory=dict)
     retrieval: dict[str, dict[str, Any]] = field(default_factory=dict)
     references: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    folds: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     unlabelled: dict[str, str] = field(default_factory=dict)
 
 
@@ -96,6 +98,22 @@ def recall_rows(scores: Mapping[str, Scores]) -> pd.DataFrame:
         for (label, recall), n in zip(
             values["recall"].items(), values["support"].values(), strict=True
         )
+    )
+
+
+def fold_rows(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+    """Return a table of the folds of a cross-validation, see `Results`."""
+    return pd.DataFrame(
+        {
+            "corpus": name,
+            "fold": str(fold["fold"]),
+            "tested speakers": ", ".join(fold["speakers"]),
+            "validation speakers": ", ".join(fold["validation"]) or NOTHING,
+            "clips": str(fold["clips"]),
+            "UAR": f"{fold['UAR']:.3f}",
+        }
+        for name, rows in folds.items()
+        for fold in rows
     )
 
 
@@ -209,7 +227,7 @@ def write_report(
     `about` holds model, protocol, prompt sets and selection. With references, the UAR in
     publications is shown beside ours.
     """
-    measured = {name: getattr(results, name) for name in ("corpora", "probe", "retrieval")}
+    measured = {name: getattr(results, name) for name in ("corpora", "probe", "retrieval", "folds")}
     document = {**about, **{name: scores for name, scores in measured.items() if scores}}
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     write_text(output / "scores.yaml", text)
@@ -226,6 +244,8 @@ def write_report(
     tables = []
     if results.corpora:
         tables.append(score_rows(results.corpora, results.probe, references))
+    if results.folds:
+        tables.append(fold_rows(results.folds))
     if results.retrieval:
         tables.append(retrieval_rows(results.retrieval))
     recalls = [recall_rows(results.corpora)] if results.corpora else []

@@ -100,7 +100,7 @@ def evaluate(
             scores["untrained"] = untrained(model.config, scores["prompts"])
             scores["excluded"] += int((~chosen).sum())
             results.corpora[task.name] = scores
-            _write_predictions(output, task.name, scores, predictions, figure_format)
+            write_predictions(output, task.name, scores, predictions, figure_format)
             corpus = CORPORA.get(table.attrs["corpus"])
             if corpus and task.target == corpus.target:
                 results.references[task.name] = corpus.printed
@@ -154,7 +154,7 @@ def check_tasks(processor: ParaCLAPProcessor, source: Source, with_probe: bool =
         _known_captions(source.table, caption_texts(source.captions))
 
 
-def _write_predictions(
+def write_predictions(
     output: Path, name: str, scores: dict[str, Any], predictions: pd.DataFrame, suffix: str
 ) -> None:
     """Write the predictions, their confusion matrix unless it is too large, and calibration."""

@@ -208,7 +208,7 @@ def provenance(
 
 def _corpora_of_captions(path: str) -> list[str | None]:
     """Names of the corpora of a captions table; None where unknown."""
-    about = _about_captions(path)
+    about = about_captions(path)
     return list(about.get("corpora", [about.get("corpus") or about.get("name")]))
 
 
@@ -217,12 +217,13 @@ def catalogue_names(path: str) -> dict[str, str | None]:
 
     A table of several corpora has their names in the column `corpus`; a single one has the name "".
     """
-    about = _about_captions(path)
+    about = about_captions(path)
     corpora = about.get("corpora", {"": about})
     return {name: corpus.get("corpus") for name, corpus in corpora.items()}
 
 
-def _about_captions(path: str) -> dict[str, Any]:
+def about_captions(path: str) -> dict[str, Any]:
+    """Return what a captions table states about its corpus, such as `name` and `corpus`."""
     return metadata_of(pq.read_schema(path))
 
 

@@ -17,7 +17,7 @@ from paraclap.training.config import flatten, read_settings
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "paraclap"
 FLOORS = (  # each imports from floors below, and from its own folder
-    {"shards", "embed", "compare"},
+    {"shards", "embed", "compare", "crossval"},
     {"cli"},
     {"training", "inference"},
     {"evaluation"},

@@ -1,0 +1,61 @@
+r"""Train and test a recipe by cross-validation over speakers, each of whom is tested once.
+
+    python -m paraclap.crossval configs/whisper.yaml data.root=/data/RAVDESS \
+        data.captions=captions.parquet folds=5 output=runs/folds
+    python -m paraclap.crossval configs/whisper.yaml data.root=/data/emodb \
+        data.captions=emodb.csv folds=speakers output=runs/emodb
+
+The arguments are those of train.py, and `folds`: a number of folds with similar proportions of the
+classes (5), `speakers` for one fold per speaker, or a column of the table in `data.captions`, such
+as `session`, whose values are the folds. `data.validation_speakers` of the training speakers of
+each fold choose its checkpoint; a column `split` of the table is not used. The training part of
+every fold has all classes of `train.target`, or the command stops.
+
+Output, in the form of evaluate.py: scores.yaml, scores.md (with the UAR of each fold), NAME.csv and
+figures of the predictions of all folds, for `python -m paraclap.compare` as well. Intervals are
+over speakers. Folders fold_1, fold_2, ... have the run and scores of each fold; its weights are
+removed. The same command resumes an interrupted fold and does not run finished ones again.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from paraclap.settings import SettingsError
+from paraclap.signals import stopping
+
+FOLDS = "folds"
+DEFAULT_FOLDS = "5"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    with stopping("stopped; the same command continues"):
+        return _cross_validate(arguments)
+
+
+def _cross_validate(arguments: Sequence[str]) -> int:
+    from paraclap.training.config import check_paths, read_settings
+
+    given = [text for text in arguments if text.partition("=")[0] == FOLDS]
+    folds = given[-1].partition("=")[2] if given else DEFAULT_FOLDS
+    if not folds or folds in ("0", "1"):
+        raise SettingsError(
+            f"folds is {folds or 'empty'}, expected at least 2, `speakers`, or a column"
+        )
+    others = [text for text in arguments if text not in given]
+    settings = read_settings(others)
+    check_paths(settings)
+    # torch takes seconds to import: after the settings are checked.
+    from paraclap.distributed import device_named, processes, rank
+    from paraclap.training.crossval import cross_validate
+
+    with processes(device_named(settings.train.device), settings.train.timeout):
+        cross_validate(settings, folds, shlex.join(arguments))
+        if rank() == 0:
+            print(f"scores of all folds written to {settings.output}")
+    return 0
