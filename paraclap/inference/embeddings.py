@@ -53,7 +53,7 @@ FORMAT = 1
 """Part of the hash of chunks; raise it when files of earlier versions must not be reused."""
 CHUNK_CLIPS = 256
 """About the number of clips per chunk: the most that an interruption loses."""
-GROUP_ROWS = 16_384
+GROUP_ROWS = 4_096
 """Rows held in memory while merging, and rows of a row group of the table."""
 
 
