@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from paraclap.cores import usable_cores
 from paraclap.errors import ParaCLAPError
 from paraclap.signals import Stopped, StopRequests
 
@@ -102,7 +103,7 @@ def device_named(name: str) -> torch.device:
 
 @contextmanager
 def processes(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
-    """Join the processes that torchrun started; without torchrun, do nothing.
+    """Join the processes that torchrun started; torch uses at most `usable_cores` threads.
 
     If one process fails in the block, all stop: that process with its error, the others with its
     message. Only process 0 prints to the standard output.
@@ -114,6 +115,7 @@ def processes(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
     Raises:
         PeerError: if another process failed.
     """
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return

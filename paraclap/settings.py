@@ -261,7 +261,7 @@ class DataSettings:
             standard deviation of all layers. "auto" = the embedding cache of evaluate.py if the
             encoder has pretrained weights, None = not kept.
         workers: number of processes that read audio, or of threads with `waveform_cache`; 0 = read
-            between the steps.
+            between the steps, "auto" = as many as the process has cores, at most 8.
         timeout: longest wait for a worker [s]; the run stops after it.
     """
 
@@ -281,7 +281,7 @@ class DataSettings:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     crop: str = "random"
     embeddings: str | None = "auto"
-    workers: int = 0
+    workers: int | str = 0
     timeout: float = 300.0
 
 

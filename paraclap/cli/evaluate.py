@@ -54,7 +54,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paraclap.cli.options import batch_seconds, number, path_of, renamed, with_default_model
+from paraclap.cli.options import (
+    batch_seconds,
+    number,
+    path_of,
+    renamed,
+    with_default_model,
+    workers,
+)
+from paraclap.cores import loader_workers
 from paraclap.corpora.options import add_table_options
 from paraclap.evaluation.prompt_sets import PROMPT_SETS, PUBLISHED
 from paraclap.files import OutputError, default_cache, make_folder, refuse_overwriting, safe_name
@@ -209,7 +217,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--waveform-cache", type=path_of, help="folder of a waveform cache to read, or to write")
     seconds = "padded audio per batch [s]"
     add("--batch-seconds", type=batch_seconds, default=BATCH_SECONDS, help=seconds)
-    add("--workers", type=number(0, 1024, int), default=0, help="processes that read audio")
+    readers = "processes that read audio, threads with --waveform-cache; auto = as many as cores"
+    add("--workers", type=workers(0, loader_workers), default=0, help=f"{readers} (%(default)s)")
     add("--engine", choices=ENGINES, default="eager", help="how embeddings are computed")
     add("--precision", choices=PRECISIONS, default="fp32", help="of the encoders (%(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:1; default: a GPU if available")

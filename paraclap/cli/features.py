@@ -22,11 +22,11 @@ merge.
 """
 
 import argparse
-import os
 
 from paraclap.acoustics.feature_sets import FEATURE_SETS
 from paraclap.audio.segments import MAX_SECONDS
-from paraclap.cli.options import number, output_file
+from paraclap.cli.options import number, output_file, workers
+from paraclap.cores import usable_cores
 from paraclap.corpora import SOURCE_FORMS
 from paraclap.corpora.options import add_table_options
 from paraclap.files import refuse_overwriting
@@ -56,7 +56,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_table_options(parser)
     add("-o", "--output", required=True, type=output_file(".parquet"), metavar="FILE.parquet")
     add("--feature-set", choices=list(FEATURE_SETS), default="egemaps", help=sets)
-    add("--workers", type=count, default=os.cpu_count(), help="processes (%(default)s)")
+    processes = "processes; auto = as many as cores (%(default)s)"
+    add("--workers", type=workers(1, usable_cores), default="auto", help=processes)
     backends = 'where chunks are measured; dask and ray need pip install "paraclap[cluster]"'
     add("--backend", choices=BACKENDS, default="local", help=f"{backends} (%(default)s)")
     add("--scheduler", metavar="ADDRESS", help="of a running Dask or Ray cluster, instead of a new")

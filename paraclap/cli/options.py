@@ -96,5 +96,16 @@ def number(
     return number_of
 
 
+def workers(low: int, automatic: Callable[[], int]) -> Callable[[str], int]:
+    """Return the type of numbers of workers, at least `low`, and of "auto"."""
+    number_of = number(low, 1024, int)
+
+    def workers_of(text: str) -> int:
+        return automatic() if text == "auto" else number_of(text)
+
+    workers_of.__name__ = "number or auto"  # in the message of argparse
+    return workers_of
+
+
 batch_seconds = number(0.1, 1e6)
 """Type of `--batch-seconds`."""

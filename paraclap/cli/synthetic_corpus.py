@@ -10,9 +10,9 @@ same arguments give the same bytes for any number of workers.
 """
 
 import argparse
-import os
 
 from paraclap.cli.options import path_of
+from paraclap.cores import usable_cores
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--speakers", type=int, default=16, help="at least 6 (%(default)s)")
     add("--clips-per-emotion", type=int, default=8, help="per speaker (%(default)s)")
     add("--seed", type=int, default=0, help="(%(default)s)")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    add("--workers", type=int, default=usable_cores(), help="processes (%(default)s)")
     add("--force", action="store_true", help="replace an existing folder")
     options = parser.parse_args(arguments)
     from paraclap.corpora.synthetic import write_corpus  # scipy and audformat take a second

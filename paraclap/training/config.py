@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paraclap.audio.shards import shards_of
+from paraclap.cores import loader_workers
 from paraclap.model.sources import find_model
 from paraclap.settings import (
     SMALL_BERT,
@@ -131,11 +132,20 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
         raise SettingsError(f"{error.full_key}: {reason}") from error
+    _fill_workers(settings.data)
     _check_values(flatten(dataclasses.asdict(settings)))
     _refuse_ignored_keys(settings.model)
     _fill_text_encoder(settings)
     _fill_captions(settings.data)
     return settings
+
+
+def _fill_workers(data: DataSettings) -> None:
+    """Replace "auto" by the number of workers for this machine."""
+    if data.workers == "auto":
+        data.workers = loader_workers()
+    if type(data.workers) is not int:
+        raise SettingsError(f"data.workers is {data.workers!r}, expected a whole number or auto")
 
 
 def _without_model(tree: Mapping[str, Any]) -> dict[str, Any]:

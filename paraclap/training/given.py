@@ -157,7 +157,8 @@ def _expanded(value: Any) -> Any:
 
 
 def _is_text(kind: Any) -> bool:
-    return kind is str or (isinstance(kind, types.UnionType) and str in typing.get_args(kind))
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return str in kinds and int not in kinds
 
 
 def _check_text(key: str, value: Any) -> None:

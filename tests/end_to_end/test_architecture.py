@@ -27,7 +27,7 @@ FLOORS = (  # each imports from floors below, and from its own folder
     {"captions", "audio"},
     {"settings", "locks", "distributed"},
     {"parquet", "style"},
-    {"files", "progress"},
+    {"files", "progress", "cores"},
     {"errors", "signals"},
 )
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
