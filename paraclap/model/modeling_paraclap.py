@@ -609,6 +609,12 @@ def fast_on_cpu(module: nn.Module) -> nn.Module:
     return module
 
 
+@functools.cache
+def _has_onednn() -> bool:
+    """Return whether the processor is one for which oneDNN was found to be faster."""
+    return torch.backends.mkldnn.is_available() and "AVX" in torch.backends.cpu.get_cpu_capability()
+
+
 def _runs_eagerly_on_cpu(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -621,7 +627,7 @@ def _linear(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
         and inputs.dtype == weight.dtype == torch.float32
         and inputs.numel() >= ONEDNN_ROWS * weight.shape[1]
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()
+        and _has_onednn()
     ):
         rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
         return _Linear.apply(rows, weight, layer.bias).view(*inputs.shape[:-1], -1)

@@ -39,12 +39,19 @@ class CorpusAlignment:
             rows: of the clips in the table (B,).
         """
         audio = audio.to(torch.promote_types(audio.dtype, torch.float32))
-        corpora = self.corpora[torch.as_tensor(rows)].to(audio.device)
-        parts = [audio[corpora == number] for number in corpora.unique()]
-        pairs = itertools.combinations([part for part in parts if len(part) > 1], 2)
+        corpora = self.corpora[torch.as_tensor(rows)]  # on the CPU: the device does not wait
+        places = [(corpora == number).nonzero().flatten() for number in corpora.unique()]
+        parts = [
+            audio.index_select(0, place.to(audio.device, non_blocking=True))
+            for place in places
+            if len(place) > 1
+        ]
+        moments = [(part.mean(dim=0), part.T.cov()) for part in parts]
         distances = [
-            (first.mean(dim=0) - second.mean(dim=0)).square().sum()
-            + COVARIANCE * (first.T.cov() - second.T.cov()).square().sum()
-            for first, second in pairs
+            (means[0] - means[1]).square().sum()
+            + COVARIANCE * (covariances[0] - covariances[1]).square().sum()
+            for means, covariances in (
+                zip(*pair, strict=True) for pair in itertools.combinations(moments, 2)
+            )
         ]
         return torch.stack(distances).mean() if distances else audio.sum() * 0

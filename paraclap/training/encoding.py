@@ -158,10 +158,8 @@ def distinct_captions(
 
 def token_keys(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[bytes]:
     """Return the tokens of each caption as bytes, without padding."""
-    return [
-        tokens[mask].numpy().tobytes()
-        for tokens, mask in zip(input_ids, attention_mask.bool(), strict=True)
-    ]
+    rows = zip(input_ids.numpy(), attention_mask.bool().numpy(), strict=True)
+    return [tokens[mask].tobytes() for tokens, mask in rows]
 
 
 def prepare_encoders(

@@ -22,8 +22,8 @@ from paraclap.training.data import TrainingData
 from paraclap.training.encoding import prepare_encoders
 from paraclap.training.losses import LOSSES
 from paraclap.training.optim import (
-    OPTIMIZERS,
     learning_rate_factor,
+    new_optimizer,
     parameter_groups,
     seed_step,
     unfreeze_steps,
@@ -100,7 +100,7 @@ class Learner:
             alignment_weight=settings.loss.alignment,
         )
         groups = parameter_groups(self.model, settings.optim, self.objective, self.unfreezing)
-        self.optimizer = OPTIMIZERS[settings.optim.name](groups, lr=settings.optim.lr)
+        self.optimizer = new_optimizer(settings.optim, groups)
         trained = {p for group in groups for p in group["params"]} if train.keep_old else ()
         self.start = [
             (parameter, parameter.detach().clone())

@@ -142,6 +142,11 @@ def parameter_groups(
     ]
 
 
+def new_optimizer(optim: OptimSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimiser of `parameter_groups`, which updates each group in one pass."""
+    return OPTIMIZERS[optim.name](groups, lr=optim.lr, fused=True)
+
+
 def learning_rate_factor(step: int, steps: int, optim: OptimSettings, start: int = 0) -> float:
     """Return the factor on the base learning rates in step `step` of `steps`, counted from 0.
 

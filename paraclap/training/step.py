@@ -11,7 +11,6 @@ the whole batch. Equal captions of a batch are encoded once.
 Letters: B clips of a batch, b those of this process, K distinct captions of them.
 """
 
-import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -90,18 +89,19 @@ class TrainingStep:
         self.alignment = alignment
         self.alignment_weight = alignment_weight
         self.encoder = BatchEncoder(model, bfloat16, micro_batch, text_cache)
+        self._parameters = (*model.parameters(), *objective.parameters())
         self.sums = GradientSum(self.parameters())
 
     def __call__(self, batch: Batch) -> Gradients:
         """Replace the gradients by those of a batch, clipped to `clip_norm`."""
-        for parameter in self.parameters():
+        for parameter in self._parameters:
             parameter.grad = None
         loss, distinct = self.backward(batch)
         return Gradients(loss, self.clip(), distinct)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of model and objective, including frozen ones."""
-        return itertools.chain(self.model.parameters(), self.objective.parameters())
+        return iter(self._parameters)
 
     def unfreeze(self, parts: Collection[str]) -> None:
         """Train these parts of the model from now on."""
@@ -163,7 +163,7 @@ class TrainingStep:
 
     def clip(self) -> torch.Tensor:
         """Clip the norm of all gradients; returns the norm before clipping."""
-        trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        trained = [parameter for parameter in self._parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in trained])
         if self.clip_norm:
             nn.utils.clip_grads_with_norm_(trained, self.clip_norm, norm)

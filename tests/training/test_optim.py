@@ -1,5 +1,7 @@
 """Learning rates by layer, and parts that are unfrozen later."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -22,8 +24,10 @@ from paraclap.model.build import build_model
 from paraclap.settings import OptimSettings
 from paraclap.training.config import SettingsError
 from paraclap.training.optim import (
+    OPTIMIZERS,
     layers_above,
     learning_rate_factor,
+    new_optimizer,
     parameter_groups,
     seed_step,
     unfreeze_steps,
@@ -247,3 +251,27 @@ def test_a_step_is_seeded_by_its_number():
     assert draw() == first
     seed_step(1, 8)
     assert draw() != first
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam"])
+def test_optimiser_continues_checkpoints_of_the_unfused_one(name: str) -> None:
+    optim = OptimSettings(name=name, lr=1e-2)
+
+    def group(weight: torch.nn.Parameter) -> list[dict]:
+        return [{"params": [weight], "lr": optim.lr, "weight_decay": 0.01}]
+
+    weights = [torch.nn.Parameter(torch.linspace(-1, 1, 300).view(20, 15)) for _ in range(2)]
+    fused = new_optimizer(optim, group(weights[0]))
+    plain = OPTIMIZERS[name](group(weights[1]))
+    for step in range(6):
+        for weight in weights:
+            weight.grad = (weight.detach() + step).sin()
+        plain.step()
+        if step == 2:
+            weights[0].data.copy_(weights[1])
+            loaded = fused.state_dict()
+            loaded["state"] = copy.deepcopy(plain.state_dict()["state"])
+            fused.load_state_dict(loaded)
+        elif step > 2:
+            fused.step()
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
