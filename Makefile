@@ -17,7 +17,8 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 
 demo: $(VENV)/.installed
 	$(BIN)/python preprocessing/synthetic_corpus.py -o $(DEMO)/corpus
-	$(BIN)/python features.py $(DEMO)/corpus -o $(DEMO)/features.parquet --workers $(WORKERS)
+	$(BIN)/python features.py $(DEMO)/corpus -o $(DEMO)/features.parquet --workers $(WORKERS) \
+		--feature-set captions
 	$(BIN)/python preprocessing/template_creation.py $(DEMO)/features.parquet -o $(DEMO)/captions.parquet
 	$(BIN)/python train.py configs/demo.yaml data.root=$(DEMO)/corpus \
 		data.captions=$(DEMO)/captions.parquet output=$(DEMO)/run
