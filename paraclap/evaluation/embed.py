@@ -35,7 +35,7 @@ from paraclap.evaluation.prompts import PromptError
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.settings import BATCH_SECONDS
 
-TEXT_BATCH = 256
+TEXT_BATCH = 64
 
 
 def class_probabilities(model: ParaCLAPModel, cosines: np.ndarray) -> np.ndarray:
@@ -50,13 +50,14 @@ def embed_texts(
 ) -> torch.Tensor:
     """Embed texts with a model in evaluation mode: (K, D) on the CPU, unit length."""
     embeddings = []
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # for little padding
     for first in range(0, len(texts), TEXT_BATCH):
-        batch = list(texts[first : first + TEXT_BATCH])
+        batch = [texts[row] for row in order[first : first + TEXT_BATCH]]
         tokens = processor.tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
         tokens = tokens.to(model.device)
         features = model.get_text_features(tokens.input_ids, tokens.attention_mask)
         embeddings.append(features.pooler_output.float().cpu())
-    return finite(torch.cat(embeddings), texts)
+    return finite(torch.cat(embeddings)[np.argsort(order)], texts)
 
 
 def embed_classes(

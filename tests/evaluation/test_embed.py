@@ -57,6 +57,19 @@ def test_a_string_instead_of_a_list_of_prompts_is_refused(tiny):
         embed.embed_classes(*tiny, {"a": "xy", "b": "zw"})
 
 
+def test_texts_are_embedded_by_length_and_returned_in_their_order(tiny, monkeypatch):
+    texts = ["an angry voice that is loud", "sad", "the voice is loud and sad", "rage", "", "sad"]
+    alone = torch.cat([embed.embed_texts(*tiny, [text]) for text in texts])
+    monkeypatch.setattr(embed, "TEXT_BATCH", 2)
+    model, widths = tiny[0], []
+    plain = model.get_text_features
+    monkeypatch.setattr(
+        model, "get_text_features", lambda *given: widths.append(given[0].shape[1]) or plain(*given)
+    )
+    assert torch.allclose(embed.embed_texts(*tiny, texts), alone, atol=1e-6)
+    assert widths == sorted(widths) and widths[0] < widths[-1]
+
+
 # --- Clips ---------------------------------------------------------------------------------------
 
 
