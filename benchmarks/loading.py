@@ -1,20 +1,29 @@
-"""Time to read training crops: whole files, the crop alone, from shards, the waveform cache.
+"""The loader of train.py against a plain DataLoader: time per clip, waiting, gaps between epochs.
 
     python -m benchmarks.loading
-    python -m benchmarks.loading --clips 400 --rounds 7 --workers 0 2
+    python -m benchmarks.loading --clips 512 --rounds 7 --workers 0 2 --batch 64 --step 1000
 
-"whole file" decodes each file by soundfile, resamples it by soxr and cuts the crop; "crop" decodes
-the crop alone, as train.py does; "shards" does so from tar files; "waveform cache" reads it as with
-data.waveform_cache. All read the same crops of the same files: noise of 1 to 10 s as WAV and FLAC.
-The table has the fastest round. Files were written shortly before, so this measures decoding, not
-disks.
+All ways give the same batches of crops of 5 s with captions. "plain" decodes whole files by
+soundfile, resamples them by soxr, cuts the crop, tokenises, and pads in a DataLoader of torch with
+new workers for each epoch. "crop" is `Loader` on the audio files, "shards" on tar files, "waveform
+cache" with data.waveform_cache, whose workers are threads. Files are noise of 1 to 10 s as WAV and
+FLAC, written shortly before, so this measures decoding, not disks.
+
+The first columns of numbers are the time per clip if batches are taken as fast as they come, and
+how many times as fast as plain that is. "Waiting" is how long the trainer waits per clip if its
+steps take `--step` us per clip on another device, "gap" the longest wait for the first batch of
+another epoch. The table has the fastest round.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import soundfile
 import soxr
 import torch.utils.data
@@ -22,21 +31,30 @@ import torch.utils.data
 from benchmarks.report import command_line, parse, report
 from benchmarks.timing import alternate, markdown_table
 from paraclap.audio import SAMPLING_RATE
-from paraclap.audio.recordings import Files
-from paraclap.audio.segments import crop_limits
+from paraclap.audio.recordings import Files, Recordings
+from paraclap.audio.segments import Position, crop_limits
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora.shards import write_shards
 from paraclap.corpora.table import read_corpus
+from paraclap.data.dataset import CaptionDataset, Collate
+from paraclap.data.loader import Loader
+from paraclap.data.sampler import TrainingBatches
+from paraclap.model.modeling_paraclap import ParaCLAPFeatureExtractor, ParaCLAPProcessor
+from paraclap.model.towers import train_tokenizer
+from paraclap.settings import CaptionSettings, DataSettings
 
 KINDS = tuple((form, rate) for rate in (16_000, 44_100) for form in ("wav", "flac"))
 SECONDS = 5.0  # of a crop
 TOLERANCE = 2 / 65536  # rounding to 16 bits, of the file and of the cache
-WHOLE = "whole file"
-BATCH = 16
+PLAIN = "plain"
 SHARD_BYTES = 10**7
+EPOCHS = 3
+SEED = 0
+DESCRIPTORS = ("pitch", "loudness", "jitter", "shimmer", "speaking rate", "emotion", "gender")
+LEVELS = ("low", "normal", "high")
 
-Read = Callable[[str, float, float | None, float, float], np.ndarray]
-"""File, start, end, longest crop [s] and place in it -> crop (T,), see `read_crop`."""
+Epochs = Iterable[Iterable[dict[str, Any]]]
+"""Batches of each epoch."""
 
 
 def write_clips(folder: Path, form: str, rate: int, clips: int) -> list[str]:
@@ -51,101 +69,186 @@ def write_clips(folder: Path, form: str, rate: int, clips: int) -> list[str]:
     return names
 
 
-def whole_file(root: Path) -> Read:
-    """Return a function that decodes a whole mono file, resamples it to 16 kHz, cuts the crop."""
+class WholeFiles(Files):
+    """Mono files that are decoded and resampled whole."""
 
-    def read(
-        file: str, start: float, end: float | None, seconds: float, place: float
+    def crop(
+        self, file: str, start: Position, end: Position, seconds: float, place: float
     ) -> np.ndarray:
-        samples, rate = soundfile.read(root / file, dtype="float32")
+        """Return a crop of a file (T,)."""
+        samples, rate = soundfile.read(self.root / file, dtype="float32")
         duration = len(samples) / rate
         if rate != SAMPLING_RATE:
             samples = soxr.resample(samples, rate, SAMPLING_RATE, quality="HQ")
         first, last = crop_limits(start, end, duration, seconds, place)
         return samples[round(first * SAMPLING_RATE) : round(last * SAMPLING_RATE)]
 
-    return read
+
+def make_table(names: Sequence[str]) -> pd.DataFrame:
+    """Return a captions table of files, with random levels."""
+    levels = np.random.default_rng(SEED).choice(LEVELS, (len(names), len(DESCRIPTORS)))
+    captions = [
+        [f"{name} is {level}" for name, level in zip(DESCRIPTORS, row, strict=True)]
+        for row in levels
+    ]
+    whole = pd.to_timedelta([0] * len(names)), pd.to_timedelta([pd.NaT] * len(names))
+    index = pd.MultiIndex.from_arrays([names, *whole], names=["file", "start", "end"])
+    descriptors = [[*DESCRIPTORS]] * len(names)
+    return pd.DataFrame({"captions": captions, "caption_descriptors": descriptors}, index)
 
 
-class Crops(torch.utils.data.Dataset):
-    """One crop of each file, at a place that depends on its row alone."""
+def plain_collate(
+    processor: ParaCLAPProcessor, items: Sequence[dict[str, Any]]
+) -> dict[str, torch.Tensor]:
+    """Pad waveforms and captions to tensors."""
+    waveforms = [torch.from_numpy(item["waveform"]) for item in items]
+    values = torch.zeros(len(items), round(SECONDS * SAMPLING_RATE))
+    mask = torch.zeros_like(values, dtype=torch.int64)
+    for row, waveform in enumerate(waveforms):
+        values[row, : len(waveform)] = waveform
+        mask[row, : len(waveform)] = 1
+    texts = [item["caption"].text for item in items]
+    tokens = processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    return {"input_values": values, "padding_mask": mask, **tokens}
 
-    def __init__(self, read: Read, files: Sequence[str]) -> None:
-        self.read, self.files = read, files
 
-    def __len__(self) -> int:
-        return len(self.files)
+def plain(
+    dataset: CaptionDataset, processor: ParaCLAPProcessor, batch: int, workers: int
+) -> Epochs:
+    """Yield epochs of a DataLoader that reads item by item."""
+    batches = TrainingBatches(len(dataset), batch, EPOCHS * (len(dataset) // batch), SEED)
+    chosen = list(batches)
+    for epoch in range(EPOCHS):
+        first = epoch * batches.batches_per_epoch
+        yield torch.utils.data.DataLoader(
+            _Items(dataset),
+            batch_sampler=chosen[first : first + batches.batches_per_epoch],
+            num_workers=workers,
+            collate_fn=partial(plain_collate, processor),
+        )
 
-    def __getitem__(self, row: int) -> np.ndarray:
-        """Read the crop of a row (T,)."""
-        place = np.random.default_rng(row).random()
-        return self.read(self.files[row], 0.0, None, SECONDS, place)
+
+class _Items(torch.utils.data.Dataset):
+    """A dataset without whole batches."""
+
+    def __init__(self, dataset: CaptionDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
+        return self.dataset[draw]
 
 
-def check_equal(crops: Sequence[Crops]) -> None:
-    """Compare the crops with those of the first one.
+def ours(dataset: CaptionDataset, processor: ParaCLAPProcessor, batch: int, workers: int) -> Epochs:
+    """Yield epochs of the loader of train.py, which does not end between them."""
+    steps = len(dataset) // batch
+    batches = TrainingBatches(len(dataset), batch, EPOCHS * steps, SEED)
+    loader = iter(Loader(dataset, Collate(processor, SECONDS), batches, workers))
+    for _ in range(EPOCHS):
+        yield (next(loader) for _ in range(steps))
+
+
+def take(epochs: Callable[[], Epochs], step: float) -> tuple[float, float]:
+    """Take all batches, with steps of `step` seconds; the first batch is not counted.
+
+    Returns:
+        Total time waited for batches, and the longest wait for the first batch of an epoch [s].
+    """
+    waits: list[float] = []
+    firsts: list[float] = []
+    for batches in epochs():
+        since, is_first = time.perf_counter(), True
+        for _ in batches:
+            waits.append(time.perf_counter() - since)
+            firsts += [waits[-1]] * is_first
+            time.sleep(step)
+            since, is_first = time.perf_counter(), False
+    return sum(waits[1:]), max(firsts[1:])
+
+
+def check_equal(first: Epochs, second: Epochs, what: str) -> None:
+    """Compare the first batches.
 
     Raises:
         RuntimeError: if a sample differs by more than rounding.
     """
-    for row, file in enumerate(crops[0].files):
-        expected, *others = (of_variant[row] for of_variant in crops)
-        for crop in others:
-            size = min(len(crop), len(expected))
-            near = np.allclose(crop[:size], expected[:size], rtol=0, atol=TOLERANCE)
-            if not near or abs(len(crop) - len(expected)) > 1:
-                raise RuntimeError(f"crops of {file} differ")
+    one, other = (next(iter(next(iter(epochs)))) for epochs in (first, second))
+    for name in ("input_values", "input_ids"):
+        if not torch.allclose(one[name], other[name], rtol=0, atol=TOLERANCE):
+            raise RuntimeError(f"{name} of {what} differ from those of {PLAIN}")
 
 
 def measure(
-    kind: str, root: Path, names: Sequence[str], worker_counts: Sequence[int], rounds: int
+    kind: str,
+    root: Path,
+    names: Sequence[str],
+    worker_counts: Sequence[int],
+    batch: int,
+    rounds: int,
+    step: float,
 ) -> Iterator[tuple[str, ...]]:
-    """Read all crops in every way; yields the rows of the table."""
+    """Load in every way; yields the rows of the table."""
+    table = make_table(names)
+    tokenizer = train_tokenizer(sorted({text for row in table["captions"] for text in row}), 200)
+    processor = ParaCLAPProcessor(ParaCLAPFeatureExtractor(), tokenizer)
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as folder:
         packed = Path(folder, "shards")
         write_shards(read_corpus(root), packed, SHARD_BYTES)
-        reads = {
-            WHOLE: whole_file(root),
-            "crop": Files(root).crop,
-            "shards": Files(packed).crop,
-            "waveform cache": cache_waveforms(cache, root, names).crop,
+        sources: dict[str, Recordings] = {
+            PLAIN: WholeFiles(root),
+            "crop": Files(root),
+            "shards": Files(packed),
+            "waveform cache": cache_waveforms(cache, root, names),
         }
-        crops = {name: Crops(read, names) for name, read in reads.items()}
-        check_equal([*crops.values()])
+        data = DataSettings(crop_seconds=SECONDS)
+        datasets = {
+            name: CaptionDataset(table, source, CaptionSettings(), data, SEED)
+            for name, source in sources.items()
+        }
+        clips = EPOCHS * (len(names) // batch) * batch - batch
         for workers in worker_counts:
-            loaders = {
-                name: torch.utils.data.DataLoader(
-                    of_variant, BATCH, num_workers=workers, collate_fn=list,
-                    persistent_workers=workers > 0,
-                )
-                for name, of_variant in crops.items()
-            }  # fmt: skip
-            calls = {name: lambda loader=loader: [*loader] for name, loader in loaders.items()}
-            for call in calls.values():  # starts the workers
-                call()
-            runs = alternate(calls, rounds)
-            best = {name: min(run.wall for run in found) for name, found in runs.items()}
+            epochs = {
+                name: partial(plain if name == PLAIN else ours, dataset, processor, batch, workers)
+                for name, dataset in datasets.items()
+            }
+            for name in [*epochs][1:]:
+                check_equal(epochs[PLAIN](), epochs[name](), name)
+            found: dict[float, dict[str, list[tuple[float, float]]]] = {}
+            for pause in (0.0, step * batch):
+                calls = {name: partial(take, of, pause) for name, of in epochs.items()}
+                runs = alternate(calls, rounds)
+                found[pause] = {name: [run.result for run in of] for name, of in runs.items()}
+            fast, slow = found.values()
+            best = {name: min(waited for waited, _ in of) / clips for name, of in fast.items()}
             for name, seconds in best.items():
-                per_clip = f"{1e6 * seconds / len(names):,.0f}"
-                yield kind, str(workers), name, per_clip, f"{best[WHOLE] / seconds:.1f}"
+                waiting = min(waited for waited, _ in slow[name]) / clips
+                gap = min(longest for _, longest in slow[name])
+                numbers = f"{1e6 * seconds:,.0f}", f"{best[PLAIN] / seconds:.1f}"
+                yield kind, str(workers), name, *numbers, f"{1e6 * waiting:,.0f}", f"{gap:.3f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = command_line(__doc__, __spec__.name)
     add = parser.add_argument
-    add("--clips", type=int, default=100, help="files of each kind (%(default)s)")
+    add("--clips", type=int, default=256, help="files of each kind (%(default)s)")
+    add("--batch", type=int, default=32, help="clips (%(default)s)")
     add("--rounds", type=int, default=5, help="(%(default)s)")
-    add("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader (0 2)")
+    add("--workers", type=int, nargs="+", default=[0, 2], help="of the loader (0 2)")
+    add("--step", type=float, default=1000.0, help="time of a step per clip [us] (%(default)g)")
+    kinds = [f"{form}-{rate}" for form, rate in KINDS]
+    add("--kinds", nargs="+", choices=kinds, default=kinds, help="of files (all)")
     options = parse(parser, arguments)
     rows: list[tuple[str, ...]] = []
     for form, rate in KINDS:
+        if f"{form}-{rate}" not in options.kinds:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             names = write_clips(Path(folder), form, rate, options.clips)
             kind = f"{form} {rate / 1000:g} kHz"
-            rows += measure(kind, Path(folder), names, options.workers, options.rounds)
-    head = ("files", "workers", "variant", "us per clip", "times as fast")
-    report("Loading", markdown_table(head, rows), options)
+            given = options.workers, options.batch, options.rounds, options.step / 1e6
+            rows += measure(kind, Path(folder), names, *given)
+    head = ("files", "workers", "variant", "us per clip", "times as fast", "waiting [us per clip]")
+    report("Loading", markdown_table((*head, "gap [s]"), rows), options)
 
 
 if __name__ == "__main__":

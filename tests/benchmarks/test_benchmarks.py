@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import captions, evaluate, features, loading, lora, report, search, train_step
 from benchmarks.timing import Run, ratios, timed
@@ -73,14 +74,15 @@ def test_evaluation_with_whisper_equals_transformers_on_clips_of_30_s(monkeypatc
     assert float(table(capsys)["eager"][-1]) < 1e-5
 
 
-def test_ways_of_loading_read_the_same_samples(monkeypatch, capsys):
+def test_ways_of_loading_give_the_same_batches(monkeypatch, capsys):
     monkeypatch.setattr(loading, "SECONDS", 1.0)
-    loading.main(["--clips", "2", "--rounds", "1", "--workers", "0"])
-    assert set(table(capsys)) == {"wav 16 kHz", "flac 16 kHz", "wav 44.1 kHz", "flac 44.1 kHz"}
-    noise, names = np.random.default_rng(0).random(32_000), ["clip.wav"]
-    exact = loading.Crops(lambda *given: noise[:16_000], names)
-    with pytest.raises(RuntimeError, match=r"clip.wav differ"):
-        loading.check_equal([exact, loading.Crops(lambda *given: noise[1:16_001], names)])
+    options = ["--clips", "4", "--batch", "2", "--rounds", "1", "--step", "1"]
+    loading.main([*options, "--kinds", "wav-16000", "flac-44100", "--workers", "0", "1"])
+    assert set(table(capsys)) == {"wav 16 kHz", "flac 44.1 kHz"}
+    batch = {"input_values": torch.zeros(1, 3), "input_ids": torch.ones(1, 2)}
+    other = batch | {"input_values": torch.full((1, 3), 0.01)}
+    with pytest.raises(RuntimeError, match="input_values of crop differ"):
+        loading.check_equal([[batch]], [[other]], "crop")
 
 
 def test_plain_loop_writes_the_same_captions(tmp_path, capsys):
