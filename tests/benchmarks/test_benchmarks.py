@@ -48,6 +48,17 @@ def test_training_steps_give_the_same_gradients(options, count, monkeypatch, cap
     assert all(float(row[-1]) < 1e-4 for row in rows.values())
 
 
+def test_whisper_step_gives_the_gradients_of_the_plain_one(monkeypatch, capsys):
+    text = {**TINY_TEXT, "vocab_size": 30_522}
+    audio = {**TINY_WHISPER, "encoder_layers": 5}
+    encoders = {"audio_config": audio, "text_config": text}
+    monkeypatch.setattr(train_step, "WHISPER_ENCODERS", encoders)
+    monkeypatch.setattr(train_step, "STEPS", 2)
+    train_step.main(["--recipe", "whisper", "--rounds", "1", "--batch", "8"])
+    rows = table(capsys)
+    assert set(rows) == {"plain", "ours"} and float(rows["ours"][-1]) < 1e-5
+
+
 def test_lora_trains_adapters_and_heads(monkeypatch, capsys):
     pytest.importorskip("peft")
     text = {**TINY_TEXT, "vocab_size": 30_522}
