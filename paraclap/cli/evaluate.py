@@ -2,7 +2,7 @@ r"""Evaluate a trained model zero-shot on labelled corpora.
 
     python evaluate.py runs/small ravdess=/data/RAVDESS --speakers 21,22,23,24 -o results
     python evaluate.py runs/small emodb=/data/emodb --prompts word sentence ensemble mine.yaml
-    python evaluate.py runs/demo data/synthetic --split test --targets emotion gender --probe
+    python evaluate.py runs/demo data/synthetic --split test --targets emotion gender --closed-set
     python evaluate.py runs/small emodb=/data/emodb --baseline results/other -o results/small
     python evaluate.py runs/small emodb=/data/emodb --retrieval emodb_captions.parquet
     python evaluate.py runs/paraclap iemocap=/data/IEMOCAP ravdess=/data/RAVDESS \
@@ -27,17 +27,19 @@ evaluates the part of each corpus, the prompts and the mean over sessions as in 
 
 --retrieval retrieves clips by caption and captions by clip, and requires a captions table of
 preprocessing/template_creation.py, or a table with a column `caption` or `captions`, for each
-SOURCE, in the same order; labels are not required. --probe fits logistic regression to the audio
-embeddings, cross-validated over speakers: a high probe with a low zero-shot UAR points to the
-prompts, not to the audio encoder. --adapt mean adds scores after adaptation without labels: the
-mean embedding of all selected clips of a SOURCE, with or without a label, is subtracted from each.
+SOURCE, in the same order; labels are not required. --closed-set fits logistic regression to the
+audio embeddings, and to eGeMAPS features of the same clips, cross-validated over speakers: high
+scores with a low zero-shot UAR point to the prompts, not to the audio encoder. The features are
+measured, or read from the tables of features.py that --features gives for each SOURCE. --adapt mean
+adds scores after adaptation without labels: the mean embedding of all selected clips of a SOURCE,
+with or without a label, is subtracted from each.
 --baseline compares the scores with those in another output folder, on the same clips, as
 `python -m paraclap.compare` does, and also writes compare.md, compare.csv, compare.pdf and
 compare.png.
 
 Output, with NAME = the corpus, the target unless it is the emotion, and the prompt set if there are
 several: scores.yaml (all scores, prompts and the selection), scores.md (tables), NAME.csv (truth,
-prediction, confidence, and the cosine of each class for every clip; with --adapt, also
+prediction, confidence, the cosine of each class and the speaker of every clip; with --adapt, also
 adapted_prediction), NAME.confusion.png and NAME.calibration.png (--format pdf or svg). UAR is the
 mean recall of the classes that occur (chance: one over their number). Its 95 % interval is
 bootstrapped over speakers, and is coarse for a handful of speakers. Clip embeddings are cached by
@@ -48,6 +50,7 @@ onnx, for which MODEL is a folder written by `models.py export`. --precision bf1
 """
 
 import argparse
+import dataclasses
 import os
 import warnings
 from collections.abc import Sequence
@@ -90,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = options.sources, options.targets, options.prompts, selection, options.retrieval
     tables = {"root": options.root, "columns": options.columns}
     sources = read_sources(*what, as_published=options.protocol is not None, **tables)
+    sources = _with_features(sources, options.features)
     baseline = _prepare_output(options, sources)
     if options.cache is None:
         warnings.warn("embedding cache: there is no home folder; not used", stacklevel=1)
@@ -109,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *parts,
             sources,
             options.output,
-            with_probe=options.probe,
+            closed_set=options.closed_set,
             adapt=options.adapt is not None,
             figure_format=options.format,
             waveform_cache=options.waveform_cache,
@@ -136,6 +140,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _with_features(sources: "list[Source]", paths: Sequence[Path] | None) -> "list[Source]":
+    """Return sources with the functionals of their labelled clips in tables of features.py."""
+    if paths is None:
+        return sources
+    from paraclap.data.functionals import functionals_of, read_functionals
+
+    found = []
+    for source, path in zip(sources, paths, strict=True):
+        labelled = source.table.index[source.is_labelled()]
+        functionals = functionals_of(read_functionals(path), labelled, f"--features {path}")
+        found.append(dataclasses.replace(source, functionals=functionals))
+    return found
+
+
 def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> "Evaluated | None":
     """Create the output folder; the files to be written there must not be those that are read.
 
@@ -146,7 +164,8 @@ def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> "Ev
     from paraclap.evaluation.tasks import scored_labels
 
     baseline = None if options.baseline is None else read_results(options.baseline)
-    read = [*options.prompts, *(options.retrieval or []), *(options.split_from or [])]
+    tables = (options.retrieval, options.split_from, options.features)
+    read = [*options.prompts, *(path for paths in tables for path in paths or [])]
     for source in options.sources:
         path = Path(source.rpartition("=")[2]).expanduser()
         read += [source, path, *path.glob("db*")]
@@ -209,7 +228,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--reference", action="store_true", help="add the published scores")
     tables = "captions table of each SOURCE"
     add("--retrieval", nargs="+", type=path_of, metavar="CAPTIONS", help=tables)
-    add("--probe", action="store_true", help="also fit a linear probe to the audio embeddings")
+    fitted = "also fit logistic regression to embeddings and eGeMAPS features"
+    add("--closed-set", action="store_true", help=fitted)
+    features = "table of features.py of each SOURCE, for --closed-set"
+    add("--features", nargs="+", type=path_of, metavar="TABLE", help=features)
     add("--adapt", choices=("mean",), help="also score embeddings minus the mean of their SOURCE")
     add("--baseline", type=path_of, metavar="RESULTS", help="output folder to compare with")
     add("--cache", type=path_of, default=default_cache(), help="embedding cache (%(default)s)")
@@ -225,6 +247,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     timeout = "maximum wait for another process [s]"
     add("--timeout", type=number(0.1, 1e6), default=TrainSettings().timeout, help=timeout)
     add("--queries", type=renamed("--prompts"), help=argparse.SUPPRESS)
+    add("--probe", nargs="?", const="", type=renamed("--closed-set"), help=argparse.SUPPRESS)
     add("--packed", type=renamed("--waveform-cache"), help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
     if options.engine != "onnx":  # exports are no models
@@ -242,7 +265,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--protocol {options.protocol} cannot be combined with {', '.join(fixed)}")
     options.prompts = options.prompts or [PUBLISHED]
     options.targets = options.targets or ["emotion"]
-    for name in ("retrieval", "split_from"):
+    if options.features and not options.closed_set:
+        parser.error("--features requires --closed-set")
+    for name in ("retrieval", "split_from", "features"):
         tables = getattr(options, name)
         if tables and len(tables) != len(options.sources):
             sources = f"{len(options.sources)} sources ({', '.join(options.sources)})"

@@ -56,8 +56,15 @@ def read_functionals(path: str | Path) -> pd.DataFrame:
     return table[names]
 
 
-def functionals_of(table: pd.DataFrame, clips: pd.Index) -> pd.DataFrame:
+def functionals_of(
+    table: pd.DataFrame, clips: pd.Index, option: str = "data.features"
+) -> pd.DataFrame:
     """Return the rows of clips (file, start, end) in a table of functionals.
+
+    Args:
+        table: of functionals.
+        clips: whose rows are returned.
+        option: that gave the table, for the message.
 
     Raises:
         FunctionalsError: if a clip is missing.
@@ -65,7 +72,7 @@ def functionals_of(table: pd.DataFrame, clips: pd.Index) -> pd.DataFrame:
     missing = clips.difference(table.index)
     if len(missing):
         raise FunctionalsError(
-            f"data.features: {len(missing)} of {len(clips)} clips have no functionals, e.g. "
+            f"{option}: {len(missing)} of {len(clips)} clips have no functionals, e.g. "
             f"{missing[0][0]}"
         )
     return table.loc[clips]

@@ -1,10 +1,11 @@
-"""Linear probe: logistic regression on audio embeddings, cross-validated over speakers."""
+"""Closed-set scores: logistic regression on embeddings or features, speakers apart."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -23,16 +24,17 @@ class ProbeError(ParaCLAPError, ValueError):
     """The clips have too few speakers or classes for a probe."""
 
 
-def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str]) -> dict[str, Any]:
-    """Score logistic regression on embeddings, cross-validated over speakers.
+def probe(inputs: np.ndarray, truth: Sequence[str], speakers: Sequence[str]) -> dict[str, Any]:
+    """Score logistic regression on embeddings or features, cross-validated over speakers.
 
     Clips of unknown speakers are excluded: they could be of a speaker of both parts of a fold.
 
     Training and test speakers of a fold are disjoint, and standardisation is fitted within the
-    fold. Classes are weighted equally, and the regularisation is fixed (C = 1 on standardised
-    embeddings), so nothing is tuned on the test clips.
+    fold, as are the means that replace undefined features (NaN). Classes are weighted equally, and
+    the regularisation is fixed (C = 1 on standardised inputs), so nothing is tuned on the test
+    clips.
 
-    Clips have embeddings (B, D), classes (B,) and speakers (B,).
+    Clips have embeddings or features (B, D), classes (B,) and speakers (B,).
 
     Returns:
         Scores of `metrics.score`, and the number of `folds`.
@@ -44,9 +46,11 @@ def probe(embeddings: np.ndarray, truth: Sequence[str], speakers: Sequence[str])
     truth, speakers = np.asarray(truth).astype(str)[known], np.asarray(speakers)[known]
     folds = probe_folds(truth, speakers)
     classifier = make_pipeline(
-        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=ITERATIONS)
+        SimpleImputer(keep_empty_features=True),
+        StandardScaler(),
+        LogisticRegression(class_weight="balanced", max_iter=ITERATIONS),
     )
-    prediction = cross_val_predict(classifier, embeddings[known], truth, cv=folds)
+    prediction = cross_val_predict(classifier, inputs[known], truth, cv=folds)
     return {**score(truth, prediction, speakers), "folds": len(folds)}
 
 

@@ -28,7 +28,7 @@ class Results:
 
     Attributes:
         corpora: zero-shot scores.
-        probe: scores of the linear probe.
+        closed_set: scores of logistic regression, by its input ("embeddings", "eGeMAPS").
         retrieval: scores by direction.
         references: system -> UAR in publications.
         folds: of a cross-validation, the speakers, clips and UAR of each fold.
@@ -36,7 +36,7 @@ class Results:
     """
 
     corpora: dict[str, dict[str, Any]] = field(default_factory=dict)
-    probe: dict[str, dict[str, Any]] = field(default_factory=dict)
+    closed_set: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     retrieval: dict[str, dict[str, Any]] = field(default_factory=dict)
     references: dict[str, Mapping[str, float]] = field(default_factory=dict)
     folds: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -55,15 +55,15 @@ def with_interval(
 
 def score_rows(
     scores: Mapping[str, Scores],
-    probes: Mapping[str, Scores] | None = None,
+    closed_set: Mapping[str, Mapping[str, Scores]] | None = None,
     references: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
     """Return a table with a row per task, without empty columns; see `Results`."""
-    probes, references = probes or {}, references or {}
+    closed_set, references = closed_set or {}, references or {}
+    inputs = list(dict.fromkeys(name for scored in closed_set.values() for name in scored))
     systems = list(dict.fromkeys(s for printed in references.values() for s in printed))
     rows = []
     for name, values in scores.items():
-        probed = probes.get(name, {})
         row = {
             "corpus": name,
             "clips": str(values["clips"]),
@@ -82,7 +82,10 @@ def score_rows(
                 values.get(metric), values.get(f"{metric}_interval")
             )
         row["trained on"] = values.get("trained_on", {}).get("text", NOTHING)
-        row["probe UAR [95 %]"] = with_interval(probed.get("UAR"), probed.get("interval"))
+        for kind in inputs:
+            found = closed_set.get(name, {}).get(kind, {})
+            uar = with_interval(found.get("UAR"), found.get("interval"))
+            row[f"closed-set {kind} UAR [95 %]"] = uar
         for system in systems:
             row[f"{system} (published)"] = with_interval(references.get(name, {}).get(system), None)
         rows.append(row)
@@ -202,7 +205,7 @@ def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
         elif unknown := scores["unknown_speakers"]:
             remarks.append(
                 f"{name}: {unknown} of {scores['clips']} clips have no speaker; each counts as a "
-                "speaker of its own in the interval, and the probe excludes them"
+                "speaker of its own in the interval, and closed-set scores exclude them"
             )
         if unused := scores["unused_prompts"]:
             remarks.append(f"{name}: no clip is {', '.join(unused)}")
@@ -227,7 +230,9 @@ def write_report(
     `about` holds model, protocol, prompt sets and selection. With references, the UAR in
     publications is shown beside ours.
     """
-    measured = {name: getattr(results, name) for name in ("corpora", "probe", "retrieval", "folds")}
+    measured = {
+        name: getattr(results, name) for name in ("corpora", "closed_set", "retrieval", "folds")
+    }
     document = {**about, **{name: scores for name, scores in measured.items() if scores}}
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     write_text(output / "scores.yaml", text)
@@ -243,7 +248,7 @@ def write_report(
     remarks += [f"{name}: trained on {seen}" for name, seen in results.unlabelled.items()]
     tables = []
     if results.corpora:
-        tables.append(score_rows(results.corpora, results.probe, references))
+        tables.append(score_rows(results.corpora, results.closed_set, references))
     if results.folds:
         tables.append(fold_rows(results.folds))
     if results.retrieval:

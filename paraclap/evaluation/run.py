@@ -1,6 +1,6 @@
-"""Evaluation of a model on corpora: embeddings, zero-shot scores, linear probe and retrieval."""
+"""Evaluation of a model on corpora: embeddings, zero-shot and closed-set scores, retrieval."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
+from paraclap.acoustics.egemaps import Extractor, undefined_rules
 from paraclap.audio.recordings import Files, Recordings
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora import CorpusError
@@ -15,6 +16,7 @@ from paraclap.corpora.catalogue import CORPORA
 from paraclap.corpora.table import scored_classes
 from paraclap.data.captions import caption_texts, text_key
 from paraclap.data.dataset import ClipDataset
+from paraclap.data.functionals import measured_functionals
 from paraclap.data.trained_on import untrained
 from paraclap.distributed import rank
 from paraclap.evaluation.adaptation import reference_of
@@ -32,7 +34,11 @@ from paraclap.evaluation.seen import TEST, seen_counts
 from paraclap.evaluation.tasks import Source, scored_labels, task_prompts
 from paraclap.evaluation.zero_shot import evaluate_task, known_speakers
 from paraclap.files import safe_name, write_text
-from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
+from paraclap.model.modeling_paraclap import (
+    FunctionalsFeatureExtractor,
+    ParaCLAPModel,
+    ParaCLAPProcessor,
+)
 from paraclap.style import write_figure
 
 DESCRIPTIONS = (  # no scores
@@ -45,7 +51,7 @@ def evaluate(
     processor: ParaCLAPProcessor,
     sources: Sequence[Source],
     output: Path,
-    with_probe: bool = False,
+    closed_set: bool = False,
     waveform_cache: Path | None = None,
     adapt: bool = False,
     figure_format: str = "png",
@@ -58,7 +64,8 @@ def evaluate(
         processor: of the model.
         sources: corpora with their tasks.
         output: existing folder.
-        with_probe: also fit a linear probe.
+        closed_set: also score logistic regression on the embeddings, and on the functionals of the
+            sources, which are measured unless the sources have them.
         waveform_cache: folder to read audio from, written if needed; None reads the files.
         adapt: also score the embeddings minus the mean embedding of all clips of their source,
             with or without a label.
@@ -70,7 +77,7 @@ def evaluate(
     """
     results = Results()
     for source in sources:
-        check_tasks(processor, source, with_probe)  # before a clip is embedded
+        check_tasks(processor, source, closed_set)  # before a clip is embedded
     for source in sources:
         captions = None if source.captions is None else caption_texts(source.captions)
         chosen = source.is_labelled()
@@ -84,6 +91,9 @@ def evaluate(
         if rank():
             continue  # the first process scores and writes
         adapted = reference_of(audio, source.name).centred(audio) if adapt else None
+        inputs = {"embeddings": audio}
+        if closed_set and source.tasks:
+            inputs["eGeMAPS"] = _functionals(source, table, waveform_cache)
         probes: dict[tuple[str, ...], dict[str, Any]] = {}
         for task in source.tasks:
             scores, predictions = evaluate_task(model, processor, table, audio, task)
@@ -104,8 +114,8 @@ def evaluate(
             corpus = CORPORA.get(table.attrs["corpus"])
             if corpus and task.target == corpus.target:
                 results.references[task.name] = corpus.printed
-            if with_probe:
-                results.probe[task.name] = _probe(table, audio, predictions, probes)
+            if closed_set:
+                results.closed_set[task.name] = _closed_set(table, inputs, predictions, probes)
         if captions is not None:
             results.retrieval[source.name] = evaluate_retrieval(
                 model, processor, table, audio, captions
@@ -133,18 +143,18 @@ def _about_clips(source: Source, predictions: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def check_tasks(processor: ParaCLAPProcessor, source: Source, with_probe: bool = False) -> None:
+def check_tasks(processor: ParaCLAPProcessor, source: Source, closed_set: bool = False) -> None:
     """Check everything about a source that does not depend on its audio.
 
     Raises:
         PromptError: see `check_tokens`.
-        CorpusError: if speakers or captions are missing for the probe or for retrieval.
+        CorpusError: if speakers or captions are missing for closed-set scores or for retrieval.
         ProbeError: see `probe_folds`.
     """
     for task in source.tasks:
         prompts = task_prompts(source.table, task)
         check_tokens(processor, prompts)
-        if with_probe:
+        if closed_set:
             classes = scored_classes(source.table, task.target)
             chosen = classes.isin(list(prompts)).to_numpy()
             truth, speakers = classes[chosen], _probe_speakers(source.table[chosen])
@@ -167,9 +177,21 @@ def write_predictions(
     write_figure(figure, output / f"{stem}.calibration.{suffix}")
 
 
-def _probe(
+def _functionals(source: Source, table: pd.DataFrame, waveform_cache: Path | None) -> np.ndarray:
+    """Return the eGeMAPS functionals of the clips of a table (B, F), of its source or measured."""
+    found = source.functionals
+    if found is None:
+        names = Extractor("egemaps").names
+        extractor = FunctionalsFeatureExtractor(names=names, undefined=undefined_rules(names))
+        recordings = _recordings(table, waveform_cache)
+        labelled = table.index[table.index.isin(source.table.index[source.is_labelled()])]
+        found = measured_functionals(extractor, recordings, labelled)
+    return found.reindex(table.index).to_numpy()
+
+
+def _closed_set(
     table: pd.DataFrame,
-    audio: np.ndarray,
+    inputs: Mapping[str, np.ndarray],
     predictions: pd.DataFrame,
     done: dict[tuple[str, ...], dict[str, Any]],
 ) -> dict[str, Any]:
@@ -179,14 +201,16 @@ def _probe(
     truth = predictions["truth"]
     key = tuple(truth.reindex(table.index).fillna(""))
     if key not in done:
-        done[key] = probe(audio[chosen], truth, speakers)
+        done[key] = {
+            name: probe(values[chosen], truth, speakers) for name, values in inputs.items()
+        }
     return done[key]
 
 
 def _probe_speakers(table: pd.DataFrame) -> pd.Series:
     speakers = known_speakers(table)
     if speakers is None:
-        raise CorpusError(f"--probe requires the speakers of {table.attrs['name']}")
+        raise CorpusError(f"--closed-set requires the speakers of {table.attrs['name']}")
     return speakers
 
 

@@ -51,6 +51,7 @@ class Source:
         captions: captions table for retrieval; None = no retrieval.
         seen: which clips and speakers the model was trained on, see `seen_clips`; None = unknown.
         only_test: whether other splits than the test split were left out by default.
+        functionals: of the labelled clips, for closed-set scores; None = they are measured.
     """
 
     table: pd.DataFrame
@@ -58,6 +59,7 @@ class Source:
     captions: pd.DataFrame | None = None
     seen: pd.DataFrame | None = None
     only_test: bool = False
+    functionals: pd.DataFrame | None = None
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from paraclap.cli import evaluate
 from paraclap.corpora import table as corpora
 from paraclap.data.captions import caption_texts
 from paraclap.data.dataset import ClipDataset
+from paraclap.data.functionals import FunctionalsError, functionals_of, read_functionals
 from paraclap.evaluation import run, tasks, zero_shot
 from paraclap.evaluation.embed import embed_clips, embed_texts
 from paraclap.evaluation.probe import probe
@@ -198,7 +199,7 @@ def test_all_targets_prompts_retrieval_and_probe_share_one_pass_over_the_audio(
         "--no-cache",
     ]
     arguments += ["--split", ALL, "--targets", "emotion", "gender", "--prompts", "word", "sentence"]
-    arguments += ["--retrieval", str(captions), "--probe", "--adapt", "mean"]
+    arguments += ["--retrieval", str(captions), "--closed-set", "--adapt", "mean"]
     assert evaluate.main(arguments) == 0
     assert sum(clips) == 72
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "padding" in line]
@@ -332,10 +333,10 @@ def test_probe_uses_the_clips_with_predictions(saved_model, corpus, tmp_path):
     output = tmp_path / "results"
     prompts = ["--prompts", "word", "sentence", "--targets", "emotion", "gender"]
     arguments = [str(saved_model), str(corpus), "-o", str(output), "--split", ALL]
-    evaluate.main([*arguments, "--probe", *prompts])
+    evaluate.main([*arguments, "--closed-set", *prompts])
     scores = yaml.safe_load((output / "scores.yaml").read_text())
-    probes = scores["probe"]
-    assert set(probes) == set(scores["corpora"])
+    assert set(scores["closed_set"]) == set(scores["corpora"])
+    probes = {name: found["embeddings"] for name, found in scores["closed_set"].items()}
     assert probes["paraclap-synthetic.word"] == probes["paraclap-synthetic.sentence"]
     assert probes["paraclap-synthetic.gender.word"]["classes"] == 2
     model, processor = load_model(saved_model)
@@ -343,6 +344,41 @@ def test_probe_uses_the_clips_with_predictions(saved_model, corpus, tmp_path):
     audio = embed_clips(model, processor, ClipDataset(table, corpus)).numpy()
     expected = probe(audio, table["emotion"], table["speaker"])
     assert probes["paraclap-synthetic.word"]["UAR"] == pytest.approx(expected["UAR"], abs=0.05)
+
+
+def test_features_of_a_table_equal_those_that_are_measured(
+    saved_model, corpus, captions, tmp_path, capsys
+):
+    features = captions.with_name("features.parquet")
+    arguments = [str(saved_model), str(corpus), "--split", ALL, "--closed-set"]
+    found = {}
+    for name, options in {"measured": [], "table": ["--features", str(features)]}.items():
+        assert evaluate.main([*arguments, *options, "-o", str(tmp_path / name)]) == 0
+        scores = yaml.safe_load((tmp_path / name / "scores.yaml").read_text())
+        found[name] = scores["closed_set"]["paraclap-synthetic"]["eGeMAPS"]
+    assert found["measured"] == found["table"]
+    table = corpora.read_corpus(corpus)
+    functionals = functionals_of(read_functionals(features), table.index).to_numpy()
+    assert found["table"] == probe(functionals, table["emotion"], table["speaker"])
+    assert found["table"]["UAR"] > 2 * found["table"]["chance"]
+    for shown in (capsys.readouterr().out, (tmp_path / "table" / "scores.md").read_text()):
+        assert "closed-set embeddings UAR [95 %]" in shown
+        assert "closed-set eGeMAPS UAR [95 %]" in shown
+
+
+def test_features_without_some_clips_are_refused(saved_model, corpus, captions, tmp_path, capsys):
+    fewer = tmp_path / "fewer.parquet"
+    pd.read_parquet(captions.with_name("features.parquet"))[3:].to_parquet(fewer)
+    arguments = [str(saved_model), str(corpus), "--split", ALL, "-o", str(tmp_path / "r")]
+    with pytest.raises(FunctionalsError, match=r"--features .*: 3 of 72 clips have no functionals"):
+        evaluate.main([*arguments, "--closed-set", "--features", str(fewer)])
+    with pytest.raises(SystemExit):
+        evaluate.main([*arguments, "--features", str(fewer)])
+    assert "--features requires --closed-set" in capsys.readouterr().err
+    for old in (["--probe"], ["--probe", "--targets", "gender"]):
+        with pytest.raises(SystemExit):
+            evaluate.main([*arguments, *old])
+        assert "--probe: renamed to --closed-set" in capsys.readouterr().err
 
 
 def test_second_run_embeds_nothing(saved_model, corpus, tmp_path, monkeypatch):
@@ -366,7 +402,7 @@ def test_adapted_scores_stand_beside_unchanged_plain_scores(
 ):
     name, column = "paraclap-synthetic", "adapted_prediction"
     plain, adapted = tmp_path / "plain", tmp_path / "adapted"
-    arguments = [str(saved_model), str(corpus), "--split", ALL, "--probe"]
+    arguments = [str(saved_model), str(corpus), "--split", ALL, "--closed-set"]
     evaluate.main([*arguments, "-o", str(plain)])
     assert "adapted UAR" not in capsys.readouterr().out
     evaluate.main([*arguments, "--adapt", "mean", "-o", str(adapted)])

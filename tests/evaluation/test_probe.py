@@ -66,3 +66,13 @@ def test_class_of_a_single_speaker_has_no_recall():
     embeddings, truth, speakers = clips()
     truth = np.where(speakers == "3", "rare", truth)
     assert probe(embeddings, truth, speakers)["recall"]["rare"] == 0.0
+
+
+def test_undefined_features_are_replaced_within_a_fold():
+    embeddings, truth, speakers = clips()
+    embeddings[:, 0] += (truth == "tense") * 3
+    rng = np.random.default_rng(2)
+    holes = np.where(rng.random(embeddings.shape) < 0.05, np.nan, embeddings)
+    holes[:, 4] = np.nan
+    whole = probe(embeddings, truth, speakers)["UAR"]
+    assert probe(holes, truth, speakers)["UAR"] == pytest.approx(whole, abs=0.1)

@@ -28,11 +28,11 @@ SCORES = {
 def test_empty_columns_are_dropped():
     table = report.score_rows({"one": SCORES, "two": {**SCORES, "interval": None}})
     assert table["UAR [95 %]"].tolist() == ["0.500 [0.400, 0.600]", "0.500"]
-    assert not {"speakers", "AUC [95 %]", "probe UAR [95 %]"} & set(table)
+    assert not {"speakers", "AUC [95 %]", "closed-set eGeMAPS UAR [95 %]"} & set(table)
     opposed = {**SCORES, "AUC": 0.7, "AUC_interval": [0.6, 0.8], "speakers": 3}
-    table = report.score_rows({"one": SCORES, "two": opposed}, {"two": SCORES})
+    table = report.score_rows({"one": SCORES, "two": opposed}, {"two": {"eGeMAPS": SCORES}})
     assert table["AUC [95 %]"].tolist() == ["-", "0.700 [0.600, 0.800]"]
-    assert table["probe UAR [95 %]"].tolist() == ["-", "0.500 [0.400, 0.600]"]
+    assert table["closed-set eGeMAPS UAR [95 %]"].tolist() == ["-", "0.500 [0.400, 0.600]"]
 
 
 def test_adapted_scores_have_a_column_of_their_own():

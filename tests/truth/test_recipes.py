@@ -505,13 +505,13 @@ def test_report_states_unknown_speakers(model_folder, corpus, tmp_path, capsys, 
     table = table[["file", "emotion", "speaker"]]
     path = corpus.parent / f"unknown{unknown}.csv"
     table.assign(file="synthetic/" + table["file"]).to_csv(path, index=False)
-    options = ["-o", str(tmp_path / "results"), *(["--probe"] if unknown == 1 else [])]
+    options = ["-o", str(tmp_path / "results"), *(["--closed-set"] if unknown == 1 else [])]
     assert evaluate.main([str(model_folder), str(path), *options]) == 0
     assert f"unknown{unknown}: {remark}" in capsys.readouterr().out
     assert remark in (tmp_path / "results" / "scores.md").read_text()
     scores = yaml.safe_load((tmp_path / "results" / "scores.yaml").read_text())
     if unknown == 1:
-        assert scores["probe"][f"unknown{unknown}"]["clips"] == 71
+        assert scores["closed_set"][f"unknown{unknown}"]["embeddings"]["clips"] == 71
 
 
 # --- Fine-tuning from every recipe ---------------------------------------------------------------
