@@ -6,7 +6,7 @@ r"""Score recordings against text prompts with a trained model.
     python predict.py runs/small recordings/ "more/**/*.flac" --prompts angry calm -o scores.csv
     find . -name "*.mp3" | python predict.py runs/small - --prompts angry calm --format json
     python predict.py runs/small meeting.flac --windows 3 --hop 1 --prompts angry calm \
-        --plot timelines
+        --plot timelines --export annotations
     arecord -q -t raw -f S16_LE -r 16000 -c 1 | \
         python predict.py runs/small --stdin-pcm 16000 --windows 3 --hop 1 --prompts angry calm
     python predict.py runs/small clip.wav --describe --edges captions.edges.json
@@ -31,7 +31,13 @@ that cannot be read; the table on screen holds the probabilities.
 --windows SECONDS scores the windows of recordings of any length, in bounded memory. Windows start
 every --hop seconds (default: the window length). If they do not reach the end, a last window ends
 with the recording, so all windows are full; a recording shorter than a window is one window.
---plot FOLDER plots probabilities over time, one figure per recording.
+--plot FOLDER plots the probabilities over time below the waveform, one figure per clip
+(--plot-format pdf or svg). --export FOLDER writes annotations: NUMBER_NAME.TextGrid for Praat and
+NUMBER_NAME.csv for ELAN, with a tier of the best prompt and one of each prompt's probabilities,
+and segments.parquet, the best prompts of all recordings on audformat's segmented index. --smooth
+SECONDS averages the probabilities of neighbouring windows in both. With a table of segments, as of
+a voice activity detector, windows lie inside the segments, and the time between them is not
+annotated.
 
 --reference-clips FOLDER takes unlabelled clips of the same microphone, room or language, 50 or more
 and of all emotions; their mean embedding is subtracted from that of each scored clip, which
@@ -62,6 +68,7 @@ from paraclap.audio.segments import WindowError
 from paraclap.cli.options import (
     add_reference_clips,
     batch_seconds,
+    number,
     output_file,
     path_of,
     read_reference,
@@ -73,6 +80,7 @@ from paraclap.corpora.options import add_table_options
 from paraclap.files import make_folder, refuse_overwriting
 from paraclap.inference.limits import check_windows
 from paraclap.settings import BATCH_SECONDS
+from paraclap.style import FORMATS as FIGURES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         read = [*options.audio, *filter(None, [options.reference_clips]), *recordings]
         refuse_overwriting(options.output, read)
         make_folder(options.output.parent)
-    if options.plot:
-        make_folder(options.plot)
+    for folder in filter(None, (options.plot, options.export)):
+        make_folder(folder)
     # torch and transformers take seconds to import: after arguments, prompts and clips are checked.
     from paraclap.inference.api import ParaCLAP
 
@@ -126,8 +134,8 @@ def _score(
         score_clips,
         score_stream,
         write_scores,
-        write_timelines,
     )
+    from paraclap.inference.timelines import write_annotations, write_timelines
 
     classifier = paraclap.classifier(prompts, options.template)
     size = options.windows, options.hop
@@ -136,8 +144,11 @@ def _score(
         scores = score_stream(paraclap, stream, rate, classifier, *size)
     else:
         scores = score_clips(paraclap, clips, classifier, *size)
+    smooth = options.smooth and max(1, round(options.smooth / options.hop))
     if options.plot:
-        scores = write_timelines(options.plot, scores)
+        scores = write_timelines(options.plot, scores, clips, options.plot_format, smooth)
+    if options.export:
+        scores = write_annotations(options.export, scores, clips, classifier.names, smooth)
     summary = Summary()
     texts = formatted(summary.counting(scores), classifier, options.format)
     if options.output:
@@ -156,6 +167,8 @@ def _report(summary: "Summary", untrained: Sequence[str], options: argparse.Name
         print(f"predict.py: not trained: {', '.join(untrained)} ({found})", file=sys.stderr)
     if options.plot:
         print(f"figures are in {options.plot}", file=sys.stderr)
+    if options.export:
+        print(f"annotations are in {options.export}", file=sys.stderr)
     if summary.flags:
         counts = ", ".join(f"{count} {flag}" for flag, count in summary.flags.most_common())
         items = "windows" if options.windows else "clips"
@@ -237,6 +250,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--windows", type=float, metavar="SECONDS", help="score windows of this length")
     add("--hop", type=float, metavar="SECONDS", help="from window to window (window length)")
     add("--plot", type=path_of, metavar="FOLDER", help="figures of windows over time")
+    add("--plot-format", choices=FIGURES, default="png", help="of these figures (%(default)s)")
+    add("--export", type=path_of, metavar="FOLDER", help="annotations for Praat, ELAN, audformat")
+    add("--smooth", type=number(0, 3600), metavar="SECONDS", help="of moving averages over windows")
     add("--stdin-pcm", type=_rate, metavar="RATE", help="16-bit mono samples on stdin, rate [Hz]")
     add("--describe", action="store_true", help="compare measured with predicted levels")
     add("--edges", type=path_of, help="captions.edges.json, for --describe")
@@ -276,14 +292,19 @@ def _problems(options: argparse.Namespace) -> Iterator[str | bool | None]:
     yield options.describe == bool(options.prompts) and "give either --prompts or --describe"
     yield options.describe and not options.edges and "--describe requires --edges"
     yield options.describe and given[1] and "--describe cannot be combined with --stdin-pcm"
-    ignored = "output format windows hop plot template".split() if options.describe else []
-    for name in ignored:
+    ignored = "output format windows hop plot export smooth template".split()
+    for name in ignored if options.describe else ():
         yield bool(getattr(options, name)) and f"--describe cannot be combined with --{name}"
     yield bool(options.group) and not options.describe and "--group requires --describe"
     yield size is None and hop is not None and "--hop requires --windows"
-    yield size is None and bool(options.plot) and "--plot requires --windows"
+    for name in ("plot", "export", "smooth"):
+        yield size is None and bool(getattr(options, name)) and f"--{name} requires --windows"
     yield size is None and given[1] and "--stdin-pcm requires --windows"
-    yield given[1] and bool(options.plot) and "--plot cannot be combined with --stdin-pcm"
+    for name in ("plot", "export"):
+        found = f"--{name} cannot be combined with --stdin-pcm"
+        yield given[1] and bool(getattr(options, name)) and found
+    beside = options.plot or options.export
+    yield bool(options.smooth) and not beside and "--smooth requires --plot or --export"
     if size is not None:
         try:
             check_windows(size, size if hop is None else hop)

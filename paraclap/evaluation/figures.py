@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
 from paraclap.evaluation.report import with_interval
-from paraclap.style import COLUMN, SMALL, plain, styled
+from paraclap.style import COLUMN, PAGE, SMALL, plain, styled
 
 DRAWN_CLASSES = 60  # of a confusion matrix
 FEWEST_CLIPS = 5
@@ -119,36 +119,54 @@ def to_pixels(figure: Figure) -> np.ndarray:
     return np.array(canvas.buffer_rgba())[..., :3]
 
 
-def plot_timeline(predictions: pd.DataFrame, title: str) -> Figure:
-    """Plot the probability of each prompt over time.
+@styled
+def plot_timeline(
+    predictions: pd.DataFrame,
+    title: str,
+    waveform: np.ndarray | None = None,
+    smooth: int | None = None,
+) -> Figure:
+    """Plot the probability of each prompt over time, between the waveform and `none_of_these`.
 
-    Each row is a window, in order: `start` and `end` [s], `none_of_these`, `probability.PROMPT`.
-    For long recordings, the lines are moving averages, with the single windows faint behind them.
+    Args:
+        predictions: windows in order: `start` and `end` [s], `none_of_these`, `probability.PROMPT`.
+        title: of the figure.
+        waveform: lowest and highest samples (2, N) of N equal parts of the time that the windows
+            cover; None = not drawn.
+        smooth: windows of the moving averages that the lines show, with the single windows faint
+            behind them; None = 1 up to twice `TIMELINE_POINTS` windows, more for longer recordings.
     """
     prefix = "probability."
     columns = [column for column in predictions if column.startswith(prefix)]
     middles = ((predictions["start"] + predictions["end"]) / 2).to_numpy()
-    figure = Figure(figsize=(12, 4.2), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    colours = matplotlib.colormaps["tab10" if len(columns) <= 10 else "tab20"].colors
-    averaged = 1 + 2 * (len(middles) // (2 * TIMELINE_POINTS))  # windows
-    smooth = predictions[[*columns, "none_of_these"]]
-    smooth = smooth.rolling(averaged, center=True, min_periods=1).mean()
-    marker = "." if averaged == 1 else None
-    for number, column in enumerate(columns):
-        style = {"color": colours[number % len(colours)], "marker": marker}
-        name = column.removeprefix(prefix)
-        axes.plot(middles, smooth[column], label=plain(name), linewidth=1.6, **style)
-        if averaged > 1:
-            axes.plot(middles, predictions[column], linewidth=0.6, alpha=0.25, **style)
-    axes.fill_between(
-        middles, smooth["none_of_these"], color="grey", alpha=0.2, label="none of these"
-    )
-    if averaged > 1:
-        title = f"{title} (lines: means of {averaged} windows)"
     limits = predictions["start"].iloc[0], predictions["end"].iloc[-1]
-    axes.set(xlim=limits, ylim=(0, 1), xlabel="time [s]", ylabel="probability", title=plain(title))
+    averaged = smooth or 1 + 2 * (len(middles) // (2 * TIMELINE_POINTS))
+    means = predictions[[*columns, "none_of_these"]]
+    means = means.rolling(averaged, center=True, min_periods=1).mean()
+    heights = [0.5] * (waveform is not None) + [1.6, 0.5]
+    figure = Figure(figsize=(PAGE, 0.6 + sum(heights)))
+    title += f" (lines: means of {averaged} windows)" if averaged > 1 else ""
+    figure.suptitle(plain(title))
+    *above, axes, below = figure.subplots(
+        len(heights), sharex=True, squeeze=False, height_ratios=heights
+    )[:, 0]
+    for panel in above:
+        places = np.linspace(*limits, waveform.shape[1])
+        panel.fill_between(places, *waveform, color="black", linewidth=0.2)
+        panel.set(yticks=[], ylabel="speech")
+        panel.spines["bottom"].set_visible(False)
+        panel.tick_params("x", length=0)
+    marker = "." if averaged == 1 and len(middles) <= TIMELINE_POINTS else None
+    colours = matplotlib.colormaps["tab20"].colors if len(columns) > 8 else None
+    for number, column in enumerate(columns):
+        style = {"color": colours[number % 20] if colours else f"C{number}", "marker": marker}
+        axes.plot(middles, means[column], label=plain(column.removeprefix(prefix)), **style)
+        if averaged > 1:
+            axes.plot(middles, predictions[column], linewidth=0.5, alpha=0.3, **style)
+    axes.set(ylim=(0, 1), ylabel="probability")
     axes.grid(alpha=0.3)
+    below.fill_between(middles, means["none_of_these"], color="grey", alpha=0.5, linewidth=0)
+    below.set(xlim=limits, ylim=(0, 1), xlabel="time (s)", ylabel="none of\nthese")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

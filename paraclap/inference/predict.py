@@ -16,8 +16,7 @@ from paraclap.audio.conditioning import condition_with_report
 from paraclap.audio.containers import read_duration
 from paraclap.audio.paths import resolve_inside
 from paraclap.audio.segments import windows
-from paraclap.evaluation.figures import plot_timeline
-from paraclap.files import atomic_write, make_folder, output_errors, safe_name
+from paraclap.files import atomic_write, output_errors
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.classifier import ZeroShotClassifier
 from paraclap.inference.clips import EmbeddedClip, ReadClip, quality_of
@@ -252,16 +251,3 @@ def write_scores(path: Path, texts: Iterable[str], live: bool) -> None:
         for text in texts:
             stream.write(text)
             stream.flush()
-
-
-def write_timelines(folder: Path, scores: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Yield the scores unchanged, and plot those of each recording, named by number and file."""
-    make_folder(folder)
-    for number, table in enumerate(scores):
-        good = table[table["error"] == ""]
-        if len(good):
-            file = table["file"].iloc[0]
-            name = f"{number:04d}_{safe_name(Path(file).stem)}.png"
-            with atomic_write(folder / name) as temporary:
-                plot_timeline(good, file).savefig(temporary, format="png")
-        yield table

@@ -119,11 +119,26 @@ def test_timeline_of_a_long_recording_shows_moving_averages(windows, averaged):
     starts = np.arange(windows) * 0.25
     predictions = pd.DataFrame({"start": starts, "end": starts + 1, "none_of_these": 0.5})
     predictions["probability.a"] = rng.uniform(size=windows)
-    axes = figures.plot_timeline(predictions, "title").axes[0]
+    figure = figures.plot_timeline(predictions, "title")
+    axes = figure.axes[0]
     lines = [line.get_ydata() for line in axes.get_lines()]
     assert len(lines) == (1 if averaged == 1 else 2)
     half, values = averaged // 2, predictions["probability.a"].to_numpy()
     for place in (0, windows // 2, windows - 1):
         expected = values[max(place - half, 0) : place + half + 1].mean()
         assert lines[0][place] == pytest.approx(expected)
-    assert (f"means of {averaged} windows" in axes.get_title()) == (averaged > 1)
+    assert (f"means of {averaged} windows" in figure.get_suptitle()) == (averaged > 1)
+
+
+def test_timeline_has_the_waveform_above_and_none_of_these_below():
+    starts = np.arange(20) * 0.5
+    predictions = pd.DataFrame({"start": starts, "end": starts + 1, "none_of_these": 0.25})
+    predictions["probability.a"] = np.linspace(0, 1, 20)
+    waveform = np.array([[-0.5] * 100, [0.5] * 100])
+    figure = figures.plot_timeline(predictions, "title", waveform, smooth=5)
+    speech, curves, none = figure.axes
+    assert speech.get_xlim() == curves.get_xlim() == (0, 10.5)
+    assert curves.get_lines()[0].get_ydata()[10] == pytest.approx(predictions.iloc[8:13, -1].mean())
+    assert none.get_ylabel() == "none of\nthese" and none.get_xlabel() == "time (s)"
+    assert none.collections[0].get_paths()[0].vertices[:, 1].max() == 0.25
+    assert min(text.get_fontsize() for text in texts_of(figure)) >= 7

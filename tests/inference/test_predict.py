@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 
+import audformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ import soundfile
 
 from paraclap.cli import predict
 from paraclap.errors import ParaCLAPError
-from paraclap.inference import measurement
+from paraclap.inference import measurement, timelines
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.predict import stream_windows
 
@@ -112,6 +114,62 @@ def test_windows_are_plotted_over_time(score, folder, tmp_path):
     pictures = sorted((tmp_path / "p").iterdir())
     assert [path.name for path in pictures] == ["0000_c.png", "0001_d.png"]
     assert pictures[0].read_bytes().startswith(b"\x89PNG")
+
+
+def read_text_grid(path):
+    """Tiers of a TextGrid: name -> rows (start, end, text), as Praat reads its long format."""
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith('File type = "ooTextFile"\nObject class = "TextGrid"\n')
+    tiers = {}
+    for tier in text.split('class = "IntervalTier"')[1:]:
+        (name,) = re.findall(r'name = "(.*)"', tier)
+        rows = re.findall(r'xmin = (\S+)\s+xmax = (\S+)\s+text = "(.*)"', tier)
+        assert f"intervals: size = {len(rows)}" in tier
+        tiers[name] = [(float(start), float(end), label) for start, end, label in rows]
+    return tiers
+
+
+def test_annotations_are_read_back(score, folder, tmp_path):
+    options = ["--windows", 1, "--hop", 0.5, "--export", tmp_path / "e", "-o", tmp_path / "x.csv"]
+    assert score(folder / "sub" / "c.flac", *PROMPTS, *options) == 0
+    table = pd.read_csv(tmp_path / "x.csv")
+    tiers = read_text_grid(tmp_path / "e" / "0000_c.TextGrid")
+    assert list(tiers) == ["best", "angry", "calm"]
+    starts = [0, 0.75, 1.25, 1.75]
+    expected = [f"{value:.3f}" for value in table["probability.angry"]]
+    assert [(start, label) for start, _, label in tiers["angry"]] == list(
+        zip(starts, expected, strict=True)
+    )
+    assert tiers["angry"][-1][1] == 2.5
+    rows = pd.read_csv(tmp_path / "e" / "0000_c.csv")
+    assert rows.columns.tolist() == ["tier", "start", "end", "label"]
+    best = rows[rows["tier"] == "best"]
+    assert [*best[["start", "end", "label"]].itertuples(index=False, name=None)] == tiers["best"]
+    segments = pd.read_parquet(tmp_path / "e" / "segments.parquet")
+    assert audformat.is_segmented_index(segments)
+    ends = segments.index.get_level_values("end").total_seconds()
+    assert [*ends] == best["end"].tolist() and segments["best"].tolist() == best["label"].tolist()
+
+
+def test_time_between_segments_of_a_table_is_not_annotated(score, folder, tmp_path):
+    (folder / "t.csv").write_text("file,start,end\nsub/c.flac,0.25,1\nsub/c.flac,1.5,2.25\n")
+    options = ["--windows", 0.5, "--hop", 0.25, "--smooth", 10, "--export", tmp_path / "e"]
+    assert score(folder / "t.csv", *PROMPTS, *options, "--plot", tmp_path / "p") == 0
+    tiers = read_text_grid(tmp_path / "e" / "0000_c.TextGrid")
+    assert [row[:2] for row in tiers["best"] if row[2]] == [(0.25, 1), (1.5, 2.25)]
+    assert [row[:2] for row in tiers["best"] if not row[2]] == [(0, 0.25), (1, 1.5), (2.25, 2.5)]
+    assert len({row[2] for row in tiers["angry"] if row[0] < 1 and row[2]}) == 1  # smoothed
+    assert len(list((tmp_path / "p").iterdir())) == 2
+
+
+def test_outline_has_the_range_of_each_part(tmp_path):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000 * 3)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    low, high = timelines.outline(tmp_path / "a.wav", 1.0, 3.0)
+    parts = np.split(samples[16_000:].astype(np.float32), timelines.POINTS)
+    np.testing.assert_allclose(low, [part.min() for part in parts], atol=1e-4)
+    np.testing.assert_allclose(high, [part.max() for part in parts], atol=1e-4)
+    assert timelines.outline(tmp_path / "gone.wav", 0.0, 1.0) is None
 
 
 def test_windows_of_a_segment_stay_inside_it(score, folder, tmp_path):
