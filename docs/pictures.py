@@ -1,8 +1,13 @@
-"""Copy the figures that the pages show from the folder of the demo, reduced in size and colours.
+r"""Copy the figures that the pages show from the folder of the demo, reduced in size and colours.
 
     python docs/pictures.py
 
-Requires `make demo` and the commands of corpora.md (captions) and inference.md (timeline).
+Requires `make demo`, the commands of corpora.md (captions) and evaluation.md (confusion,
+calibration), and that of the timeline, where joined.wav is six clips of RAVDESS, `TIMELINE`:
+
+    python predict.py demo/joined.wav --windows 2 --hop 0.25 --smooth 0.75 --plot demo/timelines \
+        --prompts angry happy sad --template "the speaker sounds {}"
+
 page.png is a screenshot of `app.py --edges --features` (of EmoDB) at a width of 1280 pixels, with
 the pointer over the curves: joined clips 15*N* (four) and 15*W* (five), 0.25 s of silence after
 each.
@@ -16,12 +21,16 @@ DEMO = Path("demo")
 PICTURES = Path(__file__).parent / "pictures"
 SHOWN = {
     "captions": "captions.png",
-    "confusion": "results/paraclap-synthetic.confusion.png",
-    "calibration": "results/paraclap-synthetic.calibration.png",
+    "confusion": "ravdess/ravdess.confusion.png",
+    "calibration": "ravdess/ravdess.calibration.png",
     "timeline": "timelines/0000_joined.png",
 }
+TIMELINE = (
+    *("03-01-05-02-01-01-23", "03-01-03-02-01-01-23", "03-01-04-02-01-01-23"),
+    *("03-01-08-02-01-01-23", "03-01-05-02-02-01-23", "03-01-04-02-02-02-23"),
+)
 WIDTH = 1200  # px
-COLOURS = 64
+COLOURS = 128
 
 
 def shrink(source: Path, target: Path, colours: int = COLOURS) -> None:
