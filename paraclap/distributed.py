@@ -75,6 +75,9 @@ def share(total: int, number: int | None = None) -> slice:
 def device_named(name: str) -> torch.device:
     """Return the device of this process: "auto" = a GPU if available, "cuda" = its own GPU.
 
+    On a GPU, float32 convolutions are computed in float32, not in TF32 as by default: otherwise
+    padding would change embeddings by far more than rounding.
+
     Raises:
         DeviceError: if there is no such device.
     """
@@ -95,6 +98,8 @@ def device_named(name: str) -> torch.device:
         raise DeviceError(
             f"{own_name} does not exist, {torch.cuda.device_count()} GPUs are available"
         )
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 

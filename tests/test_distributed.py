@@ -316,3 +316,11 @@ def printing():
 def test_only_process_0_prints(together, capfd):
     assert together(2, printing).codes == [0, 0]
     assert capfd.readouterr().out == "printed by 0\n"
+
+
+def test_float32_convolutions_on_a_gpu_are_not_rounded_to_tf32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert str(distributed.device_named("auto")) == "cuda:0"
+    assert not torch.backends.cudnn.allow_tf32

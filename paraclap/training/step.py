@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from paraclap.distributed import gather, sum_in_place, world_size
@@ -133,7 +134,8 @@ class TrainingStep:
         places = places.to(device, non_blocking=True)
         with self.encoder.autocast():
             audio = model.project("audio", audio)
-            text = model.project("text", text.index_select(0, places))
+            # Unlike that of `index_select`, the gradient of `embedding` is deterministic on a GPU.
+            text = model.project("text", F.embedding(places, text))
         loss = self.objective(audio, text, model.logit_scale, matches)
         if self.class_prompts is not None:
             loss = loss + self._class_prompt_loss(audio, batch, replays)
