@@ -41,6 +41,7 @@ from torch import nn
 
 from benchmarks import evaluate, lora
 from benchmarks.gpu_bench import TINY, TINY_WHISPER, durations
+from benchmarks.plain import original_forward
 from benchmarks.report import command_line, parse, report
 from benchmarks.timing import Run, alternate, markdown_table, ratios
 from paraclap.evaluation.embed import embed_texts
@@ -125,9 +126,12 @@ def plain_step(model: ParaCLAPModel, frozen: bool, batch: Mapping[str, Any]) -> 
         model.text_branch.requires_grad_(False)
     tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
     unchanged = (model.audio_branch,) if frozen else ()
-    return _with_update(
-        model, lambda: model(**tensors, return_loss=True).loss.backward(), unchanged
-    )
+
+    def backward() -> None:
+        with original_forward(model):
+            model(**tensors, return_loss=True).loss.backward()
+
+    return _with_update(model, backward, unchanged)
 
 
 def our_step(
