@@ -55,7 +55,8 @@ def _cross_validate(arguments: Sequence[str]) -> int:
     from paraclap.training.crossval import cross_validate
 
     with processes(device_named(settings.train.device), settings.train.timeout):
-        cross_validate(settings, folds, shlex.join(arguments))
+        recipe = [text for text in arguments if not text.startswith("output=")]
+        cross_validate(settings, folds, shlex.join(recipe))
         if rank() == 0:
             print(f"scores of all folds written to {settings.output}")
     return 0

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from paraclap.acoustics.egemaps import Extractor, undefined_rules
 from paraclap.audio import SAMPLING_RATE
@@ -23,6 +22,7 @@ from paraclap.files import reading_parquet
 from paraclap.model.build import Functionals
 from paraclap.model.modeling_paraclap import FunctionalsFeatureExtractor
 from paraclap.parquet import open_parquet
+from paraclap.progress import with_progress
 
 
 class FunctionalsError(ParaCLAPError, ValueError):
@@ -88,7 +88,7 @@ def measured_functionals(
         FunctionalsError: if a clip is too short.
     """
     rows = []
-    for clip in tqdm(clips, desc="functionals", unit="clip"):
+    for clip in with_progress(clips, len(clips), "functionals", "clip"):
         waveform = recordings.read(*clip)
         try:
             values = extractor(waveform, sampling_rate=SAMPLING_RATE)["input_values"][0]
