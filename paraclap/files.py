@@ -22,7 +22,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import yaml
 
 from paraclap.errors import ParaCLAPError
@@ -135,12 +134,14 @@ def reading(path: str | Path, kind: type[ParaCLAPError]) -> Iterator[None]:
 @contextmanager
 def reading_parquet(path: str | Path, kind: type[ParaCLAPError], expected: str) -> Iterator[None]:
     """Raise errors as `reading` does, for a Parquet file, which should be `expected`."""
+    from pyarrow import ArrowException  # here because pyarrow and numpy take 0.3 s to import
+
     with reading(path, kind):
         try:
             yield
         except FileNotFoundError as error:
             raise kind(f"{path} does not exist") from error
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ArrowException) as error:
             if getattr(error, "strerror", None) or isinstance(error, ParaCLAPError):
                 raise
             raise ValueError(f"it is no parquet file, or damaged; expected {expected}") from error

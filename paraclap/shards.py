@@ -12,12 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from paraclap.audio.shards import shards_of
 from paraclap.cli import run
 from paraclap.corpora import SOURCE_FORMS
 from paraclap.corpora.options import add_table_options
-from paraclap.corpora.shards import write_shards
-from paraclap.corpora.table import read_corpus
 
 MEGABYTE = 10**6
 
@@ -35,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.megabytes > 0:
         parser.error(f"--megabytes {options.megabytes:g}, expected a positive number")
+    # pandas and audformat take a second to import: after the arguments are checked.
+    from paraclap.audio.shards import shards_of
+    from paraclap.corpora.shards import write_shards
+    from paraclap.corpora.table import read_corpus
+
     table = read_corpus(options.source, options.root, options.columns)
     faults = write_shards(table, options.output, round(options.megabytes * MEGABYTE))
     count = table.index.unique("file").size - len(faults)

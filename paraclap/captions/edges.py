@@ -61,6 +61,11 @@ def level_codes(values: np.ndarray, edges: Sequence[np.ndarray | float]) -> np.n
     return np.sum(beyond, axis=0, dtype=np.int8)
 
 
+def edges_beside(captions: Path) -> Path:
+    """Return the path of the edges beside a captions table."""
+    return captions.with_name(f"{captions.stem}.edges.json")
+
+
 def edges_to_dict(edges: Mapping[str, Edges]) -> dict[str, Any]:
     """Return edges as plain mappings; exact numbers as their shortest decimal text."""
     entries = {

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from paraclap.captions.edges import FIVE_QUANTILES, Edges, edges_to_dict, read_edges
+from paraclap.captions.edges import FIVE_QUANTILES, Edges, edges_beside, edges_to_dict, read_edges
 from paraclap.captions.levels import (
     Groups,
     LevelCoder,
@@ -290,11 +290,6 @@ def write_captions(
         beside.write_text(json.dumps(edges, indent=2) + "\n", encoding="utf-8")
         _write_parquet(batches or captioner.batches(), captioner.schema, part, metadata)
     warn_of_labels(captioner.selected, captioner.statistics)
-
-
-def edges_beside(captions: Path) -> Path:
-    """Return the path of the edges beside a captions table."""
-    return captions.with_name(f"{captions.stem}.edges.json")
 
 
 def make_parent(path: Path) -> None:

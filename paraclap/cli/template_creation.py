@@ -51,18 +51,11 @@ so memory grows by about 20 bytes per row for any number of columns (10 million 
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-
-from paraclap.captions.edges import FIVE_QUANTILES, NAMES
-from paraclap.captions.plot import plot
 from paraclap.captions.program import split_command
-from paraclap.captions.rewrites import Rewriting, with_rewrites
-from paraclap.captions.sources import INDEX, example_source, open_sources
-from paraclap.captions.tables import Features
 from paraclap.captions.templates import (
     Descriptor,
     InputError,
@@ -70,20 +63,12 @@ from paraclap.captions.templates import (
     read_templates,
     select_descriptors,
 )
-from paraclap.captions.writer import (
-    Captioner,
-    edges_beside,
-    make_parent,
-    prepare_captioner,
-    write_captions,
-)
 from paraclap.cli.options import path_of
-from paraclap.corpora.features_labels import normalised
 from paraclap.files import refuse_overwriting
 from paraclap.style import FORMATS
 
-GROUPS_SHOWN = 6  # groups of edges in a line of the summary
-LABELS_SHOWN = 20  # labels in a line of the summary
+if TYPE_CHECKING:
+    from paraclap.captions.tables import Features
 
 
 def _names(text: str) -> list[str]:
@@ -128,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
+    from paraclap.captions.edges import FIVE_QUANTILES, NAMES
+
     paths, output, preview_rows = arguments.features, arguments.output, arguments.preview
     quantiles = [0, *(arguments.quantiles or FIVE_QUANTILES), 1]
     if quantiles != sorted(set(quantiles)) or len(quantiles) - 2 not in NAMES:
@@ -152,6 +139,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 def _keep_inputs(arguments: argparse.Namespace) -> None:
     """Raise an error if an output would replace an input, or join the features in a folder."""
+    from paraclap.captions.edges import edges_beside
+
     written = [arguments.plot] if arguments.plot else []
     if arguments.output:
         written += [arguments.output, edges_beside(arguments.output)]
@@ -178,6 +167,15 @@ def run(arguments: argparse.Namespace) -> None:
         print(dump_templates(templates), end="")
         return
     _check_arguments(arguments)
+    # pandas and pyarrow take a second to import: after the arguments are checked.
+    from paraclap.captions.edges import FIVE_QUANTILES
+    from paraclap.captions.plot import plot
+    from paraclap.captions.sources import example_source, open_sources
+    from paraclap.captions.summary import summary, with_preview
+    from paraclap.captions.tables import Features
+    from paraclap.captions.writer import prepare_captioner, write_captions
+    from paraclap.corpora.features_labels import normalised
+
     if not arguments.features:
         print("No features given: captions of random example values.")
     features = Features(
@@ -222,9 +220,12 @@ def _rewrites_beside(captions: Path) -> Path:
 
 
 def _rewritten(
-    templates: tuple[Descriptor, ...], features: Features, arguments: argparse.Namespace
+    templates: tuple[Descriptor, ...], features: "Features", arguments: argparse.Namespace
 ) -> tuple[Descriptor, ...]:
     """Return templates with the rewrites of all phrases that the captions can have."""
+    from paraclap.captions.rewrites import Rewriting, with_rewrites
+    from paraclap.captions.writer import make_parent
+
     selected = select_descriptors(templates, features.schema.names, arguments.descriptors)
     columns = {d.column for d in selected if d.kind == "label"}
     labels = {column: features.distinct(column) for column in sorted(columns)}
@@ -238,76 +239,6 @@ def _rewritten(
     templates, found = with_rewrites(selected, templates, labels, rewriting)
     print(found)
     return templates
-
-
-def with_preview(
-    batches: Iterable[pa.RecordBatch], rows: int, wanted: int
-) -> Iterator[pa.RecordBatch]:
-    """Yield batches unchanged, then print some of their rows, spread evenly over the table.
-
-    Prints the file, the first wordings, and their paraphrases.
-
-    Args:
-        batches: of captions
-        rows: number of rows in all batches
-        wanted: number of rows to print
-    """
-    places = np.linspace(0, rows - 1, min(wanted, rows)).astype(int)
-    lines, done = [], 0
-    for batch in batches:
-        for place in places[(places >= done) & (places < done + len(batch))] - done:
-            row = batch.select([INDEX[0], "caption_descriptors", "captions"]).slice(place, 1)
-            file, names, phrases = row.to_pylist()[0].values()
-            wordings: dict[str, list[str]] = {}
-            for name, phrase in zip(names, phrases, strict=True):
-                wordings.setdefault(name, []).append(phrase)
-            lines.append(file)
-            for title, chosen in (("first wordings:", 0), ("paraphrased:", -1)):
-                text = " and ".join(group[chosen] for group in wordings.values())
-                lines.append(f"  {title:15} {text or '(no phrase)'}")
-        done += len(batch)
-        yield batch
-    print("\n".join(lines))
-
-
-def summary(captioner: Captioner) -> str:
-    """Return the counts of levels and labels, and the edges with their units, as text."""
-    counted = captioner.statistics
-    lines = [
-        f"{counted.rows} rows, {counted.empty} without any phrase; "
-        f"{counted.phrases / max(counted.rows, 1):.1f} phrases a row, "
-        f"{counted.different} different sets of phrases"
-    ]
-    if dropped := captioner.features.dropped:
-        found = [f"{emotion or 'without an emotion'} {n}" for emotion, n in dropped.items()]
-        lines.append(f"rows dropped: {', '.join(found)}")
-    if doubtful := {name: n for name, n in counted.doubtful.items() if n}:
-        found = ", ".join(f"{name} {n}" for name, n in doubtful.items())
-        lines.append(f"values left out because of quality flags: {found}")
-    known = {descriptor.name: descriptor for descriptor in captioner.selected}
-    for name in ("split", *known):
-        if name not in counted.counts:
-            continue
-        missing, *found = counted.counts[name].sum(axis=0).tolist()
-        pairs = list(zip(counted.values[name], found, strict=True))
-        if name not in known or not known[name].values:
-            pairs.sort(key=lambda pair: str(pair[0]))
-        pairs = [(value, n) for value, n in [*pairs, ("undefined", missing)] if n]
-        hidden = len(pairs) - LABELS_SHOWN
-        more = f" and {hidden} more" if hidden > 0 else ""
-        if more:
-            pairs.sort(key=lambda pair: -pair[1])
-        listed = ", ".join(f"{value} {n}" for value, n in pairs[:LABELS_SHOWN])
-        lines.append(f"{name:18} {listed}{more}")
-        if name in captioner.edges:
-            bounds = [
-                f"{' '.join(['normal', *group])}: {b.low:.5g} to {b.high:.5g}"
-                for group, b in captioner.edges[name].groups.items()
-            ]
-            hidden = len(bounds) - GROUPS_SHOWN
-            more = f" and {hidden} more groups" if hidden > 0 else ""
-            lines[-1] += f"; {', '.join(bounds[:GROUPS_SHOWN])}{more} {known[name].unit}"
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,9 +15,7 @@ from collections.abc import Sequence
 
 from paraclap.cli import run
 from paraclap.corpora import SOURCE_FORMS, CorpusError
-from paraclap.corpora.check import describe, find_problems, list_corpora, read_headers
 from paraclap.corpora.options import add_table_options
-from paraclap.corpora.table import read_corpus
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help=SOURCE_FORMS)
     add_table_options(parser)
     options = parser.parse_args(arguments)
+    # pandas and audformat take a second to import: after the arguments are checked.
+    from paraclap.corpora.check import describe, find_problems, list_corpora, read_headers
+    from paraclap.corpora.table import read_corpus
+
     if not options.sources:
         print("\n".join(list_corpora()))
     failed = False

@@ -21,7 +21,6 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from paraclap.audio.shards import shards_of
 from paraclap.cores import loader_workers
 from paraclap.model.sources import find_model
 from paraclap.settings import (
@@ -215,6 +214,8 @@ def _fill_text_encoder(settings: Settings) -> None:
 
 def _fill_captions(data: DataSettings) -> None:
     """Take the captions from the shards of a root without a captions table."""
+    from paraclap.audio.shards import shards_of  # here because pyarrow takes 0.3 s to import
+
     for corpus in (data, *data.corpora.values()):
         is_default = corpus.captions in (None, DataSettings.captions)
         if is_default and corpus.root and not Path(corpus.captions or "").is_file():
@@ -228,6 +229,8 @@ def check_paths(settings: Settings) -> None:
         ModelNotFoundError: if `model.start` is no model.
         SettingsError: naming the key.
     """
+    from paraclap.audio.shards import shards_of  # here as in `_fill_captions`
+
     model, data, resume = settings.model, settings.data, settings.train.resume
     if model.start:
         find_model(model.start)

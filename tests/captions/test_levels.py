@@ -12,13 +12,13 @@ from paraclap.captions.edges import (
     QUANTILES,
     Bounds,
     Edges,
+    edges_beside,
     edges_to_dict,
     parse_edges,
 )
 from paraclap.captions.levels import VOICING_COLUMN
 from paraclap.captions.sources import BATCH
 from paraclap.captions.templates import InputError, default_descriptors, read_templates
-from paraclap.captions.writer import edges_beside
 from small_corpora import (
     DESCRIPTORS,
     EXTENDED,
