@@ -18,15 +18,16 @@ segments (.csv, .tsv, .parquet with file, start, end [s]), sources as for evalua
 these from stdin, one per line. --prompts takes texts, or one YAML file of lines `name: prompt` or
 `name: [prompt, prompt]`, whose embeddings are averaged.
 
-Columns: `best` is the prompt with the highest cosine. `probability.PROMPT` is the softmax over the
-given prompts of the cosines times the learned logit scale: it compares these prompts and sums to 1
-even if none of them fits; a single prompt always gets 1. `none_of_these` is the probability of a
-catch-all class beside them, the mean of neutral prompts ("a person is speaking", "speech", ...):
-near 1, no prompt fits better than a neutral one. It does not detect speech. `cosine.PROMPT` does
-not depend on the other prompts, and can be compared between clips. `quality` holds flags that
-question a result: silent, unvoiced (no voice), clipped, offset, silent_channels, truncated; a model
-scores silence and noise like any other sound. CSV and JSON hold all columns, and `error` for clips
-that cannot be read; the table on screen holds the probabilities.
+Columns: `prediction` is the prompt with the highest cosine, `confidence` its probability, as in
+NAME.csv of evaluate.py. `probability.PROMPT` is the softmax over the given prompts of the cosines
+times the learned logit scale: it compares these prompts and sums to 1 even if none of them fits; a
+single prompt always gets 1. `none_of_these` is the probability of a catch-all class beside them,
+the mean of neutral prompts ("a person is speaking", "speech", ...): near 1, no prompt fits better
+than a neutral one. It does not detect speech. `cosine.PROMPT` does not depend on the other prompts,
+and can be compared between clips. `quality` holds flags that question a result: silent, unvoiced
+(no voice), clipped, offset, silent_channels, truncated; a model scores silence and noise like any
+other sound. CSV and JSON hold all columns, and `error` for clips that cannot be read; the table on
+screen holds the probabilities.
 
 --windows SECONDS scores the windows of recordings of any length, in bounded memory. Windows start
 every --hop seconds (default: the window length). If they do not reach the end, a last window ends

@@ -76,9 +76,9 @@ def plot_calibration(calibration: Mapping[str, Any], title: str) -> Figure:
 
 @styled
 def plot_similarities(predictions: pd.DataFrame, title: str) -> Figure:
-    """Plot the mean cosine, `score.PROMPT`, of the clips of each `truth` with each prompt."""
-    cosines = predictions.filter(regex=r"^score\.").groupby(predictions["truth"]).mean()
-    prompts = [column.removeprefix("score.") for column in cosines]
+    """Plot the mean cosine, `cosine.PROMPT`, of the clips of each `truth` with each prompt."""
+    cosines = predictions.filter(regex=r"^cosine\.").groupby(predictions["truth"]).mean()
+    prompts = [column.removeprefix("cosine.") for column in cosines]
     order = [name for name in prompts if name in cosines.index]
     cosines = cosines.loc[[*order, *sorted(set(cosines.index) - set(order))]]
     figure, axes = _matrix_figure(*cosines.shape, title, 1.2 * CELL)

@@ -30,13 +30,13 @@ def classify_embeddings(
 
     Returns:
         `prediction`, `confidence` (its probability: softmax of the scaled cosines) and the cosine
-        of each class, `score.CLASS`.
+        of each class, `cosine.CLASS`.
 
     Raises:
         PromptError: if two classes share a prompt.
     """
     cosines = audio @ embed_classes(model, processor, prompts).numpy().T
-    predictions = pd.DataFrame(cosines, index, [f"score.{name}" for name in prompts])
+    predictions = pd.DataFrame(cosines, index, [f"cosine.{name}" for name in prompts])
     prediction = np.array(list(prompts), dtype=object)[cosines.argmax(axis=1)]
     predictions.insert(0, "prediction", prediction)
     predictions.insert(1, "confidence", class_probabilities(model, cosines).max(axis=1))
@@ -96,7 +96,7 @@ def evaluate_task(
     predictions.insert(0, "truth", truth)
     groups = None if task.averaged_over is None else kept[task.averaged_over]
     scores = score(truth, predictions["prediction"], known_speakers(kept), groups, intervals)
-    cosines = predictions[[f"score.{name}" for name in prompts]].to_numpy()
+    cosines = predictions[[f"cosine.{name}" for name in prompts]].to_numpy()
     scores["calibration"] = calibration(truth, class_probabilities(model, cosines), list(prompts))
     scores |= _rank_scores(model, processor, table, audio, task.target, prompts, intervals)
     scores |= {

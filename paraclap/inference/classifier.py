@@ -54,8 +54,9 @@ class ZeroShotClassifier:
         """Classify clips by their embeddings (B, D).
 
         Returns:
-            `best` (name of the class with the highest cosine), its `probability`, `none_of_these`,
-            and for each class `probability.NAME` and `cosine.NAME`; see the head of this file.
+            `prediction` (name of the class with the highest cosine), `confidence` (its
+            probability), `none_of_these`, and for each class `probability.NAME` and `cosine.NAME`;
+            see the head of this file.
         """
         if self.reference is not None:
             audio = self.reference.centred(audio)
@@ -63,8 +64,8 @@ class ZeroShotClassifier:
         cosines = all_cosines[:, :-1]
         probabilities = class_probabilities(self.model, cosines)
         columns = {
-            "best": np.array(self.names, dtype=object)[cosines.argmax(axis=1)],
-            "probability": probabilities.max(axis=1),
+            "prediction": np.array(self.names, dtype=object)[cosines.argmax(axis=1)],
+            "confidence": probabilities.max(axis=1),
             "none_of_these": class_probabilities(self.model, all_cosines)[:, -1],
         }
         for kind, values in (("probability", probabilities), ("cosine", cosines)):

@@ -25,9 +25,10 @@ class Description:
 
     Attributes:
         table: index `descriptor`; `value`, `unit`, `low`, `high`, `level`, `phrase` of
-            `measured_levels` (missing for emotion and gender), `predicted` (level or label with the
-            highest cosine), `probability` (softmax over the levels or labels), and `trained`
-            (False if no caption of the training describes the predicted level or label).
+            `measured_levels` (missing for emotion and gender), `prediction` (level or label with
+            the highest cosine), `confidence` (its probability: softmax over the levels or labels),
+            and `trained` (False if no caption of the training describes the predicted level or
+            label).
         caption: phrases of the measured levels.
         quality: flags that question the result, joined by `;`; often empty.
     """
@@ -49,7 +50,7 @@ class Description:
                 level = "undefined" if pd.isna(row["value"]) else f"{row['value']:.{digits}g}"
                 bounds = f"normal {low:.{digits}g} to {high:.{digits}g} {row['unit']}"
                 measured = f"{row['level'] or ''} {level} ({bounds})".strip()
-            predicted = f"model: {row['predicted']} {row['probability']:.2f}"
+            predicted = f"model: {row['prediction']} {row['confidence']:.2f}"
             predicted += "" if row["trained"] else " (not trained)"
             lines.append(f"  {name:<16}{measured:<72} {predicted}")
         return "\n".join(lines)
@@ -92,10 +93,10 @@ def describe(
     names = [name for name in classifiers if name in measured.index or name in LABELS]
     predictions = [classifiers[name](embedding).iloc[0] for name in names]
     table = measured.reindex(pd.Index(names, name="descriptor"))
-    table["predicted"] = [row["best"] for row in predictions]
-    table["probability"] = [row["probability"] for row in predictions]
+    table["prediction"] = [row["prediction"] for row in predictions]
+    table["confidence"] = [row["confidence"] for row in predictions]
     table["trained"] = [
-        row["best"] not in classifiers[name].untrained
+        row["prediction"] not in classifiers[name].untrained
         for name, row in zip(names, predictions, strict=True)
     ]
     return Description(table, " and ".join(measured["phrase"].dropna()))

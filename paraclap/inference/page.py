@@ -206,7 +206,7 @@ class Analyzer:
         return Analysis(
             seconds=seconds,
             names=classifier.names,
-            scores=scores[averaged].drop(columns=["best", "probability"]).mean(),
+            scores=scores[averaged].drop(columns=["prediction", "confidence"]).mean(),
             timeline=timeline,
             acoustics=acoustics,
             reference=self._reference(labels) if edges is not None else {},

@@ -152,7 +152,7 @@ def json_rows(
         if row["error"]:
             yield {"file": row["file"], **place, "error": row["error"]}
             continue
-        summary = {name: float(row[name]) for name in ("probability", "none_of_these")}
+        summary = {name: float(row[name]) for name in ("confidence", "none_of_these")}
         prompts = {
             name: {
                 "probability": float(row[f"probability.{name}"]),
@@ -161,13 +161,13 @@ def json_rows(
             }
             for name in names
         }
-        rest = {"best": row["best"], **summary, "prompts": prompts}
+        rest = {"prediction": row["prediction"], **summary, "prompts": prompts}
         yield {"file": row["file"], **place, "quality": row["quality"], **rest}
 
 
 def table_lines(scores: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
     """Yield each row as a line of the table on screen."""
-    width = max(map(len, names))
+    width = _width(names)
     columns = {"none": "none_of_these"} | {name: f"probability.{name}" for name in names}
     for row in scores.to_dict("records"):
         end = f"{'-':>9}" if pd.isna(row["end"]) else f"{row['end']:9.2f}"
@@ -175,8 +175,13 @@ def table_lines(scores: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
             yield f"{row['start']:9.2f} {end}  {row['error']}"
             continue
         cells = " ".join(f"{row[c]:{max(len(head), 5)}.3f}" for head, c in columns.items())
-        line = f"{row['start']:9.2f} {end}  {row['best']:<{width}}  {cells}  {row['file']}"
+        line = f"{row['start']:9.2f} {end}  {row['prediction']:<{width}}  {cells}  {row['file']}"
         yield f"{line}  (check: {row['quality']})" if row["quality"] else line
+
+
+def _width(names: Sequence[str]) -> int:
+    """Return the width of the column `prediction` on screen."""
+    return max(map(len, ["prediction", *names]))
 
 
 def formatted(
@@ -191,7 +196,7 @@ def formatted(
             yield table.to_csv(index=False, header=number == 0, lineterminator="\n")
     elif kind == "table":
         heads = " ".join(f"{name:>5}" for name in ("none", *names))
-        yield f"{'start':>9} {'end':>9}  {'best':<{max(map(len, names))}}  {heads}  file\n"
+        yield f"{'start':>9} {'end':>9}  {'prediction':<{_width(names)}}  {heads}  file\n"
         for table in scores:
             yield "".join(f"{line}\n" for line in table_lines(table, names))
         yield LEGEND + "\n"

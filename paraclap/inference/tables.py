@@ -104,8 +104,8 @@ def window_table(analysis: Analysis) -> pd.DataFrame:
     if analysis.timeline is not None:
         return analysis.timeline
     row = {"start": 0.0, "end": analysis.seconds}
-    row["best"] = max(analysis.names, key=lambda name: analysis.scores[f"cosine.{name}"])
-    row["probability"] = analysis.scores[f"probability.{row['best']}"]
+    row["prediction"] = max(analysis.names, key=lambda name: analysis.scores[f"cosine.{name}"])
+    row["confidence"] = analysis.scores[f"probability.{row['prediction']}"]
     return pd.DataFrame([row | analysis.scores.to_dict() | {"quality": ";".join(analysis.flags)}])
 
 

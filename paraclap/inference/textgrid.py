@@ -13,24 +13,35 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-BEST = "best"
+from paraclap.errors import ParaCLAPError
+
+PREDICTION = "prediction"
 """Tier of the prompts with the highest cosine."""
 COLUMNS = ["tier", "start", "end", "label"]
+
+
+class TimelineError(ParaCLAPError, ValueError):
+    """A timeline without the expected columns."""
 
 
 def annotations(timeline: pd.DataFrame, names: Sequence[str], seconds: float) -> pd.DataFrame:
     """Return `tier`, `start`, `end` [s] and `label` of each annotation, by tier and time.
 
-    The tier `best` has the prompt with the highest cosine, neighbours with the same prompt as one
-    annotation; the tier of each prompt its probabilities. Silent windows are not annotated. A
-    prompt called `best` shares a name with the first tier, but not its annotations.
+    The tier `prediction` has the prompt with the highest cosine, neighbours with the same prompt as
+    one annotation; the tier of each prompt its probabilities. Silent windows are not annotated. A
+    prompt called `prediction` shares a name with the first tier, but not its annotations.
 
     Args:
-        timeline: of one recording, windows in the order of time: `start`, `end` [s], `best`,
+        timeline: of one recording, windows in the order of time: `start`, `end` [s], `prediction`,
             `probability.NAME`, and `quality` if known; see `ParaCLAP.score_windows`.
         names: of the prompts.
         seconds: duration of the recording [s].
+
+    Raises:
+        TimelineError: for a timeline with the column `best` of earlier versions.
     """
+    if "best" in timeline:
+        raise TimelineError(f"column best was renamed to {PREDICTION}, score the recording again")
     centres = ((timeline["start"] + timeline["end"]) / 2).to_numpy(float)
     limits = np.concatenate([[0.0], (centres[1:] + centres[:-1]) / 2, [seconds]])
     quality = timeline["quality"] if "quality" in timeline else pd.Series("", timeline.index)
@@ -42,7 +53,7 @@ def annotations(timeline: pd.DataFrame, names: Sequence[str], seconds: float) ->
             (name, start, end, label) for start, end, label, is_silent in places if not is_silent
         ]
 
-    rows = _joined(tier_of(BEST, timeline["best"].astype(str)))
+    rows = _joined(tier_of(PREDICTION, timeline[PREDICTION].astype(str)))
     for name in names:
         rows += tier_of(name, [f"{value:.3f}" for value in timeline[f"probability.{name}"]])
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -68,7 +79,7 @@ def text_grid(table: pd.DataFrame, seconds: float) -> str:
         seconds: duration of the recording [s].
     """
     if table.empty:  # silence; Praat expects a tier
-        table = pd.DataFrame([(BEST, 0.0, seconds, "")], columns=COLUMNS)
+        table = pd.DataFrame([(PREDICTION, 0.0, seconds, "")], columns=COLUMNS)
     # consecutive rows of one name are one tier, so that two tiers may have the same name
     starts = (table["tier"] != table["tier"].shift()) | (table["start"] < table["start"].shift())
     tiers = [rows for _, rows in table.groupby(starts.cumsum(), sort=False)]

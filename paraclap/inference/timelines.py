@@ -16,7 +16,7 @@ from paraclap.audio.paths import resolve_inside
 from paraclap.audio.reading import read_audio
 from paraclap.evaluation.figures import plot_timeline
 from paraclap.files import atomic_write, safe_name, write_text
-from paraclap.inference.textgrid import BEST, annotations, text_grid
+from paraclap.inference.textgrid import PREDICTION, annotations, text_grid
 from paraclap.style import write_figure
 
 POINTS = 1000  # of a drawn waveform
@@ -83,7 +83,7 @@ def write_annotations(
 
     Written are, for each recording, `NUMBER_NAME.TextGrid` (Praat) and `NUMBER_NAME.csv` (columns
     `tier`, `start`, `end` [s], `label`, which ELAN imports), and for all of them `segments.parquet`
-    with the column `best` on a segmented index of audformat (`file`, `start`, `end`).
+    with the column `prediction` on a segmented index of audformat (`file`, `start`, `end`).
 
     Args:
         folder: an existing folder.
@@ -107,7 +107,7 @@ def write_annotations(
         seconds = max(read_duration(path), table["end"].max() if len(table) else 0)
         write_text(folder / f"{stem}.csv", table.to_csv(index=False))
         write_text(folder / f"{stem}.TextGrid", text_grid(table, seconds))
-        is_best = (table["tier"] == BEST) & table["label"].isin(names)
+        is_best = (table["tier"] == PREDICTION) & table["label"].isin(names)
         segments.append(table[is_best].assign(file=str(path)))
     _write_segments(folder / SEGMENTS, segments)
 
@@ -118,7 +118,7 @@ def _annotated(windows: pd.DataFrame, names: Sequence[str], smooth: int) -> pd.D
         columns = [f"probability.{name}" for name in names]
         means = windows[columns].rolling(smooth, center=True, min_periods=1).mean()
         best = np.array(names, dtype=object)[means.to_numpy().argmax(axis=1)]
-        windows = windows.assign(best=best, **means)
+        windows = windows.assign(prediction=best, **means)
     first, last = windows["start"].iloc[0], windows["end"].iloc[-1]
     shifted = windows.assign(start=windows["start"] - first, end=windows["end"] - first)
     table = annotations(shifted, names, last - first)
@@ -147,4 +147,4 @@ def _write_segments(path: Path, tables: list[pd.DataFrame]) -> None:
         table[name] = pd.to_timedelta(table[name].astype(float), unit="s")
     table = table.set_index(["file", "start", "end"])
     with atomic_write(path) as temporary:
-        table[["label"]].rename(columns={"label": BEST}).to_parquet(temporary)
+        table[["label"]].rename(columns={"label": PREDICTION}).to_parquet(temporary)

@@ -258,9 +258,17 @@ def _pool(
 
 
 def _read_predictions(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Return predictions of a fold on the index of its corpus table."""
+    """Return predictions of a fold on the index of its corpus table.
+
+    Raises:
+        SettingsError: if an earlier version wrote them.
+    """
     keys = table.index.to_frame(index=False).to_csv(index=False).splitlines()[1:]
     text = pd.read_csv(path, keep_default_na=False, dtype={"speaker": str, "quality": str})
+    if text.columns.str.startswith("score.").any():
+        raise SettingsError(
+            f"{path} has columns score.CLASS, renamed to cosine.CLASS; set another output"
+        )
     rows = text[["file", "start", "end"]].to_csv(index=False).splitlines()[1:]
     places = dict(zip(keys, range(len(keys)), strict=True))
     return text.drop(columns=["file", "start", "end"]).set_axis(
@@ -269,7 +277,7 @@ def _read_predictions(path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _probabilities(rows: pd.DataFrame, classes: Sequence[str], scale: float) -> np.ndarray:
-    cosines = rows[[f"score.{name}" for name in classes]].to_numpy(np.float64)
+    cosines = rows[[f"cosine.{name}" for name in classes]].to_numpy(np.float64)
     return scipy.special.softmax(scale * cosines, axis=1)
 
 

@@ -275,7 +275,7 @@ def log_figures(
         uar, low, high = (scores.get(f"{n}.{corpus}".rstrip(".")) for n in ("UAR", *LIMITS))
         uar = with_interval(uar, None if low is None else (low, high))
         title = f"{corpus} {target}, step {step}\ndev UAR {uar}".strip()
-        prompts = [column.removeprefix("score.") for column in part.filter(regex=r"^score\.")]
+        prompts = [column.removeprefix("cosine.") for column in part.filter(regex=r"^cosine\.")]
         if len(prompts) > DRAWN_CLASSES:
             continue
         figures = {

@@ -54,7 +54,7 @@ def test_predictions_equal_those_of_single_clips(tiny, corpus):
         with torch.no_grad():
             cosines = (model.get_audio_features(**batch).pooler_output @ texts.T)[0]
         given = predictions.iloc[row]
-        assert given[[f"score.{n}" for n in EMOTIONS]].to_numpy(float) == pytest.approx(
+        assert given[[f"cosine.{n}" for n in EMOTIONS]].to_numpy(float) == pytest.approx(
             cosines.numpy(), abs=1e-5
         )
         assert given["prediction"] == EMOTIONS[int(cosines.argmax())]
@@ -98,8 +98,8 @@ def test_command_writes_scores_predictions_and_figures(saved_model, corpus, tmp_
         assert f"{figures['UAR']:.3f}" in printed
         for kind in ("confusion", "calibration"):
             assert (output / f"{name}.{kind}.pdf").read_bytes().startswith(b"%PDF")
-        columns = [c for c in predictions if c.startswith("score.")]
-        best = predictions[columns].idxmax(axis=1).str.removeprefix("score.")
+        columns = [c for c in predictions if c.startswith("cosine.")]
+        best = predictions[columns].idxmax(axis=1).str.removeprefix("cosine.")
         assert (best == predictions["prediction"]).all()
 
 
@@ -227,7 +227,7 @@ def test_numbers_are_scored_by_opposed_prompts(tiny, corpus):
     assert figures["AUC"] == pytest.approx(roc_auc_score(is_high[outer], value[outer]), abs=1e-6)
     assert figures["clips"] == outer.sum() == len(predictions) and figures["classes"] == 2
     assert figures["excluded"] == len(table) - outer.sum()
-    cosines = predictions[["score.low", "score.high"]].to_numpy()
+    cosines = predictions[["cosine.low", "cosine.high"]].to_numpy()
     assert np.allclose(cosines[:, 1] - cosines[:, 0], value[outer], atol=1e-6)
 
 

@@ -80,14 +80,14 @@ def test_scores_are_the_softmax_of_scaled_cosines(paraclap, clip):
     assert [row[f"probability.{q}"] for q in PROMPTS] == pytest.approx(expected, abs=1e-5)
     none = scipy.special.softmax(scale * cosines)[2]
     assert row["none_of_these"] == pytest.approx(none, abs=1e-5)
-    assert row["best"] == PROMPTS[int(cosines[:2].argmax())]
-    assert row["probability"] == pytest.approx(expected.max(), abs=1e-5)
+    assert row["prediction"] == PROMPTS[int(cosines[:2].argmax())]
+    assert row["confidence"] == pytest.approx(expected.max(), abs=1e-5)
 
 
 def test_neutral_prompt_shares_the_probability_with_none_of_these(paraclap, clip, monkeypatch):
     monkeypatch.setattr("paraclap.inference.classifier.NEUTRAL_PROMPTS", ("a calm voice",))
     row = paraclap.score(clip, ["a calm voice"]).iloc[0]
-    assert row["probability"] == 1
+    assert row["confidence"] == 1
     assert row["none_of_these"] == pytest.approx(0.5, abs=1e-6)
 
 
@@ -142,7 +142,7 @@ def test_description_holds_the_levels_and_phrases_of_the_captions_table(paraclap
             assert description.table.loc[name, "phrase"] in stored["captions"].iloc[row]
             assert description.table.loc[name, "phrase"] in description.caption
         assert {"emotion", "gender"} <= set(description.table.index)
-        assert description.table.loc["gender", "predicted"] in ("female", "male")
+        assert description.table.loc["gender", "prediction"] in ("female", "male")
         assert "not measured" in str(description) and description.caption in str(description)
 
 
@@ -150,8 +150,8 @@ def test_predicted_level_has_the_nearest_prompts(paraclap, clip, captions):
     table = paraclap.describe(clip, captions.with_name("captions.edges.json")).table
     phrases = measurement.level_phrases()["pitch"]
     row = paraclap.score(clip, phrases).iloc[0]
-    assert table.loc["pitch", "predicted"] == row["best"]
-    assert table.loc["pitch", "probability"] == pytest.approx(row["probability"], abs=1e-6)
+    assert table.loc["pitch", "prediction"] == row["prediction"]
+    assert table.loc["pitch", "confidence"] == pytest.approx(row["confidence"], abs=1e-6)
 
 
 def test_unvoiced_clip_has_no_phrase_about_pitch(captions):

@@ -80,7 +80,7 @@ def test_edges_of_five_levels_give_five_levels(captions, corpus, tmp_path, tiny)
     assert {"very low", "very high"} & seen
     assert (table[["below", "above"]] - 0.3).abs().lt(1e-9).all(axis=None)
     description = ParaCLAP(*tiny).describe(corpus / stored.index[0][0], edges_of(output))
-    assert set(description.table["predicted"]).isdisjoint({"very low", "very high"})
+    assert set(description.table["prediction"]).isdisjoint({"very low", "very high"})
     five = {"pitch": dict.fromkeys(FIVE_LEVELS), "jitter": dict.fromkeys(LEVELS)}
     prompts = descriptor_prompts(five)
     assert (*prompts["pitch"],) == FIVE_LEVELS and (*prompts["jitter"],) == LEVELS
@@ -133,7 +133,7 @@ def test_table_without_training_clips_is_refused(captions, tmp_path):
 )
 def test_rounding_of_a_description_does_not_contradict_the_level(value, text):
     row = {"value": value, "low": 20.0, "high": 33.1, "unit": "Hz", "level": "high"}
-    row |= {"predicted": "high", "probability": 0.5, "trained": True}
+    row |= {"prediction": "high", "confidence": 0.5, "trained": True}
     if np.isnan(value):
         row["level"] = None
     table = pd.DataFrame([row], index=["pitch"])

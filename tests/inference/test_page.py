@@ -46,7 +46,7 @@ def test_scores_of_a_short_recording_equal_paraclap_score(analyzer, paraclap, cl
     analysis = analyzer.analyze(clip, PROMPTS, TEMPLATE)
     expected = paraclap.score(clip, NAMES, TEMPLATE).iloc[0].drop("quality")
     assert analysis.names == tuple(NAMES) and analysis.timeline is None
-    for column in expected.index.drop(["best", "probability"]):
+    for column in expected.index.drop(["prediction", "confidence"]):
         assert analysis.scores[column] == pytest.approx(expected[column], abs=1e-5)
     assert list(analysis.probabilities()) == NAMES
     assert sum(analysis.probabilities().values()) == pytest.approx(1)
@@ -88,7 +88,7 @@ def test_table_of_scores_has_the_columns_of_predict(analyzer, paraclap, clip):
     table = tables.score_table(analyzer.analyze(clip, PROMPTS, TEMPLATE), "clip.wav")
     expected = paraclap.score(clip, NAMES, TEMPLATE)
     assert set(table) == {*expected, "file", "start", "end"}
-    assert table["best"].tolist() == expected["best"].tolist()
+    assert table["prediction"].tolist() == expected["prediction"].tolist()
     assert table[["start", "end"]].values.tolist() == [[0, 1.5]]
 
 

@@ -11,7 +11,9 @@ import pytest
 import soundfile
 
 from paraclap.cli import predict
+from paraclap.corpora.table import read_corpus
 from paraclap.errors import ParaCLAPError
+from paraclap.evaluation.zero_shot import classify_clips
 from paraclap.inference import measurement, timelines
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.predict import stream_windows
@@ -49,9 +51,27 @@ def test_csv_holds_a_row_for_each_clip_of_a_folder(score, folder, tmp_path, tiny
     table = pd.read_csv(tmp_path / "x.csv")
     assert sorted(table["file"]) == [str(folder / n) for n in ("a, b.wav", "d.wav", "sub/c.flac")]
     expected = ParaCLAP(*tiny).score(list(table["file"]), ["angry", "calm"])
-    for column in expected.columns.drop("best"):
+    for column in expected.columns.drop("prediction"):
         assert table[column].to_numpy() == pytest.approx(expected[column].to_numpy(), abs=1e-5)
-    assert table["best"].tolist() == expected["best"].tolist()
+    assert table["prediction"].tolist() == expected["prediction"].tolist()
+
+
+def test_columns_are_named_as_those_of_evaluate(score, folder, tmp_path, tiny):
+    prompts = {name: (name,) for name in ("angry", "calm")}
+    corpus = read_corpus(folder)
+    evaluated = classify_clips(*tiny, corpus, folder, prompts).reset_index()
+    assert score(folder, *PROMPTS, "-o", tmp_path / "x.csv") == 0
+    assert score(folder, *PROMPTS, "-o", tmp_path / "x.json") == 0
+    table = pd.read_csv(tmp_path / "x.csv")
+    for column in evaluated.columns.drop(["file", "start", "end", "prediction"]):
+        assert table[column].to_numpy() == pytest.approx(evaluated[column].to_numpy(), abs=1e-5)
+    assert table["prediction"].tolist() == evaluated["prediction"].tolist()
+    for row, expected in zip(
+        json.loads((tmp_path / "x.json").read_text()), table.to_dict("records"), strict=True
+    ):
+        assert row["prediction"] == expected["prediction"]
+        for name in ("confidence", "none_of_these"):
+            assert row[name] == pytest.approx(expected[name])
 
 
 def test_files_patterns_and_tables_of_segments_keep_their_order(score, folder, tmp_path):
@@ -102,7 +122,7 @@ def test_missing_files_stop_before_the_model_is_loaded(tmp_path, monkeypatch):
 def test_table_on_screen_has_a_line_for_each_clip(score, folder, capsys):
     assert score(folder / "d.wav", *PROMPTS) == 0
     head, line, legend = capsys.readouterr().out.splitlines()
-    assert head.split() == ["start", "end", "best", "none", "angry", "calm", "file"]
+    assert head.split() == ["start", "end", "prediction", "none", "angry", "calm", "file"]
     assert line.endswith("d.wav  (check: unvoiced)") and "softmax" in legend
 
 
@@ -134,7 +154,7 @@ def test_annotations_are_read_back(score, folder, tmp_path):
     assert score(folder / "sub" / "c.flac", *PROMPTS, *options) == 0
     table = pd.read_csv(tmp_path / "x.csv")
     tiers = read_text_grid(tmp_path / "e" / "0000_c.TextGrid")
-    assert list(tiers) == ["best", "angry", "calm"]
+    assert list(tiers) == ["prediction", "angry", "calm"]
     starts = [0, 0.75, 1.25, 1.75]
     expected = [f"{value:.3f}" for value in table["probability.angry"]]
     assert [(start, label) for start, _, label in tiers["angry"]] == list(
@@ -143,12 +163,16 @@ def test_annotations_are_read_back(score, folder, tmp_path):
     assert tiers["angry"][-1][1] == 2.5
     rows = pd.read_csv(tmp_path / "e" / "0000_c.csv")
     assert rows.columns.tolist() == ["tier", "start", "end", "label"]
-    best = rows[rows["tier"] == "best"]
-    assert [*best[["start", "end", "label"]].itertuples(index=False, name=None)] == tiers["best"]
+    best = rows[rows["tier"] == "prediction"]
+    assert [*best[["start", "end", "label"]].itertuples(index=False, name=None)] == tiers[
+        "prediction"
+    ]
     segments = pd.read_parquet(tmp_path / "e" / "segments.parquet")
     assert audformat.is_segmented_index(segments)
     ends = segments.index.get_level_values("end").total_seconds()
-    assert [*ends] == best["end"].tolist() and segments["best"].tolist() == best["label"].tolist()
+    assert [*ends] == best["end"].tolist() and segments["prediction"].tolist() == best[
+        "label"
+    ].tolist()
 
 
 def test_time_between_segments_of_a_table_is_not_annotated(score, folder, tmp_path):
@@ -156,8 +180,12 @@ def test_time_between_segments_of_a_table_is_not_annotated(score, folder, tmp_pa
     options = ["--windows", 0.5, "--hop", 0.25, "--smooth", 10, "--export", tmp_path / "e"]
     assert score(folder / "t.csv", *PROMPTS, *options, "--plot", tmp_path / "p") == 0
     tiers = read_text_grid(tmp_path / "e" / "0000_c.TextGrid")
-    assert [row[:2] for row in tiers["best"] if row[2]] == [(0.25, 1), (1.5, 2.25)]
-    assert [row[:2] for row in tiers["best"] if not row[2]] == [(0, 0.25), (1, 1.5), (2.25, 2.5)]
+    assert [row[:2] for row in tiers["prediction"] if row[2]] == [(0.25, 1), (1.5, 2.25)]
+    assert [row[:2] for row in tiers["prediction"] if not row[2]] == [
+        (0, 0.25),
+        (1, 1.5),
+        (2.25, 2.5),
+    ]
     assert len({row[2] for row in tiers["angry"] if row[0] < 1 and row[2]}) == 1  # smoothed
     assert len(list((tmp_path / "p").iterdir())) == 2
 

@@ -78,11 +78,11 @@ def test_few_clips_are_warned_of_and_a_missing_folder_is_an_error(paraclap, fold
 def test_description_follows_the_reference(paraclap, folder, corpus, captions):
     edges = captions.with_name("captions.edges.json")
     clip = sorted(corpus.rglob("*.wav"))[3]
-    before = paraclap.describe(clip, edges).table["probability"]
-    after = paraclap.adapt(folder).describe(clip, edges).table["probability"]
+    before = paraclap.describe(clip, edges).table["confidence"]
+    after = paraclap.adapt(folder).describe(clip, edges).table["confidence"]
     assert np.abs(after - before).max() > 1e-3
     paraclap.reference = None
-    assert paraclap.describe(clip, edges).table["probability"].equals(before)
+    assert paraclap.describe(clip, edges).table["confidence"].equals(before)
 
 
 # --- Command lines and web page ------------------------------------------------------------------
@@ -138,10 +138,10 @@ def test_search_compares_centred_clips(no_loading, paraclap, folder, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*mean embedding of")
 def test_page_scores_relative_to_reference_clips_and_says_so(paraclap, folder, tmp_path, voice):
-    app = pytest.importorskip("paraclap.inference.app")
+    results = pytest.importorskip("paraclap.inference.results")
     soundfile.write(tmp_path / "clip.wav", voice(1.5), 16_000)
     analyzer = Analyzer(paraclap.adapt(folder))
     analysis = analyzer.analyze(tmp_path / "clip.wav", "angry\ncalm")
     expected = paraclap.score(tmp_path / "clip.wav", PROMPTS).iloc[0]
     assert analysis.scores["cosine.calm"] == pytest.approx(expected["cosine.calm"], abs=1e-4)
-    assert "relative to the mean of 6 reference clips" in app.notes_of(analysis)
+    assert "relative to the mean of 6 reference clips" in results.notes_of(analysis)

@@ -5,6 +5,7 @@ import re
 import pandas as pd
 import pytest
 
+from paraclap.errors import ParaCLAPError
 from paraclap.inference.textgrid import annotations, text_grid
 
 
@@ -15,7 +16,7 @@ def timeline():
         {
             "start": [0.0, 2.0, 4.0, 5.5],
             "end": [4.0, 6.0, 8.0, 9.5],
-            "best": ["sad", "sad", "sad", 'a "calm" voice'],
+            "prediction": ["sad", "sad", "sad", 'a "calm" voice'],
             "probability.sad": [0.9, 0.8, 0.5, 0.1],
             'probability.a "calm" voice': [0.1, 0.2, 0.5, 0.9],
             "quality": ["", "clipped:0.01", "silent", ""],
@@ -28,8 +29,8 @@ NAMES = ["sad", 'a "calm" voice']
 
 def test_windows_are_annotated_once_and_silence_is_not(timeline):
     table = annotations(timeline, NAMES, 9.5)
-    best = table[table["tier"] == "best"].drop(columns="tier")
-    assert best.values.tolist() == [[0, 5, "sad"], [6.75, 9.5, 'a "calm" voice']]
+    joined = table[table["tier"] == "prediction"].drop(columns="tier")
+    assert joined.values.tolist() == [[0, 5, "sad"], [6.75, 9.5, 'a "calm" voice']]
     sad = table[table["tier"] == "sad"].drop(columns="tier")
     assert sad.values.tolist() == [[0, 3, "0.900"], [3, 5, "0.800"], [6.75, 9.5, "0.100"]]
 
@@ -45,19 +46,24 @@ def test_text_grid_is_complete_and_quotes_are_doubled(timeline):
         assert f"intervals: size = {len(limits)}" in tier
 
 
-def test_prompt_called_best_has_a_tier_of_its_own(timeline):
-    renamed = timeline.rename(columns={"probability.sad": "probability.best"})
-    text = text_grid(annotations(renamed, ["best"], 9.5), 9.5)
-    assert text.count('name = "best"') == 2 and "size = 2\n" in text
+def test_prompt_called_prediction_has_a_tier_of_its_own(timeline):
+    renamed = timeline.rename(columns={"probability.sad": "probability.prediction"})
+    text = text_grid(annotations(renamed, ["prediction"], 9.5), 9.5)
+    assert text.count('name = "prediction"') == 2 and "size = 2\n" in text
 
 
 def test_one_window_is_the_whole_recording(timeline):
     table = annotations(timeline[:1], ["sad"], 3.2)
-    assert table.values.tolist() == [["best", 0, 3.2, "sad"], ["sad", 0, 3.2, "0.900"]]
+    assert table.values.tolist() == [["prediction", 0, 3.2, "sad"], ["sad", 0, 3.2, "0.900"]]
 
 
 def test_silence_is_an_empty_tier(timeline):
     table = annotations(timeline[2:3], ["sad"], 2.0)
     assert table.empty
     text = text_grid(table, 2.0)
-    assert 'name = "best"' in text and 'text = ""' in text and "size = 1\n" in text
+    assert 'name = "prediction"' in text and 'text = ""' in text and "size = 1\n" in text
+
+
+def test_timeline_of_an_earlier_version_stops_with_the_new_name(timeline):
+    with pytest.raises(ParaCLAPError, match="best was renamed to prediction"):
+        annotations(timeline.rename(columns={"prediction": "best"}), ["sad"], 9.5)

@@ -105,6 +105,10 @@ def test_finished_folds_are_not_run_again_and_interrupted_ones_are_resumed(
         cli.main([*arguments, "folds=2"])
     with pytest.raises(ParaCLAPError, match="changed since its start: max_steps; set"):
         cli.main([*arguments, "train.max_steps=1"])
+    path = output / "fold_2" / f"{NAME}.csv"
+    path.write_text(path.read_text().replace("cosine.", "score."))
+    with pytest.raises(ParaCLAPError, match=r"score.CLASS, renamed to cosine.CLASS"):
+        cli.main(arguments)
 
 
 def test_changed_audio_is_noticed_and_never_starts_anew(

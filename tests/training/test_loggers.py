@@ -192,9 +192,9 @@ def test_similarity_plot_has_mean_cosines_of_classes_and_prompts():
     answers = pd.DataFrame(
         {
             "truth": ["b", "b", "a"],
-            "score.a": [0.1, 0.3, 0.9],
-            "score.b": [0.5, 0.7, 0.0],
-            "score.c": [0.0, 0.0, 0.0],
+            "cosine.a": [0.1, 0.3, 0.9],
+            "cosine.b": [0.5, 0.7, 0.0],
+            "cosine.c": [0.0, 0.0, 0.0],
         }
     )
     figure = figures.plot_similarities(answers, "t")
