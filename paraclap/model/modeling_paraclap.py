@@ -76,6 +76,7 @@ MEL_LEVEL = 10.0  # about the mean of speech, in log power of 16-bit samples
 MIN_VARIANCE = 1e-6  # added before the square root, whose gradient at zero is infinite
 MAX_DEVIATION = 5.0  # of standardised values; those of other recordings may be far off
 MIN_DEVIATION = 1e-5
+LINEAR = "_linear_pointwise"  # of oneDNN, as torch.compile calls it
 ONEDNN_ROWS = 16  # of a matrix; products of fewer rows are no faster by oneDNN
 ALIGNMENT = 64  # bytes, of memory that torch allocates
 BRANCHES = ("audio", "text")
@@ -611,8 +612,9 @@ def fast_on_cpu(module: nn.Module) -> nn.Module:
 
 @functools.cache
 def _has_onednn() -> bool:
-    """Return whether the processor is one for which oneDNN was found to be faster."""
-    return torch.backends.mkldnn.is_available() and "AVX" in torch.backends.cpu.get_cpu_capability()
+    """Return whether oneDNN was found to be faster on such a processor, and torch offers it."""
+    is_built = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, LINEAR)
+    return is_built and "AVX" in torch.backends.cpu.get_cpu_capability()
 
 
 def _runs_eagerly_on_cpu(tensor: torch.Tensor) -> bool:
@@ -638,7 +640,7 @@ def _product(
     left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return left @ right.T + bias by oneDNN, each matrix or its transpose contiguous."""
-    return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    return getattr(torch.ops.mkldnn, LINEAR)(left, right, bias, "none", [], "")
 
 
 class _Linear(torch.autograd.Function):

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import Wav2Vec2Config
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 
+from paraclap.model import modeling_paraclap
 from paraclap.model.modeling_paraclap import ONEDNN_ROWS, fast_on_cpu
 
 
@@ -81,3 +82,14 @@ def test_a_copy_computes_with_its_own_weights() -> None:
     nn.init.zeros_(other.bias)
     assert other(torch.ones(64, 48)).eq(0).all()
     assert layer(torch.ones(64, 48)).ne(0).any()
+
+
+def test_torch_without_the_product_of_onednn_computes_its_own(monkeypatch):
+    monkeypatch.setattr(modeling_paraclap, "LINEAR", "_not_there")
+    modeling_paraclap._has_onednn.cache_clear()
+    try:
+        layer, inputs = fast_on_cpu(nn.Linear(48, 32)), torch.randn(64, 48)
+        assert not modeling_paraclap._has_onednn()
+        assert torch.equal(layer(inputs), F.linear(inputs, layer.weight, layer.bias))
+    finally:
+        modeling_paraclap._has_onednn.cache_clear()
