@@ -245,13 +245,19 @@ def _joined_labels(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return joined.add_prefix(LABEL)
 
 
+def is_source(argument: str) -> bool:
+    """Return whether an argument is a source of `read_corpus`, and no audio file."""
+    path = Path(argument).expanduser()
+    is_table = path.suffix.lower() in (*TABLE_SUFFIXES, *SPREADSHEETS)
+    return is_table or path.is_dir() or ("=" in argument and not os.path.lexists(path))
+
+
 def _read_clips_of(
     argument: str, root: str | Path | None, columns: Mapping[str, str] | None
 ) -> tuple[list[tuple], pd.DataFrame]:
     """Return the clips of one file or source, and their labels, without nested ones."""
     path = Path(argument).expanduser()
-    is_table = path.suffix.lower() in (*TABLE_SUFFIXES, *SPREADSHEETS)
-    if is_table or path.is_dir() or ("=" in argument and not os.path.lexists(path)):
+    if is_source(argument):
         table = read_corpus(argument, root, columns)
         root = table.attrs["root"]
         shown = path if path.is_dir() else Path(os.path.relpath(root))

@@ -4,6 +4,7 @@
 
     paraclap = ParaCLAP.from_pretrained("runs/small")
     paraclap.score("speech.wav", ["angry", "calm"], template="the speaker sounds {}")
+    paraclap.score(frame, ["angry", "calm"])                 # the frame with scores of its files
     paraclap.score_windows("meeting.flac", ["angry", "calm"], window=3, hop=1)
     paraclap.embed("recordings/")                            # table, one row per clip
     paraclap.embed_audio(signal, sampling_rate=44_100)       # (D,)
@@ -27,10 +28,10 @@ import pandas as pd
 import torch
 
 from paraclap.audio import AudioError
-from paraclap.audio.conditioning import condition, condition_with_report
+from paraclap.audio.conditioning import condition
 from paraclap.audio.containers import read_duration
-from paraclap.audio.reading import read_audio_with_report
 from paraclap.audio.segments import Position, windows
+from paraclap.corpora import CorpusError
 from paraclap.corpora.table import read_corpus
 from paraclap.data.dataset import ClipDataset
 from paraclap.data.trained_on import trained_attributes
@@ -41,13 +42,22 @@ from paraclap.evaluation.embedding_cache import audio_fingerprint, text_fingerpr
 from paraclap.inference.classifier import Prompts, ZeroShotClassifier, build_classifier
 from paraclap.inference.clips import (
     EmbeddedClip,
+    Place,
     ReadClip,
     embed_each,
     embed_or_refuse,
-    quality_of,
+    read_each,
 )
 from paraclap.inference.description import Description, describe, descriptor_prompts
 from paraclap.inference.embeddings import embedding_table
+from paraclap.inference.inputs import (
+    Clips,
+    Signal,
+    clip_table,
+    is_source,
+    places_of,
+    read_clip,
+)
 from paraclap.inference.limits import check_windows
 from paraclap.inference.reference import embed_reference
 from paraclap.model.build import load_model
@@ -55,9 +65,6 @@ from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.model.onnx import OnnxModel, load_onnx
 from paraclap.model.sources import default_model
 from paraclap.settings import BATCH_SECONDS
-
-Signal = tuple[np.ndarray, int]
-"""Samples (T,) or (T, C) and their rate [Hz]."""
 
 
 class Embedder:
@@ -110,7 +117,7 @@ class Embedder:
         """Load a folder written by `models.py export`; `int8` selects the 8-bit encoders."""
         return cls(*load_onnx(folder, int8), batch_seconds)
 
-    def adapt(self, clips: str | Path | pd.DataFrame, window: float | None = None) -> Self:
+    def adapt(self, clips: Clips, window: float | None = None) -> Self:
         """Compare clips with prompts relative to the mean embedding of unlabelled clips.
 
         This compensates for microphone, room and language, if these clips are of the same kind and
@@ -119,7 +126,7 @@ class Embedder:
         embedding cache, if they were embedded before.
 
         Args:
-            clips: a folder, or another source of `read_corpus`, or its corpus table.
+            clips: a folder, another source, files, or a data frame, see `embed`.
             window: longer clips are cut into windows of this length [s]; None = not cut.
 
         Returns:
@@ -129,29 +136,32 @@ class Embedder:
             CorpusError: if the source cannot be read.
             AudioError: naming the first clip that cannot be read.
         """
-        table = clips if isinstance(clips, pd.DataFrame) else read_corpus(clips)
+        _, table = clip_table(clips)
         self.reference = embed_reference(
             self.model, self.processor, table, window, self.batch_seconds
         )
         return self
 
-    def embed(self, clips: str | Path | pd.DataFrame) -> pd.DataFrame:
-        """Embed a corpus: a table on audformat's segmented index, one column per dimension.
+    def embed(self, clips: Clips) -> pd.DataFrame:
+        """Embed clips: a table on audformat's segmented index, one column per dimension.
 
-        `.to_numpy()` gives (N, D) float32 of unit length. `python -m paraclap.embed` writes the
-        table in chunks, and skips clips that cannot be read.
+        `.to_numpy()` gives (N, D) float32 of unit length, `.to_parquet(FILE)` the table of `python
+        -m paraclap.embed`, which works in chunks, and skips clips that cannot be read.
 
         Args:
-            clips: a folder, or another source of `read_corpus`, or its corpus table.
+            clips: a folder, or another source of `read_corpus`; a file or a list of files; or a
+                data frame with the column `file` (and `start` and `end`) or an index of audformat.
+                Its files are relative to `attrs["root"]`, as in a corpus table, or else to the
+                working directory.
 
         Raises:
-            CorpusError: if the source cannot be read.
+            CorpusError: if the source or the data frame cannot be read.
             AudioError: naming the first clip that cannot be read.
         """
-        table = clips if isinstance(clips, pd.DataFrame) else read_corpus(clips)
+        index, table = clip_table(clips)
         dataset = ClipDataset(table, table.attrs["root"])
         embeddings = embed_clips(self.model, self.processor, dataset, self.batch_seconds)
-        return embedding_table(table.index, embeddings.numpy())
+        return embedding_table(index, embeddings.numpy())
 
     def embed_audio(self, signal: np.ndarray, sampling_rate: int) -> np.ndarray:
         """Embed one signal of any rate: (D,) float32 of unit length.
@@ -173,11 +183,9 @@ class Embedder:
             raise TypeError(f"expected a list of texts, given a string: {texts!r}")
         return embed_texts(self.model, self.processor, texts).numpy()
 
-    def embed_clips(
-        self, clips: Iterable[tuple[str | Path, str, Position, Position]]
-    ) -> Iterator[EmbeddedClip | AudioError]:
+    def embed_clips(self, clips: Iterable[Place]) -> Iterator[EmbeddedClip | AudioError]:
         """Yield the embedding of each clip of a file, or its error, see `embed_each`."""
-        return embed_each(self.model, self.processor, clips, self.batch_seconds)
+        return embed_each(self.model, self.processor, read_each(clips), self.batch_seconds)
 
     def embed_clip(self, clip: ReadClip) -> EmbeddedClip | AudioError:
         """Return a clip embedded, or the error if the model refuses it."""
@@ -206,29 +214,57 @@ class ParaCLAP(Embedder):
 
     def score(
         self,
-        audio: str | Path | Signal | Sequence[str | Path | Signal],
+        audio: str | Path | Signal | Sequence[str | Path | Signal] | pd.DataFrame,
         prompts: Prompts,
         template: str = "{}",
     ) -> pd.DataFrame:
         """Score clips: one row each, with the columns of `ZeroShotClassifier` and `quality`.
 
-        `quality` holds flags that question the result, such as `silent`; see `quality_of`.
+        `quality` holds flags that question the result, such as `silent`; see `quality_of`. The
+        scores of a corpus or a data frame follow its columns, on its index. Only a few batches of
+        audio are in memory at a time. (predict.py continues after unreadable files.)
 
         Args:
-            audio: a file, a signal with its rate, or a list of these. (predict.py also accepts
-                folders, patterns and tables, and continues after unreadable files.)
+            audio: a file, a signal with its rate, or a list of these; a folder, or another source
+                of `read_corpus`; or a data frame of clips, see `embed`.
             prompts: prompts, or name -> prompts whose embeddings are averaged.
             template: text with {} for the prompt, e.g. "the speaker sounds {}".
 
         Raises:
+            CorpusError: if the source or the data frame cannot be read, or has one of the columns.
             AudioError: naming the first clip that cannot be read.
             PromptError: if the prompts or the template cannot be used.
         """
-        several = isinstance(audio, Sequence) and not isinstance(audio, str | tuple)
-        clips = [_read(item) for item in (audio if several else [audio])]
-        embeddings = self.embed_waveforms([waveform for waveform, _ in clips])
-        scores = self.classifier(prompts, template)(embeddings)
-        return scores.assign(quality=[quality for _, quality in clips])
+        classifier = self.classifier(prompts, template)
+        if isinstance(audio, str | Path) and is_source(str(audio)):
+            audio = read_corpus(audio)
+        if not isinstance(audio, pd.DataFrame):
+            several = isinstance(audio, Sequence) and not isinstance(audio, str | tuple)
+            return self._scores(map(read_clip, audio if several else [audio]), classifier)
+        _, table = clip_table(audio)
+        taken = [name for name in (*classifier.columns, "quality") if name in audio]
+        if taken:
+            raise CorpusError(
+                f"the table has the columns {', '.join(taken)}, which scores have as well; drop or "
+                "rename them"
+            )
+        scores = self._scores(read_each(places_of(table)), classifier)
+        scores = pd.concat([audio, scores.set_axis(audio.index)], axis=1)
+        scores.attrs = dict(audio.attrs)
+        return scores
+
+    def _scores(
+        self, clips: Iterable[ReadClip | AudioError], classifier: ZeroShotClassifier
+    ) -> pd.DataFrame:
+        """Return the scores and the quality of each clip, or raise the first error."""
+        embedded = []
+        for clip in embed_each(self.model, self.processor, clips, self.batch_seconds):
+            if isinstance(clip, AudioError):
+                raise clip
+            embedded.append(clip)
+        audio = np.array([clip.embedding for clip in embedded], np.float32)
+        scores = classifier(audio.reshape(len(embedded), classifier.texts.shape[1]))
+        return scores.assign(quality=[clip.quality for clip in embedded])
 
     def score_windows(
         self,
@@ -250,12 +286,8 @@ class ParaCLAP(Embedder):
         check_windows(window, hop)
         path = Path(path).resolve()
         places = list(windows(read_duration(path), window, hop))
-        clips = list(self.embed_clips((path.parent, path.name, *place) for place in places))
-        for clip in clips:
-            if isinstance(clip, AudioError):
-                raise clip
-        scores = self.classifier(prompts, template)(np.array([c.embedding for c in clips]))
-        scores["quality"] = [clip.quality for clip in clips]
+        clips = read_each((path.parent, path.name, *place) for place in places)
+        scores = self._scores(clips, self.classifier(prompts, template))
         return pd.concat([pd.DataFrame(places, columns=["start", "end"]), scores], axis=1)
 
     def describe(
@@ -280,7 +312,7 @@ class ParaCLAP(Embedder):
             MeasurementError: if the edges are by group, and the labels are missing.
             InputError: if the file holds no edges.
         """
-        waveform, quality = _read(audio, start, end)
+        _, waveform, quality = read_clip(audio, start, end)
         embedding = self.embed_waveforms([waveform])
         classifiers = {
             name: dataclasses.replace(classifier, reference=self.reference)
@@ -294,14 +326,3 @@ class ParaCLAP(Embedder):
         """Return a classifier of the levels or labels of each descriptor."""
         prompts = descriptor_prompts(trained_attributes(self.model.config.provenance))
         return {name: self.classifier(classes) for name, classes in prompts.items()}
-
-
-def _read(
-    audio: str | Path | Signal, start: Position = 0.0, end: Position = None
-) -> tuple[np.ndarray, str]:
-    """Return the waveform (T,) at 16 kHz and the quality flags of a file or a signal."""
-    if isinstance(audio, tuple):
-        waveform, report = condition_with_report(*audio)
-    else:
-        waveform, report = read_audio_with_report(audio, start, end)
-    return waveform, quality_of(waveform, report)

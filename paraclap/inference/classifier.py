@@ -50,6 +50,12 @@ class ZeroShotClassifier:
     untrained: tuple[str, ...] = ()
     reference: Reference | None = None
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of scores."""
+        kinds = [f"{kind}.{name}" for kind in ("probability", "cosine") for name in self.names]
+        return ["prediction", "confidence", "none_of_these", *kinds]
+
     def __call__(self, audio: np.ndarray) -> pd.DataFrame:
         """Classify clips by their embeddings (B, D).
 

@@ -1,6 +1,7 @@
 """Embeddings of clips with quality flags; a clip that cannot be embedded yields its error.
 
-    for clip in embed_each(model, processor, [("recordings", "a.wav", 0.0, None)]):
+    clips = read_each([("recordings", "a.wav", 0.0, None)])
+    for clip in embed_each(model, processor, clips, batch_seconds=60):
         ...  # EmbeddedClip, or the AudioError of this clip
 
 Letters: D embedding size, T samples.
@@ -27,6 +28,10 @@ BATCHES_READ = 4  # batches of audio that are read before they are sorted by len
 MOST_CLIPS = 4096  # clips that are read before they are embedded
 ROUTINE = ("resampled", "mixed", "converted")
 """Flags of a report that do not question a result."""
+
+
+Place = tuple[str | Path, str, Position, Position]
+"""Of a clip: a root, a file inside of it, start and end."""
 
 
 class ReadClip(NamedTuple):
@@ -59,27 +64,32 @@ def quality_of(waveform: np.ndarray, report: Report) -> str:
     return ";".join(flag for flag in flags if flag.partition(":")[0] not in ROUTINE)
 
 
-def embed_each(
-    model: ParaCLAPModel,
-    processor: ParaCLAPProcessor,
-    clips: Iterable[tuple[str | Path, str, Position, Position]],
-    batch_seconds: float,
-) -> Iterator[EmbeddedClip | AudioError]:
-    """Yield each clip in order, embedded, or the error if it cannot be read or embedded.
-
-    A clip is a root, a file inside of it, start and end. Only a few batches of audio are in memory
-    at a time.
-    """
-    pending: list[ReadClip | AudioError] = []
-    samples = 0
-    for root, file, start, end in clips:
+def read_each(places: Iterable[Place]) -> Iterator[ReadClip | AudioError]:
+    """Yield each clip, or the error if it cannot be read."""
+    for root, file, start, end in places:
         try:
             path = resolve_inside(root, file)
             waveform, report = read_audio_with_report(path, start, end)
-            pending.append(ReadClip(str(path), waveform, quality_of(waveform, report)))
-            samples += len(waveform)
+            yield ReadClip(str(path), waveform, quality_of(waveform, report))
         except AudioError as error:
-            pending.append(error)
+            yield error
+
+
+def embed_each(
+    model: ParaCLAPModel,
+    processor: ParaCLAPProcessor,
+    clips: Iterable[ReadClip | AudioError],
+    batch_seconds: float,
+) -> Iterator[EmbeddedClip | AudioError]:
+    """Yield each clip in order, embedded, or its error; an error passes unchanged.
+
+    Only a few batches of audio are in memory at a time, if the clips are read as they are taken.
+    """
+    pending: list[ReadClip | AudioError] = []
+    samples = 0
+    for clip in clips:
+        pending.append(clip)
+        samples += len(clip.waveform) if isinstance(clip, ReadClip) else 0
         if samples >= BATCHES_READ * batch_seconds * SAMPLING_RATE or len(pending) >= MOST_CLIPS:
             yield from _embed_pending(model, processor, pending, batch_seconds)
             pending, samples = [], 0
