@@ -75,8 +75,9 @@ def share(total: int, number: int | None = None) -> slice:
 def device_named(name: str) -> torch.device:
     """Return the device of this process: "auto" = a GPU if available, "cuda" = its own GPU.
 
-    On a GPU, float32 convolutions are computed in float32, not in TF32 as by default: otherwise
-    padding would change embeddings by far more than rounding.
+    From then on, torch uses at most `usable_cores` threads. On a GPU, float32 convolutions are
+    computed in float32, not in TF32 as by default: otherwise padding would change embeddings by far
+    more than rounding.
 
     Raises:
         DeviceError: if there is no such device.
@@ -100,6 +101,7 @@ def device_named(name: str) -> torch.device:
         )
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return device
 
 
@@ -108,7 +110,7 @@ def device_named(name: str) -> torch.device:
 
 @contextmanager
 def processes(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
-    """Join the processes that torchrun started; torch uses at most `usable_cores` threads.
+    """Join the processes that torchrun started.
 
     If one process fails in the block, all stop: that process with its error, the others with its
     message. Only process 0 prints to the standard output.
@@ -120,7 +122,6 @@ def processes(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
     Raises:
         PeerError: if another process failed.
     """
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return

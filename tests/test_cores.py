@@ -8,7 +8,7 @@ import torch
 from paraclap import cores
 from paraclap.cli import features
 from paraclap.cores import loader_workers, usable_cores
-from paraclap.distributed import processes
+from paraclap.distributed import device_named
 from paraclap.settings import SettingsError
 from paraclap.training.config import read_settings
 
@@ -95,7 +95,7 @@ def test_torch_has_at_most_as_many_threads_as_cores(monkeypatch):
         for usable, expected in ((1, 1), (64, before)):
             torch.set_num_threads(before)
             monkeypatch.setattr("paraclap.distributed.usable_cores", lambda usable=usable: usable)
-            with processes(torch.device("cpu")):
-                assert torch.get_num_threads() == expected
+            device_named("cpu")
+            assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)

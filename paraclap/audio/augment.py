@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.signal
 import soxr
 
 from paraclap.audio import SAMPLING_RATE
@@ -40,6 +39,8 @@ def add_room(waveform: np.ndarray, seconds: float, rng: np.random.Generator) -> 
     The room impulse response is noise that decays by 60 dB in `seconds`, after the direct sound
     (Moorer, Computer Music Journal 3(2), 1979). Both have the same energy.
     """
+    import scipy.signal  # here because it takes 0.1 s, and few runs augment
+
     time = np.arange(1, round(seconds * SAMPLING_RATE)) / SAMPLING_RATE
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
     response = np.concatenate([[1.0], tail / np.linalg.norm(tail)])

@@ -27,7 +27,6 @@ from paraclap.evaluation.figures import (
     plot_confusion,
     score_title,
 )
-from paraclap.evaluation.probe import probe, probe_folds
 from paraclap.evaluation.report import Results
 from paraclap.evaluation.retrieval import score_retrieval
 from paraclap.evaluation.seen import TEST, seen_counts
@@ -151,6 +150,8 @@ def check_tasks(processor: ParaCLAPProcessor, source: Source, closed_set: bool =
         CorpusError: if speakers or captions are missing for closed-set scores or for retrieval.
         ProbeError: see `probe_folds`.
     """
+    if closed_set:
+        from paraclap.evaluation.probe import probe_folds  # here as in `_closed_set`
     for task in source.tasks:
         prompts = task_prompts(source.table, task)
         check_tokens(processor, prompts)
@@ -196,6 +197,8 @@ def _closed_set(
     done: dict[tuple[str, ...], dict[str, Any]],
 ) -> dict[str, Any]:
     """Probe the clips with predictions, once for all prompt sets with the same clips."""
+    from paraclap.evaluation.probe import probe  # takes 0.1 s to import
+
     chosen = table.index.isin(predictions.index)
     speakers = _probe_speakers(table[chosen])
     truth = predictions["truth"]

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from paraclap.errors import MissingPackageError
 from paraclap.model.modeling_paraclap import ParaCLAPModel
@@ -92,6 +91,7 @@ def _check_targets(encoders: Mapping[str, PreTrainedModel], targets: list[str]) 
 def _adapt_weights_in_place(base: PreTrainedModel, settings: LoraSettings) -> None:
     """Let the attention of WavLM read adapted weights, as it does not call its linear layers."""
     from peft.tuners.lora import Linear
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
     class ReadLinear(Linear):
         @property

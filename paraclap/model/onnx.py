@@ -27,6 +27,7 @@ from torch.nn.utils import parametrize
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from paraclap.cores import usable_cores
 from paraclap.errors import MissingPackageError
 from paraclap.files import atomic_folder
 from paraclap.model.hashes import ONNX, check_hashes, write_hashes
@@ -287,8 +288,10 @@ class OnnxModel:
             if not path.is_file():
                 hint = "; export with --int8" if int8 else ""
                 raise ModelNotFoundError(f"{path} does not exist{hint}")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = min(torch.get_num_threads(), usable_cores())
         self._sessions = {
-            tower: runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            tower: runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             for tower, path in self.paths.items()
         }
 

@@ -55,6 +55,12 @@ def test_embeddings_equal_those_of_torch_for_any_batch(exported, model_folder, w
     assert 1e-7 < (1 - cosines).max() < INT8_OF_TINY
 
 
+def test_export_is_computed_by_at_most_as_many_threads_as_cores(exported, monkeypatch):
+    monkeypatch.setattr(onnx, "usable_cores", lambda: 1)
+    for session in OnnxModel(exported)._sessions.values():
+        assert session.get_session_options().intra_op_num_threads == 1
+
+
 def test_predict_computes_with_an_export(exported, waveforms, tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", waveforms[0], 16_000)
     options = ["--prompts", "sad", "--format", "json"]
