@@ -60,6 +60,6 @@ def class_prompts(
     fields = {"label": label, "target": target.replace("_", " ")}
     templates, words = PLAIN_TEMPLATES, class_words(target).get(label.lower())
     if words is not None:
-        templates, fields = TEMPLATES[target], {**fields, **words}
+        templates, fields = TEMPLATES[target], {**fields, "caption": words.get("noun"), **words}
     names = templates if prompt_set == ENSEMBLE else [prompt_set]
     return tuple(dict.fromkeys(templates[name].format(**fields) for name in names))

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from paraclap.captions.templates import default_descriptors, phrases_of
 from paraclap.corpora import table as corpora
 from paraclap.evaluation.prompt_sets import (
     PLAIN_TEMPLATES,
@@ -67,6 +68,12 @@ def test_sentences_use_the_adjective_and_captions_the_noun():
     ):
         assert class_prompts(label, "emotion", "sentence") == (sentence,)
         assert class_prompts(label, "emotion", "caption") == (caption,)
+
+
+def test_prompts_of_the_caption_set_are_first_phrases_of_captions():
+    emotion = next(d for d in default_descriptors() if d.name == "emotion")
+    for label in class_words("emotion"):
+        assert class_prompts(label, "emotion", "caption") == phrases_of(emotion, label)[:1], label
 
 
 def test_published_prompts_are_those_of_the_corpus_and_otherwise_the_label(monkeypatch):
