@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import re
 import shlex
@@ -200,6 +201,20 @@ def test_commands_of_page_run(page, place, monkeypatch):
             exec(compile(text, page, "exec"), {"__name__": "__page__"})
         else:
             assert run_command(text) == 0, text
+
+
+def test_notebook_runs_and_names_no_folder_of_a_machine(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sources, "PUBLISHED_MODEL", place / "runs/ravdess/best")
+    text = (REPOSITORY / "docs" / "example.ipynb").read_text()
+    assert not re.search(r"/(home|root|tmp|work|Users)/", text)
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    names = {"__name__": "__notebook__"}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), "example.ipynb", "exec"), names)
+    assert len(names["scores"]) == len(names["embeddings"]) == 36
+    assert set(names["recalls"]) == {"emotion", "gender"} and len(names["timeline"]) > 4
+    assert all(cell["outputs"] for cell in cells[1:-1]), "run it again, with its outputs"
 
 
 # --- What pages refer to -------------------------------------------------------------------------
