@@ -43,7 +43,7 @@ def _cross_validate(arguments: Sequence[str]) -> int:
 
     given = [text for text in arguments if text.partition("=")[0] == FOLDS]
     folds = given[-1].partition("=")[2] if given else DEFAULT_FOLDS
-    if not folds or folds in ("0", "1"):
+    if not folds or folds.isdecimal() and int(folds) < 2:
         raise SettingsError(
             f"folds is {folds or 'empty'}, expected at least 2, `speakers`, or a column"
         )

@@ -178,6 +178,11 @@ def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> "Ev
     figures = [f".{kind}.{options.format}" for kind in ("confusion", "calibration")]
     stems = [safe_name(task.name) for source in sources for task in source.tasks]
     names = [f"{stem}{suffix}" for stem in stems for suffix in (".csv", *figures)]
+    if repeated := sorted(set(names) & set(written)):
+        raise OutputError(
+            f"{repeated[0]} would hold both predictions and the comparison with --baseline; name "
+            "the source differently, as in NAME=FOLDER"
+        )
     folder = make_folder(options.output)
     for name in (*names, *written):
         refuse_overwriting(folder / name, read)
@@ -190,6 +195,7 @@ def _compare(baseline: "Evaluated", output: Path) -> None:
     """Print and write the comparison of new results with the baseline."""
     from paraclap.evaluation.compare import (
         compare,
+        comparison_notes,
         comparison_table,
         read_all,
         write_comparison,
@@ -197,7 +203,8 @@ def _compare(baseline: "Evaluated", output: Path) -> None:
 
     results = read_all([baseline.folder, output])
     rows = compare(results)
-    print(comparison_table(rows).to_string(index=False))
+    for line in (comparison_table(rows).to_string(index=False), *comparison_notes(rows, results)):
+        print(line)
     write_comparison(rows, results, output)
 
 

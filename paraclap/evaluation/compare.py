@@ -27,7 +27,9 @@ from paraclap.files import make_folder, read_yaml, reading, safe_name, write_tex
 from paraclap.style import write_figure
 
 FILES = ("compare.md", "compare.csv", "compare.pdf", "compare.png")
+SCORES = "scores.yaml"
 INDEX = ["file", "start", "end"]
+COMPARE_COMMON = "without --baseline, `python -m paraclap.compare --common` compares"
 TRUTH, SPEAKER, PREDICTION = "truth", "speaker", "prediction"
 
 
@@ -73,12 +75,33 @@ class Evaluated:
                 raise ComparisonError(
                     f"{path} has no column {column}; evaluate the model again with this version"
                 )
+        if missing := int((table[PREDICTION] == "").sum()):
+            raise ComparisonError(f"{path} has no {PREDICTION} for {missing} of {len(table)} clips")
+        _check_score(path, table, group, self.tasks[task].get("UAR"))
         return table.set_index(INDEX)
 
 
 def read_predictions(path: str | Path | io.StringIO) -> pd.DataFrame:
-    """Return the columns of NAME.csv as texts; an unknown speaker is missing."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False, na_values={SPEAKER: [""]})
+    """Return the columns of NAME.csv as texts, times in one form; an unknown speaker is missing."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values={SPEAKER: [""]})
+    for column in table.columns.intersection(INDEX[1:]):
+        # pandas omits digits that are zero in the whole column
+        table[column] = [str(time) for time in pd.to_timedelta(table[column])]
+    return table
+
+
+def _check_score(path: Path, table: pd.DataFrame, group: str | None, stated: float | None) -> None:
+    """Check that predictions have the UAR that is stated in scores.yaml; None = none is stated."""
+    if stated is None or table.empty:
+        return
+    groups = table[group] if group else None
+    counts = recall_counts(table[TRUTH], table[PREDICTION], table[SPEAKER], groups)[:, None]
+    uar, _ = mean_uar([(counts, None)], intervals=False)
+    if not np.isclose(uar, stated, rtol=0, atol=1e-6):
+        raise ComparisonError(
+            f"{path} has a UAR of {uar:.4f}, {path.parent / SCORES} one of {stated:.4f}: they are "
+            "not of the same evaluation, which may have been interrupted; evaluate the model again"
+        )
 
 
 def read_results(folder: str | Path, name: str | None = None) -> Evaluated:
@@ -92,12 +115,19 @@ def read_results(folder: str | Path, name: str | None = None) -> Evaluated:
         ComparisonError: if the folder has no zero-shot scores.
     """
     folder = Path(folder)
-    path = folder / "scores.yaml"
+    path = folder / SCORES
     if not path.is_file():
-        raise ComparisonError(f"{folder} has no scores.yaml, expected an output folder of evaluate")
+        raise ComparisonError(f"{folder} has no {SCORES}, expected an output folder of evaluate")
     about = read_yaml(path, ComparisonError)
     if not isinstance(about, dict) or not about.get("corpora"):
         raise ComparisonError(f"{path} has no zero-shot scores")
+    for task in about["corpora"]:
+        scores = about["corpora"][task] if isinstance(about["corpora"], dict) else None
+        if not isinstance(scores, dict) or not {"target", "prompt_set"} <= scores.keys():
+            raise ComparisonError(
+                f"{path} has no target and prompt set for {task}; evaluate the model again with "
+                "this version"
+            )
     return Evaluated(name or folder.resolve().name, folder, about)
 
 
@@ -128,7 +158,11 @@ def common_tasks(results: Sequence[Evaluated]) -> list[str]:
 
 
 def check_clips(
-    task: str, first: tuple[str, pd.DataFrame], second: tuple[str, pd.DataFrame], common: bool
+    task: str,
+    first: tuple[str, pd.DataFrame],
+    second: tuple[str, pd.DataFrame],
+    common: bool,
+    hint: str = "--common compares",
 ) -> pd.Index:
     """Return the clips of two results, in the order of the first.
 
@@ -137,6 +171,7 @@ def check_clips(
         first: name and clips, with labels as in `Evaluated.predictions`.
         second: the same of the other results.
         common: return the clips that are in both, instead of requiring the same clips.
+        hint: how to compare the clips of both, for the message.
 
     Raises:
         ComparisonError: naming the number of clips that differ, or whose labels differ.
@@ -148,7 +183,7 @@ def check_clips(
     shared = clips.index[clips.index.isin(others.index)]
     missing = len(clips) - len(shared), len(others) - len(shared)
     if not len(shared) or (any(missing) and not common):
-        hint = f"; --common compares the {len(shared)} clips of both" if len(shared) else ""
+        hint = f"; {hint} the {len(shared)} clips of both" if len(shared) else ""
         raise ComparisonError(
             f"{task}: {missing[0]} of {len(clips)} clips of {name} are not among those of "
             f"{other_name}, and {missing[1]} of {len(others)} the other way round{hint}"
@@ -176,7 +211,8 @@ def check_baseline(baseline: Evaluated, labels: Mapping[str, pd.DataFrame]) -> N
     new = "the new results"
     for task in common_tasks([baseline, Evaluated(new, Path(), {"corpora": dict(labels)})]):
         clips = read_predictions(io.StringIO(labels[task].to_csv())).set_index(INDEX)
-        check_clips(task, (baseline.name, baseline.predictions(task)), (new, clips), common=False)
+        pair = (baseline.name, baseline.predictions(task)), (new, clips)
+        check_clips(task, *pair, common=False, hint=COMPARE_COMMON)
 
 
 def _paired(task: str, results: Sequence[Evaluated], common: bool) -> list[pd.DataFrame]:
@@ -211,9 +247,10 @@ def compare(results: Sequence[Evaluated], common: bool = False) -> pd.DataFrame:
         common: compare the clips that are in all results, instead of requiring the same clips.
 
     Returns:
-        Rows with `task`, `clips`, `speakers` (NaN if unknown), `baseline` and `results` (names),
-        `baseline_UAR`, `UAR`, `difference`, and `low` and `high` of its 95 % interval (NaN for
-        fewer than three speakers). A mean has `corpora`, their number.
+        Rows with `task`, `clips`, `speakers` (NaN if unknown), `unknown_speakers` (clips without
+        one), `baseline` and `results` (names), `baseline_UAR`, `UAR`, `difference`, and `low` and
+        `high` of its 95 % interval (NaN for fewer than three speakers). A mean has `corpora`,
+        their number.
 
     Raises:
         ComparisonError: if the results have no task in common, or not the same clips.
@@ -229,6 +266,7 @@ def compare(results: Sequence[Evaluated], common: bool = False) -> pd.DataFrame:
         ]
         speakers = tables[0][SPEAKER]
         facts = {"clips": len(speakers), "speakers": speakers.nunique() or np.nan, "corpora": 1}
+        facts["unknown_speakers"] = int(speakers.isna().sum())
         rows += _differences({"task": task, **facts}, results, [counts])
         scores = results[0].tasks[task]
         kind = scores["target"], str(scores["prompt_set"])
@@ -239,7 +277,9 @@ def compare(results: Sequence[Evaluated], common: bool = False) -> pd.DataFrame:
             name = _mean_name([part["task"] for part in parts], target)
             rows += _differences({"task": name, **facts}, results, [p["counts"] for p in parts])
     table = pd.DataFrame(rows)
-    return table.astype({"clips": int, "corpora": int, "speakers": "Int64"})
+    return table.astype(
+        {"clips": int, "corpora": int, "unknown_speakers": int, "speakers": "Int64"}
+    )
 
 
 def _mean_name(tasks: Sequence[str], target: str) -> str:
@@ -289,8 +329,8 @@ def comparison_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def comparison_page(rows: pd.DataFrame, results: Sequence[Evaluated]) -> str:
-    """Return the table of `comparison_table` in Markdown, with what it was computed from."""
+def comparison_notes(rows: pd.DataFrame, results: Sequence[Evaluated]) -> list[str]:
+    """Return what the rows of `compare` were computed from, and what limits them."""
     notes = [
         "Difference of the UARs on the same clips; in brackets a 95 % percentile interval of a "
         f"paired bootstrap over speakers ({RESAMPLES} bootstrap samples, seed {SEED})."
@@ -307,12 +347,28 @@ def comparison_page(rows: pd.DataFrame, results: Sequence[Evaluated]) -> str:
             notes.append(f"{task}: no speakers are known, so the bootstrap is over clips")
         elif np.isnan(first["low"]):
             notes.append(f"{task}: no interval, which needs {FEWEST_CLUSTERS} speakers")
+        elif unknown := first["unknown_speakers"]:
+            notes.append(
+                f"{task}: {unknown} of {first['clips']} clips have no speaker; each counts as a "
+                "speaker of its own in the interval"
+            )
+    for task in tasks:
+        compared = int(rows.loc[rows["task"] == task, "clips"].iloc[0])
+        counts = {e.name: e.tasks[task].get("clips", compared) for e in results}
+        if set(counts.values()) != {compared}:
+            of = ", ".join(f"{count} of {name}" for name, count in counts.items())
+            notes.append(f"{task}: only the {compared} clips of all results are compared ({of})")
     for evaluated in results:
         for task in tasks:
             seen = evaluated.tasks[task].get("trained_on", {})
             if seen.get("clips") or seen.get("speakers"):
                 notes.append(f"{task}: {evaluated.name} was trained or validated on {seen['text']}")
-    lines = "\n".join(f"- {note}" for note in notes)
+    return notes
+
+
+def comparison_page(rows: pd.DataFrame, results: Sequence[Evaluated]) -> str:
+    """Return the table of `comparison_table` in Markdown, and the notes on it."""
+    lines = "\n".join(f"- {note}" for note in comparison_notes(rows, results))
     return f"{to_markdown(comparison_table(rows))}\n\n{lines}\n"
 
 

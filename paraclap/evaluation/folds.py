@@ -90,8 +90,13 @@ def column_numbers(values: pd.Series, speakers: pd.Series) -> dict[str, int]:
     """Return the fold of each speaker from a column, such as the session of each clip.
 
     Raises:
-        FoldError: if the column has fewer than two values, or a speaker several.
+        FoldError: if the column has fewer than two values, or a speaker none or several.
     """
+    if missing := sorted(speakers[values.isna()].unique()):
+        raise FoldError(
+            f"{values.isna().sum()} clips of speaker {', '.join(missing)} have no value in the "
+            f"column {values.name}, expected one fold for each speaker"
+        )
     found = pd.DataFrame({"value": values.astype("str"), "speaker": speakers}).drop_duplicates()
     if repeated := found["speaker"][found["speaker"].duplicated()].tolist():
         raise FoldError(
@@ -129,10 +134,11 @@ def partitions(
     for fold, tested in enumerate(by_fold):
         training = counts.drop(index=tested)
         if lost := list(counts.columns[training.sum() == 0]):
+            owners = list(counts.index[(counts[lost] > 0).any(axis=1)])
+            hint = ", or use more folds" if ((counts[lost] > 0).sum() > 1).all() else ""
             raise FoldError(
-                f"fold {fold + 1}: only the tested speakers {', '.join(tested)} have clips of "
-                f"{', '.join(lost)}, so that no model is trained on this class; leave it out, or "
-                "use more folds"
+                f"fold {fold + 1}: only the tested speakers {', '.join(owners)} have clips of "
+                f"{', '.join(lost)}, so that no model is trained on this class; leave it out{hint}"
             )
         held_out: list[str] = []
         for name in sum(by_fold[fold + 1 :] + by_fold[:fold], []):

@@ -163,11 +163,12 @@ def markdown_page(
     return "\n\n".join(["; ".join(head), *map(to_markdown, tables), notes]) + "\n"
 
 
-def _remarks(corpora: Mapping[str, Scores]) -> list[str]:
+def _remarks(corpora: Mapping[str, Scores], are_folds: bool = False) -> list[str]:
     remarks = []
+    reasons = f"no label, {'no speaker, ' if are_folds else ''}or no prompt for it"
     for name, scores in corpora.items():
         if excluded := scores["excluded"]:
-            remarks.append(f"{name}: {excluded} clips excluded (no label, or no prompt for it)")
+            remarks.append(f"{name}: {excluded} clips excluded ({reasons})")
         if scores["split"]:
             remarks.append(f"{name}: only the test split is scored; --split selects others")
         if left_out := scores["left_out"]:
@@ -237,7 +238,7 @@ def write_report(
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     write_text(output / "scores.yaml", text)
     references = results.references if with_references else {}
-    remarks = _remarks(results.corpora)
+    remarks = _remarks(results.corpora, bool(results.folds))
     if not all(scores["trained_on"]["complete"] for scores in results.corpora.values()):
         remarks.append(
             "the model has no complete record of the clips that it was trained on; training "

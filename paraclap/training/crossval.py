@@ -23,6 +23,7 @@ import yaml
 
 from paraclap.data.trained_on import content_hashes, load
 from paraclap.distributed import broadcast, device_named, meet, rank
+from paraclap.evaluation.compare import INDEX, read_predictions
 from paraclap.evaluation.encoded import open_cache
 from paraclap.evaluation.folds import Partition
 from paraclap.evaluation.metrics import calibration, score
@@ -263,17 +264,16 @@ def _read_predictions(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     Raises:
         SettingsError: if an earlier version wrote them.
     """
-    keys = table.index.to_frame(index=False).to_csv(index=False).splitlines()[1:]
-    text = pd.read_csv(path, keep_default_na=False, dtype={"speaker": str, "quality": str})
-    if text.columns.str.startswith("score.").any():
+    rows = read_predictions(path)
+    if rows.columns.str.startswith("score.").any():
         raise SettingsError(
             f"{path} has columns score.CLASS, renamed to cosine.CLASS; set another output"
         )
-    rows = text[["file", "start", "end"]].to_csv(index=False).splitlines()[1:]
-    places = dict(zip(keys, range(len(keys)), strict=True))
-    return text.drop(columns=["file", "start", "end"]).set_axis(
-        table.index[[places[row] for row in rows]]
-    )
+    numbers = [name for name in rows if name == "confidence" or name.startswith("cosine.")]
+    rows[numbers] = rows[numbers].astype(float)
+    known = {(file, str(start), str(end)): n for n, (file, start, end) in enumerate(table.index)}
+    places = [known[clip] for clip in zip(*(rows.pop(name) for name in INDEX), strict=True)]
+    return rows.set_axis(table.index[places])
 
 
 def _probabilities(rows: pd.DataFrame, classes: Sequence[str], scale: float) -> np.ndarray:

@@ -100,7 +100,7 @@ def partitions_of(
         truth = scored_classes(table, settings.train.target)[known].astype("str")
         speakers = table.loc[known, "speaker"].astype("str")
         try:
-            if folds.isdigit():
+            if folds.isdecimal():
                 numbers = fold_numbers(truth, speakers, int(folds))
             elif folds == SPEAKERS:
                 numbers = fold_numbers(truth, speakers, None)

@@ -111,6 +111,15 @@ def test_speakers_of_several_corpora_are_resampled_independently():
     assert np.ptp(mean_uar([(c, None) for c in counts])[1]) == pytest.approx(one / 2, rel=0.2)
 
 
+def test_form_of_times_does_not_matter(tmp_path, pairs):
+    first, second = pairs[0]
+    write_results(tmp_path / "a", {"c": first.assign(end="0 days 00:00:02")})
+    write_results(
+        tmp_path / "b", {"c": second.assign(start="0 days 00:00:00.000000", end="00:00:02.000000")}
+    )
+    assert compare.compare(read_all([tmp_path / "a", tmp_path / "b"]))["clips"].tolist() == [48]
+
+
 @pytest.mark.parametrize("change", ["prediction", "order"])
 def test_order_of_rows_does_not_matter(tmp_path, change, pairs):
     first, second = pairs[0]
@@ -140,15 +149,37 @@ def test_results_that_do_not_match_are_refused(tmp_path, pairs):
     refused("another speaker for 6 of 48", {"c": second.replace({"s2": ""})})
     refused("no column speaker; evaluate the model again", {"c": second.drop(columns="speaker")})
     refused("clips that occur twice", {"c": pd.concat([second, second[:1]])})
+    refused(
+        "no prediction for 1 of 48",
+        {"c": second.assign(prediction=[None, *second["prediction"][1:]])},
+    )
     refused("not means over the same sessions", {"c": second}, averaged_over="speaker")
     folder = write_results(tmp_path / "common", {"c": second[8:]})
     rows = compare.compare(read_all([tmp_path / "a", folder]), common=True)
     assert rows["clips"].tolist() == [40]
 
 
+def test_predictions_and_scores_of_different_evaluations_are_refused(tmp_path, pairs):
+    first, second = pairs[0]
+    write_results(tmp_path / "a", {"c": first})
+    uar = balanced_accuracy_score(second["truth"], second["prediction"])
+    write_results(tmp_path / "b", {"c": second}, UAR=float(uar))
+    results = read_all([tmp_path / "a", tmp_path / "b"])
+    assert len(compare.compare(results)) == 1
+    first.to_csv(tmp_path / "b" / "c.csv", index=False)  # as after an interrupted evaluation
+    with pytest.raises(ComparisonError, match="c.csv has a UAR of .* not of the same evaluation"):
+        compare.compare(results)
+
+
 @pytest.mark.parametrize(
     "content, message",
-    [(None, "has no scores.yaml"), ("retrieval: {a: 1}", "no zero-shot scores"), ("a: [", "line")],
+    [
+        (None, "has no scores.yaml"),
+        ("retrieval: {a: 1}", "no zero-shot scores"),
+        ("a: [", "line"),
+        ("corpora: [c]", "no target and prompt set for c; evaluate the model again"),
+        ("corpora: {c: {UAR: 0.3}}", "no target and prompt set for c; evaluate the model again"),
+    ],
 )
 def test_folders_without_scores_are_refused(tmp_path, content, message):
     if content is not None:
@@ -166,6 +197,16 @@ def test_missing_intervals_and_speakers_are_stated(tmp_path, pairs):
     page = compare.comparison_page(compare.compare(results), results)
     assert "c: no speakers are known" in page and "d: no interval, which needs 3" in page
     assert "only in b, not compared: e" in page and "| d | 12 | 2 |" in page
+
+
+def test_unknown_speakers_and_clips_left_out_are_stated(tmp_path, pairs):
+    first, second = (table.replace({"s2": ""}) for table in pairs[0])
+    write_results(tmp_path / "a", {"c": first}, clips=48)
+    write_results(tmp_path / "b", {"c": second[8:]}, clips=40)
+    results = read_all([tmp_path / "a", tmp_path / "b"])
+    page = compare.comparison_page(compare.compare(results, common=True), results)
+    assert "c: 6 of 40 clips have no speaker; each counts as a speaker of its own" in page
+    assert "c: only the 40 clips of all results are compared (48 of a, 40 of b)" in page
 
 
 # --- Command lines -------------------------------------------------------------------------------
@@ -223,11 +264,15 @@ def test_evaluation_is_compared_with_a_baseline(model_folder, corpus, tmp_path, 
         assert found == pytest.approx([s[task]["UAR"] for s in scores])
         assert rows.loc[task, "clips"] == scores[0][task]["clips"]
     assert "second - first [95 %]" in printed and (second / "compare.md").exists()
+    assert "paired bootstrap over speakers" in printed
 
     def no_model(*_):
         raise AssertionError("the model was loaded")
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ComparisonError, match="12 of 24|48"):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(ComparisonError, match="without --baseline, .*--common"),
+    ):
         patch.setattr("paraclap.model.engines.load_engine", no_model)
         selection = ["--split", "train,dev,test", "-o", str(tmp_path / "third")]
         evaluate.main([*arguments, *prompts, *selection])
@@ -242,3 +287,11 @@ def test_baseline_is_not_overwritten(model_folder, corpus, tmp_path):
     with pytest.raises(Exception, match="would replace an input"):
         evaluate.main([*arguments, "--baseline", str(tmp_path / "results")])
     assert (tmp_path / "results" / "scores.yaml").read_bytes() == before
+
+
+def test_comparison_does_not_replace_predictions(model_folder, corpus, tmp_path):
+    source = f"compare={corpus}"
+    evaluate.main([str(model_folder), source, "-o", str(tmp_path / "first")])
+    with pytest.raises(Exception, match="compare.csv would hold both predictions and"):
+        options = ["-o", str(tmp_path / "second"), "--baseline", str(tmp_path / "first")]
+        evaluate.main([str(model_folder), source, *options])

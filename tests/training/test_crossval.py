@@ -139,12 +139,33 @@ def test_a_table_of_labels_with_segments_and_a_column_of_folds(config, corpus, t
     assert cli.main(command) == 0
     figures, folds = (scores_of(output)[key]["mine"] for key in ("corpora", "folds"))
     assert figures["clips"] == 70 and figures["excluded"] == 2 and len(folds) == 2
+    assert "2 clips excluded (no label, no speaker, or no prompt" in capsys.readouterr().out
     predictions = pd.read_csv(output / "mine.csv", dtype={"speaker": str})
     assert set(predictions["start"]) == {"0 days 00:00:00.050000"}
     assert predictions["end"].isna().any() and predictions["end"].notna().any()
     assert rows["file"][3] not in set(predictions["file"])
     captioned = pd.read_parquet(output / "fold_1" / "captions.parquet").reset_index()
     assert captioned["split"].isna().sum() == 1
+
+
+def test_labels_of_digits_line_breaks_in_names_and_whole_seconds_of_a_fold(
+    config, corpus, tmp_path
+):
+    rows = read_corpus(corpus).reset_index()[["file", "emotion", "speaker"]]
+    rows["emotion"] = pd.factorize(rows["emotion"])[0]
+    rows["session"] = rows["speaker"].isin(rows["speaker"].unique()[:3]).astype(int)
+    rows["start"] = rows["session"] * 0.05
+    rows["file"] = ["a\nclip.wav", *(f"0{n}.wav" for n in range(1, len(rows)))]
+    for old, new in zip(read_corpus(corpus).index, rows["file"], strict=True):
+        shutil.copy(corpus / old[0], tmp_path / new)
+    rows.to_csv(tmp_path / "mine.csv", index=False)
+    output = tmp_path / "folds"
+    command = [config, f"data.captions={tmp_path / 'mine.csv'}", f"data.root={tmp_path}"]
+    command += ["train.max_steps=1", "folds=session", "data.validation_speakers=1"]
+    assert cli.main([*command, f"output={output}"]) == 0
+    figures = scores_of(output)["corpora"]["mine"]
+    assert figures["clips"] == 72 and sorted(figures["support"]) == list("012345")
+    assert cli_compare.main([str(output), str(output)]) == 0
 
 
 def test_several_corpora_are_divided_and_scored_by_corpus(config, corpus, captions, tmp_path):
@@ -167,6 +188,8 @@ def test_several_corpora_are_divided_and_scored_by_corpus(config, corpus, captio
     [
         (["folds=1"], "folds is 1, expected at least 2"),
         (["folds="], "folds is empty, expected at least 2"),
+        (["folds=00"], "folds is 00, expected at least 2"),
+        (["folds=²"], "folds is '²', expected a number, speakers, or a column such"),
         (["folds=7"], "6 speakers cannot be divided into 7 folds"),
         (["folds=sessions"], "folds is 'sessions', expected a number, speakers, or a column such"),
         (["data.train_split=all"], "data.train_split has no effect in a cross-validation"),
