@@ -21,8 +21,9 @@ def usable_cores(root: Path = Path("/"), environment: Mapping[str, str] = os.env
     """
     has_affinity = hasattr(os, "sched_getaffinity")
     count = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    local = int(environment.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, math.floor(min(count, *_quotas(root), math.inf)) // local)
+    local = environment.get("LOCAL_WORLD_SIZE", "")
+    processes = max(1, int(local)) if local.isdecimal() else 1
+    return max(1, math.floor(min(count, *_quotas(root), math.inf)) // processes)
 
 
 def loader_workers() -> int:
@@ -33,7 +34,7 @@ def loader_workers() -> int:
 def _quotas(root: Path) -> Iterator[float]:
     """Yield the cores whose time the control groups of this process, and those above, may use."""
     for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
+        controllers, _, path = line.partition(":")[2].partition(":")
         base = root / "sys/fs/cgroup"
         if "cpu" in controllers.split(","):
             base /= "cpu"
@@ -46,13 +47,14 @@ def _quotas(root: Path) -> Iterator[float]:
                 *_lines(base / folder / "cpu.cfs_quota_us"),
                 *_lines(base / folder / "cpu.cfs_period_us"),
             ]
-            if len(limits) == 2 and limits[0] not in ("max", "-1"):
+            # "max" and -1 are no limit; other texts are not understood
+            if len(limits) == 2 and all(map(str.isdecimal, limits)) and int(limits[1]):
                 yield int(limits[0]) / int(limits[1])
 
 
 def _lines(path: Path) -> list[str]:
     """Return the lines of a file, none if it cannot be read."""
     try:
-        return path.read_text().split("\n")[:-1]
+        return [line for line in path.read_text(errors="replace").split("\n") if line]
     except OSError:
         return []

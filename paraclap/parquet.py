@@ -16,6 +16,8 @@ from paraclap.files import OutputError
 ARROW_SCHEMA = b"ARROW:schema"
 EMBEDDINGS = b"paraclap.embeddings"
 """Entry of the metadata of tables of embeddings."""
+LISTINGS = ("errors.csv", "quality.csv")
+"""Endings of the files beside a table of embeddings."""
 
 
 def open_parquet(path: str | Path, **options: Any) -> pq.ParquetFile:

@@ -63,6 +63,26 @@ def test_processes_of_a_node_share_its_cores(machine, tmp_path):
     machine(64)
     assert usable_cores(tmp_path, {"LOCAL_WORLD_SIZE": "4"}) == 16
     assert usable_cores(tmp_path, {"LOCAL_WORLD_SIZE": "100"}) == 1
+    assert usable_cores(tmp_path, {"LOCAL_WORLD_SIZE": "0"}) == 64
+
+
+@pytest.mark.parametrize(
+    "group", ["", "\n", "0\n", "0:\n", "cpu\n", b"0::/\xff\n", "0::/../../job\n", V2, V1]
+)
+@pytest.mark.parametrize(
+    "quota", ["", "\n", "200000\n", "x y\n", "200000 0\n", b"\xff 1\n", "1 2 3"]
+)
+def test_damaged_files_of_control_groups_limit_nothing(machine, tmp_path, group, quota):
+    machine(4)
+    for folder in ("", "job/", "job/step/", "cpu/job/"):
+        path = tmp_path / "sys/fs/cgroup" / folder
+        path.mkdir(parents=True, exist_ok=True)
+        for name in ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"):
+            (path / name).write_bytes(quota if isinstance(quota, bytes) else quota.encode())
+    (tmp_path / "proc/self").mkdir(parents=True)
+    content = group if isinstance(group, bytes) else group.encode()
+    (tmp_path / "proc/self/cgroup").write_bytes(content)
+    assert 1 <= usable_cores(tmp_path, {}) <= 4
 
 
 def test_automatic_workers_are_bounded(monkeypatch):

@@ -25,6 +25,7 @@ cache with evaluate.py.
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from paraclap.audio.segments import WindowError
 from paraclap.cli.options import batch_seconds, number, output_file, path_of, with_default_model
@@ -46,11 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _embed(options: argparse.Namespace) -> int:
     if options.engine == "onnx":
         check_source(options.model)
-    from paraclap.corpora.table import read_corpus
-    from paraclap.parquet import EMBEDDINGS, check_kind
+    from paraclap.acoustics.merge import beside
+    from paraclap.corpora.table import read_corpus, split_source
+    from paraclap.parquet import EMBEDDINGS, LISTINGS, check_kind
 
     table = read_corpus(options.source, options.root, options.columns)
-    refuse_overwriting(options.output, [options.source])
+    for path in (options.output, *map(partial(beside, options.output), LISTINGS)):
+        refuse_overwriting(path, [split_source(options.source)[1]])
     make_folder(options.output.parent)
     check_kind(options.output, EMBEDDINGS, "table of embeddings")
     # torch and transformers take seconds to import: after arguments and corpus are checked.

@@ -107,6 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         read = [*options.audio, *filter(None, [options.reference_clips]), *recordings]
         refuse_overwriting(options.output, read)
         make_folder(options.output.parent)
+    if options.export:
+        from paraclap.inference.timelines import SEGMENTS
+
+        refuse_overwriting(options.export / SEGMENTS, options.audio)
     for folder in filter(None, (options.plot, options.export)):
         make_folder(folder)
     # torch and transformers take seconds to import: after arguments, prompts and clips are checked.

@@ -47,7 +47,7 @@ from paraclap.files import atomic_write, claim_folder, remove_leftovers
 from paraclap.locks import lock
 from paraclap.model.modeling_paraclap import ParaCLAPModel, ParaCLAPProcessor
 from paraclap.model.onnx import OnnxModel
-from paraclap.parquet import EMBEDDINGS
+from paraclap.parquet import EMBEDDINGS, LISTINGS
 
 FORMAT = 1
 """Part of the hash of chunks; raise it when files of earlier versions must not be reused."""
@@ -75,7 +75,8 @@ def embedding_table(index: pd.MultiIndex, embeddings: np.ndarray) -> pd.DataFram
 def cut_into_windows(table: pd.DataFrame, window: float, hop: float | None = None) -> pd.DataFrame:
     """Return a table of the windows of the clips of a corpus table, with its attributes.
 
-    Clips that are not longer than a window are kept, as are those whose file cannot be read.
+    Clips that are not longer than a window are kept, as are those whose file cannot be read. A
+    window of several clips that overlap has one row.
 
     Args:
         table: corpus table.
@@ -93,9 +94,11 @@ def cut_into_windows(table: pd.DataFrame, window: float, hop: float | None = Non
             rows.append(clip)
             continue
         for start, end in windows(last - first, window, hop or window):
-            place = (pd.Timedelta(seconds=first + limit) for limit in (start, end))
+            # rounded to ns, below which pandas cuts off: 0.3 + 0.6 s is 0.9 s
+            place = (pd.Timedelta(seconds=round(first + limit, 9)) for limit in (start, end))
             rows.append((clip[0], *place))
     cut = pd.DataFrame(index=audformat.segmented_index(*map(list, zip(*rows, strict=True))))
+    cut = cut[~cut.index.duplicated()]
     cut.attrs = dict(table.attrs)
     return cut
 
@@ -229,7 +232,7 @@ def _merge(
             file.write_table(pa.Table.from_pandas(frame, schema=schema), GROUP_ROWS)
             rows += len(frame)
     listed = [pd.concat(parts).reset_index() for parts in (failures, flagged)]
-    for ending, listing in zip(("errors.csv", "quality.csv"), listed, strict=True):
+    for ending, listing in zip(LISTINGS, listed, strict=True):
         write_listing(listing, beside(output, ending))
     counts = Counter(flag for flags in listed[1]["quality"] for flag in flags.split())
     return Summary(rows, about["dimensions"], len(listed[0]), counts)

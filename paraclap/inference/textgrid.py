@@ -80,9 +80,7 @@ def text_grid(table: pd.DataFrame, seconds: float) -> str:
     """
     if table.empty:  # silence; Praat expects a tier
         table = pd.DataFrame([(PREDICTION, 0.0, seconds, "")], columns=COLUMNS)
-    # consecutive rows of one name are one tier, so that two tiers may have the same name
-    starts = (table["tier"] != table["tier"].shift()) | (table["start"] < table["start"].shift())
-    tiers = [rows for _, rows in table.groupby(starts.cumsum(), sort=False)]
+    tiers = [rows for _, rows in table.groupby(tier_numbers(table), sort=False)]
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
@@ -111,6 +109,12 @@ def text_grid(table: pd.DataFrame, seconds: float) -> str:
                 f"            text = {_quoted(label)}",
             ]
     return "\n".join([*lines, ""])
+
+
+def tier_numbers(table: pd.DataFrame) -> pd.Series:
+    """Number the tiers of `annotations`, two of which may have the same name."""
+    starts = (table["tier"] != table["tier"].shift()) | (table["start"] <= table["start"].shift())
+    return starts.cumsum()
 
 
 def _complete(rows: pd.DataFrame, seconds: float) -> list[tuple[float, float, str]]:

@@ -16,7 +16,7 @@ from paraclap.audio.paths import resolve_inside
 from paraclap.audio.reading import read_audio
 from paraclap.evaluation.figures import plot_timeline
 from paraclap.files import atomic_write, safe_name, write_text
-from paraclap.inference.textgrid import PREDICTION, annotations, text_grid
+from paraclap.inference.textgrid import PREDICTION, annotations, text_grid, tier_numbers
 from paraclap.style import write_figure
 
 POINTS = 1000  # of a drawn waveform
@@ -122,7 +122,8 @@ def _annotated(windows: pd.DataFrame, names: Sequence[str], smooth: int) -> pd.D
     first, last = windows["start"].iloc[0], windows["end"].iloc[-1]
     shifted = windows.assign(start=windows["start"] - first, end=windows["end"] - first)
     table = annotations(shifted, names, last - first)
-    return table.assign(start=table["start"] + first, end=table["end"] + first)
+    # to ns, the resolution of audformat: 0.3 + 0.6 s is 0.9 s
+    return table.assign(**{name: (table[name] + first).round(9) for name in ("start", "end")})
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
@@ -132,11 +133,11 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """
     if len(parts) == 1:
         return parts[0]
-    table = pd.concat(parts, ignore_index=True)
-    table["order"], _ = pd.factorize(table["tier"])
-    table = table.sort_values(["order", "start"], kind="stable").drop(columns="order")
-    reached = table.groupby("tier", sort=False)["end"].transform(lambda end: end.cummax().shift())
+    table = pd.concat([part.assign(order=tier_numbers(part)) for part in parts], ignore_index=True)
+    table = table.sort_values(["order", "start"], kind="stable")
+    reached = table.groupby("order", sort=False)["end"].transform(lambda end: end.cummax().shift())
     table["start"] = np.fmax(table["start"], reached)
+    table = table.drop(columns="order")
     return table[table["start"] < table["end"]].reset_index(drop=True)
 
 

@@ -157,6 +157,25 @@ def test_windows_of_long_recordings_are_rows(model_folder, recordings, tmp_path)
     )
 
 
+def test_windows_are_rounded_and_those_of_overlapping_clips_are_rows_once(recordings):
+    rows = pd.DataFrame({"file": "8.wav", "start": [0.0, 0.3], "end": [1.5, 1.2]})
+    rows.to_csv(recordings / "clips.csv", index=False)
+    cut = embeddings.cut_into_windows(corpora.read_corpus(recordings / "clips.csv"), 0.6, 0.3)
+    limits = [cut.index.get_level_values(name) for name in ("start", "end")]
+    found = [[time.value for time in times] for times in limits]
+    assert found[0] == [0, 300_000_000, 600_000_000, 900_000_000]
+    assert found[1] == [600_000_000, 900_000_000, 1_200_000_000, 1_500_000_000]
+
+
+def test_listing_that_is_read_is_not_replaced(model_folder, recordings):
+    listing = recordings / "e.errors.csv"
+    listing.write_text("file,start,end,error\n3.wav,0 days,,why\n")
+    for source in (listing, f"mine={listing}"):
+        with pytest.raises(OutputError, match="e.errors.csv would replace an input"):
+            run(model_folder, source, recordings / "e.parquet")
+    assert "why" in listing.read_text() and not (recordings / "e.parquet").exists()
+
+
 def test_another_table_is_not_replaced(model_folder, recordings, captions):
     before = captions.read_bytes()
     with pytest.raises(OutputError, match="is no table of embeddings"):

@@ -14,7 +14,7 @@ from paraclap.cli import predict
 from paraclap.corpora.table import read_corpus
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.zero_shot import classify_clips
-from paraclap.inference import measurement, timelines
+from paraclap.inference import measurement, textgrid, timelines
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.predict import stream_windows
 
@@ -188,6 +188,28 @@ def test_time_between_segments_of_a_table_is_not_annotated(score, folder, tmp_pa
     ]
     assert len({row[2] for row in tiers["angry"] if row[0] < 1 and row[2]}) == 1  # smoothed
     assert len(list((tmp_path / "p").iterdir())) == 2
+
+
+def test_prompt_called_prediction_is_apart_in_overlapping_segments(score, folder, tmp_path):
+    rows = "sub/c.flac,0,1\nsub/c.flac,0.5,1.5\nsub/c.flac,0.9,2.4\n"
+    (folder / "t.csv").write_text(f"file,start,end\n{rows}")
+    options = ["--windows", 0.3, "--hop", 0.1, "--export", tmp_path / "e"]
+    assert score(folder / "t.csv", "--prompts", "prediction", "calm", *options) == 0
+    table = pd.read_csv(tmp_path / "e" / "0000_c.csv")
+    tiers = [rows for _, rows in table.groupby(textgrid.tier_numbers(table))]
+    assert [rows["tier"].iloc[0] for rows in tiers] == ["prediction", "prediction", "calm"]
+    assert set(tiers[0]["label"]) <= {"prediction", "calm"}
+    assert len(tiers[1]) == len(tiers[2]) and tiers[1]["label"].str.fullmatch(r"0\.\d+").all()
+    assert table["end"].map(lambda end: len(str(end)) < 12).all()  # no 0.8999999999999999
+
+
+def test_segments_that_are_read_are_not_replaced(score, folder):
+    rows = pd.DataFrame({"file": ["sub/c.flac"], "start": [0.25], "end": [1.0]})
+    rows.to_parquet(folder / "segments.parquet")
+    before = (folder / "segments.parquet").read_bytes()
+    with pytest.raises(ParaCLAPError, match="segments.parquet would replace an input"):
+        score(folder / "segments.parquet", *PROMPTS, "--windows", 1, "--export", folder)
+    assert (folder / "segments.parquet").read_bytes() == before
 
 
 def test_outline_has_the_range_of_each_part(tmp_path):

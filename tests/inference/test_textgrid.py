@@ -50,6 +50,8 @@ def test_prompt_called_prediction_has_a_tier_of_its_own(timeline):
     renamed = timeline.rename(columns={"probability.sad": "probability.prediction"})
     text = text_grid(annotations(renamed, ["prediction"], 9.5), 9.5)
     assert text.count('name = "prediction"') == 2 and "size = 2\n" in text
+    text = text_grid(annotations(renamed[:1], ["prediction"], 3.2), 3.2)
+    assert text.count('name = "prediction"') == 2 and "intervals: size = 2" not in text
 
 
 def test_one_window_is_the_whole_recording(timeline):
