@@ -86,12 +86,16 @@ def check_tokens(processor: ParaCLAPProcessor, prompts: Mapping[str, Sequence[st
     Prompts of which it has no token at all are named in a warning.
 
     Raises:
-        PromptError: if two classes share a prompt, or have prompts of equal tokens.
+        PromptError: if two classes share a prompt, or have prompts of equal tokens, or if one is
+            not valid Unicode.
     """
     tokenizer = processor.tokenizer
     owners = [(name, text) for name, texts in prompts.items() for text in texts]
     # Padded as in `embed_texts`: the setting is the tokenizer's, and shared by threads of the page.
     texts = [text for _, text in owners]
+    for text in texts:  # arguments of a command line need not be UTF-8
+        if text != text.encode(errors="replace").decode():
+            raise PromptError(f"the prompt {text!r} is not valid Unicode, expected UTF-8")
     tokens = tokenizer(texts, padding=True, truncation=True)["input_ids"]
     seen: dict[tuple[int, ...], tuple[str, str]] = {}
     for (name, text), ids in zip(owners, tokens, strict=True):

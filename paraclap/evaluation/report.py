@@ -144,9 +144,9 @@ def retrieval_rows(retrieval: Mapping[str, Mapping[str, Scores]]) -> pd.DataFram
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """Write a table of text as a Markdown table."""
+    """Write a table of text as a Markdown table; a line break in a cell becomes a space."""
     lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
-    cells = ([cell.replace("|", r"\|") for cell in line] for line in lines)
+    cells = ([" ".join(cell.replace("|", r"\|").splitlines()) for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 

@@ -218,7 +218,11 @@ class Analyzer:
         )
 
     def _embed_prompts(self, prompts: str, template: str) -> ZeroShotClassifier:
-        lines = split_prompts(prompts)
+        try:
+            lines = split_prompts(prompts)
+        except csv.Error as error:  # a field beyond the limit of csv
+            found = f"A prompt has more than {csv.field_size_limit()} characters"
+            raise RequestError(f"{found}, expected at most {PROMPT_CHARACTERS}.") from error
         if not lines:
             raise RequestError("Enter at least one prompt, such as “angry”.")
         if len(lines) > PROMPTS:

@@ -108,7 +108,8 @@ def write_annotations(
         write_text(folder / f"{stem}.csv", table.to_csv(index=False))
         write_text(folder / f"{stem}.TextGrid", text_grid(table, seconds))
         is_best = (table["tier"] == PREDICTION) & table["label"].isin(names)
-        segments.append(table[is_best].assign(file=str(path)))
+        name = str(path).encode(errors="backslashreplace").decode()  # need not be UTF-8
+        segments.append(table[is_best].assign(file=name))
     _write_segments(folder / SEGMENTS, segments)
 
 

@@ -54,6 +54,7 @@ def test_markdown_escapes_names():
     lines = report.to_markdown(table).splitlines()
     assert lines[0] == "| corpus | class | clips | recall |"
     assert lines[3] == r"| one | b\|c | 10 | 0.000 |"
+    assert report.to_markdown(pd.DataFrame({"x": ["a\nb"]})).endswith("| a b |")
 
 
 def test_page_holds_selection_and_remarks():

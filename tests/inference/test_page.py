@@ -216,6 +216,8 @@ def test_damaged_index_is_refused_at_the_start(paraclap, clip, tmp_path):
         (" \n\n", "{}", "at least one prompt"),
         ("\n".join(map(str, range(21))), "{}", "21 prompts, expected at most 20"),
         ("x" * 201, "{}", "201 characters, expected at most 200"),
+        ("x" * 200_000, "{}", "131072 characters, expected at most 200"),
+        ("\udcff, sad", "{}", "is not valid Unicode"),
         ("x", "{}" + "y" * 199, "201 characters, expected at most 200"),
         ("angry\nangry", "{}", "twice"),
         ("angry", "the speaker", "{}"),

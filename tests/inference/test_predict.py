@@ -203,6 +203,14 @@ def test_prompt_called_prediction_is_apart_in_overlapping_segments(score, folder
     assert table["end"].map(lambda end: len(str(end)) < 12).all()  # no 0.8999999999999999
 
 
+def test_annotations_of_a_name_that_is_not_utf_8(score, folder, tmp_path):
+    path = folder / b"bad\xff.flac".decode(errors="surrogateescape")
+    path.write_bytes((folder / "sub" / "c.flac").read_bytes())
+    assert score(path, *PROMPTS, "--windows", 1, "--export", tmp_path / "e") == 0
+    segments = pd.read_parquet(tmp_path / "e" / "segments.parquet")
+    assert segments.index.get_level_values("file")[0].endswith("/bad\\udcff.flac")
+
+
 def test_segments_that_are_read_are_not_replaced(score, folder):
     rows = pd.DataFrame({"file": ["sub/c.flac"], "start": [0.25], "end": [1.0]})
     rows.to_parquet(folder / "segments.parquet")
