@@ -40,6 +40,7 @@ from paraclap.files import (
     make_folder,
     parse_yaml,
     read_yaml,
+    reading,
     safe_name,
     write_text,
 )
@@ -124,6 +125,10 @@ def _prepare(
     record = parse_yaml(yaml.safe_dump(record))  # as it will be read
     if (output / RECORD).exists():
         then = read_yaml(output / RECORD, SettingsError)
+        if not isinstance(then, dict) or not isinstance(then.get("settings"), dict):
+            raise SettingsError(
+                f"{output / RECORD} is damaged; set another output or train.resume=never"
+            )
         changed = changed_keys(then["settings"], record["settings"])
         changed += [key for key in record if key != "settings" and then.get(key) != record[key]]
         if changed:
@@ -209,7 +214,7 @@ def _pool(
     results = Results()
     for name, table in tables.items():
         folders = [output / f"fold_{number}" for number in range(1, len(parts) + 1)]
-        found = [read_yaml(folder / SCORES, SettingsError) for folder in folders]
+        found = [_read_scores(folder, name) for folder in folders]
         scores = [fold["corpora"][name] for fold in found]
         predictions = [_read_predictions(f / f"{safe_name(name)}.csv", table) for f in folders]
         prompts = scores[0]["prompts"]
@@ -258,13 +263,29 @@ def _pool(
     return results.corpora
 
 
+def _read_scores(folder: Path, name: str) -> dict[str, Any]:
+    """Return the scores of a fold.
+
+    Raises:
+        SettingsError: if there are none of this corpus.
+    """
+    found = read_yaml(folder / SCORES, SettingsError)
+    corpora = found.get("corpora") if isinstance(found, dict) else None
+    if not isinstance(corpora, dict) or name not in corpora:
+        raise SettingsError(
+            f"{folder / SCORES} has no scores of {name}; remove {folder} to run the fold again"
+        )
+    return found
+
+
 def _read_predictions(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """Return predictions of a fold on the index of its corpus table.
 
     Raises:
-        SettingsError: if an earlier version wrote them.
+        SettingsError: if they cannot be read, or an earlier version wrote them.
     """
-    rows = read_predictions(path)
+    with reading(path, SettingsError):
+        rows = read_predictions(path)
     if rows.columns.str.startswith("score.").any():
         raise SettingsError(
             f"{path} has columns score.CLASS, renamed to cosine.CLASS; set another output"
@@ -272,7 +293,13 @@ def _read_predictions(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     numbers = [name for name in rows if name == "confidence" or name.startswith("cosine.")]
     rows[numbers] = rows[numbers].astype(float)
     known = {(file, str(start), str(end)): n for n, (file, start, end) in enumerate(table.index)}
-    places = [known[clip] for clip in zip(*(rows.pop(name) for name in INDEX), strict=True)]
+    clips = list(zip(*(rows.pop(name) for name in INDEX), strict=True))
+    if missing := [clip[0] for clip in clips if clip not in known]:
+        raise SettingsError(
+            f"{path} has clips that the corpus does not have, such as {missing[0]}; remove "
+            f"{path.parent} to run the fold again"
+        )
+    places = [known[clip] for clip in clips]
     return rows.set_axis(table.index[places])
 
 

@@ -109,6 +109,18 @@ def test_finished_folds_are_not_run_again_and_interrupted_ones_are_resumed(
     path.write_text(path.read_text().replace("cosine.", "score."))
     with pytest.raises(ParaCLAPError, match=r"score.CLASS, renamed to cosine.CLASS"):
         cli.main(arguments)
+    path.write_text(path.read_text().replace("score.", "cosine.").replace("\naudio/", "\nother/"))
+    with pytest.raises(ParaCLAPError, match="clips that the corpus does not have, such as other/"):
+        cli.main(arguments)
+    path.unlink()
+    with pytest.raises(ParaCLAPError, match=f"{NAME}.csv cannot be read: No such file"):
+        cli.main(arguments)
+    (output / "fold_2" / "scores.yaml").write_text("")
+    with pytest.raises(ParaCLAPError, match="no scores of .*; remove .*fold_2 to run the fold"):
+        cli.main(arguments)
+    (output / "crossval.yaml").write_text("[1]")
+    with pytest.raises(ParaCLAPError, match="crossval.yaml is damaged; set another output or"):
+        cli.main(arguments)
 
 
 def test_changed_audio_is_noticed_and_never_starts_anew(
