@@ -1,6 +1,6 @@
 """Cross-validation over speakers: a model per fold, and the scores of all clips together.
 
-    scores = cross_validate(settings, "5", Path("runs/folds"))
+    scores = cross_validate(settings, "5")
 
 Each speaker is tested once, by a model that was neither trained nor validated on them. Output, in
 the form of evaluate.py: scores.yaml, scores.md, NAME.csv and figures of the pooled predictions,
@@ -31,7 +31,13 @@ from paraclap.evaluation.prompts import prompts_for
 from paraclap.evaluation.report import Results, write_report
 from paraclap.evaluation.run import evaluate, write_predictions
 from paraclap.evaluation.seen import NOTHING_SEEN, seen_clips
-from paraclap.evaluation.tasks import Source, ZeroShotTask, task_prompts, warn_of_labels
+from paraclap.evaluation.tasks import (
+    Source,
+    ZeroShotTask,
+    task_prompts,
+    tasks_for,
+    warn_of_labels,
+)
 from paraclap.evaluation.zero_shot import known_speakers
 from paraclap.files import (
     claim_folder,
@@ -67,8 +73,8 @@ def cross_validate(
         description: of the recipe, for the report.
 
     Returns:
-        Scores of `metrics.score` of the pooled predictions of each corpus, by name; empty in all
-        but the first of several processes.
+        Scores of `metrics.score` of the pooled predictions of each corpus, by the name of its
+        task, see `tasks_for`; empty in all but the first of several processes.
 
     Raises:
         FoldError: if the speakers do not allow the folds.
@@ -213,6 +219,8 @@ def _pool(
     """Score the predictions of all folds together, and write the report."""
     results = Results()
     for name, table in tables.items():
+        # named as by evaluate.py, for comparisons
+        (task,) = tasks_for(name, [settings.train.target], [settings.train.prompts])
         folders = [output / f"fold_{number}" for number in range(1, len(parts) + 1)]
         found = [_read_scores(folder, name) for folder in folders]
         scores = [fold["corpora"][name] for fold in found]
@@ -226,7 +234,7 @@ def _pool(
         order = np.argsort(table.index.get_indexer(pooled.index), kind="stable")
         pooled, probability = pooled.iloc[order], probability[order]
         speakers = known_speakers(table.loc[pooled.index])
-        results.corpora[name] = {
+        results.corpora[task.name] = {
             **score(pooled["truth"], pooled["prediction"], speakers),
             "calibration": calibration(pooled["truth"], probability, list(prompts)),
             "target": settings.train.target,
@@ -241,7 +249,7 @@ def _pool(
             "left_out": 0,
             "untrained": sorted({label for fold in scores for label in fold["untrained"]}),
         }
-        results.folds[name] = [
+        results.folds[task.name] = [
             {
                 "fold": number,
                 "speakers": list(partition[name].test),
@@ -251,7 +259,7 @@ def _pool(
             }
             for number, (partition, fold) in enumerate(zip(parts, scores, strict=True), start=1)
         ]
-        write_predictions(output, name, results.corpora[name], pooled, "png")
+        write_predictions(output, task.name, results.corpora[task.name], pooled, "png")
     about = {
         "model": f"{len(parts)} models, cross-validated over speakers",
         "recipe": description or None,

@@ -12,6 +12,7 @@ from paraclap.cli import crossval as cli
 from paraclap.corpora.table import read_corpus
 from paraclap.data import trained_on
 from paraclap.errors import ParaCLAPError
+from paraclap.evaluation.tasks import tasks_for
 from paraclap.training import crossval, loop
 
 NAME = "paraclap-synthetic"
@@ -193,6 +194,14 @@ def test_several_corpora_are_divided_and_scored_by_corpus(config, corpus, captio
     scores = scores_of(output)
     assert set(scores["corpora"]) == set(scores["folds"]) == {"first", "second"}
     assert all(figures["clips"] == 72 for figures in scores["corpora"].values())
+
+
+def test_tasks_have_the_names_of_evaluate(arguments, tmp_path):
+    assert cli.main([*arguments, "folds=2", "train.max_steps=1", "train.target=gender"]) == 0
+    scores = scores_of(tmp_path / "folds")
+    (name,) = [task.name for task in tasks_for(NAME, ["gender"], ["sentence"])]
+    assert [*scores["corpora"]] == [*scores["folds"]] == [name] == [f"{NAME}.gender"]
+    assert len(pd.read_csv(tmp_path / "folds" / f"{name}.csv")) == 72
 
 
 @pytest.mark.parametrize(
