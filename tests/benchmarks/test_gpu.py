@@ -66,8 +66,8 @@ def test_a_section_ends_in_time_and_keeps_its_rows(monkeypatch, tmp_path):
 
     monkeypatch.setattr(gpu, "SECTIONS", {"one": gpu.Section(("what", "value"), rows, 1.0)})
     start = time.monotonic()
-    code = run("--sections", "one", "--minutes", "0.02", "--output", str(tmp_path / "gpu.md"))
-    assert code == 1 and time.monotonic() - start < 20
+    code = run("--sections", "one", "--minutes", "0.1", "--output", str(tmp_path / "gpu.md"))
+    assert code == 1 and time.monotonic() - start < 55
     found = table((tmp_path / "gpu.md").read_text(), "one")
     assert found["quick"][1] == "1" and "OutOfTimeError" in found["slow"][1]
 

@@ -64,7 +64,7 @@ def test_python_and_predict_use_the_installed_model(installed, capsys):
     again = capsys.readouterr()
     assert again.out == printed.out and "MODEL" not in again.err
     scores = ParaCLAP.from_pretrained().score("clip.wav", ["angry", "calm"])
-    best = pd.DataFrame(scores)["best"].iloc[0]
+    best = pd.DataFrame(scores)["prediction"].iloc[0]
     assert f",{best}," in printed.out
 
 

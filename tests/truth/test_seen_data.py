@@ -555,7 +555,7 @@ def test_csv_of_predict_marks_untrained_prompts(partly_trained_folder, corpus, t
 def test_description_has_the_classes_of_the_training(partly_trained, corpus, captions):
     clip = sorted(corpus.rglob("*.wav"))[0]
     found = partly_trained.describe(clip, captions.with_name("captions.edges.json"))
-    assert found.table.loc["emotion", "predicted"] in EMOTIONS
+    assert found.table.loc["emotion", "prediction"] in EMOTIONS
     assert dict(found.table["trained"]) == {name: name == "emotion" for name in found.table.index}
     assert "male" in str(found) and "(not trained)" in str(found).splitlines()[-1]
 

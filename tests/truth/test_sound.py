@@ -32,7 +32,7 @@ from paraclap.audio.reading import (
 from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.cli import evaluate, predict, search
 from paraclap.corpora.table import read_clips, read_corpus
-from paraclap.inference import app, page
+from paraclap.inference import page, results
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.page import Analyzer
 from paraclap.model.modeling_paraclap import ParaCLAPFeatureExtractor
@@ -460,7 +460,7 @@ def test_silent_windows_are_left_out_of_the_mean_and_noted(tiny, tmp_path):
     kept = with_silence.timeline.iloc[:8]
     for column in ("none_of_these", "probability.angry", "cosine.calm"):
         assert with_silence.scores[column] == pytest.approx(kept[column].mean(), abs=1e-6)
-    assert "mean of 8 windows" in app.notes_of(with_silence)
+    assert "mean of 8 windows" in results.notes_of(with_silence)
 
 
 def test_python_scores_come_with_quality(tiny, sounds):
