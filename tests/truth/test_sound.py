@@ -460,7 +460,7 @@ def test_silent_windows_are_left_out_of_the_mean_and_noted(tiny, tmp_path):
     kept = with_silence.timeline.iloc[:8]
     for column in ("none_of_these", "probability.angry", "cosine.calm"):
         assert with_silence.scores[column] == pytest.approx(kept[column].mean(), abs=1e-6)
-    assert "mean of 8 windows" in results.notes_of(with_silence)
+    assert "Mean of 8 windows" in results.notes_of(with_silence)
 
 
 def test_python_scores_come_with_quality(tiny, sounds):
