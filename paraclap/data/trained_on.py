@@ -29,6 +29,7 @@ import pandas as pd
 from paraclap.audio import AudioError
 from paraclap.audio.paths import mark_of, resolve_inside
 from paraclap.captions.words import NEUTRAL
+from paraclap.corpora.labels import comparable
 from paraclap.data.captions import FREE, text_key
 from paraclap.data.free_captions import distinct_free_captions
 from paraclap.data.tables import Lists
@@ -275,6 +276,19 @@ def untrained(config: Any, prompts: Mapping[str, Sequence[str]] | Sequence[str])
         name
         for name, texts in prompts.items()
         if not any(_is_trained(words_of(text), meanings, free) for text in texts)
+    ]
+
+
+def untrained_classes(config: Any, target: str, prompts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the classes of a target that no caption of the training described.
+
+    A class is described if the captions have it, or a synonym, as a class of the target, whatever
+    the words of its prompts, or if a prompt is trained (see `untrained`).
+    """
+    attributes = trained_attributes(config.provenance) or {}
+    described = {comparable(target, value) for value in attributes.get(target, {})}
+    return [
+        label for label in untrained(config, prompts) if comparable(target, label) not in described
     ]
 
 

@@ -17,7 +17,7 @@ from paraclap.corpora.table import scored_classes
 from paraclap.data.captions import caption_texts, text_key
 from paraclap.data.dataset import ClipDataset
 from paraclap.data.functionals import measured_functionals
-from paraclap.data.trained_on import untrained
+from paraclap.data.trained_on import untrained_classes
 from paraclap.distributed import rank
 from paraclap.evaluation.adaptation import reference_of
 from paraclap.evaluation.embed import check_tokens, embed_clips, embed_texts
@@ -106,7 +106,7 @@ def evaluate(
                     name: value for name, value in others.items() if name not in DESCRIPTIONS
                 }
             scores |= _about_clips(source, predictions)
-            scores["untrained"] = untrained(model.config, scores["prompts"])
+            scores["untrained"] = untrained_classes(model.config, task.target, scores["prompts"])
             scores["excluded"] += int((~chosen).sum())
             results.corpora[task.name] = scores
             write_predictions(output, task.name, scores, predictions, figure_format)

@@ -27,8 +27,10 @@ from paraclap.data.trained_on import (
     load,
     trained_attributes,
     untrained,
+    untrained_classes,
+    words_of,
 )
-from paraclap.evaluation.prompt_sets import class_prompts, class_words
+from paraclap.evaluation.prompt_sets import PROMPT_SETS, class_prompts, class_words
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.description import descriptor_prompts
 from paraclap.inference.page import Analyzer
@@ -487,6 +489,29 @@ def test_prompts_in_the_words_of_free_captions_are_trained():
     config = SimpleNamespace(provenance={"attributes": {}, "before": provenance})
     prompts = ["a calm man", "a calm woman", "angry", "she weeps", "an angry robot"]
     assert untrained(config, prompts) == ["a calm woman", "she weeps"]
+
+
+@pytest.mark.parametrize("target, label, described", [
+    ("emotion", "disgust", "disgust"),
+    ("emotion", "disgusted", "disgust"),
+    ("emotion", "disgust", "Disgusted"),
+    ("emotion", "calm", "calm"),
+    ("emotion", "calmness", "calm"),
+    ("gender", "female", "female"),
+    ("arousal", "low", "low"),
+])  # fmt: skip
+@pytest.mark.parametrize("prompt_set", PROMPT_SETS)
+def test_a_described_class_is_trained_with_any_prompt(target, label, described, prompt_set):
+    """Captions "expresses disgust" describe the class of the prompt "disgusted"."""
+    attributes = {target: {described: sorted(words_of(described))}, "pitch": LEVELS}
+    config = SimpleNamespace(provenance={"attributes": attributes})
+    prompts = {
+        name: class_prompts(name, target, prompt_set) for name in (label, "proud and contented")
+    }
+    assert label not in untrained_classes(config, target, prompts)
+    if target != "arousal":
+        config.provenance["attributes"][target] = {}
+        assert label in untrained_classes(config, target, prompts)
 
 
 def test_published_weights_are_trained_on_what_the_paper_describes():
