@@ -53,6 +53,7 @@ from paraclap.corpora.options import add_table_options
 from paraclap.files import make_folder, refuse_overwriting, write_text
 from paraclap.model.sources import ModelNotFoundError, find_model, is_installed
 from paraclap.settings import BATCH_SECONDS
+from paraclap.signals import stopping
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +86,8 @@ def _index(options: argparse.Namespace) -> int:
     paraclap = ParaCLAP.from_pretrained(options.model, options.device, options.batch_seconds)
     folder = model if is_installed(options.model) else Path(options.model)
     source = str(folder.resolve()) if isinstance(model, Path) else options.model
-    update = update_index(options.output, paraclap, source, clips)
+    with stopping("stopped, repeat the same command to continue"):
+        update = update_index(options.output, paraclap, source, clips)
     print(
         f"{options.output}: {update.clips} clips, {update.embedded} newly embedded,"
         f" {update.removed} removed"

@@ -8,7 +8,6 @@ as in make and git.
 """
 
 import hashlib
-import itertools
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from paraclap.audio import AudioError
 from paraclap.audio.paths import hash_audio, is_audio_file, resolve_inside
@@ -50,10 +48,11 @@ from paraclap.inference.index import (
     read_table,
 )
 from paraclap.locks import lock
+from paraclap.progress import with_progress
 
 PRECISION = np.float16
-WRITTEN_ROWS = 4096
-"""Embeddings written at a time: the most that an interruption loses."""
+WRITTEN_ROWS = 256
+"""Embeddings written at a time: the most that a kill loses; Ctrl-C and SIGTERM lose none."""
 CHUNK_ROWS = 65_536
 """Embeddings in a full file."""
 
@@ -247,7 +246,7 @@ def _embed_missing(
     items = zip(missing["key"], missing["name"], embedder.embed_clips(places), strict=True)
 
     def embedded() -> Iterator[Row]:
-        for key, name, item in tqdm(items, "embedding", len(missing), unit="clip", disable=None):
+        for key, name, item in with_progress(items, len(missing), "embedding", "clip"):
             if isinstance(item, AudioError):
                 update.failures[name] = str(item)
             else:
@@ -258,12 +257,27 @@ def _embed_missing(
 
 
 def _write_chunks(folder: Path, rows: Iterator[Row], size: int, stored: dict[str, Place]) -> None:
-    """Write keys, quality and embeddings (D,) in files of `size` rows, and add their places."""
-    while batch := list(itertools.islice(rows, size)):
+    """Write keys, quality and embeddings (D,) in files of `size` rows, and add their places.
+
+    If the rows end with an exception, those before it are written.
+    """
+    batch: list[Row] = []
+
+    def write() -> None:
         keys, quality, embeddings = zip(*batch, strict=True)
+        batch.clear()
         chunk = Chunk(keys, quality, np.ascontiguousarray(embeddings, PRECISION))
         write_chunk(folder, chunk)
-        stored |= _places(chunk.content_name(), chunk)
+        stored.update(_places(chunk.content_name(), chunk))
+
+    try:
+        for row in rows:
+            batch.append(row)
+            if len(batch) == size:
+                write()
+    finally:
+        if batch:
+            write()
 
 
 def write_chunk(folder: Path, chunk: Chunk) -> None:

@@ -1,12 +1,15 @@
 """Index of clips: exact search, updates, interruptions, damage, other models."""
 
+import itertools
 import os
+import signal
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from paraclap import progress
 from paraclap.audio.reading import read_audio
 from paraclap.corpora.table import read_clips
 from paraclap.inference import index as clip_index
@@ -14,6 +17,7 @@ from paraclap.inference import index_update
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index import ClipIndex, ClipIndexError, check_model
 from paraclap.inference.index_update import update_index
+from paraclap.signals import Stopped
 
 
 @pytest.fixture
@@ -119,6 +123,23 @@ def test_interrupted_update_continues(update, tmp_path, paraclap, monkeypatch):
     (tmp_path / "index" / "chunks" / f"{'0' * 32}.clips.parquet").write_bytes(b"torn")
     assert update().embedded == 5
     assert len(ClipIndex(tmp_path / "index")) == 9
+
+
+def test_an_interruption_keeps_what_was_embedded(update, tmp_path, paraclap, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    plain = paraclap.embed_clips
+
+    def interrupted(places):
+        yield from itertools.islice(plain(places), 6)
+        raise Stopped(signal.SIGTERM, "stopped")
+
+    monkeypatch.setattr(paraclap, "embed_clips", interrupted)
+    with pytest.raises(Stopped):
+        update()
+    assert "embedding: 6 of 9 clips in" in capsys.readouterr().err
+    monkeypatch.setattr(paraclap, "embed_clips", plain)
+    assert update().embedded == 3
+    assert len(chunk_files(tmp_path)) == 2 and len(ClipIndex(tmp_path / "index")) == 9
 
 
 def test_damaged_embeddings_are_computed_again(update, tmp_path):

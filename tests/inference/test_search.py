@@ -1,6 +1,8 @@
 """search.py: results as tables and pages."""
 
+import os
 import re
+import signal
 from urllib.parse import unquote
 
 import numpy as np
@@ -12,6 +14,7 @@ from paraclap.cli import search
 from paraclap.errors import ParaCLAPError
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.index import ClipIndex
+from paraclap.signals import REQUEUE, Stopped
 
 
 @pytest.fixture
@@ -45,6 +48,25 @@ def test_results_of_descriptions_and_examples(run, folder, tmp_path, capsys):
     assert liked["cosine"].iloc[0] == pytest.approx(1, abs=1e-3)
     assert (hits.groupby("query")["cosine"].diff().dropna() <= 0).all()
     assert "a calm voice\n   1" in capsys.readouterr().out
+
+
+def test_index_ends_at_sigterm_with_the_code_to_requeue(run, folder, tmp_path, monkeypatch):
+    plain = ParaCLAP.embed_clips
+
+    def terminated(self, places):
+        yield next(embedded := plain(self, places))
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from embedded
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(Stopped, match="repeat the same") as end:
+            patch.setattr(ParaCLAP, "embed_clips", terminated)
+            run("index", tmp_path, folder, "-o", tmp_path / "i")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == REQUEUE
+    assert len(list((tmp_path / "i" / "chunks").glob("*.npy"))) == 1
 
 
 def test_page_links_recordings_and_escapes_names(run, folder, tmp_path):
