@@ -1,13 +1,14 @@
 """Compare results of evaluate.py: paired differences of the UAR with intervals over speakers.
 
     python -m paraclap.compare results/baseline results/mine
-    python -m paraclap.compare results/a results/b results/c -o comparison
+    python -m paraclap.compare paper=results/a ours=results/b results/c -o comparison
     python -m paraclap.compare results/baseline results/mine --common
 
-RESULTS are output folders of evaluate.py or of paraclap.crossval; the first is the baseline, from
-whose UAR those of the others differ. Corpora (with their target and prompt set) are paired by name,
-clips by file, start and end. Results of other clips are refused, or with --common, only the clips
-that all results have are compared; results with other labels are refused in any case. Several
+RESULTS are output folders of evaluate.py or of paraclap.crossval, FOLDER or NAME=FOLDER with a name
+for table and figure; the first is the baseline, from whose UAR those of the others differ. Corpora
+(with their target and prompt set) are paired by name, clips by file, start and end. Results of
+other clips are refused, or with --common, only the clips that all results have are compared;
+results with other labels are refused in any case, and other prompts are named in a warning. Several
 corpora also have the mean of their differences.
 
 The table is printed as Markdown. -o also writes compare.md, compare.csv, and a forest plot of the
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("results", nargs="+", type=path_of, metavar="RESULTS", help="the baseline, and others")
+    add("results", nargs="+", metavar="RESULTS", help="the baseline, and others")
     add("-o", "--output", type=path_of, help="folder of table and figures")
     add("--common", action="store_true", help="compare the clips that all results have")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """Comparison of results of evaluate.py: differences of the UAR on the same clips.
 
-    results = read_all(["results/a", "results/b"])
+    results = read_all(["results/a", "ours=results/b"])
     rows = compare(results)
     write_comparison(rows, results, Path("comparison"))
 
@@ -10,6 +10,7 @@ their own.
 """
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,13 +133,26 @@ def read_results(folder: str | Path, name: str | None = None) -> Evaluated:
 
 
 def read_all(folders: Sequence[str | Path]) -> list[Evaluated]:
-    """Read several output folders, see `read_results`; those of the same name have their path."""
-    results = [read_results(folder) for folder in folders]
+    """Read several output folders, FOLDER or NAME=FOLDER; those of the same name have their path.
+
+    Raises:
+        ComparisonError: see `read_results`.
+    """
+    results = [_read_named(folder) for folder in folders]
     names = [evaluated.name for evaluated in results]
     return [
         Evaluated(str(e.folder), e.folder, e.about) if names.count(e.name) > 1 else e
         for e in results
     ]
+
+
+def _read_named(folder: str | Path) -> Evaluated:
+    """Read FOLDER or NAME=FOLDER; an existing folder is never divided at its "="."""
+    path = Path(folder).expanduser()
+    name, sign, given = str(folder).partition("=")
+    if sign and name and given and not path.exists():
+        return read_results(Path(given).expanduser(), name)
+    return read_results(path)
 
 
 # --- Pairs ---------------------------------------------------------------------------------------
@@ -246,6 +260,8 @@ def compare(results: Sequence[Evaluated], common: bool = False) -> pd.DataFrame:
         results: at least two.
         common: compare the clips that are in all results, instead of requiring the same clips.
 
+    Warns where they were scored with different prompts, see `prompt_notes`.
+
     Returns:
         Rows with `task`, `clips`, `speakers` (NaN if unknown), `unknown_speakers` (clips without
         one), `baseline` and `results` (names), `baseline_UAR`, `UAR`, `difference`, and `low` and
@@ -257,6 +273,8 @@ def compare(results: Sequence[Evaluated], common: bool = False) -> pd.DataFrame:
     """
     rows = []
     kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for note in prompt_notes(results):
+        warnings.warn(note, stacklevel=2)
     for task in common_tasks(results):
         tables = _paired(task, results, common)
         group = results[0].tasks[task].get("averaged_over")
@@ -280,6 +298,30 @@ def compare(results: Sequence[Evaluated], common: bool = False) -> pd.DataFrame:
     return table.astype(
         {"clips": int, "corpora": int, "unknown_speakers": int, "speakers": "Int64"}
     )
+
+
+def prompt_notes(results: Sequence[Evaluated]) -> list[str]:
+    """Return which results have other prompts than the first for a task of all results."""
+    tasks: dict[str, list[str]] = {}
+    for task in common_tasks(results):
+        first = results[0].tasks[task]
+        for evaluated in results[1:]:
+            other = evaluated.tasks[task]
+            if _have_other_prompts(first, other):
+                note = (
+                    f"{results[0].name} used the prompts {first['prompt_set']}, {evaluated.name} "
+                    f"{other['prompt_set']}: the difference is of models and prompts"
+                )
+                tasks.setdefault(note, []).append(task)
+    return [f"{', '.join(names)}: {note}" for note, names in tasks.items()]
+
+
+def _have_other_prompts(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Return whether two scores of a task have other prompts, or if unknown, other prompt sets."""
+    if "prompts" not in first or "prompts" not in second:
+        return first["prompt_set"] != second["prompt_set"]
+    texts = first["prompts"], second["prompts"]
+    return any(texts[0][label] != texts[1][label] for label in texts[0].keys() & texts[1].keys())
 
 
 def _mean_name(tasks: Sequence[str], target: str) -> str:
@@ -337,6 +379,7 @@ def comparison_notes(rows: pd.DataFrame, results: Sequence[Evaluated]) -> list[s
     ]
     if (rows["corpora"] > 1).any():
         notes.append("mean: mean over the corpora; the speakers of each corpus are resampled.")
+    notes += prompt_notes(results)
     notes += [f"{e.name}: {_description(e)}" for e in results]
     tasks = common_tasks(results)
     for evaluated in results:

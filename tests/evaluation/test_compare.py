@@ -6,6 +6,7 @@ import pytest
 import yaml
 from sklearn.metrics import balanced_accuracy_score
 
+import paraclap.cli
 from paraclap.cli import compare as cli
 from paraclap.cli import evaluate
 from paraclap.evaluation import compare
@@ -242,6 +243,42 @@ def test_several_results_have_columns_of_their_own(tmp_path, pairs, capsys):
     printed = capsys.readouterr().out
     assert f"| UAR b | b - {folders[0]} [95 %] | UAR {folders[2]} |" in printed
     assert "+0.000 [+0.000, +0.000]" in printed
+
+
+def test_results_can_be_named(tmp_path, pairs, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, table in zip(("a", "b", "x=y"), (*pairs[0], pairs[0][0]), strict=True):
+        write_results(tmp_path / folder, {"c": table})
+    assert cli.main(["paper=a", "our recipe=b", "x=y"]) == 0
+    printed = capsys.readouterr().out
+    assert "| UAR paper | UAR our recipe | our recipe - paper [95 %] | UAR x=y |" in printed
+    with pytest.raises(ComparisonError, match="^none has no scores.yaml"):
+        cli.main(["a", "ours=none"])
+
+
+def test_different_prompts_are_stated_once_in_a_warning_and_in_the_notes(tmp_path, pairs, capsys):
+    for folder, table, prompts in zip(
+        "abc", (*pairs[0], pairs[0][0]), ("published", "sentence", "published"), strict=True
+    ):
+        write_results(tmp_path / folder, {"c": table, "d": table}, prompts)
+    folders = [str(tmp_path / name) for name in "abc"]
+    assert paraclap.cli.run(lambda: cli.main(folders), "paraclap.compare") == 0
+    printed = capsys.readouterr()
+    note = "c, d: a used the prompts published, b sentence: the difference is of models and prompts"
+    assert printed.err == f"warning: {note}\n" and printed.out.count(f"- {note}\n") == 1
+
+
+def test_one_set_of_prompts_that_has_changed_is_stated(tmp_path, pairs):
+    texts = ({"x": ["one"]}, {"x": ["two"]}, {"x": ["one"]})
+    sets = ("mine.yaml", "mine.yaml", "there/mine.yaml")
+    for folder, table, prompts, name in zip(
+        "abc", (*pairs[0], pairs[0][0]), texts, sets, strict=True
+    ):
+        write_results(tmp_path / folder, {"c": table}, name, prompts=prompts)
+    results = read_all([tmp_path / name for name in "abc"])
+    assert [note[:51] for note in compare.prompt_notes(results)] == [
+        "c: a used the prompts mine.yaml, b mine.yaml: the d"
+    ]
 
 
 def test_one_folder_is_refused_at_parsing(capsys):
