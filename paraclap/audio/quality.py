@@ -11,6 +11,8 @@ sounds count as voiced.
 Letters: T samples at 16 kHz, N frames, S samples of a frame, K frequencies.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from paraclap.audio import SAMPLING_RATE
@@ -53,6 +55,12 @@ def quality_flags(waveform: np.ndarray) -> list[str]:
     if _is_voiced(frames[first:][:SEARCHED], _TILT.max() * energy.max()):
         return []
     return [] if _is_voiced(frames) else ["unvoiced"]
+
+
+def have_flag(flags: Iterable[str], name: str) -> np.ndarray:
+    """Return whether each text of flags, such as "clipped:0.0120;silent", has the named flag."""
+    found = (name in [flag.partition(":")[0] for flag in text.split(";")] for text in flags)
+    return np.fromiter(found, bool)
 
 
 def _levels(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
+from paraclap.audio.quality import have_flag
 from paraclap.evaluation.report import with_interval
 from paraclap.style import COLUMN, PAGE, SMALL, plain, styled
 
@@ -128,8 +129,11 @@ def plot_timeline(
 ) -> Figure:
     """Plot the probability of each prompt over time, between the waveform and `none_of_these`.
 
+    Curves have gaps at silent windows, which are left out of the moving averages.
+
     Args:
-        predictions: windows in order: `start` and `end` [s], `none_of_these`, `probability.PROMPT`.
+        predictions: windows in order: `start` and `end` [s], `none_of_these`, `probability.PROMPT`,
+            and `quality` if known.
         title: of the figure.
         waveform: lowest and highest samples (2, N) of N equal parts of the time that the windows
             cover; None = not drawn.
@@ -141,8 +145,11 @@ def plot_timeline(
     middles = ((predictions["start"] + predictions["end"]) / 2).to_numpy()
     limits = predictions["start"].iloc[0], predictions["end"].iloc[-1]
     averaged = smooth or 1 + 2 * (len(middles) // (2 * TIMELINE_POINTS))
-    means = predictions[[*columns, "none_of_these"]]
-    means = means.rolling(averaged, center=True, min_periods=1).mean()
+    values = predictions[[*columns, "none_of_these"]]
+    if "quality" in predictions:
+        audible = ~have_flag(predictions["quality"], "silent")
+        values = values[audible].reindex(values.index)
+    means = values.rolling(averaged, center=True, min_periods=1).mean().where(values.notna())
     heights = [0.5] * (waveform is not None) + [1.6, 0.5]
     figure = Figure(figsize=(PAGE, 0.6 + sum(heights)))
     title += f" (lines: means of {averaged} windows)" if averaged > 1 else ""
@@ -162,7 +169,7 @@ def plot_timeline(
         style = {"color": colours[number % 20] if colours else f"C{number}", "marker": marker}
         axes.plot(middles, means[column], label=plain(column.removeprefix(prefix)), **style)
         if averaged > 1:
-            axes.plot(middles, predictions[column], linewidth=0.5, alpha=0.3, **style)
+            axes.plot(middles, values[column], linewidth=0.5, alpha=0.3, **style)
     axes.set(ylim=(0, 1), ylabel="probability")
     axes.grid(alpha=0.3)
     below.fill_between(middles, means["none_of_these"], color="grey", alpha=0.5, linewidth=0)

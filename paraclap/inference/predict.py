@@ -130,7 +130,7 @@ def _score_table(
     classifier: ZeroShotClassifier,
 ) -> pd.DataFrame:
     """Return limits, errors, quality and scores of the windows of one file."""
-    table = pd.DataFrame(limits, columns=["start", "end"])
+    table = pd.DataFrame(limits, columns=["start", "end"], dtype=float).round(9)  # to ns
     table.insert(0, "file", pd.Series([name] * len(table), dtype=object))  # need not be UTF-8
     table["error"] = [str(item) if isinstance(item, AudioError) else "" for item in embedded]
     good = {row: item for row, item in enumerate(embedded) if isinstance(item, EmbeddedClip)}

@@ -13,11 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from paraclap.audio.quality import have_flag
 from paraclap.errors import ParaCLAPError
 
 PREDICTION = "prediction"
 """Tier of the prompts with the highest cosine."""
-COLUMNS = ["tier", "start", "end", "label"]
+UNVOICED = "unvoiced"
+COLUMNS = ["tier", "start", "end", "label", "quality"]
+
+Row = tuple[str, float, float, str, str]
 
 
 class TimelineError(ParaCLAPError, ValueError):
@@ -25,11 +29,12 @@ class TimelineError(ParaCLAPError, ValueError):
 
 
 def annotations(timeline: pd.DataFrame, names: Sequence[str], seconds: float) -> pd.DataFrame:
-    """Return `tier`, `start`, `end` [s] and `label` of each annotation, by tier and time.
+    """Return `tier`, `start`, `end` [s], `label`, `quality` of annotations, by tier and time.
 
     The tier `prediction` has the prompt with the highest cosine, neighbours with the same prompt as
-    one annotation; the tier of each prompt its probabilities. Silent windows are not annotated. A
-    prompt called `prediction` shares a name with the first tier, but not its annotations.
+    one annotation; the tier of each prompt its probabilities. `quality` is `unvoiced` where no
+    voice was found, otherwise empty. Silent windows are not annotated. A prompt called `prediction`
+    shares a name with the first tier, but not its annotations.
 
     Args:
         timeline: of one recording, windows in the order of time: `start`, `end` [s], `prediction`,
@@ -44,14 +49,14 @@ def annotations(timeline: pd.DataFrame, names: Sequence[str], seconds: float) ->
         raise TimelineError(f"column best was renamed to {PREDICTION}, score the recording again")
     centres = ((timeline["start"] + timeline["end"]) / 2).to_numpy(float)
     limits = np.concatenate([[0.0], (centres[1:] + centres[:-1]) / 2, [seconds]])
-    quality = timeline["quality"] if "quality" in timeline else pd.Series("", timeline.index)
-    silent = ["silent" in str(flags).split(";") for flags in quality]
+    limits = limits.round(9)  # to ns, the resolution of audformat
+    flags = timeline["quality"] if "quality" in timeline else pd.Series("", timeline.index)
+    silent = have_flag(flags, "silent")
+    quality = np.where(have_flag(flags, UNVOICED), UNVOICED, "")
 
-    def tier_of(name: str, labels: Sequence[str]) -> list[tuple[str, float, float, str]]:
-        places = zip(limits[:-1], limits[1:], labels, silent, strict=True)
-        return [
-            (name, start, end, label) for start, end, label, is_silent in places if not is_silent
-        ]
+    def tier_of(name: str, labels: Sequence[str]) -> list[Row]:
+        rows = zip(limits[:-1], limits[1:], labels, quality, strict=True)
+        return [(name, *row) for row, is_silent in zip(rows, silent, strict=True) if not is_silent]
 
     rows = _joined(tier_of(PREDICTION, timeline[PREDICTION].astype(str)))
     for name in names:
@@ -59,28 +64,32 @@ def annotations(timeline: pd.DataFrame, names: Sequence[str], seconds: float) ->
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _joined(rows: Sequence[tuple[str, float, float, str]]) -> list[tuple[str, float, float, str]]:
-    """Join neighbours with the same label."""
-    found: list[tuple[str, float, float, str]] = []
-    for name, start, end, label in rows:
-        if found and found[-1][2:] == (start, label):
+def _joined(rows: Sequence[Row]) -> list[Row]:
+    """Join neighbours with the same label and quality."""
+    found: list[Row] = []
+    for name, start, end, *marks in rows:
+        if found and found[-1][2:] == (start, *marks):
             start = found.pop()[1]
-        found.append((name, start, end, label))
+        found.append((name, start, end, *marks))
     return found
 
 
 def text_grid(table: pd.DataFrame, seconds: float) -> str:
     """Return `annotations` as a TextGrid in the long text format of Praat.
 
-    Times without an annotation become empty intervals, as in Praat; so each tier is complete.
+    Times without an annotation become empty intervals, as in Praat; so each tier is complete. The
+    predictions of unvoiced windows are marked: `calm (unvoiced)`.
 
     Args:
         table: of `annotations`, which do not overlap within a tier.
         seconds: duration of the recording [s].
     """
     if table.empty:  # silence; Praat expects a tier
-        table = pd.DataFrame([(PREDICTION, 0.0, seconds, "")], columns=COLUMNS)
-    tiers = [rows for _, rows in table.groupby(tier_numbers(table), sort=False)]
+        table = pd.DataFrame([(PREDICTION, 0.0, seconds, "", "")], columns=COLUMNS)
+    numbers = tier_numbers(table)
+    is_marked = (numbers == 1) & (table["quality"] == UNVOICED)  # tier 1 has the predictions
+    marked = table.assign(label=table["label"].mask(is_marked, table["label"] + f" ({UNVOICED})"))
+    tiers = [rows for _, rows in marked.groupby(numbers, sort=False)]
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',

@@ -13,10 +13,17 @@ import pandas as pd
 from paraclap.audio import AudioError
 from paraclap.audio.containers import read_duration
 from paraclap.audio.paths import resolve_inside
+from paraclap.audio.quality import have_flag
 from paraclap.audio.reading import read_audio
 from paraclap.evaluation.figures import plot_timeline
 from paraclap.files import atomic_write, safe_name, write_text
-from paraclap.inference.textgrid import PREDICTION, annotations, text_grid, tier_numbers
+from paraclap.inference.textgrid import (
+    COLUMNS,
+    PREDICTION,
+    annotations,
+    text_grid,
+    tier_numbers,
+)
 from paraclap.style import write_figure
 
 POINTS = 1000  # of a drawn waveform
@@ -45,7 +52,7 @@ def write_timelines(
         if len(good):
             path = resolve_inside(clip.root, clip.file)
             waveform = outline(path, good["start"].iloc[0], good["end"].iloc[-1])
-            figure = plot_timeline(good, clip.name, waveform, smooth)
+            figure = plot_timeline(good, clip.file, waveform, smooth)
             write_figure(figure, folder / f"{_stem(number, clip.file)}.{suffix}")
         yield table
 
@@ -82,8 +89,9 @@ def write_annotations(
     """Yield the scores unchanged, and write their annotations when all are through.
 
     Written are, for each recording, `NUMBER_NAME.TextGrid` (Praat) and `NUMBER_NAME.csv` (columns
-    `tier`, `start`, `end` [s], `label`, which ELAN imports), and for all of them `segments.parquet`
-    with the column `prediction` on a segmented index of audformat (`file`, `start`, `end`).
+    `tier`, `start`, `end` [s], `label`, which ELAN imports, and `quality`), and for all of them
+    `segments.parquet` with the columns `prediction` and `quality` on a segmented index of audformat
+    (`file`, `start`, `end`).
 
     Args:
         folder: an existing folder.
@@ -117,13 +125,15 @@ def _annotated(windows: pd.DataFrame, names: Sequence[str], smooth: int) -> pd.D
     """Return the `annotations` of the windows of a clip, with times of the recording."""
     if smooth > 1:
         columns = [f"probability.{name}" for name in names]
-        means = windows[columns].rolling(smooth, center=True, min_periods=1).mean()
+        audible = windows.loc[~have_flag(windows["quality"], "silent"), columns]
+        means = audible.reindex(windows.index).rolling(smooth, center=True, min_periods=1).mean()
+        means = means.fillna(0)  # without audible windows nearby
         best = np.array(names, dtype=object)[means.to_numpy().argmax(axis=1)]
         windows = windows.assign(prediction=best, **means)
     first, last = windows["start"].iloc[0], windows["end"].iloc[-1]
     shifted = windows.assign(start=windows["start"] - first, end=windows["end"] - first)
     table = annotations(shifted, names, last - first)
-    # to ns, the resolution of audformat: 0.3 + 0.6 s is 0.9 s
+    # to ns, as in `annotations`: 0.3 + 0.6 s is 0.9 s
     return table.assign(**{name: (table[name] + first).round(9) for name in ("start", "end")})
 
 
@@ -144,9 +154,10 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _write_segments(path: Path, tables: list[pd.DataFrame]) -> None:
     """Write the best prompts with a segmented index."""
-    table = pd.concat(tables) if tables else pd.DataFrame(columns=["file", "start", "end", "label"])
+    table = pd.concat(tables) if tables else pd.DataFrame(columns=["file", *COLUMNS])
     for name in ("start", "end"):
         table[name] = pd.to_timedelta(table[name].astype(float), unit="s")
     table = table.set_index(["file", "start", "end"])
     with atomic_write(path) as temporary:
-        table[["label"]].rename(columns={"label": PREDICTION}).to_parquet(temporary)
+        table = table[["label", "quality"]].rename(columns={"label": PREDICTION})
+        table.to_parquet(temporary)

@@ -131,6 +131,18 @@ def test_timeline_of_a_long_recording_shows_moving_averages(windows, averaged):
     assert (f"means of {averaged} windows" in figure.get_suptitle()) == (averaged > 1)
 
 
+@pytest.mark.parametrize("smooth, expected", [(1, 0.2), (3, 0.25)])
+def test_timeline_has_gaps_at_silent_windows_and_averages_without_them(smooth, expected):
+    starts = np.arange(6.0)
+    predictions = pd.DataFrame({"start": starts, "end": starts + 1, "none_of_these": 0.5})
+    predictions["probability.a"] = [0.99, 0.98, 0.2, 0.3, 0.9, 0.4]
+    predictions["quality"] = ["silent", "truncated;silent", "", "unvoiced", "silent", ""]
+    figure = figures.plot_timeline(predictions, "title", smooth=smooth)
+    for line in figure.axes[0].get_lines():
+        assert np.isnan(line.get_ydata()).tolist() == [True, True, False, False, True, False]
+    assert figure.axes[0].get_lines()[0].get_ydata()[2] == pytest.approx(expected)
+
+
 def test_timeline_has_the_waveform_above_and_none_of_these_below():
     starts = np.arange(20) * 0.5
     predictions = pd.DataFrame({"start": starts, "end": starts + 1, "none_of_these": 0.25})

@@ -9,14 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from matplotlib.figure import Figure
 
 from paraclap.cli import predict
-from paraclap.corpora.table import read_corpus
+from paraclap.corpora.table import read_clips, read_corpus
 from paraclap.errors import ParaCLAPError
 from paraclap.evaluation.zero_shot import classify_clips
 from paraclap.inference import measurement, textgrid, timelines
 from paraclap.inference.api import ParaCLAP
 from paraclap.inference.predict import stream_windows
+from paraclap.inference.timelines import write_annotations
 
 PROMPTS = ["--prompts", "angry", "calm"]
 
@@ -162,17 +164,46 @@ def test_annotations_are_read_back(score, folder, tmp_path):
     )
     assert tiers["angry"][-1][1] == 2.5
     rows = pd.read_csv(tmp_path / "e" / "0000_c.csv")
-    assert rows.columns.tolist() == ["tier", "start", "end", "label"]
+    assert rows.columns.tolist() == ["tier", "start", "end", "label", "quality"]
     best = rows[rows["tier"] == "prediction"]
-    assert [*best[["start", "end", "label"]].itertuples(index=False, name=None)] == tiers[
-        "prediction"
-    ]
+    assert set(best["quality"]) == {"unvoiced"}, "the recording is noise"
+    shown = best.assign(label=best["label"] + " (unvoiced)")[["start", "end", "label"]]
+    assert [*shown.itertuples(index=False, name=None)] == tiers["prediction"]
     segments = pd.read_parquet(tmp_path / "e" / "segments.parquet")
     assert audformat.is_segmented_index(segments)
     ends = segments.index.get_level_values("end").total_seconds()
     assert [*ends] == best["end"].tolist() and segments["prediction"].tolist() == best[
         "label"
     ].tolist()
+    assert segments["quality"].tolist() == best["quality"].tolist()
+
+
+def test_silent_windows_are_not_averaged(tmp_path, folder, monkeypatch):
+    windows = pd.DataFrame({"start": [0.0, 0.5, 1.0], "end": [1.0, 1.5, 2.0], "error": ""})
+    windows = windows.assign(prediction=["calm", "angry", "calm"], quality=["silent", "", ""])
+    windows["probability.angry"], windows["probability.calm"] = [0.0, 0.9, 0.4], [1.0, 0.1, 0.6]
+    clips = read_clips([str(folder / "sub" / "c.flac")])
+    [*write_annotations(tmp_path, [windows], clips, ["angry", "calm"], 3)]
+    table = pd.read_csv(tmp_path / "0000_c.csv", keep_default_na=False)
+    angry = table.loc[table["tier"] == "angry", "label"]
+    assert angry.map(float).tolist() == pytest.approx([0.65, 0.65])
+    assert table.loc[table["tier"] == "prediction", "label"].tolist() == ["angry"]
+
+
+def test_figures_have_the_name_below_the_source_as_title(score, folder, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        timelines, "plot_timeline", lambda good, title, *_: titles.append(title) or Figure()
+    )
+    assert score(folder, *PROMPTS, "--windows", 1, "--plot", tmp_path / "p") in (0, 1)
+    assert "sub/c.flac" in titles
+
+
+def test_times_of_windows_are_rounded(score, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(93_227, 0.1), 16_000)
+    options = ["--windows", 3, "-o", tmp_path / "x.csv"]
+    assert score(tmp_path / "a.wav", *PROMPTS, *options) == 0
+    assert "2.8266875,5.8266875" in (tmp_path / "x.csv").read_text()
 
 
 def test_time_between_segments_of_a_table_is_not_annotated(score, folder, tmp_path):

@@ -29,10 +29,26 @@ NAMES = ["sad", 'a "calm" voice']
 
 def test_windows_are_annotated_once_and_silence_is_not(timeline):
     table = annotations(timeline, NAMES, 9.5)
-    joined = table[table["tier"] == "prediction"].drop(columns="tier")
+    joined = table[table["tier"] == "prediction"].drop(columns=["tier", "quality"])
     assert joined.values.tolist() == [[0, 5, "sad"], [6.75, 9.5, 'a "calm" voice']]
-    sad = table[table["tier"] == "sad"].drop(columns="tier")
+    sad = table[table["tier"] == "sad"].drop(columns=["tier", "quality"])
     assert sad.values.tolist() == [[0, 3, "0.900"], [3, 5, "0.800"], [6.75, 9.5, "0.100"]]
+
+
+def test_unvoiced_windows_are_marked(timeline):
+    timeline["quality"] = ["", "clipped:0.01;unvoiced", "silent", "unvoiced"]
+    table = annotations(timeline, NAMES, 9.5)
+    assert table["quality"].tolist()[:3] == ["", "unvoiced", "unvoiced"]
+    assert table["label"].tolist()[:3] == ["sad", "sad", 'a "calm" voice']
+    text = text_grid(table, 9.5)
+    assert 'text = "sad (unvoiced)"' in text and 'text = "a ""calm"" voice (unvoiced)"' in text
+    assert text.count("(unvoiced)") == 2, "probabilities stay numbers"
+
+
+def test_times_are_rounded_to_nanoseconds(timeline):
+    timeline["start"], timeline["end"] = timeline["start"] + 0.1, timeline["end"] + 0.2
+    times = re.findall(r"xm\w+ = (\S+)", text_grid(annotations(timeline, NAMES, 9.7), 9.7))
+    assert max(map(len, times)) < 12
 
 
 def test_text_grid_is_complete_and_quotes_are_doubled(timeline):
@@ -56,7 +72,10 @@ def test_prompt_called_prediction_has_a_tier_of_its_own(timeline):
 
 def test_one_window_is_the_whole_recording(timeline):
     table = annotations(timeline[:1], ["sad"], 3.2)
-    assert table.values.tolist() == [["prediction", 0, 3.2, "sad"], ["sad", 0, 3.2, "0.900"]]
+    assert table.values.tolist() == [
+        ["prediction", 0, 3.2, "sad", ""],
+        ["sad", 0, 3.2, "0.900", ""],
+    ]
 
 
 def test_silence_is_an_empty_tier(timeline):
