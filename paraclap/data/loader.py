@@ -14,6 +14,7 @@ takes a single argument. A file that cannot be read should end in one sentence i
 import math
 import re
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from paraclap.signals import leave_signals_to_the_parent
 
 PREFETCH = 2  # batches that each worker reads ahead
 DEATH = 5.0  # seconds that the signal of a dead worker may take
+MANY_WORKERS = "This DataLoader will create"  # more than cores; of torch
 LOST_WORKER = re.compile(r"DataLoader (worker|timed out)")  # messages of torch
 SMALL = 2**16  # bytes of a tensor that is sent by value
 ALIGNED = 64  # bytes
@@ -131,18 +133,20 @@ class Loader:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _by_processes(self, batches: Iterator[Sequence[Any]]) -> Iterator[Batch]:
-        loader = torch.utils.data.DataLoader(
-            _SentBatches(self.dataset, self.collate),
-            batch_sampler=batches,
-            num_workers=self.workers,
-            collate_fn=_unchanged,
-            timeout=self.timeout,
-            prefetch_factor=PREFETCH,
-            generator=torch.Generator(),  # the default one would be advanced
-            worker_init_fn=leave_signals_to_the_parent,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", MANY_WORKERS)  # twice per loader; `auto` is the cores
+            loader = torch.utils.data.DataLoader(
+                _SentBatches(self.dataset, self.collate),
+                batch_sampler=batches,
+                num_workers=self.workers,
+                collate_fn=_unchanged,
+                timeout=self.timeout,
+                prefetch_factor=PREFETCH,
+                generator=torch.Generator(),  # the default one would be advanced
+                worker_init_fn=leave_signals_to_the_parent,
+            )
+            iterator = iter(loader)
         received = _Receiver(self.pin_memory)
-        iterator = iter(loader)
         try:
             while (batch := self._next(iterator)) is not None:
                 yield received(_raised(batch))

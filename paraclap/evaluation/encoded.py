@@ -52,11 +52,12 @@ class Progress:
         seconds: their audio [s].
         signal: their frames or samples.
         computed: the same with padding.
+        stopped: whether encoding ended early.
     """
 
     def __init__(self, title: str | None, total: int) -> None:
         self.title, self.total = title, total
-        self.encoded = 0
+        self.encoded, self.stopped = 0, False
         self.seconds = self.signal = self.computed = 0.0
         self.bar = progress_bar(total, title, "clip", hidden=rank() > 0)
 
@@ -68,10 +69,10 @@ class Progress:
         self.computed += computed
 
     def report(self) -> None:
-        """Print the clips of all processes and their padding to stderr."""
-        counts = [self.encoded, self.seconds, self.signal, self.computed]
-        done = sum_in_place(torch.tensor(counts, dtype=torch.float64)).tolist()
-        if self.title is not None and rank() == 0:
+        """Print the clips of all processes and their padding to stderr, unless one was stopped."""
+        counts = [self.stopped, self.encoded, self.seconds, self.signal, self.computed]
+        stopped, *done = sum_in_place(torch.tensor(counts, dtype=torch.float64)).tolist()
+        if self.title is not None and rank() == 0 and not stopped:
             print(f"{self.title}: {_what_was_encoded(self.total, *done)}", file=sys.stderr)
 
 
@@ -171,7 +172,8 @@ def encoded_clips(
         keys = clip_keys(clips)
         rows = cache.fill(table, keys, columns, size)
     rows, keys = broadcast((rows, keys))
-    advance = (progress or Progress(None, len(clips))).bar.update
+    progress = progress or Progress(None, len(clips))
+    advance = progress.bar.update
     advance(len(clips) - len(rows))
     for first in range(0, len(rows), CHUNK):
         chosen, done, parts = rows[first : first + CHUNK], [], []
@@ -190,6 +192,7 @@ def encoded_clips(
                 order = np.argsort(done)
                 cache.add([keys[done[place]] for place in order], torch.cat(parts)[order])
         if stop():
+            progress.stopped = True
             break
         advance(len(chosen) - len(done))  # of other processes
     return sum_in_place(table)  # a row that another process encoded is zero here

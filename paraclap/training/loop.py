@@ -63,6 +63,12 @@ def _train_in_folder(settings: Settings) -> Trainer:
         config = OmegaConf.to_yaml(OmegaConf.structured(settings))
         write_text(trainer.output / CONFIG, config)
     print(_description(trainer))
+    every = settings.train.validate_every
+    if trainer.validate and trainer.step < trainer.steps < every:
+        print(
+            "the run is validated once, at its end, so best equals last: train.validate_every is "
+            f"{every}, the run has {trainer.steps} steps"
+        )
     with _log(trainer) as log, StopRequests() as requests:
         first_step = trainer.step
         if log is not None and log.writer is not None and trainer.step < trainer.steps:

@@ -89,6 +89,7 @@ def score_text(scores: Mapping[str, float], criterion: str) -> str:
     return f"{criterion} {short(scores[name])}{limits}"
 
 
-def short(score: float) -> str:
-    """Return a score with two decimals and no zero before them, as in papers."""
-    return f"{score:.2f}".replace("0.", ".", 1) if abs(score) < 1 else f"{score:.2f}"
+def short(score: float, digits: int = 2) -> str:
+    """Return a score with this number of decimals and no zero before them, as in papers."""
+    text = f"{score:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(score) < 1 else text

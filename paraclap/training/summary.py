@@ -121,7 +121,7 @@ def _scores(trainer: "Trainer") -> dict[str, str]:
         return {"best": "no validation" if trainer.best is None else f"{trainer.best:.3f}"}
     criterion = trainer.validate.criterion
     _, chance = CRITERIA[criterion]
-    guessing = f" (chance {short(row[chance])})" if chance else ""
+    guessing = f" (chance {short(row[chance], digits=3)})" if chance else ""
     at = place(trainer, row["step"])
     found = {"best": f"dev {score_text(row, criterion)}{guessing} at {at}"}
     others = [name for name in ("UAR", "R@1", "loss") if name != criterion]

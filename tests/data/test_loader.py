@@ -10,6 +10,7 @@ import torch
 import torch.utils.data
 
 from paraclap.audio import AudioError
+from paraclap.cores import usable_cores
 from paraclap.data import loader
 from paraclap.data.loader import Loader, WorkerError
 
@@ -80,6 +81,12 @@ def test_lost_worker_is_an_error_that_names_the_files_being_read():
     assert next(batches) == [0, 1]
     with pytest.raises(WorkerError, match=r"exited.*being read: .*'clip4.wav', 'clip5.wav'\]"):
         list(batches)
+
+
+def test_more_workers_than_cores_are_no_warning(recwarn):
+    workers = usable_cores() + 1
+    assert list(Loader(Numbers(), list, PAIRS[:1], workers)) == [[0, 1]]
+    assert not [str(w.message) for w in recwarn if "DataLoader" in str(w.message)]
 
 
 def test_workers_end_with_an_error():

@@ -54,6 +54,12 @@ def test_intervals_are_those_of_the_metrics(config, tmp_path):
     assert text == f"UAR .33 [{short(clips[0])}, 1.00]"
 
 
+def test_chance_has_three_digits(config, tmp_path):
+    loop.train(read_settings([config, "train.max_steps=1"]))
+    chance = rows(tmp_path / "run")[-1]["chance"]
+    assert f"(chance {chance:.3f})".replace("0.", ".") in (tmp_path / "run/summary.md").read_text()
+
+
 @pytest.mark.parametrize(
     "score, text", [(0.334, ".33"), (0.0, ".00"), (1.0, "1.00"), (0.996, "1.00"), (2.345, "2.35")]
 )

@@ -148,7 +148,7 @@ def test_precomputed_embeddings_change_no_bit_of_a_run(config, tmp_path, monkeyp
     assert losses[0] == losses[1]
 
 
-def test_signal_while_precomputing_keeps_embeddings(config, tmp_path):
+def test_signal_while_precomputing_keeps_embeddings(config, tmp_path, capsys):
     kept = f"data.embeddings={tmp_path / 'kept'}"
     run = loop.Trainer(read_settings([config, *FROZEN, kept]))
     requests = StopRequests()
@@ -156,9 +156,24 @@ def test_signal_while_precomputing_keeps_embeddings(config, tmp_path):
     with pytest.raises(Stopped, match="SIGTERM: .* precomputing .* continues from there"):
         loop.precompute(run, requests)
     assert run.learner.gradients.encoder.clips is None
+    assert "audio embeddings" not in capsys.readouterr().err  # "all from the cache" was not true
     requests.received = None
     loop.precompute(run, requests)
+    assert "audio embeddings: 24 clips" in capsys.readouterr().err
     assert len(run.learner.gradients.encoder.clips) == 24
+
+
+@pytest.mark.parametrize("every, stated", [(8, False), (9, True)])
+def test_a_single_validation_is_stated_before_the_first_step(config, every, stated, capsys):
+    options = [f"train.validate_every={every}", "text_pretraining.steps=0"]
+    loop.train(read_settings([config, *options]))
+    lines = capsys.readouterr().out.splitlines()
+    line = (
+        "the run is validated once, at its end, so best equals last: train.validate_every is "
+        f"{every}, the run has 8 steps"
+    )
+    assert (line in lines) == stated
+    assert not stated or lines.index(line) < next(i for i, t in enumerate(lines) if "dev UAR" in t)
 
 
 def test_dry_run_prints_memory_and_time_and_is_resumed_exactly(config, tmp_path, capsys):
