@@ -1,5 +1,6 @@
 """Figures of scores: confusion matrix, calibration, mean cosines, probabilities over time."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from paraclap.style import COLUMN, PAGE, SMALL, plain, styled
 DRAWN_CLASSES = 60  # of a confusion matrix
 FEWEST_CLIPS = 5
 """Fewest clips of a drawn calibration bin: the accuracy of fewer is mostly chance."""
-CELL = 0.32  # in; width of a number in `SMALL` type
+PERCENT_CELL, COSINE_CELL = 0.21, 0.32
+"""Least widths of cells with a number in `SMALL` type [in]."""
+LINE = 48  # letters of a title in `COLUMN`
 TIMELINE_POINTS = 100  # windows; beyond twice as many, moving averages are drawn
 
 
@@ -39,7 +42,7 @@ def plot_confusion(predictions: pd.DataFrame, classes: Sequence[str], title: str
     matrix = confusion_matrix(predictions["truth"], predictions["prediction"], labels=classes)
     matrix = matrix[[classes.index(name) for name in present]]
     percent = 100 * matrix / matrix.sum(axis=1, keepdims=True)
-    figure, axes = _matrix_figure(len(present), len(classes), title)
+    figure, axes = _matrix_figure(len(present), len(classes), title, PERCENT_CELL)
     axes.imshow(percent, vmin=0, vmax=100)
     for (row, column), count in np.ndenumerate(matrix):
         share = percent[row, column]
@@ -82,7 +85,7 @@ def plot_similarities(predictions: pd.DataFrame, title: str) -> Figure:
     prompts = [column.removeprefix("cosine.") for column in cosines]
     order = [name for name in prompts if name in cosines.index]
     cosines = cosines.loc[[*order, *sorted(set(cosines.index) - set(order))]]
-    figure, axes = _matrix_figure(*cosines.shape, title, 1.2 * CELL)
+    figure, axes = _matrix_figure(*cosines.shape, title, COSINE_CELL)
     axes.imshow(cosines, cmap="viridis")
     middle = (cosines.to_numpy().max() + cosines.to_numpy().min()) / 2
     for (row, column), cosine in np.ndenumerate(cosines.to_numpy()):
@@ -92,9 +95,11 @@ def plot_similarities(predictions: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _matrix_figure(rows: int, columns: int, title: str, cell: float = CELL) -> tuple[Figure, Axes]:
-    size = max(COLUMN, 1.3 + cell * columns), 1.3 + 0.24 * max(rows, 3)
-    figure = Figure(figsize=size)
+def _matrix_figure(rows: int, columns: int, title: str, cell: float) -> tuple[Figure, Axes]:
+    """Return a figure of the width of a column, a page, or more if the cells require it."""
+    least = 1.3 + cell * columns
+    width = next((width for width in (COLUMN, PAGE) if width >= least), least)
+    figure = Figure(figsize=(width, 1.3 + 0.24 * max(rows, 3)))
     figure.suptitle(plain(title))
     axes = figure.subplots()
     axes.spines[:].set_visible(False)
@@ -183,7 +188,7 @@ def plot_differences(rows: pd.DataFrame) -> Figure:
     """Plot the differences of `compare.compare` with their intervals, one line per task."""
     tasks, names = list(rows["task"].unique()), list(rows["results"].unique())
     lines = len(tasks) * len(names)
-    figure = Figure(figsize=(5.5, 1.2 + 0.3 * lines))
+    figure = Figure(figsize=(COLUMN, 1.2 + 0.3 * lines + 0.15 * (len(names) - 1)))
     axes = figure.subplots()
     offsets = (np.arange(len(names)) - (len(names) - 1) / 2) / (len(names) + 1)
     for number, (name, offset) in enumerate(zip(names, offsets, strict=True)):
@@ -198,10 +203,11 @@ def plot_differences(rows: pd.DataFrame) -> Figure:
     axes.axvline(0, color="grey", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(tasks)), map(plain, tasks))
     axes.set(ylim=(len(tasks) - 0.5, -0.5))
-    baseline = plain(rows["baseline"].iloc[0])
-    axes.set_xlabel(f"difference of the UAR to {baseline}, 95 % interval over speakers")
+    baseline = rows["baseline"].iloc[0]
+    label = textwrap.fill(f"difference of the UAR to {baseline}", LINE)
+    figure.supxlabel(plain(f"{label}\n(95 % interval over speakers)"), fontsize="medium")
     if len(names) > 1:
-        figure.legend(loc="outside upper center", ncols=min(len(names), 3))
+        figure.legend(loc="outside upper center")
     else:
-        axes.set_title(plain(f"{names[0]} - {rows['baseline'].iloc[0]}"))
+        figure.suptitle(plain(textwrap.fill(f"{names[0]} - {baseline}", LINE)))
     return figure

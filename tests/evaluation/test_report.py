@@ -1,5 +1,7 @@
 """Tables and figures of hand-made scores."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,6 +87,43 @@ def test_confusion_matrix_shows_percent_of_present_classes_and_no_zeros():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
     assert figure.get_figwidth() == COLUMN
     assert min(text.get_fontsize() for text in texts_of(figure)) >= 7
+
+
+def page_width(figure, path):
+    """Width of the page of a saved PDF [in]."""
+    write_figure(figure, path)
+    (box,) = re.findall(rb"/MediaBox \[([^\]]*)\]", path.read_bytes())
+    return float(box.split()[2]) / 72
+
+
+EMOTIONS = "neutral calm happy sad angry fearful disgust surprised".split()
+
+
+@pytest.mark.parametrize("classes, width", [(EMOTIONS, 3.3), ([*EMOTIONS, "a", "b"], 6.9)])
+def test_confusion_matrix_has_the_width_of_a_column_or_page(tmp_path, classes, width):
+    predictions = pd.DataFrame({"truth": classes * 20, "prediction": classes * 20})
+    predictions.loc[: len(classes), "prediction"] = "sad"
+    figure = figures.plot_confusion(predictions, classes, "ravdess\nUAR 0.5 [0.4, 0.6]")
+    assert page_width(figure, tmp_path / "a.pdf") == pytest.approx(width, abs=0.01)
+    assert min(text.get_fontsize() for text in texts_of(figure)) >= 7
+    figures.to_pixels(figure)
+    boxes = {text.get_position(): text.get_window_extent() for text in figure.axes[0].texts}
+    for (column, row), box in boxes.items():
+        right = boxes.get((column + 1, row))
+        assert right is None or box.x1 < right.x0
+
+
+def test_differences_have_the_width_of_a_column(tmp_path):
+    values = {"difference": 0.1, "low": 0.0, "high": 0.2, "baseline": "results/as_published"}
+    rows = pd.DataFrame({"task": ["ravdess emotion", "all"], **values})
+    for names in (["results/new"], ["results/new", "results/other", "results/with_long_name_here"]):
+        figure = figures.plot_differences(pd.concat([rows.assign(results=name) for name in names]))
+        assert page_width(figure, tmp_path / "a.pdf") == pytest.approx(3.3, abs=0.01)
+        texts = texts_of(figure)
+        assert min(text.get_fontsize() for text in texts) >= 7
+        ticks = figure.axes[0].get_xticklabels()  # some of them are outside and not drawn
+        limits = [text.get_window_extent().intervalx for text in texts if text not in ticks]
+        assert np.min(limits) >= 0 and np.max(limits) <= figure.bbox.x1
 
 
 def test_calibration_leaves_out_bins_below_five_clips_and_says_so():
