@@ -6,7 +6,7 @@ many threads as cores wait for each other.
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 LOADER_WORKERS = 8  # more have not been needed by one GPU
@@ -29,6 +29,15 @@ def usable_cores(root: Path = Path("/"), environment: Mapping[str, str] = os.env
 def loader_workers() -> int:
     """Return the number of workers of a loader for `auto`."""
     return min(usable_cores(), LOADER_WORKERS)
+
+
+def let_threads_sleep(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let idle threads of OpenMP sleep instead of spin; before torch is imported.
+
+    Spinning threads take the time of those that compute wherever other programs run as well: the
+    embeddings of Whisper base took 2 to 20 times as long (docs/scaling.md).
+    """
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from paraclap.cores import let_threads_sleep
 from paraclap.errors import ParaCLAPError
 from paraclap.signals import Stopped
 
@@ -29,6 +30,7 @@ def run(main: Callable[[], int], name: str) -> int:
         main: the command line; returns the exit code.
         name: of the script, before the sentence of an error.
     """
+    let_threads_sleep()
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:  # closed, as by `>&-`
             setattr(sys, stream, open(os.devnull, mode))
