@@ -38,7 +38,8 @@ NUMBER_NAME.csv for ELAN, with a tier of the best prompt and one of each prompt'
 and segments.parquet, the best prompts of all recordings on audformat's segmented index. --smooth
 SECONDS averages the probabilities of neighbouring windows in both. With a table of segments, as of
 a voice activity detector, windows lie inside the segments, and the time between them is not
-annotated.
+annotated; figures are numbered by segment, annotations by recording. Files of other recordings in
+these folders stay there.
 
 --reference-clips FOLDER takes unlabelled clips of the same microphone, room or language, 50 or more
 and of all emotions; their mean embedding is subtracted from that of each scored clip, which
