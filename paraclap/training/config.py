@@ -114,6 +114,8 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         SettingsError: if a key is unknown, or a value has the wrong type, is not a choice or out of
             range.
     """
+    if options := [text.partition("=")[0] for text in arguments if text.startswith("-")]:
+        raise SettingsError(f"{options[0]}: settings are given as key=value, not as options")
     files = [argument for argument in arguments if "=" not in argument]
     if len(files) > 1:
         raise SettingsError(f"expected one YAML file, got {files}")

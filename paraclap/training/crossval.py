@@ -63,7 +63,7 @@ RUN_FILES = ("best", "last", "checkpoints")
 
 
 def cross_validate(
-    settings: Settings, folds: str, description: str = ""
+    settings: Settings, folds: str, description: str = "", figure_format: str = "png"
 ) -> dict[str, dict[str, Any]]:
     """Train and test a model for each fold, as far as folds are missing in `settings.output`.
 
@@ -71,6 +71,7 @@ def cross_validate(
         settings: of the run of each fold, without splits; `output` is the folder of all.
         folds: number of folds, "speakers" for one per speaker, or a column, such as the session.
         description: of the recipe, for the report.
+        figure_format: of the figures of all folds, one of `paraclap.style.FORMATS`.
 
     Returns:
         Scores of `metrics.score` of the pooled predictions of each corpus, by the name of its
@@ -100,7 +101,7 @@ def cross_validate(
             run = fold_settings(settings, folder, tables, partition)
             loop.train(run)
             _test(run, folder, tables, partition)
-        return {} if rank() else _pool(output, settings, tables, parts, description)
+        return {} if rank() else _pool(output, settings, tables, parts, description, figure_format)
 
 
 def _prepare(
@@ -215,6 +216,7 @@ def _pool(
     tables: dict[str, pd.DataFrame],
     parts: Sequence[dict[str, Partition]],
     description: str,
+    figure_format: str,
 ) -> dict[str, dict[str, Any]]:
     """Score the predictions of all folds together, and write the report."""
     results = Results()
@@ -259,7 +261,7 @@ def _pool(
             }
             for number, (partition, fold) in enumerate(zip(parts, scores, strict=True), start=1)
         ]
-        write_predictions(output, task.name, results.corpora[task.name], pooled, "png")
+        write_predictions(output, task.name, results.corpora[task.name], pooled, figure_format)
     about = {
         "model": f"{len(parts)} models, cross-validated over speakers",
         "recipe": description or None,

@@ -97,6 +97,11 @@ def test_finished_folds_are_not_run_again_and_interrupted_ones_are_resumed(
         assert (output / name).read_bytes() == (whole / name).read_bytes()
     assert not [*output.rglob("*.safetensors"), *output.rglob("state.pt")]
     monkeypatch.setattr(crossval.loop, "train", lambda settings: pytest.fail("trained again"))
+    page = (output / "scores.md").read_text()
+    assert cli.main([*arguments, "train.save_every=1", "format=pdf"]) == 0
+    assert (output / f"{NAME}.confusion.pdf").read_bytes().startswith(b"%PDF")
+    assert (output / f"{NAME}.calibration.pdf").exists()
+    assert (output / "scores.md").read_text() == page  # figures alone
     assert cli.main(arguments) == 0
     assert cli_compare.main([str(whole), str(output)]) == 0
     assert "| +0.000 [+0.000, +0.000] |" in capsys.readouterr().out
@@ -214,6 +219,9 @@ def test_tasks_have_the_names_of_evaluate(arguments, tmp_path):
         (["folds=7"], "6 speakers cannot be divided into 7 folds"),
         (["folds=sessions"], "folds is 'sessions', expected a number, speakers, or a column such"),
         (["data.train_split=all"], "data.train_split has no effect in a cross-validation"),
+        (["format=jpg"], "format is jpg, expected png, pdf or svg"),
+        (["--format", "pdf"], "--format: settings are given as key=value, not as options"),
+        (["--format=pdf"], "--format: settings are given as key=value, not as options"),
         (["train.target=mood"], "has no labels in mood, train.target"),
         (["train.target=arousal"], "train.target is arousal, whose labels are numbers"),
         (["train.resume=runs/x"], "train.resume: runs/x is not a folder"),
