@@ -1,6 +1,6 @@
 """What is printed of captions: rows of the table, counts of levels and labels, and edges."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +13,21 @@ LABELS_SHOWN = 20  # labels in a line of the summary
 
 
 def with_preview(
-    batches: Iterable[pa.RecordBatch], rows: int, wanted: int
+    batches: Iterable[pa.RecordBatch],
+    rows: int,
+    wanted: int,
+    draw: Callable[[dict[str, list[str]]], str],
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches unchanged, then print some of their rows, spread evenly over the table.
 
-    Prints the file, the first wordings, and their paraphrases.
+    Prints the file, the first wordings, their last paraphrases if they have any, and a caption as
+    drawn in training.
 
     Args:
         batches: of captions
         rows: number of rows in all batches
         wanted: number of rows to print
+        draw: returns a caption of the wordings of each descriptor
     """
     places = np.linspace(0, rows - 1, min(wanted, rows)).astype(int)
     lines, done = [], 0
@@ -33,10 +38,12 @@ def with_preview(
             wordings: dict[str, list[str]] = {}
             for name, phrase in zip(names, phrases, strict=True):
                 wordings.setdefault(name, []).append(phrase)
-            lines.append(file)
-            for title, chosen in (("first wordings:", 0), ("paraphrased:", -1)):
-                text = " and ".join(group[chosen] for group in wordings.values())
-                lines.append(f"  {title:15} {text or '(no phrase)'}")
+            first, last = (
+                " and ".join(group[chosen] for group in wordings.values()) for chosen in (0, -1)
+            )
+            lines += [file, f"  first wordings: {first or '(no phrase)'}"]
+            lines += [f"  paraphrased:    {last}"] if last != first else []
+            lines += [f"  in training:    {draw(wordings)}"] if wordings else []
         done += len(batch)
         yield batch
     print("\n".join(lines))

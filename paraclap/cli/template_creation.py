@@ -51,7 +51,7 @@ so memory grows by about 20 bytes per row for any number of columns (10 million 
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,9 @@ from paraclap.style import FORMATS
 
 if TYPE_CHECKING:
     from paraclap.captions.tables import Features
+
+PUBLISHED = "published"
+"""Templates and caption style of the published code."""
 
 
 def _names(text: str) -> list[str]:
@@ -108,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         help="each gives one rewrite of each phrase (default: 0)")  # fmt: skip
     add("--rewrite-timeout", type=float, default=600.0, metavar="SECONDS",
         help="for 64 phrases (default: %(default)g)")  # fmt: skip
-    add("--preview", type=int, default=0, metavar="N", help="print N rows with their captions")
+    add("--preview", type=int, default=0, metavar="N",
+        help="print N rows: first wordings, paraphrases, and a caption as training draws it with "
+        "default settings (templates published: captions.style=published)")  # fmt: skip
     return parser
 
 
@@ -199,7 +204,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     batches = captioner.batches()
     if arguments.preview:
-        batches = with_preview(batches, features.count(), arguments.preview)
+        draw = _drawing(arguments.templates)
+        batches = with_preview(batches, features.count(), arguments.preview, draw)
     if arguments.output:
         write_captions(captioner, arguments.output, batches)
     else:
@@ -213,6 +219,18 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"wrote {arguments.plot}")
     if arguments.output:
         print(f"wrote {arguments.output}: {captioner.statistics.rows / seconds:,.0f} rows/s")
+
+
+def _drawing(templates: Sequence[str]) -> Callable[[Mapping[str, Sequence[str]]], str]:
+    """Return a function that draws captions as training does: with the style of the templates."""
+    import numpy as np
+
+    from paraclap.data.captions import draw_caption  # imports torch, which takes seconds
+    from paraclap.settings import CaptionSettings
+
+    settings = CaptionSettings(style="published") if PUBLISHED in templates else CaptionSettings()
+    rng = np.random.default_rng(0)
+    return lambda phrases: draw_caption(phrases, settings, rng).text
 
 
 def _rewrites_beside(captions: Path) -> Path:

@@ -21,6 +21,24 @@ def test_preview_needs_no_input(program):
     assert "example" in done.stdout and done.stdout.count("first wordings:") == 5
 
 
+def test_preview_of_published_templates_has_captions_of_training(capsys):
+    assert run("--templates", "published", "--preview", 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7 and "paraphrased" not in "".join(lines), "there are no paraphrases"
+    for first, trained in zip(lines[2::3], lines[3::3], strict=True):
+        phrases = first.removeprefix("  first wordings: ")
+        assert trained == f"  in training:    speaker {phrases}"
+
+
+def test_preview_draws_captions_of_training(capsys):
+    assert run("--preview", 20) == 0
+    printed = capsys.readouterr().out
+    drawn = re.findall(r"^  in training:    (.*)$", printed, re.M)
+    assert len(drawn) == 20
+    assert {text.count(" and ") for text in drawn} == {1, 2, 3, 4}, "one to four and the emotion"
+    assert printed.count("paraphrased:") == 20
+
+
 def test_summary_and_preview_need_no_output(features, tmp_path, capsys):
     assert run(features, "--preview", 3, "--descriptors", "pitch,emotion") == 0
     printed = capsys.readouterr().out
