@@ -1,5 +1,7 @@
 """Leave one corpus out: its speakers are not trained on, runs are computed once, columns agree."""
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from experiments.recipes import CHOSEN, PAPER, WHISPER
 from experiments.transfer_tables import ADAPTED, PARTS, PLAIN, PROBE, VALIDATION, tables
 from paraclap.data import trained_on
 from paraclap.settings import SettingsError
+from paraclap.training.config import read_settings
 from tiny_models import TINY_TEXT, TINY_WHISPER
 
 NAMES = ("first", "second", "third")
@@ -52,6 +55,19 @@ def small(monkeypatch, tmp_path, corpus):
     work = tmp_path / "work"
     folders = {"data": tmp_path, "encoders": tmp_path / "encoders", "work": work}
     return [word for key, path in folders.items() for word in (f"--{key}", str(path))], work
+
+
+def test_documented_commands_are_the_recipes_of_the_table(monkeypatch):
+    """Those of docs/reproduce.md on a corpus of labels, apart from what a run writes."""
+    monkeypatch.chdir(recipes.FOLDER.parent)
+    text = Path("docs/reproduce.md").read_text().replace("\\\n", "")
+    commands = re.findall(r"^python train\.py (.* data\.captions=emodb\.csv .*)$", text, re.M)
+    for command, recipe in zip(commands, (PAPER, CHOSEN), strict=True):
+        given = shlex.split(command)
+        data = [word for word in given if word.startswith(("data.root=", "data.cap", "output="))]
+        expected = [word for word in recipes.TOWERS[WHISPER][recipe] if word not in recipes.QUICK]
+        assert read_settings(given) == read_settings([*expected, *data])
+        assert len(data) == 3
 
 
 def test_left_out_corpora_are_tested_whole_and_runs_are_computed_once(small, monkeypatch):
