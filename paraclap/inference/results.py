@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from paraclap.audio import AudioError
+from paraclap.audio.quality import have_flag
 from paraclap.inference.limits import NEIGHBOURS
 from paraclap.inference.page import FLAGS, Analysis
 from paraclap.inference.search import hit_notes
@@ -160,7 +161,7 @@ def notes_of(analysis: Analysis) -> str:
     """Return the remarks on an analysis as HTML."""
     lines = []
     if analysis.timeline is not None:
-        silent = (analysis.timeline["quality"] == "silent").sum()
+        silent = have_flag(analysis.timeline["quality"], "silent").sum()
         lines.append(f"Mean of {len(analysis.timeline) - silent} windows.")
     lines.append(
         "Catch-all class (mean of neutral prompts such as “a person is speaking”), scored beside"
