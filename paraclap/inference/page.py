@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from paraclap.audio import SAMPLING_RATE, AudioError
-from paraclap.audio.quality import quality_flags
+from paraclap.audio.quality import have_flag, quality_flags
 from paraclap.audio.reading import read_audio_with_report
 from paraclap.audio.segments import windows
 from paraclap.errors import ParaCLAPError
@@ -195,7 +195,7 @@ class Analyzer:
             marks = [quality_flags(_cut(waveform, *place)) for place in places]
             timeline["quality"] = [";".join(found) for found in marks]
             if "silent" not in flags:
-                audible = (timeline["quality"] != "silent").to_numpy()
+                audible = ~have_flag(timeline["quality"], "silent")
                 averaged = audible if audible.any() else averaged
                 checks += _window_checks(timeline["quality"], flags)
         neighbours = None
