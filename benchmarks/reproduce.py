@@ -89,7 +89,10 @@ def write_corpus(root: Path, clips: int) -> float:
     rows = []
     for number, length in enumerate(seconds):
         rng = np.random.default_rng([1, number])
-        speaker, code = number % SPEAKERS, [*EMOTIONS][number // SPEAKERS % len(EMOTIONS)]
+        speaker, code = (
+            number % SPEAKERS,
+            [*EMOTIONS][(number + number // SPEAKERS) % len(EMOTIONS)],
+        )
         pieces: list[np.ndarray] = []
         while sum(map(len, pieces)) < length * SAMPLING_RATE:
             prosody = draw_prosody(speakers[speaker], EMOTIONS[code], rng)
