@@ -88,7 +88,7 @@ def write_corpus(root: Path, clips: int) -> float:
     limits = np.cumsum([*PARTS.values()]) * SPEAKERS
     rows = []
     for number, length in enumerate(seconds):
-        rng = np.random.default_rng([1, number])
+        rng = np.random.default_rng([clips, number])  # no clip in common: embeddings are cached
         speaker, code = (
             number % SPEAKERS,
             [*EMOTIONS][(number + number // SPEAKERS) % len(EMOTIONS)],
@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, cost in stages(folder, folder / "corpus", *how):
                 growth = (cost.wall - few[name].wall) / (options.clips - FEW)
                 start = max(0.0, cost.wall - options.clips * growth)
-                numbers = (cost.wall, cost.cpu, start, 1000 * growth)
+                numbers = (cost.wall, cost.cpu, start, max(0.0, 1000 * growth))
                 rows.append((recipe, name, *(f"{s:.1f}" for s in numbers), f"{cost.memory:.2f}"))
             run_size = size(folder / f"corpus-{recipe}" / "run")
             print(f"{recipe}: run folder {run_size:.2f} GiB", file=sys.stderr)
@@ -239,7 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about += f"; batches of {options.batch}, {options.workers} workers"
     head = ("recipe", "command", "wall [s]", "CPU [s]", "start [s]", "s per 1,000 clips")
     table = markdown_table((*head, "memory [GiB]"), rows)
-    report(f"Reproduction, {options.device}", f"{about}\n\n{table}", options)
+    title = f"Reproduction, {', '.join(options.recipes)}, {options.device}"
+    report(title, f"{about}\n\n{table}", options)
 
 
 if __name__ == "__main__":
