@@ -202,7 +202,11 @@ def test_published_weights_agree_with_transformers_and_do_not_depend_on_padding(
     alone = torch.cat([embed(model, processor, [waveform]) for waveform in waveforms])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
     frames = torch.from_numpy(whisper_frames(np.resize(waveforms[0], 480_000), 80))[None]
+    theirs = encoder_of(folder)
     with torch.no_grad():
-        expected = encoder_of(folder)(frames.transpose(1, 2)).last_hidden_state
+        expected = theirs(frames.transpose(1, 2)).last_hidden_state
         found = model.audio_branch.base(frames).last_hidden_state
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        exact = theirs.double()(frames.transpose(1, 2).double()).last_hidden_state
+    # Single states of up to 24 differ by 1e-3 between float32 and float64, by either library.
+    errors = [(states - exact).square().mean().sqrt().item() for states in (found, expected)]
+    assert errors[0] < 1e-5 and errors[0] < 2 * errors[1]
