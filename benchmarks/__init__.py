@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
+from paraclap.cores import let_threads_sleep
+
 # To the end of the path, so that third-party code finds Hugging Face's `datasets`, not datasets.py.
 ROOT = str(Path(__file__).resolve().parents[1])
 sys.path[:] = [*(folder for folder in sys.path if folder not in ("", ROOT)), ROOT]
 
-# After the path is set, and before torch is imported.
-from paraclap.cores import let_threads_sleep  # noqa: E402
-
-let_threads_sleep()
+let_threads_sleep()  # before torch is imported

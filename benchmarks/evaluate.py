@@ -27,6 +27,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from benchmarks.encoders import MINILM, WHISPER_BASE
 from benchmarks.plain import original_forward
 from benchmarks.report import command_line, parse, report
 from benchmarks.timing import alternate, markdown_table, ratios
@@ -34,6 +35,7 @@ from paraclap.evaluation.embed import embed_texts, embed_waveforms
 from paraclap.evaluation.prompt_sets import class_prompts
 from paraclap.model.build import build_model
 from paraclap.model.engines import fast_model
+from paraclap.model.fast_on_cpu import fast_on_cpu
 from paraclap.model.modeling_paraclap import (
     MEL_HOP,
     PUBLISHED_CONFIG,
@@ -51,21 +53,6 @@ from paraclap.settings import ModelSettings, TowerSettings
 EMOTIONS = ("angry", "happy", "sad", "neutral", "fearful", "disgusted", "surprised", "calm")
 TEXTS = [class_prompts(emotion, "emotion", "sentence")[0] for emotion in EMOTIONS]
 PLAIN = "plain"
-WHISPER_BASE = {
-    "model_type": "whisper",
-    "d_model": 512,
-    "encoder_layers": 6,
-    "encoder_attention_heads": 8,
-    "encoder_ffn_dim": 2048,
-    "decoder_layers": 1,
-}
-MINILM = {
-    "model_type": "bert",
-    "hidden_size": 384,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-}
 LAYERS = [1, 2, 3, 4, 5]  # of configs/whisper.yaml
 
 
@@ -77,7 +64,7 @@ def build(encoder: str = "published") -> tuple[ParaCLAPModel, ParaCLAPProcessor]
         settings = ModelSettings(**towers, audio_layers=LAYERS, text_pooling="mean")
         model, processor = build_model(settings, TEXTS)
         return model.eval(), processor
-    model = ParaCLAPModel(ParaCLAPConfig(**PUBLISHED_CONFIG)).eval()
+    model = fast_on_cpu(ParaCLAPModel(ParaCLAPConfig(**PUBLISHED_CONFIG)).eval())
     tokenizer = train_tokenizer(TEXTS, 200)
     shortest = receptive_field(model.config.audio_config)
     return model, ParaCLAPProcessor(ParaCLAPFeatureExtractor(min_samples=shortest), tokenizer)

@@ -15,6 +15,7 @@ import transformers
 
 from benchmarks.timing import GIB, process_memory
 from paraclap.model.engines import has_bfloat16
+from paraclap.model.fast_on_cpu import fast_on_cpu
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG, ParaCLAPConfig, ParaCLAPModel
 
 FAILED = "FAILED"
@@ -71,7 +72,7 @@ class Bench:
         if self.small:
             config |= {name: config[name] | tiny for name, tiny in TINY.items()}
         torch.manual_seed(0)
-        return ParaCLAPModel(ParaCLAPConfig(**config))
+        return fast_on_cpu(ParaCLAPModel(ParaCLAPConfig(**config)))
 
     @cached_property
     def whisper(self) -> ParaCLAPModel:
@@ -83,7 +84,7 @@ class Bench:
             config["audio_config"] |= TINY_WHISPER
             config["text_config"] |= TINY["text_config"]
         torch.manual_seed(0)
-        return ParaCLAPModel(ParaCLAPConfig(**config))
+        return fast_on_cpu(ParaCLAPModel(ParaCLAPConfig(**config)))
 
     def peak(self, precision: str) -> float:
         """Return the most FLOP/s of a square matrix product."""

@@ -144,7 +144,9 @@ def step_of(
         step = TrainingStep(model, ContrastiveLoss(), "own", bfloat16=bfloat16)
         if recipe.cached:
             step.encoder.clips = step.encoder.audio(batch, []).cpu()
-        gradients = lambda given: step(given).loss  # noqa: E731
+
+        def gradients(given: dict[str, Any]) -> torch.Tensor:
+            return step(given).loss
 
     def take() -> torch.Tensor:
         model.zero_grad()

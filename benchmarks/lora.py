@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.encoders import MINILM, WHISPER_BASE
 from benchmarks.report import command_line, parse, report
 from benchmarks.timing import alternate, markdown_table, ratios
+from paraclap.model.fast_on_cpu import fast_on_cpu
 from paraclap.model.lora import add_adapters
 from paraclap.model.modeling_paraclap import ParaCLAPConfig, ParaCLAPModel, mel_frames
 from paraclap.settings import LoraSettings, OptimSettings
@@ -33,20 +35,8 @@ from paraclap.training.optim import parameter_groups
 from paraclap.training.step import TrainingStep
 
 CONFIG: dict[str, Any] = {
-    "audio_config": {
-        "model_type": "whisper",
-        "d_model": 512,
-        "encoder_layers": 6,
-        "encoder_attention_heads": 8,
-        "encoder_ffn_dim": 2048,
-    },
-    "text_config": {
-        "model_type": "bert",
-        "hidden_size": 384,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 1536,
-    },
+    "audio_config": WHISPER_BASE,
+    "text_config": MINILM,
     "audio_layers": [1, 2, 3, 4, 5],
     "projection_dim": 256,
 }
@@ -110,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(parser, arguments)
     device = torch.device(options.device)
     torch.manual_seed(0)
-    model = ParaCLAPModel(ParaCLAPConfig(**CONFIG)).to(device)
+    model = fast_on_cpu(ParaCLAPModel(ParaCLAPConfig(**CONFIG))).to(device)
     batch = make_batch(options.batch, options.seconds, model.config.audio_config.num_mel_bins)
     calls = {
         name: partial(train, model, *variant, batch, options.steps)

@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def original_forward(model: nn.Module) -> Iterator[None]:
-    """Undo `modeling_paraclap.fast_on_cpu` within the context."""
+    """Undo `paraclap.model.fast_on_cpu` within the context."""
     replaced = {
         module: module.__dict__.pop("forward")
         for module in model.modules()

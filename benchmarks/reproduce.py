@@ -35,6 +35,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from benchmarks.encoders import MINILM, WHISPER_BASE
 from benchmarks.report import command_line, parse, report
 from benchmarks.timing import GIB, markdown_table
 from paraclap.audio import SAMPLING_RATE
@@ -54,14 +55,7 @@ RECIPES = {
     "whisper": (),
 }
 """Configuration -> arguments of template_creation.py."""
-WHISPER = {
-    "d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048,
-    "num_mel_bins": 80, "decoder_layers": 1,
-}  # fmt: skip
-MINILM = {
-    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
-    "intermediate_size": 1536, "vocab_size": 30_522,
-}  # fmt: skip
+VOCABULARY = 30_522  # of BERT
 FEW = 40  # clips of the small corpus
 
 
@@ -124,8 +118,10 @@ def write_encoders(folder: Path, recipes: Sequence[str]) -> None:
         Wav2Vec2Model(audio).save_pretrained(folder / name)
         save_text("bert-base-uncased", without_type(PUBLISHED_CONFIG["text_config"]))
     if "whisper" in recipes:
-        WhisperEncoder(WhisperConfig(**WHISPER)).save_pretrained(folder / "whisper-base")
-        save_text("all-MiniLM-L6-v2", MINILM)
+        WhisperEncoder(WhisperConfig(**without_type(WHISPER_BASE))).save_pretrained(
+            folder / "whisper-base"
+        )
+        save_text("all-MiniLM-L6-v2", without_type(MINILM) | {"vocab_size": VOCABULARY})
 
 
 def without_type(config: Mapping) -> dict:

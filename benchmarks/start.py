@@ -86,7 +86,7 @@ def run(arguments: Sequence[str], folder: Path, expected: Sequence[int] = (0,)) 
 
 
 def answers(commands: Sequence[str], folder: Path) -> dict[str, Callable[[], None]]:
-    """Return the calls of all commands, by `COMMAND, what is asked`."""
+    """Return the calls of all commands, by `COMMAND, arguments`."""
     calls = {PASS: partial(run, ["-c", "pass"], folder)}
     calls[PACKAGE] = partial(run, ["-c", PACKAGE], folder)
     for command in commands:

@@ -33,9 +33,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.encoders import MINILM, WHISPER_BASE
 from benchmarks.plain import original_forward
 from benchmarks.report import command_line, parse, report
 from benchmarks.timing import alternate, markdown_table, ratios
+from paraclap.model.fast_on_cpu import fast_on_cpu
 from paraclap.model.modeling_paraclap import (
     PUBLISHED_CONFIG,
     SAMPLING_RATE,
@@ -57,23 +59,7 @@ PLAIN = "plain"
 LR = 1e-6
 STEPS = 100  # of a round of recipe "whisper"
 WHISPER = Path(__file__).parents[1] / "configs" / "whisper.yaml"
-WHISPER_ENCODERS: dict[str, Any] = {
-    "audio_config": {
-        "model_type": "whisper",
-        "d_model": 512,
-        "encoder_layers": 6,
-        "encoder_attention_heads": 8,
-        "encoder_ffn_dim": 2048,
-        "decoder_layers": 1,
-    },
-    "text_config": {
-        "model_type": "bert",
-        "hidden_size": 384,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 1536,
-    },
-}
+WHISPER_ENCODERS: dict[str, Any] = {"audio_config": WHISPER_BASE, "text_config": MINILM}
 RECIPES = {"published": ("audio", "text"), "audio": ("text",), "whisper": ("audio", "text")}
 """Recipe -> frozen encoders."""
 
@@ -222,7 +208,7 @@ def whisper_model(settings: Settings) -> ParaCLAPModel:
         "projection_dim", "projection_dropout",
     )  # fmt: skip
     options = {name: getattr(settings.model, name) for name in names}
-    return ParaCLAPModel(ParaCLAPConfig(**WHISPER_ENCODERS, **options))
+    return fast_on_cpu(ParaCLAPModel(ParaCLAPConfig(**WHISPER_ENCODERS, **options)))
 
 
 def whisper_variants(
@@ -293,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         freeze(model, settings.model.freeze)
         variants = whisper_variants(model, settings, batch, options.bfloat16)
     else:
-        model = ParaCLAPModel(ParaCLAPConfig(**PUBLISHED_CONFIG)).to(device)
+        model = fast_on_cpu(ParaCLAPModel(ParaCLAPConfig(**PUBLISHED_CONFIG))).to(device)
         precise = (options.bfloat16, options.micro_batch)
         variants = variants_of(options.recipe, model, batch, *precise)
     found = {name: gradients(model, v.frozen, v.step, batch) for name, v in variants.items()}

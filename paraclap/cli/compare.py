@@ -36,13 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(options.results) < 2:
         parser.error(f"expected at least two RESULTS, got {options.results[0]}")
     # scipy and matplotlib take a second to import: after the arguments are checked.
-    from paraclap.evaluation.compare import (
-        FILES,
-        compare,
-        comparison_page,
-        read_all,
-        write_comparison,
-    )
+    from paraclap.evaluation.compare import FILES, compare, read_all
+    from paraclap.evaluation.comparison_page import comparison_page, write_comparison
 
     results = read_all(options.results)
     if options.output is not None:

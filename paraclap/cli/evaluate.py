@@ -193,11 +193,10 @@ def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> "Ev
 
 def _compare(baseline: "Evaluated", output: Path) -> None:
     """Print and write the comparison of new results with the baseline."""
-    from paraclap.evaluation.compare import (
-        compare,
+    from paraclap.evaluation.compare import compare, read_all
+    from paraclap.evaluation.comparison_page import (
         comparison_notes,
         comparison_table,
-        read_all,
         write_comparison,
     )
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 from transformers.utils import logging
 
+from paraclap.model.fast_on_cpu import fast_on_cpu
 from paraclap.model.hashes import check_hashes
 from paraclap.model.modeling_paraclap import (
     LOG_MEL,
@@ -126,7 +127,7 @@ def _build_model(
         model = ParaCLAPModel(config)
         model.audio_branch.base.load_state_dict(audio.state_dict())
         model.text_branch.base.load_state_dict(text.state_dict())
-        return model.freeze(settings.freeze)
+        return fast_on_cpu(model).freeze(settings.freeze)
 
 
 def _check_inputs(reads_functionals: bool, functionals: Functionals | None) -> None:
@@ -189,7 +190,7 @@ def load_model(
     for name, weight in model.named_parameters():
         if not bool(weight.isfinite().all()):
             raise ModelError(f"{source}: weight {name!r} is not finite")
-    return model.to(device).eval(), processor
+    return fast_on_cpu(model.to(device).eval()), processor
 
 
 def load_processor(source: str | Path) -> ParaCLAPProcessor:

@@ -195,7 +195,8 @@ class Validator:
             chosen |= {f"recall/{label}": recall for label, recall in scores["recall"].items()}
             speakers = known_speakers(self.tables[name].loc[answers.index])
             interval = score(answers["truth"], answers["prediction"], speakers)["interval"]
-            chosen |= dict(zip(LIMITS, interval or (), strict=False))
+            if interval is not None:
+                chosen |= dict(zip(LIMITS, interval, strict=True))
         if name in self.captioned:
             rows, captions = self.captioned[name]
             chosen |= captions(model, processor, audio[rows], objective)

@@ -25,8 +25,8 @@ def test_generated_corpus_is_read_as_msp_podcast(tmp_path):
 
 @pytest.mark.slow
 def test_costs_of_a_recipe_are_measured(monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "WHISPER", reproduce.WHISPER | TINY)
-    monkeypatch.setattr(reproduce, "MINILM", {**TINY_TEXT, "vocab_size": 30_522})
+    monkeypatch.setattr(reproduce, "WHISPER_BASE", reproduce.WHISPER_BASE | TINY)
+    monkeypatch.setattr(reproduce, "MINILM", TINY_TEXT)
     reproduce.main(["--recipes", "whisper", "--clips", "60", "--workers", "1"])
     lines = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "|" in line]
     commands = [cells[1].strip() for cells in lines[2:]]

@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 import paraclap.cli
 from paraclap.cli import compare as cli
 from paraclap.cli import evaluate
-from paraclap.evaluation import compare
+from paraclap.evaluation import compare, comparison_page
 from paraclap.evaluation.compare import ComparisonError, read_all
 from paraclap.evaluation.metrics import mean_uar, recall_counts
 
@@ -195,7 +195,7 @@ def test_missing_intervals_and_speakers_are_stated(tmp_path, pairs):
     write_results(tmp_path / "a", {"c": first, "d": two})
     write_results(tmp_path / "b", {"c": second, "d": other, "e": other})
     results = read_all([tmp_path / "a", tmp_path / "b"])
-    page = compare.comparison_page(compare.compare(results), results)
+    page = comparison_page.comparison_page(compare.compare(results), results)
     assert "c: no speakers are known" in page and "d: no interval, which needs 3" in page
     assert "only in b, not compared: e" in page and "| d | 12 | 2 |" in page
 
@@ -205,7 +205,7 @@ def test_unknown_speakers_and_clips_left_out_are_stated(tmp_path, pairs):
     write_results(tmp_path / "a", {"c": first}, clips=48)
     write_results(tmp_path / "b", {"c": second[8:]}, clips=40)
     results = read_all([tmp_path / "a", tmp_path / "b"])
-    page = compare.comparison_page(compare.compare(results, common=True), results)
+    page = comparison_page.comparison_page(compare.compare(results, common=True), results)
     assert "c: 6 of 40 clips have no speaker; each counts as a speaker of its own" in page
     assert "c: only the 40 clips of all results are compared (48 of a, 40 of b)" in page
 

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import Wav2Vec2Config
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 
-from paraclap.model import modeling_paraclap
-from paraclap.model.modeling_paraclap import ONEDNN_ROWS, fast_on_cpu
+from paraclap.model import fast_on_cpu as module_of
+from paraclap.model.fast_on_cpu import ONEDNN_ROWS, fast_on_cpu
 
 
 def gradients(module: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -85,11 +85,11 @@ def test_a_copy_computes_with_its_own_weights() -> None:
 
 
 def test_torch_without_the_product_of_onednn_computes_its_own(monkeypatch):
-    monkeypatch.setattr(modeling_paraclap, "LINEAR", "_not_there")
-    modeling_paraclap._has_onednn.cache_clear()
+    monkeypatch.setattr(module_of, "LINEAR", "_not_there")
+    module_of._has_onednn.cache_clear()
     try:
         layer, inputs = fast_on_cpu(nn.Linear(48, 32)), torch.randn(64, 48)
-        assert not modeling_paraclap._has_onednn()
+        assert not module_of._has_onednn()
         assert torch.equal(layer(inputs), F.linear(inputs, layer.weight, layer.bias))
     finally:
-        modeling_paraclap._has_onednn.cache_clear()
+        module_of._has_onednn.cache_clear()
