@@ -68,7 +68,7 @@ WRONG = {
     "-m paraclap.crossval": (["optim.lrr=1"], [NOWHERE]),
 }
 """Command -> arguments with a mistyped one, and with a path that does not exist."""
-ASKED = ("--help", "mistyped", "wrong path")
+KINDS = ("--help", "mistyped", "wrong path")
 
 
 def run(arguments: Sequence[str], folder: Path, expected: Sequence[int] = (0,)) -> None:
@@ -91,10 +91,10 @@ def answers(commands: Sequence[str], folder: Path) -> dict[str, Callable[[], Non
     calls[PACKAGE] = partial(run, ["-c", PACKAGE], folder)
     for command in commands:
         name = command.split() if command.startswith("-m") else [str(ROOT / f"{command}.py")]
-        for asked, words in zip(ASKED, (["--help"], *WRONG[command]), strict=True):
+        for kind, words in zip(KINDS, (["--help"], *WRONG[command]), strict=True):
             if words is not None:
-                codes = (0,) if asked == "--help" else (1, 2)
-                calls[f"{command}, {asked}"] = partial(run, [*name, *words], folder, codes)
+                codes = (0,) if kind == "--help" else (1, 2)
+                calls[f"{command}, {kind}"] = partial(run, [*name, *words], folder, codes)
     return calls
 
 

@@ -1,7 +1,7 @@
-"""Words of phrases, and whether a rewritten phrase still says the same.
+"""Words of phrases, and whether a rewritten phrase still has the same meaning.
 
 A phrase is a set of words, without those that are true of any speech ("the speaker is"). A rewrite
-says the same if it holds most words of one wording of the same level or label, more than of any
+has the same meaning if it holds most words of one wording of the same level or label, more than of any
 other, and all words of no wording of another level, label or descriptor.
 """
 
@@ -51,7 +51,7 @@ class Meanings:
         share = _shared(own, words)
         others = [w for m, found in self._wordings.items() if m != meaning for w in found]
         if any(other <= words and not other <= own <= words for other in others):
-            return "says something else as well"
+            return "has words of another meaning"
         rivals = [
             _shared(wording, words)
             for other, found in self._wordings.items()

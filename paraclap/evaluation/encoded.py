@@ -162,8 +162,8 @@ def encoded_clips(
         encode: encodes rows that are not cached.
         cache: None = every clip is encoded.
         columns: P columns of the rows to return; None = all.
-        progress: called with the number of clips that are done; None = not called.
-        stop: whether to return early, asked after every batch. Rows not encoded are zero.
+        progress: counts the clips; None = they are not counted.
+        stop: whether to return early, called after every batch. Rows not encoded are zero.
     """
     columns = torch.arange(size) if columns is None else columns
     table = torch.zeros(len(clips), len(columns))

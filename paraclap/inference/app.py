@@ -136,8 +136,8 @@ def build_page(
 
         inputs = [first, second, prompts, template, *groups, *others]
         filled = [hint, *columns, *itertools.chain(*results)]
-        asked = gr.on([button.click, prompts.submit], respond, inputs, filled, **options)
-        for done in (asked, loaded.then(respond, inputs, filled, **options)):
+        answered = gr.on([button.click, prompts.submit], respond, inputs, filled, **options)
+        for done in (answered, loaded.then(respond, inputs, filled, **options)):
             done.then(None, js=SCROLL, api_visibility="private")
         changes = [event for clip in (first, second) for event in (clip.clear, clip.input)]
         gr.on(changes, empty, None, filled, queue=False, api_visibility="private")

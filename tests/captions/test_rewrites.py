@@ -68,21 +68,21 @@ MEDIUM = ("intensity", "intensity is normal")
         (PITCH, "a rather deep voice", None),
         (PITCH, "a pleasant voice", "lacks"),
         (PITCH, "", "lacks"),
-        (PITCH, "the pitch is high", "something else"),
-        (PITCH, "the pitch is low, or high", "something else"),
+        (PITCH, "the pitch is high", "another meaning"),
+        (PITCH, "the pitch is low, or high", "another meaning"),
         (PITCH, "the pitch is not low", "negates"),
         (PITCH, "it isn't a deep voice", "negates"),
-        (PITCH, "the jitter is low", "something else"),
-        (PITCH, "the pitch is low and the speaker is angry", "something else"),
-        (("pitch_variation", "pitch variation is high"), "a high pitch", "something else"),
+        (PITCH, "the jitter is low", "another meaning"),
+        (PITCH, "the pitch is low and the speaker is angry", "another meaning"),
+        (("pitch_variation", "pitch variation is high"), "a high pitch", "another meaning"),
         (ANGER, "someone full of anger", None),
         (ANGER, "an upset speaker", "lacks"),
-        (ANGER, "the speaker is coldly angry", "something else"),
-        (ANGER, "angry and sad", "something else"),
+        (ANGER, "the speaker is coldly angry", "another meaning"),
+        (ANGER, "angry and sad", "another meaning"),
         (ANGER, "the speaker hardly sounds angry", "negates"),
         (MEDIUM, "neither quiet nor loud", None),
         (MEDIUM, "talking at the usual volume", None),
-        (MEDIUM, "quiet", "something else"),
+        (MEDIUM, "quiet", "another meaning"),
     ],
 )
 def test_rewrites_keep_the_level_and_say_nothing_else(meaning, text, problem):
@@ -144,7 +144,7 @@ def test_rejected_rewrites_are_counted_and_shown(tmp_path, capsys):
     command = program(tmp_path, text, "other.py")
     assert run(features, "-o", output, "--rewrite", command) == 0
     shown = capsys.readouterr().out
-    assert "rewrites: 1 new wordings" in shown and "says something else as well" in shown
+    assert "rewrites: 1 new wordings" in shown and "has words of another meaning" in shown
 
 
 def test_a_program_reads_lines_and_its_seed_without_a_shell(tmp_path):
