@@ -274,6 +274,7 @@ def test_standardisation_and_layers_survive_saving(settings, waveforms, tmp_path
         )
         expected = model.get_audio_features(**batch).pooler_output
     model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
     loaded, _ = load_model(tmp_path)
     with torch.no_grad():
         assert torch.equal(loaded.get_audio_features(**batch).pooler_output, expected)
