@@ -1,8 +1,8 @@
 """Words of phrases, and whether a rewritten phrase still has the same meaning.
 
 A phrase is a set of words, without those that are true of any speech ("the speaker is"). A rewrite
-has the same meaning if it holds most words of one wording of the same level or label, more than of any
-other, and all words of no wording of another level, label or descriptor.
+has the same meaning if it holds most words of one wording of the same level or label, more than of
+any other, and all words of no wording of another level, label or descriptor.
 """
 
 import re
