@@ -35,11 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if len(options.results) < 2:
         parser.error(f"expected at least two RESULTS, got {options.results[0]}")
-    # scipy and matplotlib take a second to import: after the arguments are checked.
-    from paraclap.evaluation.compare import FILES, compare, read_all
-    from paraclap.evaluation.comparison_page import comparison_page, write_comparison
+    from paraclap.evaluation.evaluated import read_all
 
     results = read_all(options.results)
+    # scipy and matplotlib take a second to import: after the folders are found.
+    from paraclap.evaluation.compare import FILES, compare
+    from paraclap.evaluation.comparison_page import comparison_page, write_comparison
+
     if options.output is not None:
         folder: Path = make_folder(options.output)
         for name in FILES:

@@ -74,7 +74,7 @@ from paraclap.settings import BATCH_SECONDS, TrainSettings
 from paraclap.style import FORMATS
 
 if TYPE_CHECKING:
-    from paraclap.evaluation.compare import Evaluated
+    from paraclap.evaluation.evaluated import Evaluated
     from paraclap.evaluation.tasks import Source
 
 FIXED_BY_PROTOCOL = ("targets", "prompts", "split", "split_from", "speakers")
@@ -160,7 +160,8 @@ def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> "Ev
     Returns:
         The results to compare with, of which the clips are those that will be scored.
     """
-    from paraclap.evaluation.compare import FILES, check_baseline, read_results
+    from paraclap.evaluation.compare import FILES, check_baseline
+    from paraclap.evaluation.evaluated import read_results
     from paraclap.evaluation.tasks import scored_labels
 
     baseline = None if options.baseline is None else read_results(options.baseline)
@@ -193,12 +194,13 @@ def _prepare_output(options: argparse.Namespace, sources: "list[Source]") -> "Ev
 
 def _compare(baseline: "Evaluated", output: Path) -> None:
     """Print and write the comparison of new results with the baseline."""
-    from paraclap.evaluation.compare import compare, read_all
+    from paraclap.evaluation.compare import compare
     from paraclap.evaluation.comparison_page import (
         comparison_notes,
         comparison_table,
         write_comparison,
     )
+    from paraclap.evaluation.evaluated import read_all
 
     results = read_all([baseline.folder, output])
     rows = compare(results)

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from paraclap.evaluation.bootstrap import FEWEST_CLUSTERS, RESAMPLES, SEED
-from paraclap.evaluation.compare import FILES, Evaluated, common_tasks, prompt_notes
+from paraclap.evaluation.compare import FILES, common_tasks, prompt_notes
+from paraclap.evaluation.evaluated import Evaluated
 from paraclap.evaluation.figures import plot_differences
 from paraclap.evaluation.report import NOTHING, to_markdown, with_interval
 from paraclap.files import make_folder, write_text

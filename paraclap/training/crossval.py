@@ -23,8 +23,8 @@ import yaml
 
 from paraclap.data.trained_on import content_hashes, load
 from paraclap.distributed import broadcast, device_named, meet, rank
-from paraclap.evaluation.compare import INDEX, read_predictions
 from paraclap.evaluation.encoded import open_cache
+from paraclap.evaluation.evaluated import INDEX, read_predictions
 from paraclap.evaluation.folds import Partition
 from paraclap.evaluation.metrics import calibration, score
 from paraclap.evaluation.prompts import prompts_for

@@ -10,7 +10,7 @@ import paraclap.cli
 from paraclap.cli import compare as cli
 from paraclap.cli import evaluate
 from paraclap.evaluation import compare, comparison_page
-from paraclap.evaluation.compare import ComparisonError, read_all
+from paraclap.evaluation.evaluated import ComparisonError, read_all, read_results
 from paraclap.evaluation.metrics import mean_uar, recall_counts
 
 NAME = "paraclap-synthetic"
@@ -186,7 +186,7 @@ def test_folders_without_scores_are_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "scores.yaml").write_text(content)
     with pytest.raises(ComparisonError, match=message):
-        compare.read_results(tmp_path)
+        read_results(tmp_path)
 
 
 def test_missing_intervals_and_speakers_are_stated(tmp_path, pairs):
