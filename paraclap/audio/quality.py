@@ -33,7 +33,7 @@ AUDIBLE = 1e-3
 """Power of a frame relative to the loudest below which it is not considered (-30 dB)."""
 BLOCK = 1500
 """Frames analysed at once (30 s), to bound memory."""
-SEARCHED = 50
+SEARCHED = 20
 """Frames around the loudest one that are analysed first; speech is voiced there."""
 
 _SIZE = 1080  # of the Fourier transform: no lag of up to 228 wraps around
