@@ -37,7 +37,7 @@ from paraclap.audio.waveform_cache import cache_waveforms
 from paraclap.corpora.shards import write_shards
 from paraclap.corpora.table import read_corpus
 from paraclap.data.dataset import CaptionDataset, Collate
-from paraclap.data.loader import Loader
+from paraclap.data.loader import PREFETCH, Loader
 from paraclap.data.sampler import TrainingBatches
 from paraclap.model.modeling_paraclap import ParaCLAPFeatureExtractor, ParaCLAPProcessor
 from paraclap.model.towers import train_tokenizer
@@ -147,8 +147,8 @@ def ours(dataset: CaptionDataset, processor: ParaCLAPProcessor, batch: int, work
         yield (next(loader) for _ in range(steps))
 
 
-def take(epochs: Callable[[], Epochs], step: float) -> tuple[float, float]:
-    """Take all batches, with steps of `step` seconds; the first batch is not counted.
+def take(epochs: Callable[[], Epochs], step: float, ahead: int) -> tuple[float, float]:
+    """Take all batches, with steps of `step` seconds; the first `ahead` are not counted.
 
     Returns:
         Total time waited for batches, and the longest wait for the first batch of an epoch [s].
@@ -162,7 +162,7 @@ def take(epochs: Callable[[], Epochs], step: float) -> tuple[float, float]:
             firsts += [waits[-1]] * is_first
             time.sleep(step)
             since, is_first = time.perf_counter(), False
-    return sum(waits[1:]), max(firsts[1:])
+    return sum(waits[ahead:]), max(firsts[1:])
 
 
 def check_equal(first: Epochs, second: Epochs, what: str) -> None:
@@ -204,8 +204,9 @@ def measure(
             name: CaptionDataset(table, source, CaptionSettings(), data, SEED)
             for name, source in sources.items()
         }
-        clips = EPOCHS * (len(names) // batch) * batch - batch
         for workers in worker_counts:
+            ahead = 1 + workers * PREFETCH  # batches that are read while the workers start
+            clips = (EPOCHS * (len(names) // batch) - ahead) * batch
             epochs = {
                 name: partial(plain if name == PLAIN else ours, dataset, processor, batch, workers)
                 for name, dataset in datasets.items()
@@ -214,7 +215,7 @@ def measure(
                 check_equal(epochs[PLAIN](), epochs[name](), name)
             found: dict[float, dict[str, list[tuple[float, float]]]] = {}
             for pause in (0.0, step * batch):
-                calls = {name: partial(take, of, pause) for name, of in epochs.items()}
+                calls = {name: partial(take, of, pause, ahead) for name, of in epochs.items()}
                 runs = alternate(calls, rounds)
                 found[pause] = {name: [run.result for run in of] for name, of in runs.items()}
             fast, slow = found.values()
