@@ -2,6 +2,7 @@
 
     python -m benchmarks.loading
     python -m benchmarks.loading --clips 512 --rounds 7 --workers 0 2 --batch 64 --step 1000
+    python -m benchmarks.loading --profile
 
 All ways give the same batches of crops of 5 s with captions. "plain" decodes whole files by
 soundfile, resamples them by soxr, cuts the crop, tokenises, and pads in a DataLoader of torch with
@@ -13,6 +14,10 @@ The first columns of numbers are the time per clip if batches are taken as fast 
 how many times as fast as plain that is. "Waiting" is how long the trainer waits per clip if its
 steps take `--step` us per clip on another device, "gap" the longest wait for the first batch of
 another epoch. The table has the fastest round.
+
+--profile divides the time per clip instead: CPU time of reading and of collating in one thread, and
+what two workers of each kind need: processes that send tensors by torch, those of `Loader`, which
+use shared memory again, and its threads. The fastest round of WAV files and of the waveform cache.
 """
 
 import tempfile
@@ -97,6 +102,18 @@ def make_table(names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({"captions": captions, "caption_descriptors": descriptors}, index)
 
 
+def make_processor(table: pd.DataFrame) -> ParaCLAPProcessor:
+    """Return a processor with a tokenizer of the captions of a table."""
+    tokenizer = train_tokenizer(sorted({text for row in table["captions"] for text in row}), 200)
+    return ParaCLAPProcessor(ParaCLAPFeatureExtractor(), tokenizer)
+
+
+def make_dataset(table: pd.DataFrame, source: Recordings) -> CaptionDataset:
+    """Return a dataset of crops."""
+    data = DataSettings(crop_seconds=SECONDS)
+    return CaptionDataset(table, source, CaptionSettings(), data, SEED)
+
+
 def plain_collate(
     processor: ParaCLAPProcessor, items: Sequence[dict[str, Any]]
 ) -> dict[str, torch.Tensor]:
@@ -177,6 +194,77 @@ def check_equal(first: Epochs, second: Epochs, what: str) -> None:
             raise RuntimeError(f"{name} of {what} differ from those of {PLAIN}")
 
 
+class _InProcesses(torch.utils.data.Dataset):
+    """A dataset that `Loader` reads by processes, also if it is in memory."""
+
+    def __init__(self, dataset: CaptionDataset) -> None:
+        self.dataset, self.files = dataset, dataset.files
+
+    def __getitems__(self, places: Sequence[Any]) -> list[dict[str, Any]]:
+        return self.dataset.__getitems__(places)
+
+
+def two_workers(
+    dataset: CaptionDataset, collate: Collate, batches: list
+) -> dict[str, Callable[[], Iterable[Any]]]:
+    """Return the ways to read batches with two workers."""
+    ways: dict[str, Callable[[], Iterable[Any]]] = {
+        "2 processes of torch": lambda: torch.utils.data.DataLoader(
+            _Items(dataset), batch_sampler=batches, num_workers=2, collate_fn=collate
+        ),
+        "2 processes": lambda: Loader(_InProcesses(dataset), collate, batches, workers=2),
+    }
+    if dataset.in_memory:
+        ways["2 threads"] = lambda: Loader(dataset, collate, batches, workers=2)
+    return ways
+
+
+def profile(root: Path, names: Sequence[str], batch: int, rounds: int) -> Iterator[tuple[str, ...]]:
+    """Divide the time per clip; yields the rows of the table."""
+    table = make_table(names)
+    collate = Collate(make_processor(table), SECONDS)
+    with tempfile.TemporaryDirectory() as cache:
+        sources = {"WAV": Files(root), "waveform cache": cache_waveforms(cache, root, names)}
+        for kind, source in sources.items():
+            dataset = make_dataset(table, source)
+            steps = EPOCHS * (len(names) // batch)
+            batches = list(TrainingBatches(len(names), batch, steps, SEED))
+            found: dict[str, list[tuple[float, float]]] = {}
+            for _ in range(rounds):
+                for name, seconds in one_thread(dataset, collate, batches).items():
+                    found.setdefault(name, []).append((seconds, seconds))
+                for name, way in two_workers(dataset, collate, batches).items():
+                    found.setdefault(name, []).append(drain(way()))
+            for name, runs in found.items():
+                wall, cpu = (f"{1e6 * min(of) / batch:,.0f}" for of in zip(*runs, strict=True))
+                yield kind, name, wall, cpu
+
+
+def one_thread(dataset: CaptionDataset, collate: Collate, batches: list) -> dict[str, float]:
+    """Return the CPU time of reading a batch and of collating it [s]."""
+    read = collated = 0.0
+    for places in batches:
+        start = time.thread_time()
+        items = dataset.__getitems__(places)
+        middle = time.thread_time()
+        collate(items)
+        read, collated = read + middle - start, collated + time.thread_time() - middle
+    return {"reading": read / len(batches), "collating": collated / len(batches)}
+
+
+def drain(batches: Iterable[Any]) -> tuple[float, float]:
+    """Take all batches; return the time and the CPU time of this thread for a batch [s].
+
+    Batches that are read while the workers start are not counted.
+    """
+    iterator = iter(batches)
+    for _ in range(1 + 2 * PREFETCH):
+        next(iterator)
+    start, cpu = time.perf_counter(), time.thread_time()
+    count = sum(1 for _ in iterator)
+    return (time.perf_counter() - start) / count, (time.thread_time() - cpu) / count
+
+
 def measure(
     kind: str,
     root: Path,
@@ -188,8 +276,7 @@ def measure(
 ) -> Iterator[tuple[str, ...]]:
     """Load in every way; yields the rows of the table."""
     table = make_table(names)
-    tokenizer = train_tokenizer(sorted({text for row in table["captions"] for text in row}), 200)
-    processor = ParaCLAPProcessor(ParaCLAPFeatureExtractor(), tokenizer)
+    processor = make_processor(table)
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as folder:
         packed = Path(folder, "shards")
         write_shards(read_corpus(root), packed, SHARD_BYTES)
@@ -199,11 +286,7 @@ def measure(
             "shards": Files(packed),
             "waveform cache": cache_waveforms(cache, root, names),
         }
-        data = DataSettings(crop_seconds=SECONDS)
-        datasets = {
-            name: CaptionDataset(table, source, CaptionSettings(), data, SEED)
-            for name, source in sources.items()
-        }
+        datasets = {name: make_dataset(table, source) for name, source in sources.items()}
         for workers in worker_counts:
             ahead = 1 + workers * PREFETCH  # batches that are read while the workers start
             clips = (EPOCHS * (len(names) // batch) - ahead) * batch
@@ -238,7 +321,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--step", type=float, default=1000.0, help="time of a step per clip [us] (%(default)g)")
     kinds = [f"{form}-{rate}" for form, rate in KINDS]
     add("--kinds", nargs="+", choices=kinds, default=kinds, help="of files (all)")
+    add("--profile", action="store_true", help="divide the time of two workers")
     options = parse(parser, arguments)
+    if options.profile:
+        with tempfile.TemporaryDirectory() as folder:
+            names = write_clips(Path(folder), "wav", SAMPLING_RATE, options.clips)
+            parts = profile(Path(folder), names, options.batch, options.rounds)
+            head = ("source", "part", "us per clip", "of the trainer's thread")
+            return report("Profile of the loader", markdown_table(head, [*parts]), options)
     rows: list[tuple[str, ...]] = []
     for form, rate in KINDS:
         if f"{form}-{rate}" not in options.kinds:
