@@ -63,6 +63,8 @@ def _product(
     left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return left @ right.T + bias by oneDNN, each matrix or its transpose contiguous."""
+    if not _has_onednn():
+        return F.linear(left, right, bias)
     return getattr(torch.ops.mkldnn, LINEAR)(left, right, bias, "none", [], "")
 
 

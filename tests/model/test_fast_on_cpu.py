@@ -91,5 +91,7 @@ def test_torch_without_the_product_of_onednn_computes_its_own(monkeypatch):
         layer, inputs = fast_on_cpu(nn.Linear(48, 32)), torch.randn(64, 48)
         assert not module_of._has_onednn()
         assert torch.equal(layer(inputs), F.linear(inputs, layer.weight, layer.bias))
+        encoder = convolutions(conv_dim=[16, 8], conv_kernel=[10, 3], conv_stride=[5, 2])
+        assert_alike(encoder, torch.randn(2, 803))
     finally:
         module_of._has_onednn.cache_clear()
