@@ -7,11 +7,12 @@ models need no operation of torch without documentation.
 """
 
 import functools
+import weakref
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 LINEAR = "_linear_pointwise"  # of oneDNN, as torch.compile calls it
 ONEDNN_ROWS = 16  # of a matrix; products of fewer rows are no faster by oneDNN
@@ -21,16 +22,27 @@ def fast_on_cpu(module: nn.Module) -> nn.Module:
     """Replace forward passes of submodules by faster ones of equal results; returns the module.
 
     Linear layers in float32 are computed by oneDNN, see `_linear`. Convolutions followed by a layer
-    norm keep their states as (B, N, H) in memory, see `_convolution`. Elsewhere than on a CPU, and
-    while a model is compiled or exported, the original forward passes run.
+    norm keep their states as (B, N, H) in memory, see `_convolution`. The original forward passes
+    run elsewhere than on a CPU, and while a model is compiled, traced, exported or transformed by
+    `torch.func`.
     """
     for layer in module.modules():
         conv, norm = getattr(layer, "conv", None), getattr(layer, "layer_norm", None)
         if type(layer) is nn.Linear:
-            layer.forward = functools.partial(_linear, layer)
+            layer.forward = functools.partial(_linear, _Reference(layer))
         elif isinstance(conv, nn.Conv1d) and isinstance(norm, nn.LayerNorm):
-            layer.forward = functools.partial(_convolution, layer)
+            layer.forward = functools.partial(_convolution, _Reference(layer))
     return module
+
+
+class _Reference:
+    """A layer in its own forward pass, without a cycle that would keep models in memory."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = weakref.ref(layer)
+
+    def __reduce__(self) -> tuple:
+        return _Reference, (self.layer(),)  # in a copy or a file, the layer that has it
 
 
 @functools.cache
@@ -41,16 +53,23 @@ def _has_onednn() -> bool:
 
 
 def _runs_eagerly_on_cpu(tensor: torch.Tensor) -> bool:
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Return whether a tensor is on a CPU, and no operation is recorded or transformed."""
+    return tensor.device.type == "cpu" and not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()  # of torch.func
+    )
 
 
-def _linear(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+def _linear(reference: _Reference, inputs: torch.Tensor) -> torch.Tensor:
     """Forward pass of a linear layer; torch uses MKL, which does not use AVX-512 on AMD."""
+    layer = reference.layer()
     weight = layer.weight
     if (
         _runs_eagerly_on_cpu(inputs)
         and inputs.dtype == weight.dtype == torch.float32
         and inputs.numel() >= ONEDNN_ROWS * weight.shape[1]
+        and inputs.shape[-1] == weight.shape[1]  # else torch says which sizes differ
         and not torch.is_autocast_enabled("cpu")
         and _has_onednn()
     ):
@@ -62,8 +81,12 @@ def _linear(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
 def _product(
     left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return left @ right.T + bias by oneDNN, each matrix or its transpose contiguous."""
-    if not _has_onednn():
+    """Return left @ right.T + bias by oneDNN, each matrix or its transpose contiguous.
+
+    oneDNN has no products of nothing, and those of a gradient must have gradients themselves if
+    autograd is enabled (`create_graph`).
+    """
+    if not left.numel() or torch.is_grad_enabled() or not _has_onednn():
         return F.linear(left, right, bias)
     return getattr(torch.ops.mkldnn, LINEAR)(left, right, bias, "none", [], "")
 
@@ -75,11 +98,11 @@ class _Linear(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        ctx.save_for_backward(rows, weight)
+        # Torch keeps no input of a frozen layer either.
+        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, weight)
         return _product(rows, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         gradient, wanted = gradient.contiguous(), ctx.needs_input_grad
@@ -90,12 +113,13 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def _convolution(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+def _convolution(reference: _Reference, states: torch.Tensor) -> torch.Tensor:
     """Forward pass of convolution, layer norm and activation, (B, C, N) to (B, H, N).
 
     torch copies states to (B, C, N) in memory for the convolution, and the backward pass of the
     activation is slow if its operands differ in layout.
     """
+    layer = reference.layer()
     conv = layer.conv
     plain = (conv.groups, conv.padding, conv.dilation) == (1, (0,), (1,))
     if not (plain and _runs_eagerly_on_cpu(states)):
@@ -140,7 +164,6 @@ class _Convolution(torch.autograd.Function):
         return _convolved(frames, weight, bias, stride)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         frames, weight = ctx.saved_tensors
         gradient = gradient.contiguous()

@@ -1,6 +1,9 @@
 """Faster forward passes on a CPU give the outputs and gradients of torch's own."""
 
 import copy
+import gc
+import io
+import weakref
 
 import pytest
 import torch
@@ -95,3 +98,78 @@ def test_torch_without_the_product_of_onednn_computes_its_own(monkeypatch):
         assert_alike(encoder, torch.randn(2, 803))
     finally:
         module_of._has_onednn.cache_clear()
+
+
+def test_layers_are_freed_with_their_last_reference() -> None:
+    encoder = fast_on_cpu(convolutions(conv_dim=[8], conv_kernel=[4], conv_stride=[2]))
+    modules = fast_on_cpu(nn.ModuleList([nn.Linear(4, 4), encoder]))
+    weights = [weakref.ref(weight) for weight in modules.parameters()]
+    gc.disable()
+    try:
+        del encoder, modules
+        assert weights and not any(weight() is not None for weight in weights)
+    finally:
+        gc.enable()
+
+
+def test_a_loaded_model_computes_with_its_own_weights() -> None:
+    stream = io.BytesIO()
+    torch.save(fast_on_cpu(nn.Sequential(nn.Linear(48, 32))), stream)
+    stream.seek(0)
+    loaded = torch.load(stream, weights_only=False)
+    nn.init.zeros_(loaded[0].weight)
+    assert loaded(torch.ones(64, 48)).eq(loaded[0].bias).all()
+
+
+def test_batches_without_clips_have_gradients() -> None:
+    encoder = fast_on_cpu(convolutions(conv_dim=[8] * 7))
+    for module, size in ((encoder, 800), (fast_on_cpu(nn.Linear(48, 32)), 48)):
+        inputs = torch.ones(0, size, requires_grad=True)
+        module(inputs).sum().backward()
+        assert inputs.grad.shape == inputs.shape
+        assert all(weight.grad.eq(0).all() for weight in module.parameters())
+
+
+def test_gradients_of_gradients() -> None:
+    torch.manual_seed(0)
+
+    def second(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        inputs = inputs.clone().requires_grad_()
+        (first,) = torch.autograd.grad(module(inputs).pow(2).sum(), inputs, create_graph=True)
+        return torch.autograd.grad(first.pow(2).sum(), inputs)[0]
+
+    shape = {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2]}
+    for module, inputs in (
+        (nn.Linear(48, 32), torch.randn(64, 48)),
+        (convolutions(num_feat_extract_layers=2, **shape), torch.randn(2, 803)),
+    ):
+        expected = second(copy.deepcopy(module).double(), inputs.double())
+        found = second(fast_on_cpu(module), inputs).double()
+        assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_traced_and_transformed_layers_are_those_of_torch() -> None:
+    layer, inputs = fast_on_cpu(nn.Linear(48, 32)), torch.randn(64, 48)
+    expected = F.linear(inputs, layer.weight, layer.bias)
+    assert torch.equal(torch.jit.trace(layer, inputs)(inputs), expected)
+    torch.testing.assert_close(torch.vmap(layer)(inputs[None])[0], expected)
+    gradient = torch.func.grad(lambda rows: layer(rows).sum())(inputs)
+    torch.testing.assert_close(gradient, layer.weight.detach().sum(0).expand(64, -1))
+
+
+def test_a_wrong_size_is_named() -> None:
+    with pytest.raises(RuntimeError, match="40x47 and 48x32"):
+        fast_on_cpu(nn.Linear(48, 32))(torch.ones(40, 47))
+
+
+def test_frozen_layers_keep_no_inputs_for_the_backward_pass() -> None:
+    layer, inputs = fast_on_cpu(nn.Linear(48, 32)), torch.ones(64, 48, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.shape), lambda _: None
+    ):
+        layer(inputs)
+        assert inputs.shape in kept
+        kept.clear()
+        layer.requires_grad_(False)(inputs)
+        assert kept == [layer.weight.shape]
