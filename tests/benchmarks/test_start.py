@@ -20,7 +20,7 @@ def test_answers_and_evaluations_are_timed(monkeypatch, capsys):
     start.main(["--commands", "evaluate", "--rounds", "1"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     names = [line.split("|")[1].strip() for line in rows if "---" not in line]
-    asked = [f"evaluate, {what}" for what in start.ASKED]
+    expected = [f"evaluate, {what}" for what in start.KINDS]
     ways = ["evaluate.py, not cached", "evaluate.py, cached"]
-    head = ["command", start.PASS, start.PACKAGE, *asked]
+    head = ["command", start.PASS, start.PACKAGE, *expected]
     assert names == [*head, "ten clips of 3 s", start.PLAIN, start.CLASSES, *ways]
