@@ -9,7 +9,8 @@ core" is the ratio of CPU time to that of opensmile with one worker, "wall time"
 fastest opensmile; median and range over the rounds. Values are compared bit by bit.
 
 --growth measures the command on generated WAV files of 0.3 s, on a tenth of them and on all: peak
-memory of the main process and of the largest worker, and CPU time per clip, start-up included.
+memory of the main process and of the largest worker (on Linux), and CPU time per clip, start-up
+included.
 "outside openSMILE" is the share of it not spent in openSMILE, whose time per clip is that of
 `Extractor.measure` on 500 of the files in the process of the benchmark.
 """
@@ -55,16 +56,29 @@ MEASURED = """
 import resource
 import sys
 sys.path.insert(0, sys.argv.pop(1))
+from benchmarks.memory import process_memory
+from paraclap.acoustics.worker_pool import Worker
 from paraclap.cli import features
 
+peaks = [0.0]
+stop = Worker.stop
+
+def measured_stop(worker, patience=0.0):
+    peaks.append(process_memory("VmHWM", worker.process.pid))
+    stop(worker, patience)
+
 if __name__ == "__main__":
+    Worker.stop = measured_stop
     code = features.main(sys.argv[1:])
-    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+    found = {resource.RUSAGE_SELF: process_memory("VmHWM"), resource.RUSAGE_CHILDREN: max(peaks)}
+    for who, memory in found.items():
         usage = resource.getrusage(who)
-        print(usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
+        print(memory, usage.ru_utime + usage.ru_stime)
     sys.exit(code)
 """
-"""features.py, whose last two lines are memory [KiB] and CPU time [s] of itself and of workers."""
+"""features.py, whose last two lines are memory [bytes] and CPU time [s] of itself
+and of its workers."""
+MIB = 2**20
 SHORT, SAMPLED = 0.3, 500  # length of generated clips [s], and how many openSMILE alone measures
 Variant = tuple[str, int]
 """Name and number of workers."""
@@ -171,7 +185,7 @@ def growth(count: int, workers: int) -> str:
                     map(float, line.split()) for line in found.splitlines()[-2:]
                 )
                 spent, inside = (own + other) / clips, opensmile_seconds(folder, feature_set)
-                memory = (f"{main / 1024:.0f}", f"{worker / 1024:.0f}")
+                memory = (f"{main / MIB:.0f}", f"{worker / MIB:.0f}")
                 times = (f"{1000 * spent:.2f}", f"{1000 * own / clips:.2f}", f"{1000 * inside:.2f}")
                 rows.append((feature_set, clips, *memory, *times, f"{1 - inside / spent:.0%}"))
     head = ("main [MiB]", "worker [MiB]", "CPU ms per clip", "of main", "of openSMILE")

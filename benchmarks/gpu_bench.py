@@ -13,7 +13,8 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.timing import GIB, process_memory
+from benchmarks.memory import process_memory
+from benchmarks.timing import GIB
 from paraclap.model.engines import has_bfloat16
 from paraclap.model.fast_on_cpu import fast_on_cpu
 from paraclap.model.modeling_paraclap import PUBLISHED_CONFIG, ParaCLAPConfig, ParaCLAPModel

@@ -13,7 +13,6 @@ command on a few clips, where this can be measured.
 
 import csv
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from benchmarks.encoders import MINILM, WHISPER_BASE
+from benchmarks.memory import process_memory
 from benchmarks.report import command_line, parse, report
 from benchmarks.timing import GIB, markdown_table
 from paraclap.audio import SAMPLING_RATE
@@ -151,26 +151,13 @@ def run(folder: Path, *command: object) -> Stage:
         )
         peak = 0.0
         while process.poll() is None:
-            peak = max(peak, peak_memory(process.pid))
+            peak = max(peak, process_memory("VmHWM", process.pid))
             time.sleep(0.05)
     if process.returncode:
         raise RuntimeError(f"{' '.join(words)} failed: {(folder / 'log.txt').read_text()[-2000:]}")
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Stage(wall, cpu, peak / GIB)
-
-
-def peak_memory(process: int) -> float:
-    """Return the peak of a process [bytes], without its workers; 0 if it has ended.
-
-    `ru_maxrss` would start at the memory of this process.
-    """
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return 0.0
-    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.M)
-    return 1024.0 * int(found.group(1)) if found else 0.0
 
 
 def stages(

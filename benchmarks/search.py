@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.memory import process_memory
 from benchmarks.report import command_line, parse, report
-from benchmarks.timing import markdown_table, process_memory
+from benchmarks.timing import markdown_table
 from paraclap.inference import approximate, index_update
 from paraclap.inference.approximate import ApproximateIndex
 from paraclap.inference.index import ABOUT, CHUNKS, FORMAT, SIDES, Chunk, ClipIndex

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.memory import process_memory
+
 GIB = 2**30
 CPU = torch.device("cpu")
-STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -90,20 +92,14 @@ def _reset_memory(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    if not STATUS.exists():
+    if not CLEAR.exists():
         return math.nan
     ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process still holds would hide a peak
-    Path("/proc/self/clear_refs").write_text("5")
+    CLEAR.write_text("5")  # resets the peak
     return process_memory("VmRSS")
 
 
 def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return process_memory("VmHWM") if STATUS.exists() else math.nan
-
-
-def process_memory(key: str) -> float:
-    """Return a value of /proc/self/status [bytes]."""
-    lines = STATUS.read_text().splitlines()
-    return 1024 * next(float(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+    return process_memory("VmHWM")

@@ -69,7 +69,7 @@ def _linear(reference: _Reference, inputs: torch.Tensor) -> torch.Tensor:
         _runs_eagerly_on_cpu(inputs)
         and inputs.dtype == weight.dtype == torch.float32
         and inputs.numel() >= ONEDNN_ROWS * weight.shape[1]
-        and inputs.shape[-1] == weight.shape[1]  # else torch says which sizes differ
+        and inputs.shape[-1] == weight.shape[1]  # else the error of torch names the sizes
         and not torch.is_autocast_enabled("cpu")
         and _has_onednn()
     ):
