@@ -17,7 +17,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from paraclap.signals import leave_signals_to_the_parent
 PREFETCH = 2  # batches that each worker reads ahead
 DEATH = 5.0  # seconds that the signal of a dead worker may take
 MANY_WORKERS = "This DataLoader will create"  # more than cores; of torch
-LOST_WORKER = re.compile(r"DataLoader (worker|timed out)")  # messages of torch
+LOST_WORKER = re.compile(r"DataLoader (worker|timed out)")  # begins messages of torch
 SMALL = 2**16  # bytes of a tensor that is sent by value
 ALIGNED = 64  # bytes
 GROWTH = 1.25  # of shared memory, for batches that become larger
@@ -93,11 +93,13 @@ class Loader:
             try:
                 batch = next(batches, None)
             except RuntimeError as error:
-                if not LOST_WORKER.search(str(error)):
+                if not LOST_WORKER.match(str(error)):
                     raise
                 files = {file for places in ahead for file in self.dataset.files(places)}
                 raise WorkerError(f"{error}; files being read: {sorted(files)}") from error
             if batch is None:
+                if ahead:  # torch takes a StopIteration of a worker for the end
+                    raise RuntimeError(f"no batch of {self.dataset.files(ahead[0])} was read")
                 return
             ahead.popleft()
             yield batch
@@ -123,10 +125,10 @@ class Loader:
         try:
             ahead = deque(pool.submit(read, p) for p in islice(batches, self.workers * PREFETCH))
             while ahead:
-                try:
-                    batch = ahead.popleft().result(self.timeout or None)
-                except TimeoutError as error:
-                    raise RuntimeError(f"DataLoader timed out after {self.timeout} s") from error
+                due = ahead.popleft()
+                if not wait([due], self.timeout or None).done:
+                    raise RuntimeError(f"DataLoader timed out after {self.timeout} s")
+                batch = due.result()
                 ahead.extend(pool.submit(read, places) for places in islice(batches, 1))
                 yield _raised(batch)
         finally:
@@ -154,6 +156,8 @@ class Loader:
             # An error keeps the iterator alive, and if both are collected as garbage, torch waits
             # 5 s for each worker.
             iterator._shutdown_workers()
+            for worker in iterator._workers:  # one that cannot react would be waited for at exit
+                worker.kill()
 
     def _next(self, batches: Iterator[Any]) -> Any:
         """Return the next batch, None at the end; raises RuntimeError if a worker was lost."""
@@ -241,8 +245,11 @@ class _SentBatches(_Batches):
         self.turn = (self.turn + 1) % len(self.memories)
         is_new = self.memories[self.turn].nbytes < end
         if is_new:
-            size = round(GROWTH * end)
-            self.memories[self.turn] = torch.empty(size, dtype=torch.uint8).share_memory_()
+            memory = torch.empty(round(GROWTH * end), dtype=torch.uint8)
+            try:
+                self.memories[self.turn] = memory.share_memory_()
+            except RuntimeError as error:  # /dev/shm is full
+                return WorkerError(f"{error}; fewer workers or smaller batches need less memory")
         memory = self.memories[self.turn]
         for target, tensor in large:
             target.within(memory).copy_(tensor)

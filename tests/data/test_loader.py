@@ -1,7 +1,9 @@
 """Batches and errors are the same for any number of threads and processes."""
 
 import gc
+import multiprocessing
 import os
+import signal
 import threading
 import time
 
@@ -103,6 +105,44 @@ def test_hanging_worker_is_an_error_that_names_the_files_being_read(in_memory):
     slow = Numbers(in_memory, fault=lambda: time.sleep(2))
     with pytest.raises(WorkerError, match=r"timed out after .*\['clip4.wav', 'clip5.wav'\]"):
         list(Loader(slow, list, PAIRS, 1, timeout=0.5))
+
+
+def test_worker_that_does_not_react_is_killed(monkeypatch):
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    stopped = Numbers(fault=lambda: os.kill(os.getpid(), signal.SIGSTOP))
+    with pytest.raises(WorkerError, match="timed out"):
+        list(Loader(stopped, list, PAIRS, 1, timeout=0.5))
+    for worker in multiprocessing.active_children():  # which the interpreter waits for at its end
+        worker.join(5)
+        assert not worker.is_alive()
+
+
+def raising(error):
+    def fault():
+        raise error
+
+    return fault
+
+
+@pytest.mark.parametrize("workers, in_memory", WAYS)
+@pytest.mark.parametrize("error", [RuntimeError("wrong size"), TimeoutError("no server")])
+def test_error_of_the_dataset_is_not_that_of_a_lost_worker(workers, in_memory, error):
+    with pytest.raises(type(error), match=str(error)) as caught:
+        list(Loader(Numbers(in_memory, raising(error)), list, PAIRS, workers))
+    assert not isinstance(caught.value, WorkerError)
+
+
+@pytest.mark.parametrize("workers, in_memory", WAYS)
+def test_end_of_an_iterator_in_the_dataset_is_not_the_end_of_the_batches(workers, in_memory):
+    with pytest.raises(RuntimeError):
+        list(Loader(Numbers(in_memory, raising(StopIteration())), list, PAIRS, workers))
+
+
+def test_full_shared_memory_is_one_sentence(monkeypatch):
+    full = raising(RuntimeError("unable to allocate shared memory(shm): No space left on device"))
+    monkeypatch.setattr(torch.Tensor, "share_memory_", lambda tensor: full())
+    with pytest.raises(WorkerError, match=r"^unable to .* on device; fewer workers"):
+        list(Loader(Numbers(), lambda rows: {"large": torch.zeros(loader.SMALL)}, PAIRS, 1))
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
