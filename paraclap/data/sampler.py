@@ -142,6 +142,8 @@ def _passes(
     return np.stack([numbers, np.concatenate([np.empty(0, int), *drawn])], axis=1)
 
 
+LARGEST_PADDING = 0.15
+"""Largest padding of a clip for evaluation, as a share of the longest clip in its batch."""
 BUCKET_BATCHES = 32
 """Number of batches whose clips are sorted together; more would randomise the order less."""
 
@@ -227,6 +229,8 @@ class TrainingBatches(torch.utils.data.Sampler):
 def length_sorted_batches(durations: np.ndarray, batch_seconds: float) -> list[list[int]]:
     """Group rows of similar duration, longest first, into batches of bounded padded size.
 
+    A clip that is more than `LARGEST_PADDING` shorter than the longest of the batch begins another.
+
     Args:
         durations: of the clips [s].
         batch_seconds: limit of the number of clips times the longest clip [s]; a clip longer than
@@ -235,7 +239,8 @@ def length_sorted_batches(durations: np.ndarray, batch_seconds: float) -> list[l
     batches: list[list[int]] = []
     for row in np.argsort(-durations, kind="stable").tolist():
         longest = durations[batches[-1][0]] if batches else np.inf
-        if longest * (len(batches[-1]) + 1 if batches else 1) <= batch_seconds:
+        is_similar = durations[row] >= (1 - LARGEST_PADDING) * longest
+        if is_similar and longest * (len(batches[-1]) + 1) <= batch_seconds:
             batches[-1].append(row)
         else:
             batches.append([row])

@@ -47,6 +47,11 @@ def test_length_sorted_batches_are_bounded_and_complete():
     assert all(len(batch) == 1 for batch in length_sorted_batches(durations, 0.0))
 
 
+def test_few_clips_of_different_durations_are_not_padded_to_the_longest():
+    durations = np.array([1.0, 9.0, 2.0, 1.1, 10.0, 2.1])
+    assert length_sorted_batches(durations, 60.0) == [[4, 1], [5, 2], [3, 0]]
+
+
 # --- Several corpora, and lengths ----------------------------------------------------------------
 
 
