@@ -100,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--spread", choices=("voices", "flat"), default="voices")
     parser.add_argument("--folder", type=Path, help="where the index is kept")
     options = parse(parser, arguments)
+    if options.clips < approximate.FEWEST:
+        parser.error(f"--clips {options.clips}, expected at least {approximate.FEWEST}")
     queries = generate(options.queries, options.dimensions, options.spread, [2])
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary, "index")

@@ -133,6 +133,12 @@ def test_approximate_search_is_compared_with_exact_search(tmp_path, monkeypatch,
     assert rows["exact"][-1] == "100.0%" and float(rows["approximate"][-1][:-1]) > 50
 
 
+def test_search_among_clips_too_few_for_an_approximate_index_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        search.main(["--clips", "2000", "--queries", "3"])
+    assert "--clips 2000, expected at least 20000" in capsys.readouterr().err
+
+
 def test_record_replaces_the_section_of_the_same_title(tmp_path, monkeypatch, capsys):
     results = tmp_path / "RESULTS.md"
     results.write_text("# Benchmarks\n\n## Old\n\nfirst\n\n## Other\n\nkept\n")
