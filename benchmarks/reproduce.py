@@ -200,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--batch", type=int, default=16, help="clips in a training step (%(default)s)")
     add("--device", default="cpu", help="(%(default)s)")
     options = parse(parser, arguments)
+    if options.clips <= FEW:  # the costs of a clip are differences to those of a few
+        parser.error(f"--clips {options.clips}, expected more than {FEW}")
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -32,3 +32,9 @@ def test_costs_of_a_recipe_are_measured(monkeypatch, capsys):
     commands = [cells[1].strip() for cells in lines[2:]]
     assert commands[0] == "features.py" and commands[2] == "train.py whisper.yaml"
     assert all(float(cells[6]) > 0.05 for cells in lines[2:6])
+
+
+def test_clips_too_few_for_a_difference_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        reproduce.main(["--clips", str(reproduce.FEW)])
+    assert f"--clips {reproduce.FEW}, expected more than" in capsys.readouterr().err
