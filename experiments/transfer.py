@@ -22,7 +22,6 @@ import argparse
 import functools
 import hashlib
 import itertools
-import math
 import os
 import shutil
 import sys
@@ -60,7 +59,6 @@ from experiments.transfer_tables import (
 )
 from paraclap.corpora.table import scored_classes
 from paraclap.data.dataset import ClipDataset
-from paraclap.data.sampler import TrainingBatches
 from paraclap.evaluation.adaptation import reference_of
 from paraclap.evaluation.embed import embed_clips
 from paraclap.evaluation.embedding_cache import DiskEmbeddingCache
@@ -135,11 +133,11 @@ def _parts(direction: str, corpus: Corpus, clips: pd.DataFrame) -> Iterator[Eval
 
 
 def settings_of(recipe: str, seed: int, plan: Plan, work: Path) -> Settings:
-    """Return the settings of a run; on a fold it takes about `FOLD_STEPS` steps."""
-    name = f"{plan.name}-{_settings_hash(recipe, plan.is_fold)}-{seed}"
-    settings = read_settings(
+    """Return the settings of a run."""
+    name = f"{plan.name}-{settings_hash(_arguments(recipe, plan.is_fold))}-{seed}"
+    return read_settings(
         [
-            *TOWERS[WHISPER][recipe],
+            *_arguments(recipe, plan.is_fold),
             *(f"data.corpora.{corpus.name}.root={corpus.root}" for corpus in plan.trained_on),
             *(f"data.corpora.{c.name}.captions={c.captions}" for c in plan.trained_on),
             f"train.seed={seed}",
@@ -147,11 +145,6 @@ def settings_of(recipe: str, seed: int, plan: Plan, work: Path) -> Settings:
             f"output={work / 'runs' / name}",
         ]
     )
-    if plan.is_fold:
-        clips = sum(len(corpus.clips("train")) for corpus in plan.trained_on)
-        steps = TrainingBatches.per_epoch(clips, settings.train.batch_size)
-        settings.train.epochs = math.ceil(FOLD_STEPS / steps)
-    return settings
 
 
 class ZeroShot:
@@ -281,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in range(1, options.seeds + 1):  # outermost, so that an interrupted command is of use
         for recipe, plan in itertools.product(options.recipes, plans):
             settings = settings_of(recipe, seed, plan, work)
-            hashed = _settings_hash(recipe, plan.is_fold)
+            hashed = settings_hash(_arguments(recipe, plan.is_fold))
             keys = {"recipe": recipe, "seed": seed, "settings": hashed}
             fit = functools.partial(fit_recipe, settings)
             run({"tower": WHISPER, **keys}, plan.tests, path, fit)
@@ -304,7 +297,7 @@ def _features(settings: ModelSettings) -> Callable[[Corpus], pd.DataFrame]:
 def write_page(page: Path, rows: pd.DataFrame, corpora: Mapping[str, Corpus], probe: str) -> None:
     """Write the tables of all rows whose settings have not changed since."""
     kinds = itertools.product(TOWERS[WHISPER], (False, True))
-    current = {kind: _settings_hash(*kind) for kind in kinds}
+    current = {kind: settings_hash(_arguments(*kind)) for kind in kinds}
     keys = zip(rows["recipe"], rows["fold"] != "", strict=True)
     rows = rows[rows["settings"] == [current.get(key, probe) for key in keys]]
     classes = {name: set(corpus.labels["emotion"]) for name, corpus in corpora.items()}
@@ -312,10 +305,10 @@ def write_page(page: Path, rows: pd.DataFrame, corpora: Mapping[str, Corpus], pr
     write_between_marks(page, "transfer", tables(rows, classes, folds, list(TOWERS[WHISPER])))
 
 
-def _settings_hash(recipe: str, is_fold: bool) -> str:
-    """Hash the settings of a recipe; for folds `FOLD_STEPS` takes the place of the epochs."""
+def _arguments(recipe: str, is_fold: bool) -> tuple[str, ...]:
+    """Return the arguments of a recipe, on a fold with `FOLD_STEPS` steps or some more."""
     arguments = TOWERS[WHISPER][recipe]
-    return settings_hash((*arguments, f"train.epochs={FOLD_STEPS}") if is_fold else arguments)
+    return (*arguments, f"train.min_steps={FOLD_STEPS}") if is_fold else arguments
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

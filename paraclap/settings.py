@@ -366,6 +366,7 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training clips.
+        min_steps: more epochs if these are fewer steps, as on small corpora; 0 = none.
         max_steps: stop after this number of steps, with a validation and a checkpoint as at the end
             of a run; 0 = no limit. The learning-rate schedule is that of the whole run, and the
             same command without this key continues the run. `train.max_steps=2` is a dry run:
@@ -408,6 +409,7 @@ class TrainSettings:
     """
 
     epochs: int = 10
+    min_steps: int = 0
     max_steps: int = 0
     unfreeze: dict[str, float] = field(default_factory=dict)
     batch_size: int = 32

@@ -78,8 +78,8 @@ RANGES: dict[str, tuple[str, ...]] = {
         *("optim.lr", "optim.audio_lr", "optim.text_lr", "optim.text_projection_lr"),
         *("optim.clip_norm", "optim.warmup_steps", "optim.weight_decay"),
         *("text_pretraining.lr", "text_pretraining.steps"),
-        *("train.max_skipped", "train.max_steps", "train.micro_batch", "train.save_minutes"),
-        *("train.seed", "train.text_cache"),
+        *("train.max_skipped", "train.max_steps", "train.micro_batch", "train.min_steps"),
+        *("train.save_minutes", "train.seed", "train.text_cache"),
     ),
     "[1, inf)": (
         *("model.mel.bins", "model.mel.stride", "model.projection_dim"),

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import warnings
 
 import numpy as np
@@ -40,6 +41,7 @@ class TrainingData:
         validation_table: captions table of the validation clips.
         functionals: of all clips, or None if waveforms are read.
         steps_per_epoch: number of whole batches in an epoch.
+        epochs: of the whole run.
         hashes: content hashes of the audio files.
         start: record of the model in `model.start`; None without one.
     """
@@ -61,6 +63,8 @@ class TrainingData:
         self.steps_per_epoch = TrainingBatches.per_epoch(
             len(self.train_table), settings.train.batch_size
         )
+        train = settings.train
+        self.epochs = max(train.epochs, math.ceil(train.min_steps / self.steps_per_epoch))
         clips = self.train_table.index.append(self.validation_table.index)
         self.functionals = read_all_functionals(settings, clips)
         if self.functionals is None and settings.model.start:

@@ -82,7 +82,7 @@ class Learner:
         lora = settings.model.lora
         config.base_encoders = {b: o for b, o in origins.items() if b not in lora.towers} or None
         add_adapters(self.model, lora, origins)
-        config.provenance = provenance(settings, data.train_table, config.provenance)
+        config.provenance = provenance(settings, data.train_table, data.epochs, config.provenance)
         self.model.to(device)
         prepare_encoders(self.model, train.checkpoint_activations, train.compile)
         self.objective = LOSSES[settings.loss.name]().to(device)

@@ -160,7 +160,10 @@ def read_all_functionals(settings: Settings, clips: pd.Index) -> pd.DataFrame | 
 
 
 def provenance(
-    settings: Settings, table: pd.DataFrame, before: Mapping[str, Any] | None = None
+    settings: Settings,
+    table: pd.DataFrame,
+    epochs: float,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what the model card states about the training, without paths.
 
@@ -171,6 +174,7 @@ def provenance(
     Args:
         settings: of the run.
         table: captions table of the training clips.
+        epochs: of the whole run, without `train.max_steps`.
         before: provenance of the model in `model.start`.
     """
     model = settings.model
@@ -190,7 +194,6 @@ def provenance(
     ]
     if all(corpora):
         facts["corpora"] = corpora
-    epochs: float = settings.train.epochs
     if settings.train.max_steps:
         trained = settings.train.max_steps * settings.train.batch_size / len(table)
         epochs = min(epochs, round(trained, 2))

@@ -63,7 +63,7 @@ class Trainer:
                 f"{world_size()} processes"
             )
         self.data = TrainingData(settings)
-        self.whole_steps = train.epochs * self.data.steps_per_epoch
+        self.whole_steps = self.data.epochs * self.data.steps_per_epoch
         self.steps = min(self.whole_steps, train.max_steps or self.whole_steps)
         self.validate = Validator(self.data, train)
         _ = self.data.recordings  # written by all processes, without the timeout of a broadcast

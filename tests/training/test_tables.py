@@ -81,7 +81,7 @@ def test_provenance_has_no_paths_and_no_unrecorded_corpus(captions, tmp_path):
     settings.data.captions = str(tmp_path / "bare.parquet")
     settings.model.audio.name = str(tmp_path / "encoder")
     settings.model.text.name = "bert-base-uncased"
-    facts = tables.provenance(settings, tables.read_captions(captions)[:7])
+    facts = tables.provenance(settings, tables.read_captions(captions)[:7], 1)
     assert facts["audio_encoder"] == "encoder"
     assert facts["text_encoder"] == "bert-base-uncased"
     assert facts["clips"] == 7 and "corpora" not in facts
@@ -90,11 +90,11 @@ def test_provenance_has_no_paths_and_no_unrecorded_corpus(captions, tmp_path):
 def test_provenance_has_the_epochs_that_were_trained(captions):
     settings = Settings()
     settings.data.captions = str(captions)
-    settings.train.epochs, settings.train.batch_size = 50, 4
+    settings.train.batch_size = 4
     table = tables.read_captions(captions)[:48]
     for max_steps, epochs in ((0, 50), (6, 0.5), (5000, 50)):
         settings.train.max_steps = max_steps
-        assert tables.provenance(settings, table)["epochs"] == epochs
+        assert tables.provenance(settings, table, 50)["epochs"] == epochs
 
 
 def test_provenance_has_every_corpus_of_joined_captions(tmp_path):
@@ -104,7 +104,7 @@ def test_provenance_has_every_corpus_of_joined_captions(tmp_path):
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "joined.parquet")
     settings = Settings()
     settings.data.captions = str(tmp_path / "joined.parquet")
-    facts = tables.provenance(settings, tables.read_captions(settings.data.captions))
+    facts = tables.provenance(settings, tables.read_captions(settings.data.captions), 1)
     assert facts["corpora"] == ["ravdess", "emodb"]
 
 

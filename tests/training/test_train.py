@@ -189,6 +189,13 @@ def test_dry_run_prints_memory_and_time_and_is_resumed_exactly(config, tmp_path,
     assert loop.train(read_settings([config, f"output={parts}", "train.max_steps=2"])).step == 8
 
 
+@pytest.mark.parametrize("least, epochs", [(8, 2), (9, 3)])
+def test_few_clips_are_trained_for_more_epochs(config, least, epochs):
+    run = loop.Trainer(read_settings([config, f"train.min_steps={least}"]))
+    assert run.steps == run.whole_steps == 4 * epochs
+    assert run.learner.model.config.provenance["epochs"] == epochs
+
+
 @pytest.mark.parametrize(
     "seconds, text", [(1.25, "1.25 seconds"), (150, "2.5 minutes"), (86_400, "24.0 hours")]
 )
