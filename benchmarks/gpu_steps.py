@@ -6,6 +6,7 @@ Letters: B clips, T samples, K texts.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +18,7 @@ import torch
 
 from benchmarks.gpu_bench import FAILED, PLAIN, Bench, Rows, durations
 from paraclap.model.engines import fast_model
+from paraclap.model.fast_on_cpu import LINEAR
 from paraclap.model.lora import add_adapters
 from paraclap.model.modeling_paraclap import (
     SAMPLING_RATE,
@@ -207,9 +209,16 @@ def count_flops(work: Callable[[], object]) -> float:
     """Return the FLOPs of matrix products, convolutions and attention in a call."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    onednn = getattr(torch.ops.mkldnn, LINEAR, None)  # of the linear layers on a CPU
+    counted = {onednn: _flops_of_product} if onednn else {}
+    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
         work()
     return counter.get_total_flops()
+
+
+def _flops_of_product(left: torch.Size, right: torch.Size, *_: Any, **__: Any) -> int:
+    """Return the FLOPs of a linear layer by oneDNN, which torch does not count."""
+    return 2 * math.prod(left) * right[0]
 
 
 def steps(bench: Bench) -> Rows:

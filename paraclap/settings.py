@@ -366,7 +366,7 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training clips.
-        min_steps: more epochs if these are fewer steps, as on small corpora; 0 = none.
+        min_steps: fewest steps of a run, for which small corpora are passed more often; 0 = none.
         max_steps: stop after this number of steps, with a validation and a checkpoint as at the end
             of a run; 0 = no limit. The learning-rate schedule is that of the whole run, and the
             same command without this key continues the run. `train.max_steps=2` is a dry run:

@@ -30,7 +30,11 @@ def test_idle_threads_sleep_unless_the_user_sets_otherwise(given, used, monkeypa
     if given:
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
     found = []
-    policy = lambda: found.append(os.environ["OMP_WAIT_POLICY"]) or 0  # noqa: E731
+
+    def policy() -> int:
+        found.append(os.environ["OMP_WAIT_POLICY"])
+        return 0
+
     assert paraclap.cli.run(policy, "train.py") == 0 and found == [used]
 
 

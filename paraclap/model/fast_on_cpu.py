@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import FunctionCtx
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 LINEAR = "_linear_pointwise"  # of oneDNN, as torch.compile calls it
 ONEDNN_ROWS = 16  # of a matrix; products of fewer rows are no faster by oneDNN
@@ -24,8 +23,8 @@ def fast_on_cpu(module: nn.Module) -> nn.Module:
 
     Linear layers in float32 are computed by oneDNN, see `_linear`. Convolutions followed by a layer
     norm keep their states as (B, N, H) in memory, see `_convolution`. The original forward passes
-    run elsewhere than on a CPU, and while a model is compiled, traced, exported or transformed by
-    `torch.func`, or its operations are counted.
+    run elsewhere than on a CPU, and while a model is compiled, traced or exported. `torch.func`
+    does not support the faster ones.
     """
     for layer in module.modules():
         conv, norm = getattr(layer, "conv", None), getattr(layer, "layer_norm", None)
@@ -54,13 +53,9 @@ def _has_onednn() -> bool:
 
 
 def _runs_eagerly_on_cpu(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor is on a CPU, and no operation is recorded, counted or transformed."""
-    return tensor.device.type == "cpu" and not (
-        torch.compiler.is_compiling()
-        or is_in_torch_dispatch_mode()  # FlopCounterMode knows no product of oneDNN
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()  # of torch.func
-    )
+    """Return whether a tensor is on a CPU, and no operation is recorded."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return tensor.device.type == "cpu" and not recorded
 
 
 def _linear(reference: _Reference, inputs: torch.Tensor) -> torch.Tensor:

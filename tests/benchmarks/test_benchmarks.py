@@ -96,6 +96,19 @@ def test_ways_of_loading_give_the_same_batches(monkeypatch, capsys):
         loading.check_equal([[batch]], [[other]], "crop")
 
 
+def test_time_of_loading_is_divided(monkeypatch, capsys):
+    monkeypatch.setattr(loading, "SECONDS", 1.0)
+    loading.main(["--profile", "--clips", "8", "--batch", "2", "--rounds", "1"])
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    parts = {
+        name: [c[2].strip() for c in lines if c[1].strip() == name]
+        for name in ("WAV", "waveform cache")
+    }
+    assert parts["WAV"] == ["reading", "collating", "2 processes of torch", "2 processes"]
+    assert parts["waveform cache"] == [*parts["WAV"], "2 threads"]
+    assert all(int(cells[3].replace(",", "")) > 0 for cells in lines)
+
+
 def test_plain_loop_writes_the_same_captions(tmp_path, capsys):
     captions.main(["--rows", "400", "--plain-rows", "60", "--rounds", "1"])
     assert set(table(capsys)) == {captions.FILES, captions.LINES}
@@ -143,7 +156,10 @@ def test_record_replaces_the_section_of_the_same_title(tmp_path, monkeypatch, ca
     results = tmp_path / "RESULTS.md"
     results.write_text("# Benchmarks\n\n## Old\n\nfirst\n\n## Other\n\nkept\n")
     monkeypatch.setattr(report, "RESULTS", results)
-    for title, text in (("Old", "second"), ("New", "third")):
+    for title, text, folder in (("Old", "second", "/dev/shm"), ("New", "third", None)):
+        monkeypatch.delenv("TMPDIR", raising=False)
+        if folder:
+            monkeypatch.setenv("TMPDIR", folder)
         options = report.parse(report.command_line("", "benchmarks.x"), ["--record"])
         report.report(title, text, options)
     sections = results.read_text().split("\n## ")
@@ -154,6 +170,7 @@ def test_record_replaces_the_section_of_the_same_title(tmp_path, monkeypatch, ca
         "New",
     ]
     assert "first" not in results.read_text() and "second" in sections[1]
+    assert "`TMPDIR=/dev/shm python -m benchmarks.x`" in sections[1]
     assert "`python -m benchmarks.x`" in sections[3] and ", load " in sections[3]
     options = report.parse(report.command_line("", "benchmarks.x"), [])
     report.report("Old", "not recorded", options)

@@ -3,9 +3,11 @@
 import time
 
 import pytest
+import torch
 
 from benchmarks import gpu, gpu_runs, gpu_steps
 from benchmarks.gpu_bench import FAILED, LONGEST, SHORTEST, durations
+from paraclap.model.fast_on_cpu import fast_on_cpu
 
 
 def run(*options):
@@ -102,3 +104,13 @@ def test_wait_is_weighted_by_time(tmp_path):
     lines += ['{"clips_per_second": 4, "waiting": 0.0}', '{"clips_per_second": 2, "waiting": 0.5}']
     metrics.write_text("\n".join(lines))
     assert gpu_runs.rates(metrics, 8) == (16 / 6, 2 / 6)
+
+
+def test_flops_of_faster_layers_are_those_of_torch():
+    def flops(layer):
+        inputs = torch.ones(64, 48, requires_grad=True)
+        return gpu_steps.count_flops(lambda: layer(inputs).sum().backward())
+
+    layer = torch.nn.Linear(48, 32)
+    expected = flops(layer)
+    assert flops(fast_on_cpu(layer)) == expected == 3 * 2 * 64 * 48 * 32

@@ -122,7 +122,10 @@ def test_hashes_of_texts_differ_and_do_not_depend_on_their_neighbours(monkeypatc
 
 def test_rows_with_equal_hashes_are_compared(monkeypatch):
     table = make_corpus(40)
-    equal = lambda batch: np.zeros(len(batch), np.uint64)  # noqa: E731
+
+    def equal(batch):
+        return np.zeros(len(batch), np.uint64)
+
     monkeypatch.setattr("paraclap.captions.tables.row_hashes", equal)
     assert len(caption(table, {})) == 40
     with pytest.raises(InputError, match="a/00007.wav"):

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import Wav2Vec2Config
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 
@@ -149,26 +148,10 @@ def test_gradients_of_gradients() -> None:
         assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-def test_traced_and_transformed_layers_are_those_of_torch() -> None:
+def test_traced_layers_are_those_of_torch() -> None:
     layer, inputs = fast_on_cpu(nn.Linear(48, 32)), torch.randn(64, 48)
     expected = F.linear(inputs, layer.weight, layer.bias)
     assert torch.equal(torch.jit.trace(layer, inputs)(inputs), expected)
-    torch.testing.assert_close(torch.vmap(layer)(inputs[None])[0], expected)
-    gradient = torch.func.grad(lambda rows: layer(rows).sum())(inputs)
-    torch.testing.assert_close(gradient, layer.weight.detach().sum(0).expand(64, -1))
-
-
-def test_operations_are_counted_as_those_of_torch() -> None:
-    def flops(module: nn.Module, inputs: torch.Tensor) -> int:
-        with FlopCounterMode(display=False) as counter:
-            module(inputs.clone().requires_grad_()).sum().backward()
-        return counter.get_total_flops()
-
-    for module, inputs in (
-        (nn.Linear(48, 32), torch.ones(64, 48)),
-        (convolutions(conv_dim=[8] * 7), torch.ones(2, 800)),
-    ):
-        assert flops(fast_on_cpu(copy.deepcopy(module)), inputs) == flops(module, inputs) > 0
 
 
 def test_a_wrong_size_is_named() -> None:
